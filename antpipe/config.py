@@ -1,0 +1,281 @@
+"""Every setting of antpipe, with its default and its explanation, in one place.
+
+A field of a class below is at once a command line flag (`--batch-size`), an environment variable
+(`ANTPIPE_BATCH_SIZE`) and a key of the TOML section named by the class (`[train]` `batch_size`).
+The order of precedence is flag, environment, TOML, default. Unknown names are refused.
+"""
+
+import dataclasses
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from antpipe.errors import UsageError
+
+T = TypeVar("T")
+
+
+def setting(default: T, about: str, choices: tuple[str, ...] = (), least: float | None = None) -> T:
+    """A dataclass field with its explanation, and the values it admits."""
+    metadata = {"about": about, "choices": choices, "least": least}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What all groups of settings share: their TOML section, and the check of their values."""
+
+    section: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            choices, least = field.metadata["choices"], field.metadata["least"]
+            if choices and not set(value if isinstance(value, tuple) else (value,)) <= set(choices):
+                shown = ",".join(value) if isinstance(value, tuple) else value
+                raise UsageError(f"--{flag_name(field.name)} {shown}: choose from {', '.join(choices)}")
+            if least is not None and value is not None and value < least:
+                raise UsageError(f"--{flag_name(field.name)} {value}: must be at least {least:g}")
+
+
+@dataclass(frozen=True)
+class IngestConfig(Config):
+    """Rules that turn raw reviews into a domain (design: malformed, duplicates, repeats, metadata, k-core)."""
+
+    section: ClassVar[str] = "ingest"
+    repeats: str = setting(
+        "keep-all", "what to do when a user meets an item again", ("keep-all", "keep-first", "keep-last")
+    )
+    min_user: int = setting(5, "k-core: fewest interactions of a user", least=1)
+    min_item: int = setting(5, "k-core: fewest interactions of an item", least=1)
+    keep_without_metadata: bool = setting(False, "keep items that the metadata does not describe")
+    text_fields: tuple[str, ...] = setting(
+        ("title", "category", "brand", "features", "description"),
+        "parts of an item's text, in order",
+        ("title", "category", "brand", "features", "description"),
+    )
+    max_rejects: int = setting(0, "go on with up to this many malformed lines, listed in rejects.parquet", least=0)
+
+
+@dataclass(frozen=True)
+class SampleConfig(Config):
+    """The generated shops; the process is described in docs/sample.md."""
+
+    section: ClassVar[str] = "sample"
+    users: int = setting(600, "users of each source shop (the target shop has a quarter)", least=20)
+    items: int = setting(240, "items of each source shop (the target shop has half)", least=20)
+    seed: int = setting(7, "seed of the generator", least=0)
+
+
+@dataclass(frozen=True)
+class TextConfig(Config):
+    section: ClassVar[str] = "embed-text"
+    encoder: str = setting(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "sentence-transformers name or folder, or packaged/all-MiniLM-L6-v2 (no network needed)",
+    )
+    device: str = setting("auto", "where to compute", ("auto", "cpu", "cuda"))
+    batch_size: int = setting(64, "texts a step", least=1)
+
+
+@dataclass(frozen=True)
+class ImageConfig(Config):
+    section: ClassVar[str] = "embed-image"
+    encoder: str = setting(
+        "ViT-B-32/laion2b_s34b_b79k",
+        "open_clip MODEL/PRETRAINED-TAG or MODEL/CHECKPOINT-FILE, or packaged/efficientnet-lite0 (no network needed)",
+    )
+    device: str = setting("auto", "where to compute", ("auto", "cpu", "cuda"))
+    batch_size: int = setting(32, "pictures a step", least=1)
+    images: Path | None = setting(None, "folder with pictures named ITEM_ID.jpg, ITEM_ID_2.jpg, …")
+    max_images: int = setting(4, "pictures an item, averaged", least=1)
+    min_coverage: float = setting(0.0, "share of items that must have a picture (else exit code 4)", least=0)
+
+
+@dataclass(frozen=True)
+class PriceConfig(Config):
+    section: ClassVar[str] = "quantize-price"
+    bins: int = setting(100, "quantile bins of log(1 + price)", least=2)
+    scope: str = setting("domain", "catalogue the bins are fitted on", ("domain", "category", "global"))
+    encoding: str = setting("sinusoid", "code of a bin", ("sinusoid", "onehot"))
+    price_width: int = setting(64, "width of the sinusoidal code (onehot is as wide as there are bins)", least=2)
+
+
+@dataclass(frozen=True)
+class SequenceConfig(Config):
+    section: ClassVar[str] = "build-sequences"
+    max_len: int = setting(50, "items the model looks back on", least=1)
+    split: str = setting("leave-one-out", "how positions become train, valid, test", ("leave-one-out", "time"))
+    valid_share: float = setting(0.1, "share of interactions in the validation period (split time)", least=0)
+    test_share: float = setting(0.1, "share of interactions in the test period (split time)", least=0)
+
+
+@dataclass(frozen=True)
+class ModelConfig(Config):
+    """ANT's sizes and constants (arXiv 2309.10195, section 4 and its table of hyper-parameters)."""
+
+    section: ClassVar[str] = "model"
+    width: int = setting(256, "width D of item and sequence vectors", least=2)
+    experts: int = setting(8, "experts K of each modality (0: one linear layer and no gate)", least=0)
+    layers: int = setting(2, "Transformer layers", least=1)
+    heads: int = setting(2, "attention heads", least=1)
+    inner_width: int | None = setting(None, "width of the feed-forward part (default: as wide as the model)", least=1)
+    feed_forward_experts: int = setting(1, "feed-forward experts of the last Transformer layer", least=1)
+    item_dropout: float = setting(0.2, "dropout on raw features", least=0)
+    hidden_dropout: float = setting(0.5, "dropout in the Transformer and at its input", least=0)
+    attention_dropout: float = setting(0.5, "dropout on attention weights", least=0)
+    fusion: float = setting(0.1, "weight beta of the product image * text", least=0)
+    temperature: float = setting(0.07, "temperature tau of the scores", least=1e-6)
+    layer_norm_eps: float = setting(1e-8, "epsilon in LayerNorm", least=0)
+    gate_noise: bool = setting(True, "noisy gates in training")
+    transductive: bool = setting(False, "add a learned vector for each item id")
+    init: str = setting("xavier", "first values of the experts", ("xavier", "normal"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.width % self.heads:
+            raise UsageError(f"--width {self.width}: must be a multiple of --heads {self.heads}")
+
+
+MODALITIES = ("text", "image", "price")
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
+    section: ClassVar[str] = "train"
+    epochs: int = setting(100, "passes over the training positions", least=1)
+    batch_size: int = setting(2048, "training positions a step", least=1)
+    lr: float = setting(1e-3, "learning rate of Adam", least=0)
+    pretrain_lr_decay: float = setting(0.995, "factor on the learning rate an epoch, pretrain", least=0)
+    lr_decay: float = setting(0.99, "factor on the learning rate an epoch, stages on the target", least=0)
+    image_text_weight: float = setting(1e-3, "weight of the image-text loss in pretrain", least=0)
+    modalities: tuple[str, ...] = setting(MODALITIES, "modalities to use where a domain has them", MODALITIES)
+    eval_every: int = setting(1, "epochs between validations", least=1)
+    seed: int = setting(0, "seed of weights, order and dropout", least=0)
+    device: str = setting("auto", "where to compute", ("auto", "cpu", "cuda"))
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Config):
+    section: ClassVar[str] = "evaluate"
+    split: str = setting("test", "positions to predict", ("valid", "test"))
+    device: str = setting("auto", "where to compute", ("auto", "cpu", "cuda"))
+
+
+CONFIGS: tuple[type[Config], ...] = (
+    IngestConfig, SampleConfig, TextConfig, ImageConfig, PriceConfig, SequenceConfig,
+    ModelConfig, TrainConfig, EvaluateConfig,
+)  # fmt: skip
+ENVIRONMENT_ONLY = ("ANTPIPE_STORE", "ANTPIPE_DEBUG")
+
+
+def flag_name(field_name: str) -> str:
+    return field_name.replace("_", "-")
+
+
+def base_type(annotation: Any) -> Any:
+    """`int | None` -> int; other annotations as they are."""
+    if isinstance(annotation, types.UnionType):
+        return next(part for part in annotation.__args__ if part is not types.NoneType)
+    return annotation
+
+
+def parse_value(annotation: Any, value: Any, where: str) -> Any:
+    """A flag's, variable's or TOML key's value as the field's type; `where` names it in the error."""
+    kind = base_type(annotation)
+    if typing.get_origin(kind) is tuple:
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple) or not all(isinstance(part, str) and part for part in parts):
+            raise UsageError(f"{where}: {value!r} is not a list of names")
+        return tuple(part.strip() for part in parts)
+    if kind is bool and isinstance(value, str) and value.lower() in ("true", "false", "1", "0"):
+        return value.lower() in ("true", "1")
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind in (int, float, Path) and isinstance(value, str):
+        try:
+            return kind(value)
+        except ValueError:
+            raise UsageError(f"{where}: {value!r} is not a {kind.__name__}") from None
+    if not isinstance(value, kind):
+        raise UsageError(f"{where}: {value!r} is not a {kind.__name__}")
+    return value
+
+
+def read_toml(path: Path) -> dict[str, dict[str, Any]]:
+    """The sections of a settings file; a section or key that no config class has is refused by name."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"--config {path}: no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: not TOML: {error}") from None
+    known = {config.section: {field.name for field in dataclasses.fields(config)} for config in CONFIGS}
+    for section, keys in document.items():
+        if section not in known or not isinstance(keys, dict):
+            raise UsageError(f"{path}: unknown section [{section}]; known: {', '.join(sorted(known))}")
+        for key in keys:
+            if key not in known[section]:
+                raise UsageError(
+                    f"{path}: unknown key {key!r} in [{section}]; known: {', '.join(sorted(known[section]))}"
+                )
+    return document
+
+
+def check_environment(environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse a misspelt ANTPIPE_ variable instead of ignoring it (ANTPIPE_TEST_… belong to the test suite)."""
+    known = set(ENVIRONMENT_ONLY)
+    for config in CONFIGS:
+        known |= {f"ANTPIPE_{field.name.upper()}" for field in dataclasses.fields(config)}
+    for name in environment:
+        if name.startswith("ANTPIPE_") and not name.startswith("ANTPIPE_TEST_") and name not in known:
+            raise UsageError(f"unknown environment variable {name}")
+
+
+C = TypeVar("C", bound=Config)
+
+
+def resolve(
+    config: type[C],
+    flags: Mapping[str, Any],
+    toml: Mapping[str, Mapping[str, Any]],
+    environment: Mapping[str, str] = os.environ,
+) -> C:
+    """One config of flags (None: not given), environment, TOML sections and defaults, in this precedence."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        variable = f"ANTPIPE_{field.name.upper()}"
+        if flags.get(field.name) is not None:
+            values[field.name] = parse_value(field.type, flags[field.name], f"--{flag_name(field.name)}")
+        elif variable in environment:
+            values[field.name] = parse_value(field.type, environment[variable], variable)
+        elif field.name in toml.get(config.section, {}):
+            values[field.name] = parse_value(
+                field.type, toml[config.section][field.name], f"[{config.section}] {field.name}"
+            )
+    return config(**values)
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """The config as plain data, for manifests and checkpoints."""
+    values = dataclasses.asdict(config)
+    return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+
+
+def from_json(config: type[C], values: Mapping[str, Any]) -> C:
+    """The inverse of `to_json`; keys the class does not have are refused by name."""
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    for key in values:
+        if key not in fields:
+            raise UsageError(f"unknown setting {key!r} in [{config.section}]")
+    return config(
+        **{
+            k: None if v is None else parse_value(fields[k].type, v, f"[{config.section}] {k}")
+            for k, v in values.items()
+        }
+    )

@@ -1,0 +1,1 @@
+"""Stage `ingest`: a catalogue and its interactions become a domain of the store."""

@@ -1,0 +1,99 @@
+"""The last step of every ingest: clean tables with original ids become the domain's Parquet files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from antpipe.errors import DataError
+from antpipe.store import Domain, id_table_sha256
+
+ITEMS = pl.Schema(
+    {
+        "item_id": pl.String, "title": pl.String, "text": pl.String, "price": pl.Float32, "currency": pl.String,
+        "category": pl.List(pl.String), "image_urls": pl.List(pl.String), "image_files": pl.List(pl.String),
+    }
+)  # fmt: skip
+INTERACTIONS = pl.Schema({"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64, "rating": pl.Float32})
+REJECTS = pl.Schema({"file": pl.String, "line": pl.Int64, "reason": pl.String, "excerpt": pl.String})
+
+
+def write_domain(
+    domain: Domain,
+    parameters: Mapping[str, Any],
+    items: pl.DataFrame,
+    interactions: pl.DataFrame,
+    rejects: pl.DataFrame,
+    report: Mapping[str, Any],
+    pictures: Mapping[str, bytes] | None = None,
+) -> dict[str, Any]:
+    """Give items and users dense ids and write items, interactions, users and rejects in one step.
+
+    items: ITEMS columns, one row an item. interactions: INTERACTIONS columns, timestamps in ms; rows of equal
+    user and time stay in the order given. Dense ids follow the sorted original ids, so they depend neither on
+    row order nor on hash seeds. pictures: file contents by name, which `image_files` refers to by that name.
+    report: figures kept in the manifest. Returns the domain's statistics (also kept).
+    Raises DataError where nothing is left.
+    """
+    if not len(items) or not len(interactions):
+        raise DataError(
+            f"domain {domain.name}: no interaction is left after cleaning ({report})",
+            "lower --min-user and --min-item",
+        )
+    items = items.select(ITEMS.names()).cast(ITEMS).sort("item_id").with_row_index("item")
+    items = items.with_columns(pl.col("item").cast(pl.Int32))
+    users = interactions.select("user_id").unique().sort("user_id").with_row_index("user")
+    users = users.with_columns(pl.col("user").cast(pl.Int32))
+    interactions = (
+        interactions.select(INTERACTIONS.names())
+        .cast(INTERACTIONS)
+        .join(users, on="user_id", how="left", maintain_order="left")
+        .join(items.select("item", "item_id"), on="item_id", how="left", maintain_order="left")
+        .select("user", "item", "timestamp", "rating")
+        .sort("user", "timestamp", maintain_order=True)
+    )
+    if interactions["item"].null_count():
+        raise AssertionError("an interaction names an item that is not in the catalogue")
+    ids = items["item_id"].to_list()
+    id_table = id_table_sha256(ids)
+    statistics = domain_statistics(items, interactions)
+    with domain.writing("items", parameters, id_table=id_table) as out:
+        if pictures:
+            folder = f"images-{id_table[:12]}"
+            for name, content in pictures.items():
+                (_folder(out.scratch, folder) / name).write_bytes(content)
+            items = items.with_columns(pl.col("image_files").list.eval(pl.lit(f"{folder}/") + pl.element()))
+            out.details["images"] = folder
+        out.parquet("items.parquet", items.to_arrow())
+        out.parquet("interactions.parquet", interactions.to_arrow())
+        out.parquet("users.parquet", users.to_arrow())
+        out.parquet("rejects.parquet", rejects.select(REJECTS.names()).cast(REJECTS).to_arrow())
+        out.details |= {"rows": len(items), "statistics": statistics, "report": dict(report)}
+    return statistics
+
+
+def _folder(scratch: Path, name: str) -> Path:
+    path = scratch / name
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def domain_statistics(items: pl.DataFrame, interactions: pl.DataFrame) -> dict[str, Any]:
+    """Size, density and coverage in the shape of the tables in papers."""
+    users, rows, catalogue = interactions["user"].n_unique(), len(interactions), len(items)
+
+    def share(condition: pl.Expr) -> float:
+        return round(float(items.select(condition.mean()).item()), 4)
+
+    return {
+        "users": users,
+        "items": catalogue,
+        "interactions": rows,
+        "average_length": round(rows / users, 2),
+        "density": round(rows / (users * catalogue), 6),
+        "with_text": share(pl.col("text") != ""),
+        "with_price": share(pl.col("price").is_not_null()),
+        "with_image_url": share(pl.col("image_urls").list.len() > 0),
+        "with_image_file": share(pl.col("image_files").list.len() > 0),
+    }

@@ -1,0 +1,419 @@
+"""The store: the only module that knows paths, schemas, dtypes, manifest, atomic writes and memory maps.
+
+A domain is a folder. Its artefacts (see ARTEFACTS) are complete or absent: a stage writes into a scratch
+folder, the finished files are moved into place, and the manifest naming them is replaced last. Every file
+carries its fingerprint and the hash of the id table in its own schema metadata, so a file that was
+copied in, half replaced or made for another catalogue is recognised when it is opened.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from antpipe import __version__
+from antpipe.errors import DataError, IntegrityError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+Manifest = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ArtefactKind:
+    """What a stage leaves in a domain. Raise `version` when the stage's output changes for equal parameters."""
+
+    command: str
+    files: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
+    version: int = 1
+
+
+ARTEFACTS: dict[str, ArtefactKind] = {
+    "items": ArtefactKind("ingest", ("items.parquet", "interactions.parquet", "users.parquet", "rejects.parquet")),
+    "text": ArtefactKind("embed-text", ("text.arrow",), ("items",)),
+    "image": ArtefactKind("embed-image", ("image.arrow",), ("items",)),
+    "price": ArtefactKind("quantize-price", ("price.arrow",), ("items",)),
+    "sequences": ArtefactKind("build-sequences", ("sequences.arrow",), ("items",)),
+}
+
+
+@dataclass(frozen=True)
+class State:
+    """Of one artefact: `fresh`, `stale` (why) or `missing`, and the command that makes it fresh."""
+
+    artefact: str
+    status: str
+    why: str = ""
+    next_command: str = ""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage did: `built` or `fresh` (nothing to do), and figures worth printing."""
+
+    domain: str
+    artefact: str
+    status: str
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One modality of a catalogue. values: (N, d) float16, mapped from disk; present: (N,) bool."""
+
+    values: "NDArray[np.float16]"
+    present: "NDArray[np.bool_]"
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Chronological item sequences: user u has items[offsets[u]:offsets[u+1]].
+
+    Counted from the start of the sequence, positions below train_end[u] are training, those from
+    train_end[u] below valid_end[u] are validation targets, the others are test targets.
+    """
+
+    user: "NDArray[np.int32]"  # (U,)
+    offsets: "NDArray[np.int64]"  # (U + 1,)
+    items: "NDArray[np.int32]"  # (sum of lengths,)
+    train_end: "NDArray[np.int32]"  # (U,)
+    valid_end: "NDArray[np.int32]"  # (U,)
+    max_len: int
+
+
+def digest(value: Any) -> str:
+    """sha256 of canonical JSON: the same for equal content, whatever the order of keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def id_table_sha256(item_ids: list[str]) -> str:
+    return digest(item_ids)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` by the JSON of `value` in one step; a reader sees the old or the new file, never half."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    with scratch.open("w", encoding="utf-8") as stream:
+        json.dump(value, stream, indent=1, ensure_ascii=False, allow_nan=False)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    scratch.replace(path)
+
+
+class Store:
+    """A folder of domains."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def domains(self) -> list[str]:
+        if not self.root.is_dir():
+            return []
+        return sorted(path.parent.name for path in self.root.glob(f"*/{MANIFEST}"))
+
+    def domain(self, name: str) -> "Domain":
+        """A domain that exists; DataError names those that do."""
+        if name not in self.domains():
+            there = ", ".join(self.domains()) or "none"
+            raise DataError(
+                f"no domain {name!r} in store {self.root} (there: {there})",
+                f"antpipe ingest amazon --source DIR --domains {name} --store {self.root}",
+            )
+        return Domain(self.root, name)
+
+    def new_domain(self, name: str) -> "Domain":
+        """A domain that need not exist yet; nothing is written before its first artefact is complete."""
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+            raise UsageError(f"domain name {name!r}: use letters, digits, '_', '-', '.'")
+        return Domain(self.root, name)
+
+
+class Domain:
+    """One catalogue with its interactions and what was made of them."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.root = root
+        self.name = name
+        self.path = root / name
+
+    # -- manifest -----------------------------------------------------------------------------------------
+
+    def manifest(self) -> Manifest:
+        """The entries of all artefacts, by name; empty where nothing was written yet."""
+        path = self.path / MANIFEST
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise IntegrityError(f"{path}: not JSON: {error}", f"rm {path}, then run the stages again") from None
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise IntegrityError(f"{path}: not a manifest of format {FORMAT}", "use the antpipe version that wrote it")
+        artefacts: Manifest = document["artefacts"]
+        return artefacts
+
+    def entry(self, artefact: str) -> dict[str, Any]:
+        """The manifest entry of an artefact whose files are there and are its own; DataError otherwise."""
+        entry = self.manifest().get(artefact)
+        if entry is None:
+            raise DataError(f"domain {self.name}: no {artefact}", self.command(artefact))
+        for name in ARTEFACTS[artefact].files:
+            self._stamp(artefact, name, entry)
+        return entry
+
+    def command(self, artefact: str, force: bool = False) -> str:
+        """The command that builds an artefact of this domain."""
+        command = ARTEFACTS[artefact].command
+        if artefact == "items":
+            source = (self.manifest().get("items") or {}).get("parameters", {}).get("format", "amazon")
+            command = "ingest sample" if source == "sample" else f"ingest {source} --source DIR"
+        scope = "" if command == "ingest sample" else f" --domains {self.name}"
+        return f"antpipe {command}{scope} --store {self.root}{' --force' if force else ''}"
+
+    def fingerprint(self, artefact: str, parameters: Mapping[str, Any]) -> str:
+        """sha256 of stage, version, parameters and the fingerprints of its inputs (which must be there)."""
+        kind = ARTEFACTS[artefact]
+        inputs = {name: self.entry(name)["fingerprint"] for name in kind.inputs}
+        return digest([kind.command, kind.version, dict(parameters), inputs])
+
+    def is_fresh(self, artefact: str, parameters: Mapping[str, Any]) -> bool:
+        """Whether a run of the stage with these parameters would only repeat what is there."""
+        entry = self.manifest().get(artefact)
+        wanted = self.fingerprint(artefact, parameters)
+        return entry is not None and entry["fingerprint"] == wanted and self.state(artefact).status == "fresh"
+
+    def state(self, artefact: str) -> State:
+        """fresh, stale (an input or the stage changed, a file is damaged) or missing."""
+        manifest = self.manifest()
+        entry = manifest.get(artefact)
+        if entry is None:
+            return State(artefact, "missing", "", self.command(artefact))
+        try:
+            self.entry(artefact)
+        except (DataError, IntegrityError) as error:
+            return State(artefact, "stale", error.message, self.command(artefact, force=True))
+        for name, fingerprint in entry["inputs"].items():
+            if manifest.get(name, {}).get("fingerprint") != fingerprint:
+                return State(artefact, "stale", f"{name} changed since", self.command(artefact))
+        if entry["stage_version"] != ARTEFACTS[artefact].version:
+            return State(artefact, "stale", "made by an older version of the stage", self.command(artefact))
+        return State(artefact, "fresh")
+
+    def _stamp(self, artefact: str, name: str, entry: Mapping[str, Any]) -> None:
+        """Refuse a file that is not the one its manifest entry names."""
+        path = self.path / name
+        stamp = read_stamp(path)
+        mend = self.command(artefact, force=True)
+        if stamp is None:
+            raise IntegrityError(f"{path}: missing or not written by antpipe", mend)
+        if stamp["id_table"] != self.manifest().get("items", {}).get("id_table"):
+            raise IntegrityError(f"{path}: made for another catalogue (its id table differs from items.parquet)", mend)
+        if stamp["fingerprint"] != entry["fingerprint"]:
+            raise IntegrityError(f"{path}: not the file its manifest describes", mend)
+
+    # -- writing ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(
+        self, artefact: str, parameters: Mapping[str, Any], id_table: str | None = None
+    ) -> Iterator["Transaction"]:
+        """Write one artefact: all its files appear together at the end of the block, or none.
+
+        parameters: what the fingerprint covers. id_table: only for `items`, the hash of the new ids.
+        """
+        from filelock import FileLock
+
+        kind = ARTEFACTS[artefact]
+        stamp = {
+            "fingerprint": self.fingerprint(artefact, parameters),
+            "id_table": id_table or self.entry("items")["id_table"],
+        }
+        inputs = {name: self.entry(name)["fingerprint"] for name in kind.inputs}
+        self.path.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{artefact}-", dir=self.path))
+        transaction = Transaction(scratch, stamp)
+        try:
+            yield transaction
+            missing = [name for name in kind.files if not (scratch / name).exists()]
+            if missing:
+                raise AssertionError(f"stage {kind.command} did not write {missing}")
+            entry = {
+                "fingerprint": stamp["fingerprint"], "stage": kind.command, "stage_version": kind.version,
+                "parameters": dict(parameters), "inputs": inputs, "id_table": stamp["id_table"],
+                "antpipe": __version__, "written": datetime.now(UTC).isoformat(timespec="seconds"),
+                **transaction.details,
+            }  # fmt: skip
+            with FileLock(self.path / ".lock"):
+                self._commit(artefact, scratch, entry)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            if not any(self.path.iterdir()):
+                self.path.rmdir()
+
+    def _commit(self, artefact: str, scratch: Path, entry: dict[str, Any]) -> None:
+        manifest = self.manifest()
+        for path in sorted(scratch.iterdir(), key=lambda path: path.is_file()):  # folders first: tables name them
+            target = self.path / path.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            path.replace(target)
+        manifest[artefact] = entry
+        write_json(self.path / MANIFEST, {"format": FORMAT, "domain": self.name, "artefacts": manifest})
+        for leftover in self.path.glob("images-*"):
+            if leftover.name != manifest["items"].get("images"):
+                shutil.rmtree(leftover)
+
+    # -- reading ------------------------------------------------------------------------------------------
+
+    def table(self, name: str, columns: list[str] | None = None) -> "pa.Table":
+        """items, interactions, users or rejects as an Arrow table."""
+        import pyarrow.parquet as pq
+
+        self.entry("items")
+        return pq.read_table(self.path / f"{name}.parquet", columns=columns)
+
+    def item_ids(self) -> list[str]:
+        """Original ids in row order; IntegrityError where they are not the ones the store was built with."""
+        ids: list[str] = self.table("items", ["item_id"])["item_id"].to_pylist()
+        if id_table_sha256(ids) != self.entry("items")["id_table"]:
+            raise IntegrityError(
+                f"{self.path / 'items.parquet'}: its ids were changed", self.command("items", force=True)
+            )
+        return ids
+
+    def rows(self) -> int:
+        """Number N of items."""
+        rows: int = self.entry("items")["rows"]
+        return rows
+
+    def feature(self, modality: str) -> Feature:
+        """A modality's features, mapped (nothing is read before it is used)."""
+        self._require_fresh(modality)
+        batch = _map_batch(self.path / f"{modality}.arrow")
+        column = batch.column("values")
+        values = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), column.type.list_size)
+        if len(values) != self.rows():
+            raise IntegrityError(
+                f"{self.path / modality}.arrow: {len(values)} rows for {self.rows()} items",
+                self.command(modality, force=True),
+            )
+        return Feature(values, batch.column("present").to_numpy(zero_copy_only=False))
+
+    def sequences(self) -> Sequences:
+        """Everybody's sequence, mapped."""
+        import numpy as np
+
+        self._require_fresh("sequences")
+        batch = _map_batch(self.path / "sequences.arrow")
+        items = batch.column("items")
+        return Sequences(
+            user=batch.column("user").to_numpy(),
+            offsets=items.offsets.to_numpy().astype(np.int64),
+            items=items.values.to_numpy(),
+            train_end=batch.column("train_end").to_numpy(),
+            valid_end=batch.column("valid_end").to_numpy(),
+            max_len=int(self.entry("sequences")["parameters"]["max_len"]),
+        )
+
+    def _require_fresh(self, artefact: str) -> None:
+        self.entry(artefact)
+        state = self.state(artefact)
+        if state.status != "fresh":
+            raise DataError(f"domain {self.name}: {artefact} is {state.status}: {state.why}", state.next_command)
+
+
+class Transaction:
+    """The files of one artefact while they are written. `details` is added to the manifest entry."""
+
+    def __init__(self, scratch: Path, stamp: dict[str, str]) -> None:
+        self.scratch = scratch
+        self.stamp = stamp
+        self.details: dict[str, Any] = {}
+
+    def parquet(self, name: str, table: "pa.Table") -> None:
+        import pyarrow.parquet as pq
+
+        pq.write_table(
+            table.replace_schema_metadata({"antpipe": json.dumps(self.stamp)}),
+            self.scratch / name,
+            compression="zstd",
+        )
+
+    def arrow(self, name: str, batch: "pa.RecordBatch") -> None:
+        """One uncompressed record batch, so that readers can map it."""
+        import pyarrow as pa
+
+        batch = batch.replace_schema_metadata({"antpipe": json.dumps(self.stamp)})
+        with pa.OSFile(str(self.scratch / name), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+
+    @contextmanager
+    def feature(self, modality: str, rows: int, width: int) -> Iterator[Feature]:
+        """Arrays to fill, backed by a file so that memory stays flat; written as MODALITY.arrow at the end.
+
+        Rows start as zeros with present = false. Values that are not finite are refused.
+        """
+        import numpy as np
+        import pyarrow as pa
+
+        backing = self.scratch / f".{modality}.values"
+        values = np.memmap(backing, np.float16, "w+", shape=(rows, width))
+        present = np.zeros(rows, np.bool_)
+        yield Feature(values, present)
+        for start in range(0, rows, 65_536):
+            finite = np.isfinite(values[start : start + 65_536]).all(axis=1)
+            if not finite.all():
+                raise DataError(
+                    f"{modality}: item {start + int(np.argmin(finite))} got a value that is not finite in float16"
+                )
+        column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width)
+        self.arrow(f"{modality}.arrow", pa.record_batch({"values": column, "present": pa.array(present)}))
+        del column, values
+        backing.unlink()
+        self.details |= {"rows": rows, "width": width, "present": int(present.sum())}
+
+
+def read_stamp(path: Path) -> dict[str, str] | None:
+    """The fingerprint and id-table hash a file carries; None where it is absent or not one of ours."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if path.suffix == ".parquet":
+            metadata = pq.read_schema(path).metadata
+        else:
+            with pa.memory_map(str(path)) as source:
+                metadata = pa.ipc.open_file(source).schema.metadata
+    except (OSError, pa.ArrowInvalid):
+        return None
+    if not metadata or b"antpipe" not in metadata:
+        return None
+    stamp: dict[str, str] = json.loads(metadata[b"antpipe"])
+    return stamp
+
+
+def _map_batch(path: Path) -> "pa.RecordBatch":
+    import pyarrow as pa
+
+    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
