@@ -9,11 +9,12 @@ import polars as pl
 from antpipe.errors import DataError
 from antpipe.store import Domain, id_table_sha256
 
+TEXT, TEXTS = pl.String(), pl.List(pl.String)
 ITEMS = pl.Schema(
-    {
-        "item_id": pl.String, "title": pl.String, "text": pl.String, "price": pl.Float32, "currency": pl.String,
-        "category": pl.List(pl.String), "image_urls": pl.List(pl.String), "image_files": pl.List(pl.String),
-    }
+    [
+        ("item_id", TEXT), ("title", TEXT), ("text", TEXT), ("price", pl.Float32()), ("currency", TEXT),
+        ("category", TEXTS), ("image_urls", TEXTS), ("image_files", TEXTS),
+    ]
 )  # fmt: skip
 INTERACTIONS = pl.Schema({"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64, "rating": pl.Float32})
 REJECTS = pl.Schema({"file": pl.String, "line": pl.Int64, "reason": pl.String, "excerpt": pl.String})
@@ -21,6 +22,7 @@ REJECTS = pl.Schema({"file": pl.String, "line": pl.Int64, "reason": pl.String, "
 
 def write_domain(
     domain: Domain,
+    *,
     parameters: Mapping[str, Any],
     items: pl.DataFrame,
     interactions: pl.DataFrame,
