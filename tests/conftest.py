@@ -1,0 +1,31 @@
+"""Fixtures all tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def _beside(variable: str, folder: str) -> Path:
+    """A data folder outside the repository: named by an environment variable, or shared/FOLDER next to it."""
+    if variable in os.environ:
+        path = Path(os.environ[variable])
+    else:
+        path = REPOSITORY.parent / "shared" / folder
+    if not path.is_dir():
+        pytest.skip(f"{folder} is not here: set {variable} to its folder")
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Published data sets, as they can be downloaded (amazon2018/, tables/, images/ …)."""
+    return _beside("ANTPIPE_TEST_DATA", "data")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Reference vectors of the authors' code."""
+    return _beside("ANTPIPE_TEST_GOLDEN", "golden")
