@@ -156,6 +156,7 @@ class TrainConfig(Config):
     image_text_weight: float = setting(1e-3, "weight of the image-text loss in pretrain", least=0)
     modalities: tuple[str, ...] = setting(MODALITIES, "modalities to use where a domain has them", MODALITIES)
     eval_every: int = setting(1, "epochs between validations", least=1)
+    reference: bool = setting(False, "reproduce the quirks of the authors' code (docs/method.md)")
     seed: int = setting(0, "seed of weights, order and dropout", least=0)
     device: str = setting("auto", "where to compute", ("auto", "cpu", "cuda"))
 
@@ -167,9 +168,20 @@ class EvaluateConfig(Config):
     device: str = setting("auto", "where to compute", ("auto", "cpu", "cuda"))
 
 
+@dataclass(frozen=True)
+class DemoConfig(Config):
+    """Sizes small enough for a demonstration on two processor cores; they are not recommended settings."""
+
+    section: ClassVar[str] = "demo"
+    width: int = setting(64, "width D of item and sequence vectors", least=2)
+    pretrain_epochs: int = setting(30, "epochs of pre-training on the source shops", least=1)
+    epochs: int = setting(60, "epochs of each stage on the target shop", least=1)
+    seeds: int = setting(3, "seeds of each stage on the target shop", least=1)
+
+
 CONFIGS: tuple[type[Config], ...] = (
     IngestConfig, SampleConfig, TextConfig, ImageConfig, PriceConfig, SequenceConfig,
-    ModelConfig, TrainConfig, EvaluateConfig,
+    ModelConfig, TrainConfig, EvaluateConfig, DemoConfig,
 )  # fmt: skip
 ENVIRONMENT_ONLY = ("ANTPIPE_STORE", "ANTPIPE_DEBUG")
 
@@ -245,9 +257,13 @@ def resolve(
     flags: Mapping[str, Any],
     toml: Mapping[str, Mapping[str, Any]],
     environment: Mapping[str, str] = os.environ,
+    inherited: C | None = None,
 ) -> C:
-    """One config of flags (None: not given), environment, TOML sections and defaults, in this precedence."""
-    values: dict[str, Any] = {}
+    """One config of flags (None: not given), environment, TOML sections and defaults, in this precedence.
+
+    inherited: takes the place of the defaults (a checkpoint's settings).
+    """
+    values: dict[str, Any] = dataclasses.asdict(inherited) if inherited else {}
     for field in dataclasses.fields(config):
         variable = f"ANTPIPE_{field.name.upper()}"
         if flags.get(field.name) is not None:

@@ -1,0 +1,125 @@
+"""A trained model on disk: RUN/checkpoint.json, written last, names the weights file RUN/model-HASH.safetensors."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from antpipe import __version__
+from antpipe.config import ModelConfig, from_json
+from antpipe.errors import DataError, IntegrityError
+from antpipe.store import file_sha256, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from antpipe.model import Ant
+
+FORMAT = 1
+DESCRIPTION = "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run was and found. `domains`: fingerprints of the artefacts it read, by domain and artefact.
+
+    modalities: by name, the `width` of the raw feature and the `encoder` that made it. fingerprint: of all that
+    determines the run. metrics: of the best epoch on the validation split.
+    """
+
+    fingerprint: str
+    stage: str
+    model: dict[str, Any]
+    train: dict[str, Any]
+    modalities: dict[str, dict[str, Any]]
+    max_len: int
+    items: int | None
+    domains: dict[str, dict[str, str]]
+    source: str | None
+    best_epoch: int
+    epochs: int
+    metrics: dict[str, float]
+    weights_sha256: str = ""
+    antpipe: str = __version__
+    format: int = field(default=FORMAT)
+
+    def model_config(self) -> ModelConfig:
+        return from_json(ModelConfig, self.model)
+
+    def widths(self) -> dict[str, int]:
+        return {name: modality["width"] for name, modality in self.modalities.items()}
+
+    def build(self) -> "Ant":
+        """A model of this shape, with first values."""
+        from antpipe.model import Ant
+
+        return Ant(self.model_config(), self.widths(), self.max_len, self.items)
+
+
+def save(run: Path, model: "Ant", checkpoint: Checkpoint) -> None:
+    """Write weights, then the description that names them: at any moment one complete checkpoint is there."""
+    from safetensors.torch import save_file
+
+    run.mkdir(parents=True, exist_ok=True)
+    scratch = run / ".weights"
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, scratch)
+    sha256 = file_sha256(scratch)
+    scratch.replace(weights_path(run, sha256))
+    write_json(run / DESCRIPTION, asdict(checkpoint) | {"weights_sha256": sha256})
+    for leftover in run.glob("model-*.safetensors"):
+        if leftover != weights_path(run, sha256):
+            leftover.unlink()
+
+
+def weights_path(run: Path, sha256: str) -> Path:
+    return run / f"model-{sha256[:12]}.safetensors"
+
+
+def describe(run: Path) -> Checkpoint:
+    """A run's description; DataError where there is none, IntegrityError where it is not one of ours."""
+    path = run / DESCRIPTION
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(
+            f"{run}: no finished run here ({DESCRIPTION} is missing)", f"antpipe train --out {run} …"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise IntegrityError(f"{path}: not JSON: {error}", f"antpipe train --out {run} --force …") from None
+    known = set(Checkpoint.__dataclass_fields__)
+    if not isinstance(document, dict) or document.get("format") != FORMAT or set(document) != known:
+        odd = sorted(set(document) ^ known) if isinstance(document, dict) else "no object"
+        raise IntegrityError(f"{path}: not a checkpoint of format {FORMAT} (differing entries: {odd})")
+    return Checkpoint(**document)
+
+
+def load_weights(run: Path, checkpoint: Checkpoint) -> dict[str, "Tensor"]:
+    """The tensors by name, after checking that they are those the description names and are finite."""
+    import torch
+    from safetensors.torch import load_file
+
+    path = weights_path(run, checkpoint.weights_sha256)
+    if not path.is_file() or file_sha256(path) != checkpoint.weights_sha256:
+        raise IntegrityError(
+            f"{path}: missing, or not the weights {DESCRIPTION} describes", f"antpipe train --out {run} --force …"
+        )
+    tensors: dict[str, Tensor] = load_file(path)
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise IntegrityError(f"{path}: {name} holds values that are not finite")
+    return tensors
+
+
+def load(run: Path) -> tuple["Ant", Checkpoint]:
+    """The model of a run, in evaluation mode on the CPU, and its description."""
+    checkpoint = describe(run)
+    model = checkpoint.build()
+    tensors = load_weights(run, checkpoint)
+    wanted = model.state_dict()
+    if set(tensors) != set(wanted):
+        raise IntegrityError(f"{run}: unknown or missing tensors: {sorted(set(tensors) ^ set(wanted))}")
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise IntegrityError(f"{run}: {name} is {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}")
+    model.load_state_dict(tensors)
+    return model.eval(), checkpoint

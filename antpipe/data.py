@@ -1,0 +1,257 @@
+"""From the store to batches: item features of several domains, training windows and evaluation examples.
+
+Items of several domains share one numbering: domain i's item j is offsets[i] + j, where the offsets are
+sums of the catalogues' sizes (never of the largest id seen).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from antpipe.config import MODALITIES
+from antpipe.errors import DataError
+from antpipe.store import Feature, Sequences, Store
+
+if TYPE_CHECKING:
+    import torch
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Features of one or more domains, mapped. A modality a domain lacks counts as missing for all its items."""
+
+    domains: tuple[str, ...]
+    offsets: Ints  # (domains + 1,)
+    features: dict[str, tuple[Feature | None, ...]]  # by modality, one entry a domain
+    widths: dict[str, int]
+    encoders: dict[str, str]
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    def rows(self, domain: str) -> Ints:
+        """Global rows of one domain's items."""
+        place = self.domains.index(domain)
+        return np.arange(self.offsets[place], self.offsets[place + 1])
+
+    def gather(self, rows: Ints, modality: str, width: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Raw features (n, width) of global item rows (n,), zeros where missing, and who has one (n,)."""
+        values = np.zeros((len(rows), width), np.float32)
+        present = np.zeros(len(rows), np.bool_)
+        for start, stop, feature in zip(self.offsets, self.offsets[1:], self.features.get(modality, ()), strict=False):
+            if feature is not None:
+                here = np.flatnonzero((rows >= start) & (rows < stop))
+                values[here] = feature.values[rows[here] - start]
+                present[here] = feature.present[rows[here] - start]
+        return values, present
+
+
+@dataclass(frozen=True)
+class ItemInputs:
+    """n items as the model takes them: features (n, d) and present (n,) by modality, ids (n,) global rows."""
+
+    features: dict[str, "torch.Tensor"]
+    present: dict[str, "torch.Tensor"]
+    ids: "torch.Tensor"
+
+
+def item_inputs(catalogue: Catalogue, widths: Mapping[str, int], rows: Ints, device: "torch.device") -> ItemInputs:
+    """Items by global row, with the modalities (and widths) a model reads, on its device."""
+    import torch
+
+    features, present = {}, {}
+    for modality, width in widths.items():
+        values, there = catalogue.gather(rows, modality, width)
+        features[modality] = torch.from_numpy(values).to(device)
+        present[modality] = torch.from_numpy(there).to(device)
+    return ItemInputs(features, present, torch.from_numpy(rows).to(device))
+
+
+def load_catalogue(
+    store: Store, domains: Sequence[str], modalities: Sequence[str], notice: Callable[[str], None]
+) -> Catalogue:
+    """Map the features of the domains. A modality no domain has is left out; `notice` says what is missing.
+
+    Raises DataError where no modality is left, or where domains have features of different encoders.
+    """
+    features: dict[str, tuple[Feature | None, ...]] = {}
+    widths: dict[str, int] = {}
+    encoders: dict[str, str] = {}
+    for modality in (m for m in MODALITIES if m in modalities):
+        column: list[Feature | None] = []
+        for name in domains:
+            domain = store.domain(name)
+            entry = domain.manifest().get(modality)
+            if entry is None or not domain.entry(modality)["present"]:
+                lack = "not built" if entry is None else "present for no item"
+                notice(f"{name}: {modality} is {lack}; the model does without ({domain.command(modality)})")
+                column.append(None)
+                continue
+            column.append(domain.feature(modality))
+            encoder = encoder_name(entry)
+            if encoders.setdefault(modality, encoder) != encoder:
+                raise DataError(
+                    f"{modality} of {name} is made by {encoder}, that of other domains by {encoders[modality]}",
+                    domain.command(modality, force=True),
+                )
+            widths[modality] = entry["width"]
+        if modality in widths:
+            features[modality] = tuple(column)
+    if not widths:
+        raise DataError(f"{', '.join(domains)}: no feature to learn from", store.domain(domains[0]).command("text"))
+    sizes = [store.domain(name).rows() for name in domains]
+    return Catalogue(tuple(domains), np.cumsum([0, *sizes]), features, widths, encoders)
+
+
+def encoder_name(entry: dict[str, object]) -> str:
+    """What made a feature artefact, by its manifest entry: an encoder and its revision, or the price's coding."""
+    encoder = entry.get("encoder")
+    if isinstance(encoder, dict):
+        return f"{encoder['name']} (revision {str(encoder['revision'])[:12]})"
+    parameters = entry["parameters"]
+    assert isinstance(parameters, dict)
+    return f"{parameters['encoding']} of {parameters['bins']} bins"
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Stretches of item sequences to train on. Window w reads `length[w]` items from `first[w]` on.
+
+    Every position has a target, the item after it, where `every[w]`; otherwise only the last one has.
+    """
+
+    items: Ints  # all sequences one after the other, global item rows
+    first: Ints  # (W,)
+    length: Ints  # (W,)
+    every: NDArray[np.bool_]  # (W,)
+
+    def targets(self) -> Ints:
+        """Number of targets of each window, (W,)."""
+        return np.where(self.every, self.length, 1)
+
+
+def training_windows(sequences: Sequence[Sequences], offsets: Ints) -> Windows:
+    """All prefixes of all users' training parts, each looking back on at most max_len items.
+
+    While a training part fits max_len + 1 items it is one window with a target at every position, which one
+    causal pass serves. Each later target has a window of its own: the max_len items before it, which start at
+    position 0 just as a prefix of its own would.
+    """
+    items, first, length, every = [], [], [], []
+    base = 0
+    for part, offset in zip(sequences, offsets[:-1], strict=True):
+        start, train = base + part.offsets[:-1], part.train_end.astype(np.int64)
+        head = np.minimum(train - 1, part.max_len)  # inputs of the first window
+        some = head > 0
+        first.append(start[some])
+        length.append(head[some])
+        every.append(np.ones(int(some.sum()), np.bool_))
+        extra = np.maximum(train - 1 - part.max_len, 0)  # targets behind it
+        within = np.arange(extra.sum()) - np.repeat(np.cumsum(extra) - extra, extra)
+        first.append(np.repeat(start, extra) + within + 1)
+        length.append(np.full(len(within), part.max_len))
+        every.append(np.zeros(len(within), np.bool_))
+        items.append(part.items.astype(np.int64) + offset)
+        base += len(part.items)
+    return Windows(*(np.concatenate(parts) for parts in (items, first, length, every)))
+
+
+@dataclass(frozen=True)
+class Block:
+    """Sequences of similar length. inputs: (B, L) rows into the batch's items, padded at the end with row 0;
+    positions: (p,) places in the flattened (B * L) outputs that have a target."""
+
+    inputs: Ints
+    positions: Ints
+
+
+@dataclass(frozen=True)
+class Batch:
+    """items: (n,) global rows the batch needs, or all. targets: (P,) rows into `items`, in the blocks' order."""
+
+    items: Ints
+    blocks: tuple[Block, ...]
+    targets: Ints
+
+
+def batches(windows: Windows, batch_size: int, seed: int, epoch: int, whole: int | None) -> Iterator[Batch]:
+    """One pass over the windows in an order that depends on seed and epoch only; about batch_size targets a batch.
+
+    whole: size of the catalogue where every batch needs all of it; None where it needs its own items only.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(len(windows.first))
+    step = (np.cumsum(windows.targets()[order]) - 1) // batch_size
+    for chosen in np.split(order, np.flatnonzero(np.diff(step)) + 1):
+        yield make_batch(windows, chosen, whole)
+
+
+def make_batch(windows: Windows, chosen: Ints, whole: int | None) -> Batch:
+    """The batch of some windows, in blocks whose lengths differ by at most a factor of two."""
+    order = chosen[np.argsort(windows.length[chosen], kind="stable")]
+    power = np.ceil(np.log2(windows.length[order])).astype(np.int64)
+    inputs, positions, targets = [], [], []
+    for group in np.split(order, np.flatnonzero(np.diff(power)) + 1):
+        first, length = windows.first[group], windows.length[group]
+        column = np.arange(length.max())
+        real = column < length[:, None]  # (B, L)
+        place = np.where(real, first[:, None] + column, first[:, None])
+        chosen_positions = np.flatnonzero(real & (windows.every[group][:, None] | (column == length[:, None] - 1)))
+        inputs.append(windows.items[place])
+        positions.append(chosen_positions)
+        targets.append(windows.items[place.reshape(-1)[chosen_positions] + 1])
+    target = np.concatenate(targets)
+    items = np.arange(whole) if whole is not None else np.unique(np.concatenate([target, *map(np.ravel, inputs)]))
+    if whole is None:
+        inputs = [np.searchsorted(items, block) for block in inputs]
+        target = np.searchsorted(items, target)
+    return Batch(items, tuple(map(Block, inputs, positions)), target)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Positions to predict in one domain. Example q of user[q] has the history items[start[q]:end[q]] and the
+    target items[end[q]]; items are rows of the domain's own catalogue."""
+
+    user: NDArray[np.int32]  # (Q,)
+    items: NDArray[np.int32]
+    start: Ints  # (Q,)
+    end: Ints  # (Q,)
+    max_len: int
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def targets(self) -> Ints:
+        return self.items[self.end].astype(np.int64)
+
+
+def examples(sequences: Sequences, split: str) -> Examples:
+    """The targets of a split (`valid` or `test`), each with everything its user did before."""
+    lengths = np.diff(sequences.offsets)
+    low, high = (sequences.train_end, sequences.valid_end) if split == "valid" else (sequences.valid_end, lengths)
+    low = np.maximum(low, 1)  # the first item has no history
+    count = np.maximum(high - low, 0)
+    row = np.repeat(np.arange(len(count)), count)
+    within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    start = sequences.offsets[:-1][row]
+    return Examples(sequences.user[row], sequences.items, start, start + low[row] + within, sequences.max_len)
+
+
+def history_blocks(part: Examples, size: int) -> Iterator[tuple[Ints, Ints, Ints]]:
+    """Histories cut to the last max_len items, in blocks of at most `size` examples of similar length.
+
+    Yields example numbers (B,), inputs (B, L) padded at the end, and the last real position of each (B,).
+    """
+    length = np.minimum(part.end - part.start, part.max_len)
+    order = np.argsort(length, kind="stable")
+    for begin in range(0, len(order), size):
+        rows = order[begin : begin + size]
+        column = np.arange(length[rows].max())
+        first = part.end[rows] - length[rows]
+        place = np.where(column < length[rows][:, None], first[:, None] + column, first[:, None])
+        yield rows, part.items[place].astype(np.int64), length[rows] - 1

@@ -1,0 +1,101 @@
+"""`antpipe demo`: every stage on the generated shops, then scratch, finetune and relearn on the small one.
+
+Nothing is chosen by looking at the outcome: the table shows what came out, averaged over seeds.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from antpipe.config import (
+    DemoConfig,
+    EvaluateConfig,
+    ImageConfig,
+    ModelConfig,
+    PriceConfig,
+    SampleConfig,
+    SequenceConfig,
+    TextConfig,
+    TrainConfig,
+)
+from antpipe.evaluate import evaluate_run
+from antpipe.features.build_sequences import build_sequences
+from antpipe.features.embed_image import embed_image
+from antpipe.features.embed_text import embed_text
+from antpipe.features.ingest.sample import SOURCES, TARGET, ingest_sample
+from antpipe.features.quantize_price import quantize_price
+from antpipe.runs import run_stage
+from antpipe.store import StageResult, Store
+
+ARMS = ("scratch", "finetune", "relearn")
+SHOWN = ("recall@10", "ndcg@10", "mrr@10", "recall@50")
+
+
+def run_demo(store: Store, config: DemoConfig, *, force: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """Run the pipeline on the sample shops; runs are kept in STORE-runs beside the store.
+
+    Returns {"target", "seeds", "arms": figures by arm, "table": text}. say: gets a line a step.
+    """
+    prepare(store, force=force, say=say)
+    runs = store.root.with_name(f"{store.root.name}-runs")
+    model = replace(ModelConfig(), width=config.width)
+    settings: dict[str, Any] = {"store": store, "model_config": model, "force": force, "notice": say}
+
+    def quiet(row: dict[str, Any]) -> None:
+        """Epochs are in RUN/metrics.jsonl."""
+
+    source = runs / "pretrain"
+    training = replace(TrainConfig(), epochs=config.pretrain_epochs)
+    done, _ = run_stage(
+        domains=SOURCES, stage="pretrain", out=source, config=training, source=None, progress=quiet, **settings
+    )
+    say(f"pretrain on {', '.join(SOURCES)}: best epoch {done.best_epoch}, {inline_metrics(done.metrics)}")
+    figures: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
+    for arm in ARMS:
+        for seed in range(config.seeds):
+            out = runs / f"{arm}-{seed}"
+            training = replace(TrainConfig(), epochs=config.epochs, seed=seed)
+            start = None if arm == "scratch" else source
+            run_stage(domains=[TARGET], stage=arm, out=out, config=training, source=start, progress=quiet, **settings)
+            figures[arm].append(evaluate_run(store, out, TARGET, EvaluateConfig(), say))
+        say(f"{arm} on {TARGET}: {config.seeds} seeds done")
+    return {
+        "target": TARGET, "seeds": config.seeds, "arms": figures, "table": table(figures, config.seeds, store.root.name),
+    }  # fmt: skip
+
+
+def prepare(store: Store, *, force: bool, say: Callable[[str], None]) -> None:
+    """Sample shops and all their features, with encoders that need no network."""
+    domains = [*SOURCES, TARGET]
+    results: list[StageResult] = ingest_sample(store, SampleConfig(), force=force)
+    text = replace(TextConfig(), encoder="packaged/all-MiniLM-L6-v2")
+    image = replace(ImageConfig(), encoder="packaged/efficientnet-lite0")
+    results += [embed_text(store, name, text, force=force) for name in domains]
+    results += [embed_image(store, name, image, force=force) for name in domains]
+    results += quantize_price(store, domains, PriceConfig(), force=force)
+    results += build_sequences(store, domains, SequenceConfig(), force=force, warn=say)
+    built = sum(result.status == "built" for result in results)
+    say(f"{len(results)} artefacts of {len(domains)} shops: {built} built, {len(results) - built} fresh")
+
+
+def inline_metrics(values: dict[str, float]) -> str:
+    return " ".join(f"valid_{name}={values[name]:.4f}" for name in SHOWN)
+
+
+def table(figures: dict[str, list[dict[str, Any]]], seeds: int, store: str) -> str:
+    """Mean and standard deviation over seeds, by protocol and arm."""
+    lines = [f"{TARGET}, test split, mean ± standard deviation over {seeds} seeds"]
+    for protocol in ("all", "unseen"):
+        lines.append(f"\nprotocol {protocol:<8}" + "".join(f"{name:>18}" for name in SHOWN))
+        for arm, results in figures.items():
+            cells = []
+            for name in SHOWN:
+                values = [result["protocols"][protocol][name] for result in results]
+                cells.append(f"{np.mean(values):10.4f} ± {np.std(values, ddof=1) if seeds > 1 else 0:.4f}")
+            lines.append(f"  {arm:<14} " + "".join(f"{cell:>18}" for cell in cells))
+    lines.append(
+        f"\nTrained runs are in {store}-runs; antpipe recommend --run {store}-runs/relearn-0 shows what they suggest."
+    )
+    return "\n".join(lines)

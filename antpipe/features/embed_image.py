@@ -1,0 +1,181 @@
+"""embed-image: an item's pictures become the mean of their vectors under a frozen image encoder."""
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from antpipe.config import ImageConfig
+from antpipe.devices import choose_device
+from antpipe.errors import DataError, PartialError
+from antpipe.features.encoders import silent
+from antpipe.features.image_encoders import PACKAGED_IMAGE, ImageEncoder, load_image_encoder, locate_image_encoder
+from antpipe.features.pictures import (
+    Picture,
+    UnreadableError,
+    first_of_each_item,
+    folder_pictures,
+    listed_pictures,
+    pictures_digest,
+    read_picture,
+)
+from antpipe.store import Domain, Feature, StageResult, Store
+
+if TYPE_CHECKING:
+    import torch
+
+EXAMPLES = 20
+
+
+@dataclass
+class Unreadable:
+    """Pictures that were left out: how many for each reason, and the first few of them."""
+
+    reasons: Counter[str] = field(default_factory=Counter)
+    examples: list[tuple[Picture, str]] = field(default_factory=list)
+
+    def add(self, picture: Picture, error: UnreadableError) -> None:
+        self.reasons[error.reason] += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append((picture, str(error)))
+
+
+def embed_image(
+    store: Store,
+    domain: str,
+    config: ImageConfig,
+    *,
+    force: bool = False,
+    progress: Callable[[int, int], None] = silent,
+) -> StageResult:
+    """Write image.arrow: (N, d) float16, d the encoder's width; an item without a picture is zeros and not present.
+
+    Pictures are the column `image_files`, then those of `config.images`; the first `max_images` of an item are read
+    and those that can be read are averaged, the others are counted. progress: is called with the pictures done and
+    all pictures. Raises DataError where the encoder cannot be had or no item has a picture, UsageError for unknown
+    encoders or a device that is not here; PartialError, with the artefact written, for a coverage below
+    `min_coverage`.
+    """
+    place = store.domain(domain)
+    pictures = _pictures_of(place, config)
+    mend = f"{place.command('image')} --encoder {PACKAGED_IMAGE}"
+    located = locate_image_encoder(config.encoder, mend)
+    # max_images is in the digest: it decides which pictures are used. Device and batch size do not change the result.
+    parameters = {"encoder": located.name, "revision": located.revision, "pictures": pictures_digest(pictures)}
+    if not force and place.is_fresh("image", parameters):
+        result = StageResult(domain, "image", "fresh", place.entry("image")["figures"])
+    else:
+        encoder = load_image_encoder(located, choose_device(config.device), mend)
+        figures = _build(place, parameters, pictures, encoder=encoder, batch_size=config.batch_size, progress=progress)
+        result = StageResult(domain, "image", "built", figures)
+    _require_coverage(place, result.figures, config.min_coverage)
+    return result
+
+
+def _pictures_of(place: Domain, config: ImageConfig) -> list[Picture]:
+    table = place.table("items", ["image_files"])
+    pictures = listed_pictures(place.path, [files or [] for files in table["image_files"].to_pylist()])
+    where = "its items name no picture files"
+    if config.images is not None:
+        item_ids = place.item_ids()
+        pictures += folder_pictures(config.images, item_ids)
+        where += f", and no file in {config.images} is named after an item such as {item_ids[0]!r}"
+    if not pictures:
+        raise DataError(f"domain {place.name}: {where}", f"{place.command('image')} --images DIR")
+    return first_of_each_item(pictures, config.max_images)
+
+
+def _build(
+    place: Domain,
+    parameters: dict[str, Any],
+    pictures: Sequence[Picture],
+    *,
+    encoder: ImageEncoder,
+    batch_size: int,
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    unreadable = Unreadable()
+    with place.writing("image", parameters) as out:
+        with out.feature("image", place.rows(), encoder.width) as feature:
+            with warnings.catch_warnings():
+                # Above its limit Pillow warns, above twice the limit it raises: both are too many pixels.
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                _fill(feature, _vectors(pictures, encoder, batch_size, progress, unreadable))
+            present = int(feature.present.sum())
+        if not present:
+            picture, why = unreadable.examples[0]
+            raise DataError(
+                f"domain {place.name}: none of {len(pictures)} picture files can be read, for example "
+                f"{picture.path}: {why}",
+                f"{place.command('image')} --images DIR",
+            )
+        item_ids = place.item_ids()
+        figures = {
+            "items": place.rows(), "present": present, "coverage": round(present / place.rows(), 4),
+            "pictures": len(pictures), "unreadable": unreadable.reasons.total(), "width": encoder.width,
+            "encoder": encoder.facts["name"],
+        }  # fmt: skip
+        out.details |= {
+            "encoder": encoder.facts,
+            "unreadable_reasons": dict(unreadable.reasons),
+            "unreadable": [
+                {"item": item_ids[picture.row], "file": picture.name, "why": why}
+                for picture, why in unreadable.examples
+            ],
+            "figures": figures,
+        }
+    return figures
+
+
+def _fill(feature: Feature, vectors: Iterator[tuple[int, NDArray[np.float32]]]) -> None:
+    """Average each item's vectors. vectors: (row, vector) by row."""
+    for row, group in groupby(vectors, key=lambda pair: pair[0]):
+        feature.values[row] = np.mean([vector for _, vector in group], axis=0)
+        feature.present[row] = True
+
+
+def _vectors(
+    pictures: Sequence[Picture],
+    encoder: ImageEncoder,
+    batch_size: int,
+    progress: Callable[[int, int], None],
+    unreadable: Unreadable,
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """(row, vector (d,)) of every picture that can be read, in order; decoding runs on all cores."""
+
+    def prepare(picture: Picture) -> "torch.Tensor | UnreadableError":
+        try:
+            return encoder.prepare(read_picture(picture.path))
+        except UnreadableError as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(pictures), batch_size):
+            batch = pictures[start : start + batch_size]
+            rows, tensors = [], []
+            for picture, prepared in zip(batch, pool.map(prepare, batch), strict=True):
+                if isinstance(prepared, UnreadableError):
+                    unreadable.add(picture, prepared)
+                else:
+                    rows.append(picture.row)
+                    tensors.append(prepared)
+            if tensors:
+                yield from zip(rows, encoder.encode(tensors), strict=True)
+            progress(start + len(batch), len(pictures))
+
+
+def _require_coverage(place: Domain, figures: dict[str, Any], least: float) -> None:
+    if figures["present"] < least * figures["items"]:
+        raise PartialError(
+            f"domain {place.name}: image.arrow is written, but only {figures['present']} of {figures['items']} items "
+            f"({figures['coverage']:.1%}) have a picture; --min-coverage asks for {least:.1%}",
+            f"{place.command('image')} --images DIR",
+        )

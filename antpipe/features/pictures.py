@@ -1,0 +1,130 @@
+"""The pictures of a catalogue: which file belongs to which item, and a file's way to RGB pixels."""
+
+import hashlib
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from antpipe.errors import DataError
+from antpipe.store import digest
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+# Resizing the short side of a longer strip to an encoder's input could take gigabytes, and nothing could be seen on it.
+LONGEST = 20
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file that shows the item of this row. name: how it is told to the user and in the digest."""
+
+    row: int
+    name: str
+    path: Path
+
+
+class UnreadableError(Exception):
+    """A file gives no picture. reason: one of a few; detail: what the decoder said."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
+def listed_pictures(root: Path, files: Sequence[Sequence[str]]) -> list[Picture]:
+    """files: for each row, paths relative to `root`."""
+    return [Picture(row, name, root / name) for row, names in enumerate(files) for name in names]
+
+
+def folder_pictures(folder: Path, item_ids: Sequence[str]) -> list[Picture]:
+    """Files of a folder named ITEM_ID.EXT, ITEM_ID_2.EXT …, in this order within an item; other files are ignored.
+
+    Ids are compared with file names and never made into paths, so any id is safe. A name that is itself an id
+    (`A_2.jpg` where there is an item `A_2`) belongs to that item alone. Raises DataError where there is no folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"--images {folder}: no such folder")
+    row_of = {item_id: row for row, item_id in enumerate(item_ids)}
+    found: list[tuple[int, int, str, Path]] = []
+    for path in folder.iterdir():
+        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+            continue
+        numbered = re.fullmatch(r"(.+)_([0-9]+)", path.stem, re.DOTALL)
+        if path.stem in row_of:
+            found.append((row_of[path.stem], 1, path.name, path))
+        elif numbered and numbered[1] in row_of:
+            found.append((row_of[numbered[1]], int(numbered[2]), path.name, path))
+    return [Picture(row, name, path) for row, _, name, path in sorted(found)]
+
+
+def first_of_each_item(pictures: Sequence[Picture], most: int) -> list[Picture]:
+    """At most `most` pictures of each item, by row, in the order given."""
+    taken: dict[int, int] = {}
+    kept = []
+    for picture in sorted(pictures, key=lambda picture: picture.row):  # stable: the order within an item stays
+        taken[picture.row] = taken.get(picture.row, 0) + 1
+        if taken[picture.row] <= most:
+            kept.append(picture)
+    return kept
+
+
+def pictures_digest(pictures: Sequence[Picture]) -> str:
+    """sha256 over row, name, size and content of every picture; a file that cannot be read counts by its name."""
+
+    def facts(picture: Picture) -> list[object]:
+        try:
+            with picture.path.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").hexdigest()
+            return [picture.row, picture.name, picture.path.stat().st_size, content]
+        except OSError:  # told to the user when the picture is to be embedded
+            return [picture.row, picture.name, None, None]
+
+    return digest([facts(picture) for picture in pictures])
+
+
+def read_picture(path: Path) -> Image.Image:
+    """An upright RGB picture: EXIF orientation applied, transparency on white, of an animation the first frame.
+
+    Raises UnreadableError for files that are missing, empty, not of FORMATS, damaged or truncated, of more pixels
+    than Pillow's limit against decompression bombs, or more than LONGEST times as long as wide.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UnreadableError("cannot be read", error.strerror or type(error).__name__) from None
+    if not content:
+        raise UnreadableError("empty file")
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            _check_size(image)
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except (UnreadableError, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise UnreadableError("not a picture", f"formats read: {', '.join(FORMATS)}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UnreadableError("too many pixels") from None
+    except Exception as error:  # decoders fed with damaged files raise nearly anything
+        raise UnreadableError("damaged", str(error).strip() or type(error).__name__) from None
+
+
+def _check_size(image: Image.Image) -> None:
+    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise UnreadableError("too many pixels", f"{image.width} x {image.height}")
+    if max(image.size) > LONGEST * min(image.size):
+        raise UnreadableError("too long and narrow", f"{image.width} x {image.height}")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # 16 bits of grey: Pillow's own conversion clips them to white
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        # What lies under transparent pixels is arbitrary, often black; shops show them on white.
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")

@@ -1,0 +1,234 @@
+"""The ANT network (arXiv 2309.10195, section 4): tensors in, tensors out; it knows no files and no training.
+
+Letters in shape comments: n items, K experts, D width, d width of a raw feature, B sequences, L length.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from antpipe.config import MODALITIES, ModelConfig
+
+INIT_STD = 0.02  # of the Transformer, the positions and the ids, as in BERT (arXiv 1810.04805)
+NOISE_FLOOR = 0.01  # least scale of the gate noise
+
+
+@dataclass(frozen=True)
+class ItemVectors:
+    """What the item side makes of n items: `fused` (n, D), and the part of each modality (n, D)."""
+
+    fused: Tensor
+    parts: dict[str, Tensor]
+
+
+class NoisyGate(nn.Module):
+    """Weights of K experts: softmax(x W_g + noise * (softplus(x W_n) + 0.01)); both matrices start at zero."""
+
+    def __init__(self, in_width: int, experts: int) -> None:
+        super().__init__()
+        self.w_gate = nn.Parameter(torch.empty(in_width, experts))
+        self.w_noise = nn.Parameter(torch.empty(in_width, experts))
+
+    def reset(self) -> None:
+        nn.init.zeros_(self.w_gate)
+        nn.init.zeros_(self.w_noise)
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """x: (..., d); noise: (..., K) standard normal, or None for no noise. Returns (..., K), rows sum to 1."""
+        logits = x @ self.w_gate
+        if noise is not None:
+            logits = logits + noise * (F.softplus(x @ self.w_noise) + NOISE_FLOOR)
+        return logits.softmax(-1)
+
+
+class ModalityExperts(nn.Module):
+    """Mixture of K linear experts over one modality's raw features.
+
+    Expert k is W_k (x - b_k) where `shifted` (text and image), W_k x + c_k otherwise (price). All experts
+    share one dropout mask an item, which lets them be one matrix product (docs/method.md).
+    """
+
+    def __init__(self, in_width: int, config: ModelConfig, shifted: bool) -> None:
+        super().__init__()
+        self.dropout, self.noisy, self.init = config.item_dropout, config.gate_noise, config.init
+        self.weight = nn.Parameter(torch.empty(config.experts, config.width, in_width))  # (K, D, d)
+        self.shift = nn.Parameter(torch.empty(config.experts, in_width)) if shifted else None  # (K, d)
+        self.bias = None if shifted else nn.Parameter(torch.empty(config.experts, config.width))  # (K, D)
+        self.gate = NoisyGate(in_width, config.experts)
+
+    def reset(self) -> None:
+        """Experts anew; the gate has its own reset."""
+        _, width, in_width = self.weight.shape
+        nn.init.normal_(self.weight, std=INIT_STD if self.init == "normal" else math.sqrt(2 / (width + in_width)))
+        for constant in (self.shift, self.bias):
+            if constant is not None:
+                nn.init.zeros_(constant)
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """x: (n, d); noise: (n, K), drawn here in training where it is not given. Returns (n, D)."""
+        if noise is None and self.training and self.noisy:
+            noise = torch.randn(len(x), len(self.weight), dtype=x.dtype, device=x.device)
+        gates = self.gate(x, noise)  # (n, K)
+        x = F.dropout(x, self.dropout, self.training)
+        outputs = F.linear(x, self.weight.flatten(0, 1)).view(len(x), *self.weight.shape[:2])  # (n, K, D)
+        if self.shift is not None:
+            constant = -torch.einsum("kdi,ki->kd", self.weight, self.shift)  # (K, D)
+        else:
+            assert self.bias is not None
+            constant = self.bias
+        mixed: Tensor = torch.einsum("nk,nkd->nd", gates, outputs) + gates @ constant
+        return mixed
+
+
+class SingleProjection(nn.Module):
+    """One linear layer instead of experts and gate (`experts = 0`; the paper's ablation without experts)."""
+
+    def __init__(self, in_width: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.dropout, self.init = config.item_dropout, config.init
+        self.linear = nn.Linear(in_width, config.width)
+
+    def reset(self) -> None:
+        if self.init == "normal":
+            nn.init.normal_(self.linear.weight, std=INIT_STD)
+        else:
+            nn.init.xavier_normal_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (n, d). Returns (n, D)."""
+        projected: Tensor = self.linear(F.dropout(x, self.dropout, self.training))
+        return projected
+
+
+class FeedForward(nn.Module):
+    """Two layers with GELU (erf) between; no residual, which belongs to the layer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        inner = config.inner_width or config.width
+        self.inner = nn.Linear(config.width, inner)
+        self.outer = nn.Linear(inner, config.width)
+        self.dropout = config.hidden_dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., D). Returns (..., D)."""
+        return F.dropout(self.outer(F.gelu(self.inner(x))), self.dropout, self.training)
+
+
+class TransformerLayer(nn.Module):
+    """Post-LayerNorm causal self-attention and feed-forward; with several feed-forwards, a noisy gate mixes them."""
+
+    def __init__(self, config: ModelConfig, feed_forward_experts: int) -> None:
+        super().__init__()
+        self.heads, self.noisy = config.heads, config.gate_noise
+        self.hidden_dropout, self.attention_dropout = config.hidden_dropout, config.attention_dropout
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+        self.attention_norm = nn.LayerNorm(config.width, config.layer_norm_eps)
+        self.feed_forward = nn.ModuleList(FeedForward(config) for _ in range(feed_forward_experts))
+        self.gate = NoisyGate(config.width, feed_forward_experts) if feed_forward_experts > 1 else None
+        self.output_norm = nn.LayerNorm(config.width, config.layer_norm_eps)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x: (B, L, D); mask: (B, 1, L, L) bool, True where a position may look, or None for plain causal."""
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        context = F.scaled_dot_product_attention(  # (B, heads, L, D / heads)
+            q, k, v, mask, dropout_p=self.attention_dropout if self.training else 0.0, is_causal=mask is None
+        )
+        context = self.out(context.transpose(1, 2).flatten(2))
+        x = self.attention_norm(x + F.dropout(context, self.hidden_dropout, self.training))
+        normed: Tensor = self.output_norm(x + self._feed(x))
+        return normed
+
+    def _feed(self, x: Tensor) -> Tensor:
+        if self.gate is None:
+            fed: Tensor = self.feed_forward[0](x)
+            return fed
+        noise = None
+        if self.training and self.noisy:
+            noise = torch.randn(*x.shape[:-1], len(self.feed_forward), dtype=x.dtype, device=x.device)
+        outputs = torch.stack([expert(x) for expert in self.feed_forward], -2)  # (B, L, experts, D)
+        return torch.einsum("blk,blkd->bld", self.gate(x, noise), outputs)
+
+
+class Ant(nn.Module):
+    """Item side, sequence side and their match.
+
+    widths: width d of each modality's raw features; the modalities it names are those the model has.
+    max_len: number of positions. items: size of the catalogue, needed where the model is transductive.
+    """
+
+    def __init__(self, config: ModelConfig, widths: Mapping[str, int], max_len: int, items: int | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.widths = {name: widths[name] for name in MODALITIES if name in widths}
+        self.max_len = max_len
+        self.modalities = nn.ModuleDict(
+            {
+                name: ModalityExperts(width, config, shifted=name != "price")
+                if config.experts
+                else SingleProjection(width, config)
+                for name, width in self.widths.items()
+            }
+        )
+        self.positions = nn.Embedding(max_len, config.width)
+        self.input_norm = nn.LayerNorm(config.width, config.layer_norm_eps)
+        self.encoder = nn.ModuleList(
+            TransformerLayer(config, config.feed_forward_experts if layer == config.layers - 1 else 1)
+            for layer in range(config.layers)
+        )
+        self.ids = nn.Embedding(items, config.width) if config.transductive and items else None
+        self.reset()
+
+    def reset(self) -> None:
+        """Every parameter anew: linear layers and embeddings N(0, .02), biases 0, experts per `init`, gates 0."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=INIT_STD)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=INIT_STD)
+            elif isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+        for module in self.modules():
+            if isinstance(module, ModalityExperts | SingleProjection | NoisyGate):
+                module.reset()
+
+    def items(self, features: Mapping[str, Tensor], ids: Tensor | None = None) -> ItemVectors:
+        """Vectors of n items. features: raw features (n, d) by modality, zeros where missing; ids: (n,) rows of
+        the id embedding where the model is transductive."""
+        parts = {name: module(features[name]) for name, module in self.modalities.items()}
+        fused = torch.stack(list(parts.values())).sum(0)  # (n, D)
+        if self.config.fusion and "text" in parts and "image" in parts:
+            fused = fused + self.config.fusion * (parts["image"] * parts["text"])
+        if self.ids is not None:
+            assert ids is not None
+            fused = fused + self.ids(ids)
+        return ItemVectors(fused, parts)
+
+    def embed_sequence(self, items: Tensor) -> Tensor:
+        """items: (B, L, D) vectors, the oldest first. Returns the input of the first layer (B, L, D)."""
+        return F.dropout(
+            self.input_norm(items + self.positions.weight[: items.shape[1]]), self.config.hidden_dropout, self.training
+        )
+
+    def encode(self, items: Tensor, real: Tensor | None = None) -> Tensor:
+        """items: (B, L, D), the oldest first, padded at the end. Returns (B, L, D): at l, what follows items 0..l.
+
+        A real position never looks at padding, because padding comes later; so `real` (B, L), True where there
+        is an item, only matters to who reads the outputs at padded positions.
+        """
+        x = self.embed_sequence(items)
+        mask = None
+        if real is not None:
+            length = items.shape[1]
+            causal = torch.ones(length, length, dtype=torch.bool, device=items.device).tril()
+            mask = causal & real[:, None, None, :]  # (B, 1, L, L)
+        for layer in self.encoder:
+            x = layer(x, mask)
+        return x

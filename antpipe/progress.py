@@ -1,0 +1,32 @@
+"""Progress on stderr: a bar on a terminal, now and then a plain line elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+QUIET_SECONDS = 5.0  # between plain lines
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Yields update(done, total, note), to be called as often as one likes."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                   TextColumn("{task.fields[note]}"))  # fmt: skip
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(label, total=None, note="")
+            yield lambda done, total, note: bar.update(task, completed=done, total=total, note=note)
+        return
+    last = time.monotonic()
+
+    def line(done: int, total: int, note: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= QUIET_SECONDS or (done == total and note):
+            last = time.monotonic()
+            print(f"{label}: {done}/{total} {note}".rstrip(), file=sys.stderr)
+
+    yield line

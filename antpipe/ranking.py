@@ -1,0 +1,162 @@
+"""Full ranking over a catalogue: FAISS top-k, exact ranks with ties counted half, and their metrics.
+
+Two protocols, never mixed: `all` ranks every item; `unseen` leaves out what is in the user's history (a target
+that is in its own history then counts as a miss).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from antpipe.data import Catalogue, Examples, history_blocks, item_inputs
+
+if TYPE_CHECKING:
+    import torch
+
+    from antpipe.model import Ant
+
+CUTOFFS = (10, 20, 50)
+DEPTH = max(CUTOFFS)  # ranks beyond it are not told apart: no metric reads them
+PROTOCOLS = ("all", "unseen")
+# Most that a score of FAISS (float32) differs from the same score in float64, both of unit vectors.
+TOLERANCE = 4e-6
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Rank of each example's target by protocol, (Q,) float64: 1 is best, a tie adds a half, infinite beyond
+    DEPTH. seen: (Q,) True where the target is in its user's history."""
+
+    by_protocol: dict[str, NDArray[np.float64]]
+    seen: NDArray[np.bool_]
+
+
+def catalogue_vectors(
+    model: "Ant", catalogue: Catalogue, domain: str, device: "torch.device", size: int = 8192
+) -> "torch.Tensor":
+    """Vectors (N, D) of a domain's items, `size` at a time. The model must be in evaluation mode."""
+    import torch
+
+    parts, rows = [], catalogue.rows(domain)
+    with torch.inference_mode():
+        for start in range(0, len(rows), size):
+            inputs = item_inputs(catalogue, model.widths, rows[start : start + size], device)
+            parts.append(model.items(inputs.features, inputs.ids).fused)
+    return torch.cat(parts)
+
+
+def history_vectors(model: "Ant", items: "torch.Tensor", part: Examples, size: int = 1024) -> "torch.Tensor":
+    """What the model expects after each history: (Q, D). items: (N, D) vectors of the domain's catalogue."""
+    import torch
+
+    out = torch.empty(len(part), items.shape[1], dtype=items.dtype, device=items.device)
+    with torch.inference_mode():
+        for rows, inputs, last in history_blocks(part, size):
+            hidden = model.encode(items[torch.from_numpy(inputs).to(items.device)])  # (B, L, D)
+            out[torch.from_numpy(rows).to(items.device)] = hidden[
+                torch.arange(len(rows), device=items.device), torch.from_numpy(last).to(items.device)
+            ]
+    return out
+
+
+def unit_rows(vectors: "torch.Tensor") -> Floats:
+    """Rows scaled to length 1, as a float32 array on the CPU."""
+    import torch.nn.functional as F
+
+    rows: Floats = F.normalize(vectors.float(), dim=-1).cpu().numpy()
+    return rows
+
+
+def flat_index(items: Floats) -> Any:
+    """A FAISS index of exact inner products over unit vectors (N, D)."""
+    import faiss
+
+    index = faiss.IndexFlatIP(items.shape[1])
+    index.add(items)
+    return index
+
+
+def rank_examples(queries: Floats, items: Floats, part: Examples, size: int = 256) -> Ranks:
+    """Ranks of the targets under both protocols. queries: (Q, D), items: (N, D), unit vectors.
+
+    FAISS proposes candidates: DEPTH, plus as many as a history may take away, plus the target. They are scored
+    again in float64, so that ranks depend neither on the size of blocks nor on the number of threads.
+    """
+    index = flat_index(items)
+    ranks = {name: np.full(len(part), np.inf) for name in PROTOCOLS}
+    seen = np.zeros(len(part), np.bool_)
+    targets = part.targets()
+    for begin in range(0, len(part), size):
+        rows = np.arange(begin, min(begin + size, len(part)))
+        keys = _history_keys(part, rows, len(items))
+        longest = int(np.bincount(keys // len(items)).max())
+        _, candidates = index.search(queries[rows], min(len(items), DEPTH + longest + 1))  # (B, k)
+        block, unsure = _rank_block(queries[rows], items, candidates, targets[rows], keys)
+        for q in np.flatnonzero(unsure):  # near ties reach beyond the candidates: score the whole catalogue
+            everything = np.arange(len(items))[None]
+            own = keys[keys // len(items) == q] % len(items)
+            block[:, q, None], _ = _rank_block(queries[rows[q], None], items, everything, targets[rows[q], None], own)
+        seen[rows] = np.isin(np.arange(len(rows)) * len(items) + targets[rows], keys)
+        ranks["all"][rows] = block[0]
+        ranks["unseen"][rows] = np.where(seen[rows], np.inf, block[1])
+    return Ranks(ranks, seen)
+
+
+def _history_keys(part: Examples, rows: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Sorted distinct pairs (place in rows, item of its history), each as place * n + item."""
+    count = part.end[rows] - part.start[rows]
+    within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    history = part.items[np.repeat(part.start[rows], count) + within].astype(np.int64)
+    return np.unique(np.repeat(np.arange(len(rows)), count) * n + history)
+
+
+def _rank_block(
+    queries: Floats, items: Floats, candidates: NDArray[np.int64], targets: NDArray[np.int64], keys: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Ranks (2, B) among candidates (B, k), for `all` and for `unseen`, and where these candidates do not
+    suffice (B,). An item is better or equal by its float64 score; equal rows of `items` have equal scores."""
+    query = queries.astype(np.float64)
+    scores = np.einsum("bkd,bd->bk", items[candidates].astype(np.float64), query)
+    goal = np.einsum("bd,bd->b", items[targets].astype(np.float64), query)[:, None]
+    hidden = np.isin(np.arange(len(queries))[:, None] * len(items) + candidates, keys)
+    all_items = candidates != targets[:, None]
+    complete = (candidates.shape[1] == len(items)) | (goal[:, 0] > scores.min(1) + TOLERANCE)
+    ranks, unsure = [], np.zeros(len(queries), np.bool_)
+    for allowed in (all_items, all_items & ~hidden):
+        better = ((scores > goal) & allowed).sum(1)
+        equal = ((scores == goal) & allowed).sum(1)
+        ranks.append(np.where(better < DEPTH, 1 + better + equal / 2, np.inf))
+        unsure |= ~complete & (((scores > goal + TOLERANCE) & allowed).sum(1) < DEPTH)
+    return np.stack(ranks), unsure
+
+
+def metrics(ranks: NDArray[np.float64]) -> dict[str, float]:
+    """Recall, NDCG and MRR at each cutoff, means over examples with one target each."""
+    values = {}
+    for k in CUTOFFS:
+        hit = ranks <= k
+        found = ranks[hit]
+        values[f"recall@{k}"] = float(hit.mean())
+        values[f"ndcg@{k}"] = float((1 / np.log2(found + 1)).sum() / len(ranks))
+        values[f"mrr@{k}"] = float((1 / found).sum() / len(ranks))
+    return values
+
+
+def evaluate(model: "Ant", catalogue: Catalogue, domain: str, part: Examples, device: "torch.device") -> Ranks:
+    """Ranks of one domain's examples by a model; the catalogue holds that domain, alone or among others."""
+    was_training = model.training
+    model.eval()
+    items = catalogue_vectors(model, catalogue, domain, device)
+    queries = history_vectors(model, items, part)
+    model.train(was_training)
+    return rank_examples(unit_rows(queries), unit_rows(items), part)
+
+
+def summary(ranks: Ranks) -> dict[str, Any]:
+    """Metrics by protocol, the number of positions and the share of targets that are in their own history."""
+    protocols: Mapping[str, Any] = {name: metrics(values) for name, values in ranks.by_protocol.items()}
+    return {"positions": len(ranks.seen), "target_in_history": float(ranks.seen.mean()), "protocols": dict(protocols)}

@@ -1,0 +1,73 @@
+"""What to show next: the top-k items for a user of the store, or after items named by hand."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from antpipe.data import Examples
+from antpipe.errors import DataError, UsageError
+from antpipe.ranking import catalogue_vectors, flat_index, history_vectors, unit_rows
+from antpipe.runs import open_run
+from antpipe.store import Domain, Store
+
+
+def recommend(
+    store: Store,
+    run: Path,
+    domain: str,
+    *,
+    user: str | None,
+    items: Sequence[str],
+    k: int,
+    include_seen: bool,
+    notice: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """The k best items after a history: that of `user` (original id), or `items` (original ids, the oldest first).
+
+    Items of the history are left out unless include_seen. Returns rows of rank, item_id, title and score (the
+    cosine, in [-1, 1]), the best first. Raises DataError naming a user or item the domain does not have.
+    """
+    import torch
+
+    if (user is None) == (not items):
+        raise UsageError("give either --user or --items", "antpipe recommend --help")
+    if k < 1:
+        raise UsageError(f"--k {k}: must be at least 1")
+    place = store.domain(domain)
+    ids = place.item_ids()
+    history = _user_history(place, user) if user is not None else _named_items(place, ids, items)
+    model, described, catalogue = open_run(store, run, domain, notice)
+    vectors = catalogue_vectors(model, catalogue, domain, torch.device("cpu"))
+    ends = np.array([len(history)])
+    part = Examples(np.zeros(1, np.int32), history, np.zeros(1, np.int64), ends, described.max_len)
+    query = unit_rows(history_vectors(model, vectors, part))
+    hidden = set() if include_seen else set(history.tolist())
+    scores, found = flat_index(unit_rows(vectors)).search(query, min(len(ids), k + len(hidden)))
+    kept = [(int(item), float(score)) for item, score in zip(found[0], scores[0], strict=True) if item not in hidden][
+        :k
+    ]
+    titles = place.table("items", ["title"])["title"].to_pylist()
+    return [
+        {"rank": rank, "item_id": ids[item], "title": titles[item], "score": round(score, 6)}
+        for rank, (item, score) in enumerate(kept, 1)
+    ]
+
+
+def _user_history(place: Domain, user: str) -> "np.ndarray[Any, np.dtype[np.int32]]":
+    """All items of a user in order of time."""
+    users = place.table("users", ["user_id"])["user_id"].to_pylist()
+    if user not in users:
+        raise DataError(f"domain {place.name}: no user {user!r} ({len(users)} users, such as {users[0]!r})")
+    sequences = place.sequences()
+    row = int(np.flatnonzero(sequences.user == users.index(user))[0])
+    return sequences.items[sequences.offsets[row] : sequences.offsets[row + 1]]
+
+
+def _named_items(place: Domain, ids: list[str], items: Sequence[str]) -> "np.ndarray[Any, np.dtype[np.int32]]":
+    rows = {item: row for row, item in enumerate(ids)}
+    unknown = [item for item in items if item not in rows]
+    if unknown:
+        raise DataError(f"domain {place.name}: no item {unknown[0]!r} ({len(ids)} items, such as {ids[0]!r})")
+    return np.array([rows[item] for item in items], np.int32)

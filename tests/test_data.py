@@ -1,0 +1,110 @@
+"""Training windows, batches and evaluation examples against what they must cover."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from antpipe.data import batches, examples, history_blocks, training_windows
+from antpipe.store import Sequences
+
+lengths = st.lists(st.integers(1, 14), min_size=1, max_size=8)
+
+
+def make_sequences(sizes: list[int], max_len: int, first_item: int = 0) -> Sequences:
+    """Users with items first_item, first_item + 1, …, all distinct; leave-one-out."""
+    n = np.array(sizes)
+    return Sequences(
+        user=np.arange(len(n), dtype=np.int32),
+        offsets=np.concatenate([[0], np.cumsum(n)]),
+        items=np.arange(first_item, first_item + n.sum(), dtype=np.int32),
+        train_end=np.maximum(n - 2, 1).astype(np.int32),
+        valid_end=np.maximum(n - 1, 1).astype(np.int32),
+        max_len=max_len,
+    )
+
+
+def prefixes(part: Sequences, offset: int) -> set[tuple[tuple[int, ...], int]]:
+    """Every training target with the items before it, the last max_len at most."""
+    found = set()
+    for u in range(len(part.user)):
+        own = [int(i) + offset for i in part.items[part.offsets[u] : part.offsets[u + 1]]]
+        for t in range(1, int(part.train_end[u])):
+            found.add((tuple(own[max(0, t - part.max_len) : t]), own[t]))
+    return found
+
+
+def served(batch_list, whole: int | None) -> list[tuple[tuple[int, ...], int]]:
+    """The (history, target) pairs that a causal pass over the batches' blocks serves."""
+    found = []
+    for batch in batch_list:
+        rows = np.arange(whole) if whole is not None else batch.items
+        at = 0
+        for block in batch.blocks:
+            width = block.inputs.shape[1]
+            for position in block.positions:
+                row, column = divmod(int(position), width)
+                history = tuple(int(i) for i in rows[block.inputs[row, : column + 1]])
+                found.append((history, int(rows[batch.targets[at]])))
+                at += 1
+        assert at == len(batch.targets)
+    return found
+
+
+@given(lengths, lengths, st.integers(1, 6), st.integers(1, 20), st.booleans())
+def test_batches_serve_every_prefix_exactly_once(first, second, max_len, batch_size, own_items_only) -> None:
+    parts = [make_sequences(first, max_len), make_sequences(second, max_len)]
+    offsets = np.array([0, sum(first), sum(first) + sum(second)])
+    whole = None if own_items_only else int(offsets[-1])
+    windows = training_windows(parts, offsets)
+    expected = prefixes(parts[0], 0) | prefixes(parts[1], sum(first))
+    if not expected:
+        assert not len(windows.first)
+        return
+    found = served(batches(windows, batch_size, seed=1, epoch=3, whole=whole), whole)
+    assert len(found) == len(expected)
+    assert set(found) == expected
+
+
+def test_order_of_batches_depends_on_seed_and_epoch_only() -> None:
+    windows = training_windows([make_sequences([9, 7, 12, 5, 8], 6)], np.array([0, 41]))
+    orders = [
+        [batch.targets.tolist() for batch in batches(windows, 4, seed=seed, epoch=epoch, whole=41)]
+        for seed, epoch in ((0, 1), (0, 1), (0, 2), (1, 1))
+    ]
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+    assert orders[0] != orders[3]
+
+
+def test_lengths_within_a_block_differ_by_at_most_a_factor_of_two() -> None:
+    windows = training_windows([make_sequences(list(range(3, 52)), 50)], np.array([0, 2000]))
+    for batch in batches(windows, 10_000, seed=0, epoch=1, whole=2000):
+        for block in batch.blocks:
+            width = block.inputs.shape[1]
+            rows = np.unique(block.positions // width, return_counts=True)[1]
+            assert rows.min() * 2 >= width
+
+
+@given(lengths, st.integers(1, 6))
+def test_valid_and_test_examples_are_the_last_two_items(sizes: list[int], max_len: int) -> None:
+    part = make_sequences(sizes, max_len)
+    test, valid = examples(part, "test"), examples(part, "valid")
+    assert test.targets().tolist() == [
+        int(part.items[stop - 1]) for stop, n in zip(part.offsets[1:], sizes, strict=True) if n > 1
+    ]
+    assert valid.targets().tolist() == [
+        int(part.items[stop - 2]) for stop, n in zip(part.offsets[1:], sizes, strict=True) if n > 2
+    ]
+
+
+@given(lengths, st.integers(1, 6), st.integers(1, 5))
+def test_history_blocks_hold_the_last_items_before_each_target(sizes: list[int], max_len: int, size: int) -> None:
+    part = examples(make_sequences(sizes, max_len), "test")
+    seen = []
+    for rows, inputs, last in history_blocks(part, size):
+        assert len(rows) <= size
+        for row, history, end in zip(rows, inputs, last, strict=True):
+            expected = part.items[max(part.start[row], part.end[row] - max_len) : part.end[row]]
+            assert history[: end + 1].tolist() == expected.tolist()
+            seen.append(row)
+    assert sorted(seen) == list(range(len(part)))

@@ -1,0 +1,132 @@
+"""The network against the formulas written out."""
+
+import math
+
+import pytest
+import torch
+
+from antpipe.config import ModelConfig
+from antpipe.errors import UsageError
+from antpipe.model import INIT_STD, Ant, ModalityExperts
+
+WIDTHS = {"text": 5, "image": 7, "price": 4}
+SMALL = ModelConfig(width=8, experts=3, heads=2)
+
+
+@pytest.fixture
+def model() -> Ant:
+    torch.manual_seed(0)
+    model = Ant(SMALL, WIDTHS, max_len=6).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+    return model
+
+
+def features(n: int) -> dict[str, torch.Tensor]:
+    return {name: torch.randn(n, width, dtype=torch.float64) for name, width in WIDTHS.items()}
+
+
+def test_experts_of_text_are_the_formula_written_out(model: Ant) -> None:
+    x = features(4)["text"]
+    part = model.modalities["text"]
+    for row, got in zip(x, part(x[:]), strict=True):
+        gate = torch.softmax(row @ part.gate.w_gate, 0)
+        expected = sum(gate[k] * (part.weight[k] @ (row - part.shift[k])) for k in range(3))
+        assert torch.allclose(got, expected, rtol=1e-12)
+
+
+def test_experts_of_price_add_their_bias_after_the_product(model: Ant) -> None:
+    x = features(4)["price"]
+    part = model.modalities["price"]
+    for row, got in zip(x, part(x), strict=True):
+        gate = torch.softmax(row @ part.gate.w_gate, 0)
+        expected = sum(gate[k] * (part.weight[k] @ row + part.bias[k]) for k in range(3))
+        assert torch.allclose(got, expected, rtol=1e-12)
+
+
+def test_given_noise_enters_the_gate_scaled_by_softplus(model: Ant) -> None:
+    gate, x = model.modalities["text"].gate, features(4)["text"]
+    noise = torch.randn(4, 3, dtype=torch.float64)
+    scale = torch.log1p(torch.exp(x @ gate.w_noise)) + 0.01
+    assert torch.allclose(gate(x, noise), torch.softmax(x @ gate.w_gate + noise * scale, -1), rtol=1e-12)
+
+
+def test_fused_vector_is_the_sum_plus_a_tenth_of_image_times_text(model: Ant) -> None:
+    vectors = model.items(features(5))
+    parts = vectors.parts
+    expected = parts["text"] + parts["image"] + parts["price"] + 0.1 * parts["image"] * parts["text"]
+    assert torch.allclose(vectors.fused, expected, rtol=1e-12)
+
+
+def test_a_model_of_text_alone_has_no_fusion_term() -> None:
+    model = Ant(SMALL, {"text": 5}, max_len=6).eval()
+    vectors = model.items({"text": torch.randn(3, 5)})
+    assert torch.equal(vectors.fused, vectors.parts["text"])
+
+
+def test_later_items_never_change_earlier_outputs(model: Ant) -> None:
+    sequence = torch.randn(2, 6, 8, dtype=torch.float64)
+    changed = sequence.clone()
+    changed[:, 4:] = 9.0
+    assert torch.equal(model.encode(sequence)[:, :4], model.encode(changed)[:, :4])
+    assert not torch.equal(model.encode(sequence)[:, 4:], model.encode(changed)[:, 4:])
+
+
+def test_a_causal_pass_equals_a_pass_for_each_prefix(model: Ant) -> None:
+    sequence = torch.randn(1, 6, 8, dtype=torch.float64)
+    together = model.encode(sequence)[0]
+    for stop in range(1, 7):
+        alone = model.encode(sequence[:, :stop])[0, -1]
+        assert torch.allclose(together[stop - 1], alone, rtol=1e-10, atol=1e-12)
+
+
+def test_padding_does_not_reach_real_positions(model: Ant) -> None:
+    sequence = torch.randn(1, 6, 8, dtype=torch.float64)
+    real = torch.tensor([[True, True, True, True, False, False]])
+    assert torch.allclose(model.encode(sequence, real)[:, :4], model.encode(sequence)[:, :4], rtol=1e-10)
+
+
+def test_evaluation_draws_no_noise_and_training_does() -> None:
+    torch.manual_seed(0)
+    model = Ant(SMALL, WIDTHS, max_len=6)
+    x = {name: torch.randn(3, width) for name, width in WIDTHS.items()}
+    model.eval()
+    assert torch.equal(model.items(x).fused, model.items(x).fused)
+    model.train()
+    assert not torch.equal(model.items(x).fused, model.items(x).fused)
+
+
+@pytest.mark.parametrize(("init", "std"), [("xavier", math.sqrt(2 / (64 + 300))), ("normal", INIT_STD)])
+def test_experts_start_with_the_stated_spread(init: str, std: float) -> None:
+    torch.manual_seed(0)
+    part = ModalityExperts(300, ModelConfig(width=64, init=init), shifted=True)
+    part.reset()
+    assert part.weight.std().item() == pytest.approx(std, rel=0.01)
+    assert part.weight.mean().item() == pytest.approx(0, abs=std / 100)
+    assert part.shift is not None and not part.shift.any()
+
+
+def test_gates_start_at_zero_so_that_all_experts_count_the_same() -> None:
+    model = Ant(SMALL, WIDTHS, max_len=6).eval()
+    assert torch.allclose(model.modalities["text"].gate(torch.randn(2, 5)), torch.full((2, 3), 1 / 3))
+
+
+def test_no_experts_means_one_linear_layer() -> None:
+    model = Ant(ModelConfig(width=8, experts=0), WIDTHS, max_len=6).eval()
+    x = torch.randn(3, 5)
+    linear = model.modalities["text"].linear
+    assert torch.equal(model.modalities["text"](x), torch.nn.functional.linear(x, linear.weight, linear.bias))
+
+
+def test_a_transductive_model_adds_its_id_vectors() -> None:
+    model = Ant(ModelConfig(width=8, transductive=True), {"text": 5}, max_len=6, items=10).eval()
+    x, ids = {"text": torch.randn(3, 5)}, torch.tensor([9, 0, 4])
+    assert model.ids is not None
+    vectors = model.items(x, ids)
+    assert torch.allclose(vectors.fused, vectors.parts["text"] + model.ids.weight[ids])
+
+
+def test_width_must_be_a_multiple_of_heads() -> None:
+    with pytest.raises(UsageError, match="--width 9"):
+        ModelConfig(width=9, heads=2)

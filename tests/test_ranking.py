@@ -1,0 +1,93 @@
+"""Ranks and metrics against a brute-force reference."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from antpipe.data import Examples
+from antpipe.ranking import DEPTH, Ranks, metrics, rank_examples, summary
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def make_examples(histories: list[list[int]], targets: list[int]) -> Examples:
+    items, start, end = [], [], []
+    for history, target in zip(histories, targets, strict=True):
+        start.append(len(items))
+        items += [*history, target]
+        end.append(len(items) - 1)
+    return Examples(
+        np.arange(len(targets), dtype=np.int32), np.array(items, np.int32), np.array(start), np.array(end), 50
+    )
+
+
+def brute_force(queries: np.ndarray, items: np.ndarray, part: Examples) -> dict[str, np.ndarray]:
+    out = {"all": [], "unseen": []}
+    for q in range(len(part)):
+        scores = [float(sum(float(a) * float(b) for a, b in zip(queries[q], item, strict=True))) for item in items]
+        target, history = part.items[part.end[q]], set(part.items[part.start[q] : part.end[q]].tolist())
+        for name, ranks in out.items():
+            others = [i for i in range(len(items)) if i != target and not (name == "unseen" and i in history)]
+            better = sum(scores[i] > scores[target] + 1e-12 for i in others)
+            equal = sum(abs(scores[i] - scores[target]) <= 1e-12 for i in others)
+            miss = (name == "unseen" and target in history) or better >= DEPTH
+            ranks.append(np.inf if miss else 1 + better + equal / 2)
+    return {name: np.array(values) for name, values in out.items()}
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_ranks_equal_brute_force_with_ties_and_histories(data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, 200))
+    rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    # a few distinct directions only, so that whole groups of items tie exactly
+    items = unit(rng.normal(size=(7, 6)))[rng.integers(0, 7, n)]
+    some = st.integers(0, n - 1)
+    histories = data.draw(st.lists(st.lists(some, min_size=1, max_size=12), min_size=1, max_size=9))
+    part = make_examples(histories, data.draw(st.lists(some, min_size=len(histories), max_size=len(histories))))
+    queries = unit(rng.normal(size=(len(part), 6)))
+    ranks = rank_examples(queries, items, part, size=data.draw(st.integers(1, 12)))
+    for name, expected in brute_force(queries, items, part).items():
+        assert ranks.by_protocol[name].tolist() == expected.tolist()
+
+
+def test_more_ties_than_candidates_are_all_counted() -> None:
+    items = np.repeat(unit(np.ones((1, 4))), 500, axis=0)
+    ranks = rank_examples(unit(np.ones((1, 4))), items, make_examples([[3]], [7]))
+    assert ranks.by_protocol["all"].tolist() == [1 + 499 / 2]
+    assert ranks.by_protocol["unseen"].tolist() == [1 + 498 / 2]
+
+
+def test_ranks_do_not_depend_on_the_block_size() -> None:
+    rng = np.random.default_rng(0)
+    items, queries = unit(rng.normal(size=(700, 16))), unit(rng.normal(size=(300, 16)))
+    part = make_examples(rng.integers(0, 700, (300, 20)).tolist(), rng.integers(0, 700, 300).tolist())
+    one, many = (rank_examples(queries, items, part, size=size) for size in (1, 256))
+    assert one.by_protocol["all"].tolist() == many.by_protocol["all"].tolist()
+    assert one.by_protocol["unseen"].tolist() == many.by_protocol["unseen"].tolist()
+
+
+def test_a_target_in_its_own_history_is_a_miss_when_history_is_masked() -> None:
+    items = unit(np.eye(3) + 0.1)
+    ranks = rank_examples(items[[1]], items, make_examples([[1, 0]], [1]))
+    assert ranks.by_protocol["all"].tolist() == [1.0]
+    assert ranks.by_protocol["unseen"].tolist() == [np.inf]
+    assert summary(ranks)["target_in_history"] == 1.0
+
+
+def test_metrics_are_those_computed_by_hand() -> None:
+    values = metrics(np.array([1.0, 3.0, 10.5, np.inf]))
+    assert values["recall@10"] == 0.5
+    assert values["recall@20"] == 0.75
+    assert values["ndcg@10"] == pytest.approx((1 + 1 / np.log2(4)) / 4)
+    assert values["mrr@10"] == pytest.approx((1 + 1 / 3) / 4)
+    assert values["mrr@50"] == pytest.approx((1 + 1 / 3 + 1 / 10.5) / 4)
+
+
+def test_summary_keeps_the_protocols_apart() -> None:
+    both = summary(Ranks({"all": np.array([1.0]), "unseen": np.array([np.inf])}, np.array([True])))
+    assert both["protocols"]["all"]["recall@10"] == 1.0
+    assert both["protocols"]["unseen"]["recall@10"] == 0.0

@@ -1,0 +1,56 @@
+"""Stages as a table of parameter groups."""
+
+import pytest
+import torch
+
+from antpipe import transfer
+from antpipe.config import ModelConfig
+from antpipe.errors import DataError
+from antpipe.model import Ant
+
+CONFIG = ModelConfig(width=8, experts=2, transductive=True)
+
+
+def make_model(seed: int, text: int = 5) -> Ant:
+    torch.manual_seed(seed)
+    return Ant(CONFIG, {"text": text, "image": 6, "price": 4}, max_len=6, items=9)
+
+
+def test_every_parameter_is_in_exactly_one_group_and_every_group_has_some() -> None:
+    names = [name for name, _ in make_model(0).named_parameters()]
+    assert {transfer.group_of(name) for name in names} == set(transfer.GROUPS)
+
+
+def test_every_stage_says_what_happens_to_every_group() -> None:
+    for stage, actions in transfer.STAGES.items():
+        assert set(actions) == set(transfer.GROUPS), stage
+        assert set(actions.values()) <= {transfer.KEEP, transfer.FREEZE, transfer.RESET}
+
+
+@pytest.mark.parametrize("stage", ["finetune", "relearn"])
+def test_kept_and_frozen_tensors_come_from_the_checkpoint_and_others_do_not(stage: str) -> None:
+    source, model = make_model(0), make_model(1)
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.add_(1.0)
+    transfer.apply(stage, model, source.state_dict())
+    for name, parameter in model.named_parameters():
+        action = transfer.STAGES[stage][transfer.group_of(name)]
+        assert torch.equal(parameter, source.state_dict()[name]) == (action != transfer.RESET), name
+        assert parameter.requires_grad == (action != transfer.FREEZE), name
+
+
+def test_a_tensor_of_another_shape_is_refused_by_name() -> None:
+    with pytest.raises(DataError, match=r"modalities\.text\..*\(2, 8, 5\).*\(2, 8, 7\)"):
+        transfer.apply("finetune", make_model(1, text=7), make_model(0).state_dict())
+
+
+def test_relearn_takes_other_feature_widths() -> None:
+    transfer.apply("relearn", make_model(1, text=7), make_model(0).state_dict())
+
+
+def test_a_missing_tensor_is_refused_by_name() -> None:
+    tensors = make_model(0).state_dict()
+    del tensors["encoder.0.qkv.weight"]
+    with pytest.raises(DataError, match=r"encoder\.0\.qkv\.weight"):
+        transfer.apply("relearn", make_model(1), tensors)
