@@ -39,6 +39,7 @@ from antpipe.config import (
     resolve,
 )
 from antpipe.errors import AntpipeError, UsageError
+from antpipe.memory import keep_freed_memory
 from antpipe.progress import progress
 
 if TYPE_CHECKING:
@@ -206,6 +207,7 @@ def embed_image(common: Common, domains: Domains, config: ImageConfig, force: Fo
 
 def with_bar(label: str, stage: "Callable[..., StageResult]") -> "StageResult":
     """Run a stage that reports its progress."""
+    keep_freed_memory()
     with progress(label) as update:
         return stage(progress=lambda done, total: update(done, total, ""))
 
@@ -243,6 +245,7 @@ def train(
 
     if source is not None:
         model = common.resolve(ModelConfig, checkpoint.describe(source).model_config())
+    keep_freed_memory()
     with progress(stage) as update:
         done, was_there = run_stage(
             common.store, names(domains), stage,
@@ -263,6 +266,7 @@ def evaluate(common: Common, run: Run, domains: Domains, config: EvaluateConfig)
     from antpipe.evaluate import evaluate_run
     from antpipe.ranking import CUTOFFS
 
+    keep_freed_memory()
     results = [evaluate_run(common.store, run, name, config, notice) for name in names(domains)]
     if common.json:
         print_json(results)
@@ -325,6 +329,7 @@ def demo(common: Common, config: DemoConfig, force: Force = False) -> None:
     """The whole pipeline on generated shops, ending in a table of scratch, finetune and relearn."""
     from antpipe.demo import run_demo
 
+    keep_freed_memory()
     result = run_demo(common.store, config, force=force, say=notice)
     print_json(result) if common.json else print(result["table"])
 

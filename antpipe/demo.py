@@ -61,9 +61,8 @@ def run_demo(store: Store, config: DemoConfig, *, force: bool, say: Callable[[st
             run_stage(domains=[TARGET], stage=arm, out=out, config=training, source=start, progress=quiet, **settings)
             figures[arm].append(evaluate_run(store, out, TARGET, EvaluateConfig(), say))
         say(f"{arm} on {TARGET}: {config.seeds} seeds done")
-    return {
-        "target": TARGET, "seeds": config.seeds, "arms": figures, "table": table(figures, config.seeds, store.root.name),
-    }  # fmt: skip
+    shown = table(figures, config.seeds, store.root.name)
+    return {"target": TARGET, "seeds": config.seeds, "arms": figures, "table": shown}
 
 
 def prepare(store: Store, *, force: bool, say: Callable[[str], None]) -> None:

@@ -1,6 +1,7 @@
 """embed-image: an item's pictures become the mean of their vectors under a frozen image encoder."""
 
 import os
+import shlex
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -66,7 +67,8 @@ def embed_image(
     """
     place = store.domain(domain)
     pictures = _pictures_of(place, config)
-    mend = f"{place.command('image')} --encoder {PACKAGED_IMAGE}"
+    folder = f" --images {shlex.quote(str(config.images))}" if config.images else ""
+    mend = f"{place.command('image')}{folder} --encoder {PACKAGED_IMAGE}"
     located = locate_image_encoder(config.encoder, mend)
     # max_images is in the digest: it decides which pictures are used. Device and batch size do not change the result.
     parameters = {"encoder": located.name, "revision": located.revision, "pictures": pictures_digest(pictures)}
@@ -106,7 +108,9 @@ def _build(
     with place.writing("image", parameters) as out:
         with out.feature("image", place.rows(), encoder.width) as feature:
             with warnings.catch_warnings():
-                # Above its limit Pillow warns, above twice the limit it raises: both are too many pixels.
+                # Pillow's remarks on odd metadata help nobody. Above its limit of pixels it only warns, above twice
+                # the limit it raises: both are too many.
+                warnings.simplefilter("ignore")
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 _fill(feature, _vectors(pictures, encoder, batch_size, progress, unreadable))
             present = int(feature.present.sum())

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PACKAGED_IMAGE = "packaged/efficientnet-lite0"
+# What open_clip looks for in a hub repository that names no file, the better format first.
+HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 CHECKPOINT_FILES = (".pt", ".pth", ".bin", ".safetensors", ".npz", ".ckpt")
-OPEN_CLIP_SCHEMES = ("hf-hub:", "local-dir:")
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,14 @@ def locate_image_encoder(name: str, mend: str) -> Located:
         _check_open_clip_tag(name, model, pretrained, mend)
     try:
         with quiet():
-            weights = _download_open_clip(name, model, pretrained)
+            path, revision = _fetch_repository(name) if name.startswith("hf-hub:") else _fetch_tag(model, pretrained)
     except Exception as error:  # hub client, HTTP client and file system each raise errors of their own
         raise DataError(
-            f"image encoder {name}: its weights are not on this machine and cannot be downloaded "
+            f"image encoder {name}: its weights are not on this machine and not to be had from the model hub "
             f"({first_line(error)}). Packaged encoders, which need no network: {PACKAGED_IMAGE}",
             mend,
         ) from error
-    from_hub = weights.parent.parent.name == "snapshots"
-    return Located(name, name, "hub", weights.parent.name if from_hub else file_sha256(weights), weights)
+    return Located(name, name, "hub", revision, path)
 
 
 def _packaged_image(name: str) -> Path:
@@ -109,12 +110,44 @@ def _check_open_clip_tag(name: str, model: str, tag: str, mend: str) -> None:
         raise UsageError(f"image encoder {name}: the weights {tag!r} belong to the model {fitting}: {fitting}/{tag}")
 
 
-def _download_open_clip(name: str, model: str, tag: str) -> Path:
-    from open_clip.pretrained import download_pretrained, download_pretrained_from_hf, get_pretrained_cfg
+def _fetch_tag(model: str, tag: str) -> tuple[Path, str]:
+    """The weights file of an open_clip tag and its commit (sha256 where it comes from a plain URL)."""
+    from open_clip import download_pretrained, get_pretrained_cfg
 
-    if name.startswith("hf-hub:"):
-        return Path(download_pretrained_from_hf(name.removeprefix("hf-hub:")))
-    return Path(download_pretrained(get_pretrained_cfg(model, tag)))
+    configuration = get_pretrained_cfg(model, tag)
+    repository, _, file = configuration.get("hf_hub", "").rpartition("/")
+    if not repository:
+        weights = Path(download_pretrained(configuration))
+        return weights, file_sha256(weights)
+    folder, weights = _hub_weights(
+        repository, (str(Path(file).with_suffix(".safetensors")), file) if file else HUB_WEIGHTS
+    )
+    return weights, folder.name
+
+
+def _fetch_repository(name: str) -> tuple[Path, str]:
+    """The local folder of an `hf-hub:` model with settings and weights, and its commit."""
+    from huggingface_hub import snapshot_download
+
+    repository = name.removeprefix("hf-hub:")
+    snapshot_download(repository, allow_patterns=["*.json", "*.txt", "*.model"])
+    folder, _ = _hub_weights(repository, HUB_WEIGHTS)
+    return folder, folder.name
+
+
+def _hub_weights(repository: str, files: Sequence[str]) -> tuple[Path, Path]:
+    """The local snapshot and the first of `files` that the repository has.
+
+    snapshot_download asks the hub once and then looks into the cache; open_clip's own download tries for a minute
+    before it notices that there is no network.
+    """
+    from huggingface_hub import snapshot_download
+
+    for file in files:
+        folder = Path(snapshot_download(repository, allow_patterns=[file]))
+        if (folder / file).is_file():
+            return folder, folder / file
+    raise FileNotFoundError(f"{repository} has none of {', '.join(files)}")
 
 
 def load_image_encoder(located: Located, device: "torch.device", mend: str) -> ImageEncoder:
@@ -158,12 +191,22 @@ Loaded = tuple[Callable[["Image"], "torch.Tensor"], Callable[["torch.Tensor"], "
 def _load_open_clip(located: Located, device: "torch.device") -> Loaded:
     import open_clip
 
-    whole = located.asked.startswith(OPEN_CLIP_SCHEMES)
-    model_name, _, pretrained = (located.asked, "", None) if whole else located.asked.partition("/")
-    # This function of open_clip refuses to go on with random weights; the others only log it.
-    model, prepare = open_clip.create_model_from_pretrained(model_name, pretrained, device=device)
+    model, _, tag = located.asked.partition("/")
+    settings = open_clip.get_pretrained_cfg(model, tag)  # empty for a file or a folder
+    in_folder = located.path.is_dir()
+    # The located weights by their path, not by their tag: they are those the revision speaks of. This function of
+    # open_clip refuses to go on with random weights; the others only log it.
+    network, prepare = open_clip.create_model_from_pretrained(
+        f"local-dir:{located.path}" if in_folder else model,
+        None if in_folder else str(located.path),
+        device=device,
+        image_mean=settings.get("mean"),
+        image_std=settings.get("std"),
+        image_interpolation=settings.get("interpolation"),
+        image_resize_mode=settings.get("resize_mode"),
+    )
     facts = {"pooling": "projected, not normalised", "library": f"open_clip {open_clip.__version__}"}
-    return prepare, model.eval().encode_image, facts
+    return prepare, network.eval().encode_image, facts
 
 
 def _load_efficientnet(located: Located, device: "torch.device") -> Loaded:
@@ -174,7 +217,7 @@ def _load_efficientnet(located: Located, device: "torch.device") -> Loaded:
 
     model = EfficientNet.from_name("efficientnet-lite0")
     model.load_state_dict(torch.load(located.path, map_location="cpu", weights_only=True), strict=True)
-    model = model.to(device).eval()
+    model = model.to(device, memory_format=torch.channels_last).eval()  # 1.5 times as fast on a CPU
     prepare = v2.Compose([
         v2.Resize(224, interpolation=v2.InterpolationMode.BICUBIC),
         v2.CenterCrop(224),
@@ -184,7 +227,8 @@ def _load_efficientnet(located: Located, device: "torch.device") -> Loaded:
     ])  # fmt: skip
 
     def forward(pixels: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = model.extract_features(pixels)
+        features: torch.Tensor = model.extract_features(pixels.to(memory_format=torch.channels_last))
         return features.mean(dim=(2, 3))
 
-    return prepare, forward, {"pooling": "average before the classifier", "library": "efficientnet_lite_pytorch"}
+    library = f"efficientnet-lite-pytorch {version('efficientnet-lite-pytorch')}"
+    return prepare, forward, {"pooling": "average before the classifier", "library": library}

@@ -1,16 +1,17 @@
 """Stage `ingest amazon`: the published review and metadata files of one domain become a domain of the store."""
 
 import dataclasses
-import shlex
+import math
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from antpipe.config import IngestConfig, flag_name, to_json
-from antpipe.errors import DataError
+from antpipe.config import IngestConfig, to_json
 from antpipe.features.ingest.clean import drop_duplicate_lines, drop_repeats, k_core
 from antpipe.features.ingest.readers import (
     Rejects,
@@ -22,35 +23,34 @@ from antpipe.features.ingest.readers import (
     review_layout,
     unreadable,
 )
-from antpipe.features.ingest.tables import INTERACTIONS, ITEMS, REJECTS, write_domain
+from antpipe.features.ingest.release_files import Files, command_line, find_files
+from antpipe.features.ingest.tables import ITEMS, REJECTS, TEXTS, write_domain
 from antpipe.store import StageResult, Store, file_sha256
 
-SUFFIXES = (".json.gz", ".jsonl.gz", ".json", ".jsonl")
-REVIEW_NAMES = ("{}_5", "reviews_{}_5", "{}", "reviews_{}")
-REVIEWS = pl.Schema({**INTERACTIONS, "line_hash": pl.Int64()})
-CHUNK = 200_000
-
 
 @dataclass(frozen=True)
-class Source:
-    """A domain's files. metadata: None only where items may stay undescribed. ignored: there too, but not read."""
+class Reviews:
+    """Distinct review lines in file order: INTERACTIONS, where user_id and item_id are places in `users`, `items`.
 
-    reviews: Path
-    metadata: Path | None
-    ignored: list[Path]
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What a file says. table: INTERACTIONS, or the ITEMS asked for. duplicates: lines that repeat an earlier one."""
+    With numbers instead of ids a line takes 28 bytes. facts: for the report.
+    """
 
     table: pl.DataFrame
-    format: str
-    lines: int
-    duplicates: int
+    users: pl.Series
+    items: pl.Series
+    facts: dict[str, Any]
 
 
-NO_CATALOGUE = Contents(ITEMS.to_frame(), "none", 0, 0)
+@dataclass(frozen=True)
+class Catalogue:
+    """The ITEMS asked for, and the ids of all items the metadata describe. facts: for the report."""
+
+    table: pl.DataFrame
+    ids: pl.Series
+    facts: dict[str, Any]
+
+
+NO_CATALOGUE = Catalogue(ITEMS.to_frame(), pl.Series("item_id", [], pl.String), {})
 
 
 def quiet(_: str) -> None:
@@ -66,138 +66,96 @@ def ingest_amazon(
     force: bool = False,
     announce: Callable[[str], None] = quiet,
 ) -> StageResult:
-    """Read a domain of an Amazon release (2014, 2018 or 2023) from the folder `source` into the store.
+    """Read a domain of an Amazon release from local files into the store; what is read is announced.
 
-    Reviews are DOMAIN_5 or DOMAIN (.json or .jsonl, plain or .gz, `reviews_` in front or not). Where several are
-    there, the 5-core file is read: papers report on it, and the complete one would only be brought down to it.
-    Metadata are meta_DOMAIN, first with the suffix of the reviews, so that releases do not mix. What is read, in
-    which format, and what is left aside is announced.
-
-    Order of cleaning: malformed lines, identical lines, repeats of a (user, item), items without metadata, k-core.
-    A line is malformed where it is not UTF-8 or JSON, where user, item or time is missing or of the wrong type, and
-    where the rating is not between 0 and 5; a missing rating stays missing. Of several metadata lines of an item
-    the first counts. Memory holds ids, times, ratings and the texts of items that can stay, not the reviews.
-
-    Raises DataError: no folder, no file, an unreadable file, too many malformed lines, nothing left. The store
-    is then as it was.
+    source: folder with the files as published (release_files.py says which are taken, readers.py what makes a line
+    malformed). The order of cleaning is malformed lines, identical lines, repeats of a (user, item), items without
+    metadata, k-core. The manifest's report counts what each step took; for each file, lines = kept +
+    duplicate_lines + malformed.
+    Raises DataError: no folder, no file, an unreadable or damaged file, too many malformed lines, nothing left.
+    The store is then as it was.
     """
     target = store.new_domain(domain)
-    files = find_source(store, source, domain, config)
+    files = find_files(store, source, domain, config)
     hashes = {path: _sha256(path) for path in (files.reviews, files.metadata) if path is not None}
     parameters = {"format": "amazon", "files": list(hashes.values()), **to_json(config)}
     if not force and target.is_fresh("items", parameters):
         return StageResult(domain, "items", "fresh", target.entry("items")["statistics"])
     for path in files.ignored:
-        announce(f"{domain}: {path.name} is there too and is not read")
-
+        announce(f"{path.name}: not read, {files.reviews.name} is")
     more = dataclasses.replace(config, max_rejects=10 * (config.max_rejects + 1))
     rejects = Rejects(config.max_rejects, command_line(store, source, domain, more))
-    reviews = read_reviews(files.reviews, rejects)
-    announce(f"{domain}: {files.reviews.name}: {reviews.format}, {reviews.lines} lines")
-    once = drop_repeats(reviews.table, config.repeats)
-    # The k-core of a part lies within the k-core of the whole: other items cannot stay, their texts are not kept.
-    wanted = k_core(once, config.min_user, config.min_item)[0]["item_id"]
-    catalogue, described = NO_CATALOGUE, NO_CATALOGUE.table.select("item_id")
-    if files.metadata is not None:
-        catalogue, described = read_catalogue(files.metadata, set(wanted), config.text_fields, rejects)
-        announce(f"{domain}: {files.metadata.name}: {catalogue.format}, {catalogue.lines} lines")
-    kept, cleaning = _drop(once, described, config)
-    report = {
-        "reviews": _file_report(files.reviews, hashes, reviews, rejects),
-        "metadata": files.metadata and _file_report(files.metadata, hashes, catalogue, rejects),
-        "repeats_dropped": len(reviews.table) - len(once),
-        **cleaning,
-    }
+    interactions, items, report = read_domain(files, config, rejects, announce)
+    for name, (path, sha256) in zip(("reviews", "metadata"), hashes.items(), strict=False):
+        report[name] = {"file": path.name, "sha256": sha256, **report[name]}
     statistics = write_domain(
         target,
         parameters=parameters,
-        items=_items_of(kept, catalogue.table),
-        interactions=kept,
+        items=items,
+        interactions=interactions,
         rejects=pl.DataFrame(rejects.rows, schema=REJECTS),
         report=report,
     )
     return StageResult(domain, "items", "built", statistics | _figures(report))
 
 
-def find_source(store: Store, source: Path, domain: str, config: IngestConfig) -> Source:
-    """The files of a domain in a folder; DataError names the domains that are there."""
-    if not source.is_dir():
-        raise DataError(f"--source {source}: no such folder", command_line(store, "DIR", domain, config))
-    found = [path for name in REVIEW_NAMES for path in _candidates(source, name.format(domain))]
-    if not found:
-        there = domains_in(source)
-        raise DataError(
-            f"{source}: no review file of domain {domain} ({domain}_5.json.gz, {domain}.jsonl.gz, …); "
-            f"domains there: {', '.join(there) or 'none'}",
-            command_line(store, source, ",".join(there), config)
-            if there
-            else command_line(store, "DIR", domain, config),
-        )
-    reviews = found[0]
-    # Python's sort is stable: same suffix first, then the order of SUFFIXES.
-    metadata = sorted(_candidates(source, f"meta_{domain}"), key=lambda path: _is_jsonl(path) != _is_jsonl(reviews))
-    if not metadata and not config.keep_without_metadata:
-        raise DataError(
-            f"{source}: no metadata file of domain {domain} (meta_{domain}.json.gz, meta_{domain}.jsonl.gz, …)",
-            command_line(store, source, domain, dataclasses.replace(config, keep_without_metadata=True)),
-        )
-    return Source(reviews, metadata[0] if metadata else None, found[1:] + metadata[1:])
+def read_domain(
+    files: Files, config: IngestConfig, rejects: Rejects, announce: Callable[[str], None]
+) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
+    """The clean INTERACTIONS and ITEMS of a domain, and the report."""
+    reviews = read_reviews(files.reviews, rejects)
+    announce(f"{files.reviews.name}: {reviews.facts['format']}, {reviews.facts['lines']} lines")
+    once = drop_repeats(reviews.table, config.repeats)
+    catalogue = NO_CATALOGUE
+    if files.metadata is not None:
+        # The k-core of a part lies within the k-core of the whole: texts of other items need not be kept.
+        core = with_ids(k_core(once, config.min_user, config.min_item)[0], reviews)
+        catalogue = read_catalogue(files.metadata, set(core["item_id"]), config.text_fields, rejects)
+        announce(f"{files.metadata.name}: {catalogue.facts['format']}, {catalogue.facts['lines']} lines")
+    described = reviews.items.is_in(catalogue.ids.implode()).arg_true()
+    kept, cleaning = drop_items(once, described, config)
+    interactions = with_ids(kept, reviews)
+    return (
+        interactions,
+        items_of(interactions, catalogue.table),
+        {
+            "reviews": reviews.facts,
+            "metadata": catalogue.facts or None,
+            "repeats_dropped": len(reviews.table) - len(once),
+            **cleaning,
+        },
+    )
 
 
-def _candidates(source: Path, stem: str) -> list[Path]:
-    return [path for suffix in SUFFIXES if (path := source / f"{stem}{suffix}").is_file()]
-
-
-def _is_jsonl(path: Path) -> bool:
-    return ".jsonl" in path.suffixes
-
-
-def domains_in(source: Path) -> list[str]:
-    """Domains a folder has review files of."""
-    names = set()
-    for path in source.iterdir():
-        suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
-        if suffix and not path.name.startswith("meta_"):
-            names.add(path.name.removesuffix(suffix).removeprefix("reviews_").removesuffix("_5"))
-    return sorted(names)
-
-
-def command_line(store: Store, source: str | Path, domain: str, config: IngestConfig) -> str:
-    """The command that ingests with these settings (those that are not the defaults are spelt out)."""
-    words = ["antpipe", "ingest", "amazon", "--source", str(source), "--domains", domain, "--store", str(store.root)]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value != field.default:
-            words.append(f"--{flag_name(field.name)}")
-            if not isinstance(value, bool):
-                words.append(",".join(value) if isinstance(value, tuple) else str(value))
-    return shlex.join(words)
-
-
-def read_reviews(path: Path, rejects: Rejects) -> Contents:
-    """Interactions of a review file in the order of its lines, identical lines once; malformed ones to `rejects`."""
-    chunks, rows, form = [], [], ""
+def read_reviews(path: Path, rejects: Rejects) -> Reviews:
+    """A review file; malformed lines go to `rejects`, of identical lines the first stays."""
+    users: dict[str, int] = {}
+    items: dict[str, int] = {}
+    user, item, time, rating, line_hash = array("i"), array("i"), array("q"), array("f"), array("q")
+    form = ""
     for line, review in read_records(path, review_layout, rejects):
         form = form or review_format(review)
-        # The hash is salted anew in each run; it is only compared within this one.
-        rows.append((review.user, review.item, review.milliseconds, review.rating, hash(line)))
-        if len(rows) == CHUNK:
-            chunks.append(pl.DataFrame(rows, schema=REVIEWS, orient="row"))
-            rows = []
-    chunks.append(pl.DataFrame(rows, schema=REVIEWS, orient="row"))
-    every = pl.concat(chunks)
-    table = drop_duplicate_lines(every)
-    lines = len(every) + rejects.count(path)
-    return Contents(table, form, lines, len(every) - len(table))
+        user.append(users.setdefault(review.user, len(users)))
+        item.append(items.setdefault(review.item, len(items)))
+        time.append(review.milliseconds)
+        rating.append(math.nan if review.rating is None else review.rating)
+        line_hash.append(hash(line))  # salted anew in each run, but compared only within this one
+    columns = {"user_id": user, "item_id": item, "timestamp": time, "rating": rating, "line_hash": line_hash}
+    every = pl.DataFrame({name: np.asarray(column) for name, column in columns.items()})
+    table = drop_duplicate_lines(every.with_columns(pl.col("rating").fill_nan(None)))
+    facts = _facts(form, rejects.count(path), len(every), len(table))
+    return Reviews(table, pl.Series("user_id", list(users)), pl.Series("item_id", list(items)), facts)
 
 
-def read_catalogue(
-    path: Path, wanted: set[str], text_fields: tuple[str, ...], rejects: Rejects
-) -> tuple[Contents, pl.DataFrame]:
-    """The wanted items of a metadata file, and the ids (`item_id`) of all it describes.
+def with_ids(interactions: pl.DataFrame, reviews: Reviews) -> pl.DataFrame:
+    """INTERACTIONS with the original ids in place of their numbers."""
+    return interactions.with_columns(
+        reviews.users.gather(interactions["user_id"]), reviews.items.gather(interactions["item_id"])
+    )
 
-    Of several lines of an item the first counts, the others are duplicates.
-    """
+
+def read_catalogue(path: Path, wanted: set[str], text_fields: tuple[str, ...], rejects: Rejects) -> Catalogue:
+    """The wanted items of a metadata file. Of several lines of an item the first counts, the others are duplicates."""
     ids: set[str] = set()
     rows, form, good = [], "", 0
     for _, product in read_records(path, product_layout, rejects):
@@ -206,47 +164,39 @@ def read_catalogue(
         if product.item in wanted and product.item not in ids:
             rows.append(describe(product, text_fields))
         ids.add(product.item)
-    table = pl.DataFrame(rows, schema=ITEMS)
-    described = pl.DataFrame({"item_id": list(ids)}, schema={"item_id": pl.String})
-    return Contents(table, form, good + rejects.count(path), good - len(ids)), described
+    facts = _facts(form, rejects.count(path), good, len(ids))
+    return Catalogue(pl.DataFrame(rows, schema=ITEMS), pl.Series("item_id", list(ids)), facts)
 
 
-def _drop(
-    interactions: pl.DataFrame, described: pl.DataFrame, config: IngestConfig
+def drop_items(
+    interactions: pl.DataFrame, described: pl.Series, config: IngestConfig
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Drop items without metadata and reduce to the k-core; the figures are for the report."""
-    without = interactions.join(described, on="item_id", how="anti")
-    candidates = interactions
-    if not config.keep_without_metadata:
-        candidates = interactions.join(described, on="item_id", how="semi", maintain_order="left")
+    has_metadata = pl.col("item_id").is_in(described.implode())
+    candidates = interactions if config.keep_without_metadata else interactions.filter(has_metadata)
     kept, rounds = k_core(candidates, config.min_user, config.min_item)
     after = _sizes(kept)
     dropped = {f"{name}_dropped": before - after[name] for name, before in _sizes(candidates).items()}
-    return kept, {
-        "without_metadata": {**_sizes(without), "kept": config.keep_without_metadata},
-        "k_core": {"rounds": rounds, **dropped},
-    }
+    without = {**_sizes(interactions.filter(~has_metadata)), "kept": config.keep_without_metadata}
+    return kept, {"without_metadata": without, "k_core": {"rounds": rounds, **dropped}}
 
 
-def _items_of(interactions: pl.DataFrame, described: pl.DataFrame) -> pl.DataFrame:
-    """ITEMS of the items that are met; those the metadata do not describe have an empty text."""
-    items = interactions.select("item_id").unique().join(described, on="item_id", how="left")
-    nothing = pl.lit([], dtype=pl.List(pl.String))
-    return items.with_columns(
-        pl.col("text").fill_null(""), pl.col("category", "image_urls", "image_files").fill_null(nothing)
+def items_of(interactions: pl.DataFrame, described: pl.DataFrame) -> pl.DataFrame:
+    """ITEMS that are met; those the metadata do not describe have an empty text and nothing else."""
+    items = interactions.select("item_id").unique()
+    bare = items.join(described, on="item_id", how="anti").with_columns(
+        pl.lit("").alias("text"), *(pl.lit([], dtype=TEXTS).alias(name) for name in ITEMS if ITEMS[name] == TEXTS)
     )
+    return pl.concat([described.join(items, on="item_id", how="semi"), bare], how="diagonal")
 
 
-def _file_report(path: Path, hashes: dict[Path, str], contents: Contents, rejects: Rejects) -> dict[str, Any]:
-    malformed = rejects.count(path)
+def _facts(form: str, malformed: int, good: int, kept: int) -> dict[str, Any]:
     return {
-        "file": path.name,
-        "sha256": hashes[path],
-        "format": contents.format,
-        "lines": contents.lines,
+        "format": form,
+        "lines": good + malformed,
         "malformed": malformed,
-        "duplicate_lines": contents.duplicates,
-        "kept": contents.lines - malformed - contents.duplicates,
+        "duplicate_lines": good - kept,
+        "kept": kept,
     }
 
 

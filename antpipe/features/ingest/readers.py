@@ -2,6 +2,9 @@
 
 Releases: 2014 (jmcauley.ucsd.edu/data/amazon), 2018 (nijianmo.github.io/amazon), 2023 (amazon-reviews-2023.github.io).
 Each is one JSON object a line; the metadata of 2014 are Python literals.
+
+A line is malformed where it is not UTF-8 or not JSON, where an id or the time is missing or empty, where a value that
+is used has the wrong type, and where a rating is not between 0 and 5. A missing rating stays missing.
 """
 
 import ast
@@ -24,6 +27,7 @@ from antpipe.features.ingest.text import category_path, clean_brand, clean_texts
 T = TypeVar("T", bound=Struct)
 EXCERPT = 200
 BLOCK = 1 << 20
+LONGEST_LINE = 1 << 24
 
 Id = Annotated[str, Meta(min_length=1)]
 # Times beyond the year 5000 are milliseconds taken for seconds, or no times at all.
@@ -157,20 +161,25 @@ class Rejects:
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
-    """Lines without their end. DataError where the file cannot be read or its gzip data are damaged."""
+    """Lines without their end. DataError where the file cannot be read, is damaged or has no lines (one JSON array)."""
     whole = 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
             rest = b""
-            while block := stream.read1(BLOCK):  # splitting blocks takes a third of the time of reading lines
+            while block := stream.read1(BLOCK):  # faster than asking gzip for one line after the other
                 *lines, rest = (rest + block).split(b"\n")
                 for line in lines:
                     yield line.rstrip(b"\r")
                     whole += 1
+                if len(rest) > LONGEST_LINE:
+                    raise DataError(
+                        f"{path}:{whole + 1}: longer than {LONGEST_LINE >> 20} MiB; one JSON object a line is expected",
+                        f"jq -c '.[]' {path.name} > lines.json",
+                    )
             if rest:
                 yield rest.rstrip(b"\r")
     except EOFError:
-        raise DataError(f"{path}: truncated, the gzip data end after {whole} good lines", _again(path)) from None
+        raise DataError(f"{path}: truncated, the gzip data break off after {whole} good lines", _again(path)) from None
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: corrupt gzip data after {whole} good lines: {error}", _again(path)) from None
     except OSError as error:
@@ -182,7 +191,7 @@ def unreadable(path: Path, error: OSError) -> DataError:
 
 
 def _again(path: Path) -> str:
-    return f"download {path.name} again, check it with `gzip -t {path}` and repeat the command"
+    return f"download {path.name} again, then repeat the command"
 
 
 def decode(line: bytes, decoder: msgspec.json.Decoder[T]) -> T:
