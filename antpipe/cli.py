@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -38,7 +38,7 @@ from antpipe.config import (
     read_toml,
     resolve,
 )
-from antpipe.errors import AntpipeError, UsageError
+from antpipe.errors import AntpipeError, PartialError, UsageError
 from antpipe.memory import keep_freed_memory
 from antpipe.progress import progress
 
@@ -96,6 +96,7 @@ def notice(message: str) -> None:
     print(f"antpipe: {message}", file=sys.stderr)
 
 
+SHOWN_EPOCH = ("loss", "valid_recall@10", "seconds")  # the rest is in RUN/metrics.jsonl
 COMMON_FLAGS = (
     ("store", Path | None, typer.Option("--store", help="folder of the store [$ANTPIPE_STORE or ./antpipe-store]")),
     ("settings", Path | None, typer.Option("--config", help="TOML file with settings")),
@@ -190,9 +191,7 @@ def embed_text(common: Common, domains: Domains, config: TextConfig, force: Forc
     """Texts to vectors, with sentence-transformers."""
     from antpipe.features.embed_text import embed_text as stage
 
-    common.report(
-        [with_bar(f"{name} text", partial(stage, common.store, name, config, force=force)) for name in names(domains)]
-    )
+    embed(common, domains, "text", lambda name, bar: stage(common.store, name, config, force=force, progress=bar))
 
 
 @command(app, "embed-image")
@@ -200,16 +199,24 @@ def embed_image(common: Common, domains: Domains, config: ImageConfig, force: Fo
     """Pictures to vectors, with open_clip."""
     from antpipe.features.embed_image import embed_image as stage
 
-    common.report(
-        [with_bar(f"{name} image", partial(stage, common.store, name, config, force=force)) for name in names(domains)]
-    )
+    embed(common, domains, "image", lambda name, bar: stage(common.store, name, config, force=force, progress=bar))
 
 
-def with_bar(label: str, stage: "Callable[..., StageResult]") -> "StageResult":
-    """Run a stage that reports its progress."""
+def embed(
+    common: Common, domains: str, what: str, stage: "Callable[[str, Callable[[int, int], None]], StageResult]"
+) -> None:
+    """Embed each domain under a progress bar. One that is covered in part does not keep the others from being built."""
     keep_freed_memory()
-    with progress(label) as update:
-        return stage(progress=lambda done, total: update(done, total, ""))
+    results, partial = [], []
+    for name in names(domains):
+        with progress(f"{name} {what}") as update:
+            try:
+                results.append(stage(name, lambda done, total, update=update: update(done, total, "")))
+            except PartialError as error:
+                partial.append(error)
+    common.report(results)
+    if partial:
+        raise PartialError("; ".join(error.message for error in partial), partial[0].next_command)
 
 
 @command(app, "quantize-price")
@@ -250,7 +257,7 @@ def train(
         done, was_there = run_stage(
             common.store, names(domains), stage,
             out=out, model_config=model, config=config, source=source, force=force, notice=notice,
-            progress=lambda row: update(row["epoch"], config.epochs, inline(row)),
+            progress=lambda row: update(row["epoch"], config.epochs, inline({k: row.get(k, "") for k in SHOWN_EPOCH})),
         )  # fmt: skip
     if common.json:
         print_json(dataclasses.asdict(done))

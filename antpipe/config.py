@@ -207,7 +207,9 @@ def parse_value(annotation: Any, value: Any, where: str) -> Any:
         return tuple(part.strip() for part in parts)
     if kind is bool and isinstance(value, str) and value.lower() in ("true", "false", "1", "0"):
         return value.lower() in ("true", "1")
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is not bool and isinstance(value, bool):
+        raise UsageError(f"{where}: {value!r} is not a {kind.__name__}")
+    if kind is float and isinstance(value, int):
         return float(value)
     if kind in (int, float, Path) and isinstance(value, str):
         try:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 Ints = NDArray[np.int64]
+# One more pass through the Transformer costs about as much as this many padded positions (2 cores, width 64 to 256).
+PADDING_WORTH_A_BLOCK = 512
 
 
 @dataclass(frozen=True)
@@ -191,11 +193,10 @@ def batches(windows: Windows, batch_size: int, seed: int, epoch: int, whole: int
 
 
 def make_batch(windows: Windows, chosen: Ints, whole: int | None) -> Batch:
-    """The batch of some windows, in blocks whose lengths differ by at most a factor of two."""
+    """The batch of some windows, in blocks of similar length."""
     order = chosen[np.argsort(windows.length[chosen], kind="stable")]
-    power = np.ceil(np.log2(windows.length[order])).astype(np.int64)
     inputs, positions, targets = [], [], []
-    for group in np.split(order, np.flatnonzero(np.diff(power)) + 1):
+    for group in np.split(order, block_ends(windows.length[order])):
         first, length = windows.first[group], windows.length[group]
         column = np.arange(length.max())
         real = column < length[:, None]  # (B, L)
@@ -210,6 +211,20 @@ def make_batch(windows: Windows, chosen: Ints, whole: int | None) -> Batch:
         inputs = [np.searchsorted(items, block) for block in inputs]
         target = np.searchsorted(items, target)
     return Batch(items, tuple(map(Block, inputs, positions)), target)
+
+
+def block_ends(lengths: Ints) -> list[int]:
+    """Where to cut ascending lengths (W,) into blocks: at powers of two, unless padding the shorter sequences to
+    the next power costs fewer than PADDING_WORTH_A_BLOCK positions."""
+    power = np.ceil(np.log2(lengths)).astype(np.int64)
+    ends: list[int] = []
+    begin = 0
+    for cut in np.flatnonzero(np.diff(power)) + 1:
+        padding = (cut - begin) * (2 ** int(power[cut]) - lengths[cut - 1])
+        if padding >= PADDING_WORTH_A_BLOCK:
+            ends.append(int(cut))
+            begin = cut
+    return ends
 
 
 @dataclass(frozen=True)

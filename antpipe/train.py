@@ -49,7 +49,7 @@ def fit(
 
     pretraining = stage == "pretrain"
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.Adam(trained, lr=config.lr)
+    optimiser = torch.optim.Adam(trained, lr=config.lr, fused=True)
     decay = config.pretrain_lr_decay if pretraining else config.lr_decay
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, decay)
     windows = training_windows(data.sequences, data.catalogue.offsets)

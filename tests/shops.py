@@ -1,9 +1,12 @@
 """Small shops for tests: a domain made of hand-written rows, without any ingest."""
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
+from PIL import Image
 
 from antpipe.features.ingest.tables import INTERACTIONS, ITEMS, REJECTS, write_domain
 from antpipe.store import Domain, Store
@@ -38,3 +41,17 @@ def make_domain(
         pictures=pictures,
     )
     return domain
+
+
+def picture(seed: int, size: tuple[int, int] = (40, 30), form: str = "PNG") -> bytes:
+    """A file with a coarse pattern drawn from the seed."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).resize(size).save(stream, form)
+    return stream.getvalue()
+
+
+def picture_shop(store: Store, pictures: dict[str, bytes], files: dict[str, list[str]]) -> Domain:
+    """The domain `shop`. pictures: file contents by name. files: for each item the names of its pictures."""
+    items = [{"item_id": item_id, "image_files": names} for item_id, names in files.items()]
+    return make_domain(store, "shop", items, pictures=pictures)

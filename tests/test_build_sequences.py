@@ -2,9 +2,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from shops import make_domain
+from .shops import make_domain
 
 from antpipe.config import SequenceConfig
 from antpipe.errors import DataError, UsageError
@@ -207,6 +207,7 @@ def test_leave_one_out_gives_every_user_at_most_one_target_of_each_kind(times: l
     assert (train_end >= 1).all()
 
 
+@settings(deadline=None)  # it writes files
 @given(times=TIMES)
 def test_lengths_add_up_and_timestamps_never_fall(
     tmp_path_factory: pytest.TempPathFactory, times: list[list[int]]

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from antpipe.data import batches, examples, history_blocks, training_windows
+from antpipe.data import batches, block_ends, examples, history_blocks, training_windows
 from antpipe.store import Sequences
 
 lengths = st.lists(st.integers(1, 14), min_size=1, max_size=8)
@@ -76,13 +76,10 @@ def test_order_of_batches_depends_on_seed_and_epoch_only() -> None:
     assert orders[0] != orders[3]
 
 
-def test_lengths_within_a_block_differ_by_at_most_a_factor_of_two() -> None:
-    windows = training_windows([make_sequences(list(range(3, 52)), 50)], np.array([0, 2000]))
-    for batch in batches(windows, 10_000, seed=0, epoch=1, whole=2000):
-        for block in batch.blocks:
-            width = block.inputs.shape[1]
-            rows = np.unique(block.positions // width, return_counts=True)[1]
-            assert rows.min() * 2 >= width
+def test_long_and_short_sequences_go_to_different_blocks_when_padding_would_cost_more() -> None:
+    few, many = np.sort([5] * 4 + [50] * 4), np.sort([5] * 400 + [50] * 4)
+    assert block_ends(few) == []
+    assert block_ends(many) == [400]
 
 
 @given(lengths, st.integers(1, 6))

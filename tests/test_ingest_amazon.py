@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from releases import (
+from .releases import (
     EVERYTHING,
     UNDESCRIBED,
     Line,

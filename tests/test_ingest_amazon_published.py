@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from releases import (
+from .releases import (
     EVERYTHING,
     items,
     publish,

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from releases import EVERYTHING, Line, encode, interactions, items, product, publish, review, small_shop, snapshot
+from .releases import EVERYTHING, Line, encode, interactions, items, product, publish, review, small_shop, snapshot
 
 from antpipe.config import IngestConfig
 from antpipe.errors import DataError, UsageError

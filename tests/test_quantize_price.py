@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shops import make_domain
+from .shops import make_domain
 
 from antpipe.config import PriceConfig
 from antpipe.errors import DataError

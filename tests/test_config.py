@@ -1,0 +1,91 @@
+"""Settings: one default each, four sources in a fixed order, nothing unknown."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from antpipe.config import (
+    CONFIGS,
+    ModelConfig,
+    TrainConfig,
+    check_environment,
+    from_json,
+    read_toml,
+    resolve,
+    to_json,
+)
+from antpipe.errors import UsageError
+
+
+def test_flag_beats_environment_beats_toml_beats_default() -> None:
+    toml = {"train": {"epochs": 3, "lr": 0.5, "batch_size": 7}}
+    environment = {"ANTPIPE_EPOCHS": "4", "ANTPIPE_LR": "0.25"}
+    config = resolve(TrainConfig, {"epochs": 5, "lr": None}, toml, environment)
+    assert (config.epochs, config.lr, config.batch_size, config.seed) == (5, 0.25, 7, TrainConfig().seed)
+
+
+def test_inherited_settings_take_the_place_of_defaults() -> None:
+    config = resolve(ModelConfig, {"heads": 4}, {}, {}, inherited=ModelConfig(width=64, heads=2))
+    assert (config.width, config.heads) == (64, 4)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_json_and_back_is_the_same_config(config: type) -> None:
+    assert from_json(config, to_json(config())) == config()
+
+
+def test_an_unknown_toml_key_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text("[train]\nepoch = 3\n")
+    with pytest.raises(UsageError, match=r"unknown key 'epoch' in \[train\]; known: .*epochs"):
+        read_toml(path)
+
+
+def test_an_unknown_toml_section_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text("[training]\nepochs = 3\n")
+    with pytest.raises(UsageError, match=r"unknown section \[training\]"):
+        read_toml(path)
+
+
+@pytest.mark.parametrize("content", ["[train", "epochs = 3", "\xff"])
+def test_a_file_that_holds_no_sections_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "x.toml"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(UsageError):
+        read_toml(path)
+
+
+def test_a_misspelt_environment_variable_is_refused() -> None:
+    check_environment({"ANTPIPE_EPOCHS": "3", "ANTPIPE_STORE": "x", "PATH": "y"})
+    with pytest.raises(UsageError, match=r"ANTPIPE_EPOCH$"):
+        check_environment({"ANTPIPE_EPOCH": "3"})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", "three"),
+        ("epochs", 0),
+        ("lr", "fast"),
+        ("device", "tpu"),
+        ("modalities", "text,sound"),
+        ("epochs", True),
+    ],
+)
+def test_values_that_do_not_fit_are_refused_with_their_flag(field: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"--{field}"):
+        resolve(TrainConfig, {field: value}, {}, {})
+
+
+def test_every_setting_is_explained_and_starts_with_an_admitted_value() -> None:
+    for config in CONFIGS:
+        for field in dataclasses.fields(config):
+            assert field.metadata["about"], field.name
+        assert config() == config()
+
+
+def test_no_setting_of_two_groups_that_share_a_command_has_the_same_name() -> None:
+    model = {field.name for field in dataclasses.fields(ModelConfig)}
+    assert not model & {field.name for field in dataclasses.fields(TrainConfig)}

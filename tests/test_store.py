@@ -1,0 +1,200 @@
+"""The store: complete or absent, fresh or stale, and never another catalogue's features."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from antpipe.errors import DataError, IntegrityError, UsageError
+from antpipe.store import Store, digest, id_table_sha256, read_stamp, write_json
+
+from .releases import snapshot
+from .shops import make_domain
+
+ITEMS = [{"item_id": name, "text": f"text {name}"} for name in "abc"]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def write_text(store: Store, name: str, value: float = 1.0, parameters: dict[str, object] | None = None) -> None:
+    domain = store.domain(name)
+    with domain.writing("text", parameters or {"encoder": "one"}) as out, out.feature("text", 3, 4) as feature:
+        feature.values[:2] = value
+        feature.present[:2] = True
+
+
+def test_features_come_back_as_written_and_without_a_copy(store: Store) -> None:
+    make_domain(store, "A", ITEMS)
+    write_text(store, "A", 0.5)
+    feature = store.domain("A").feature("text")
+    assert feature.values.dtype == np.float16
+    assert feature.values.tolist() == [[0.5] * 4, [0.5] * 4, [0.0] * 4]
+    assert feature.present.tolist() == [True, True, False]
+    assert not feature.values.flags.owndata
+    assert not feature.values.flags.writeable
+
+
+def test_an_artefact_is_fresh_for_its_parameters_only(store: Store) -> None:
+    domain = make_domain(store, "A", ITEMS)
+    write_text(store, "A")
+    assert domain.is_fresh("text", {"encoder": "one"})
+    assert not domain.is_fresh("text", {"encoder": "two"})
+
+
+def test_features_are_stale_once_the_items_changed(store: Store) -> None:
+    make_domain(store, "A", ITEMS)
+    write_text(store, "A")
+    domain = make_domain(store, "A", [*ITEMS[:2], {"item_id": "c", "text": "changed"}])
+    state = domain.state("text")
+    assert (state.status, state.why) == ("stale", "items changed since")
+    assert state.next_command == f"antpipe embed-text --domains A --store {store.root}"
+    with pytest.raises(DataError, match="text is stale"):
+        domain.feature("text")
+
+
+def test_what_was_never_built_is_missing_with_its_command(store: Store) -> None:
+    state = make_domain(store, "A", ITEMS).state("price")
+    assert (state.status, state.next_command) == ("missing", f"antpipe quantize-price --domains A --store {store.root}")
+
+
+def test_a_stage_that_fails_leaves_everything_as_it_was(store: Store) -> None:
+    domain = make_domain(store, "A", ITEMS)
+    write_text(store, "A")
+    before = snapshot(store.root)
+    with pytest.raises(ZeroDivisionError), domain.writing("text", {"encoder": "two"}) as out, out.feature("text", 3, 4):
+        raise ZeroDivisionError
+    assert snapshot(store.root) == before
+
+
+def test_a_first_stage_that_fails_leaves_no_domain(store: Store) -> None:
+    with pytest.raises(ZeroDivisionError), store.new_domain("A").writing("items", {}, id_table="x"):
+        raise ZeroDivisionError
+    assert not (store.root / "A").exists()
+
+
+def test_a_value_that_is_not_finite_is_refused_with_its_item(store: Store) -> None:
+    make_domain(store, "A", ITEMS)
+    with pytest.raises(DataError, match="item 0 got a value"):
+        write_text(store, "A", float("nan"))
+    assert store.domain("A").state("text").status == "missing"
+
+
+def test_a_feature_file_of_another_catalogue_is_refused_with_the_command_that_mends_it(store: Store) -> None:
+    make_domain(store, "A", ITEMS)
+    make_domain(store, "B", [{"item_id": name} for name in "xyz"])
+    write_text(store, "A")
+    write_text(store, "B")
+    shutil.copy(store.root / "A" / "text.arrow", store.root / "B" / "text.arrow")
+    with pytest.raises(IntegrityError, match="another catalogue") as caught:
+        store.domain("B").feature("text")
+    assert caught.value.next_command == f"antpipe embed-text --domains B --store {store.root} --force"
+
+
+def test_an_older_file_of_the_same_catalogue_is_refused(store: Store, tmp_path: Path) -> None:
+    make_domain(store, "A", ITEMS)
+    write_text(store, "A")
+    shutil.copy(store.root / "A" / "text.arrow", tmp_path / "old.arrow")
+    write_text(store, "A", parameters={"encoder": "two"})
+    shutil.copy(tmp_path / "old.arrow", store.root / "A" / "text.arrow")
+    with pytest.raises(IntegrityError, match="not the file its manifest describes"):
+        store.domain("A").feature("text")
+
+
+@pytest.mark.parametrize("content", [b"", b"not arrow", None])
+def test_a_damaged_or_missing_file_makes_its_artefact_stale(store: Store, content: bytes | None) -> None:
+    domain = make_domain(store, "A", ITEMS)
+    write_text(store, "A")
+    path = store.root / "A" / "text.arrow"
+    path.unlink() if content is None else path.write_bytes(content)
+    assert domain.state("text").status == "stale"
+    assert not domain.is_fresh("text", {"encoder": "one"})
+
+
+def test_changed_ids_in_items_are_noticed(store: Store) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    domain = make_domain(store, "A", ITEMS)
+    path = domain.path / "items.parquet"
+    table = pq.read_table(path)
+    swapped = table.set_column(table.column_names.index("item_id"), "item_id", pa.array(["b", "a", "c"]))
+    pq.write_table(swapped.replace_schema_metadata(table.schema.metadata), path)
+    with pytest.raises(IntegrityError, match="ids were changed"):
+        domain.item_ids()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": 99, "artefacts": {}}'])
+def test_a_manifest_that_is_not_ours_is_an_integrity_error(store: Store, content: str) -> None:
+    domain = make_domain(store, "A", ITEMS)
+    (domain.path / "manifest.json").write_text(content)
+    with pytest.raises(IntegrityError):
+        domain.manifest()
+
+
+def test_an_unknown_domain_is_refused_with_those_that_exist(store: Store) -> None:
+    make_domain(store, "A", ITEMS)
+    with pytest.raises(DataError, match=r"no domain 'B' .*there: A"):
+        store.domain("B")
+
+
+@pytest.mark.parametrize("name", ["", "..", "../x", "a/b", ".hidden", "a b", "-x"])
+def test_a_domain_name_cannot_leave_the_store(store: Store, name: str) -> None:
+    with pytest.raises(UsageError):
+        store.new_domain(name)
+
+
+def test_pictures_belong_to_the_items_and_old_ones_go(store: Store) -> None:
+    with_picture = [{"item_id": "a", "image_files": ["a.png"]}]
+    domain = make_domain(store, "A", with_picture, pictures={"a.png": b"first"})
+    [name] = domain.table("items")["image_files"].to_pylist()[0]
+    assert (domain.path / name).read_bytes() == b"first"
+    more = [*with_picture, {"item_id": "b"}]
+    domain = make_domain(store, "A", more, [("u", "a", 1), ("u", "b", 2)], pictures={"a.png": b"second"})
+    [name] = domain.table("items")["image_files"].to_pylist()[0]
+    assert (domain.path / name).read_bytes() == b"second"
+    assert len(list(domain.path.glob("images-*"))) == 1
+
+
+def test_json_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.json"
+    write_json(path, {"a": 1})
+
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_a_file_without_a_stamp_is_not_ours(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "x.parquet")
+    assert read_stamp(tmp_path / "x.parquet") is None
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(st.dictionaries(st.text(), json_values))
+def test_a_digest_does_not_depend_on_the_order_of_keys(value: dict[str, object]) -> None:
+    assert digest(value) == digest(dict(reversed(value.items())))
+
+
+@given(st.lists(st.text(), max_size=5), st.lists(st.text(), max_size=5))
+def test_different_id_tables_have_different_hashes(first: list[str], second: list[str]) -> None:
+    assert (id_table_sha256(first) == id_table_sha256(second)) == (first == second)
