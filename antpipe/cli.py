@@ -209,11 +209,11 @@ def embed(
     keep_freed_memory()
     results, partial = [], []
     for name in names(domains):
-        with progress(f"{name} {what}") as update:
-            try:
-                results.append(stage(name, lambda done, total, update=update: update(done, total, "")))
-            except PartialError as error:
-                partial.append(error)
+        try:
+            with progress(f"{name} {what}") as bar:
+                results.append(stage(name, bar))
+        except PartialError as error:
+            partial.append(error)
     common.report(results)
     if partial:
         raise PartialError("; ".join(error.message for error in partial), partial[0].next_command)

@@ -223,7 +223,7 @@ def block_ends(lengths: Ints) -> list[int]:
         padding = (cut - begin) * (2 ** int(power[cut]) - lengths[cut - 1])
         if padding >= PADDING_WORTH_A_BLOCK:
             ends.append(int(cut))
-            begin = cut
+            begin = int(cut)
     return ends
 
 

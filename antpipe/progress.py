@@ -2,15 +2,22 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 QUIET_SECONDS = 5.0  # between plain lines
 
 
+class Update(Protocol):
+    """update(done, total, note), to be called as often as one likes."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+
+
 @contextmanager
-def progress(label: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Yields update(done, total, note), to be called as often as one likes."""
+def progress(label: str) -> Iterator[Update]:
+    """Yields the function that shows where the work stands."""
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,11 +26,15 @@ def progress(label: str) -> Iterator[Callable[[int, int, str], None]]:
                    TextColumn("{task.fields[note]}"))  # fmt: skip
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(label, total=None, note="")
-            yield lambda done, total, note: bar.update(task, completed=done, total=total, note=note)
+
+            def move(done: int, total: int, note: str = "") -> None:
+                bar.update(task, completed=done, total=total, note=note)
+
+            yield move
         return
     last = time.monotonic()
 
-    def line(done: int, total: int, note: str) -> None:
+    def line(done: int, total: int, note: str = "") -> None:
         nonlocal last
         if time.monotonic() - last >= QUIET_SECONDS or (done == total and note):
             last = time.monotonic()

@@ -10,10 +10,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 def _beside(variable: str, folder: str) -> Path:
     """A data folder outside the repository: named by an environment variable, or shared/FOLDER next to it."""
-    if variable in os.environ:
-        path = Path(os.environ[variable])
-    else:
-        path = REPOSITORY.parent / "shared" / folder
+    path = Path(os.environ.get(variable, REPOSITORY.parent / "shared" / folder))
     if not path.is_dir():
         pytest.skip(f"{folder} is not here: set {variable} to its folder")
     return path

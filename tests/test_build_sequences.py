@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from .shops import make_domain
 
 from antpipe.config import SequenceConfig
 from antpipe.errors import DataError, UsageError
 from antpipe.features.build_sequences import build_sequences, cut_timestamps, leave_one_out, split_by_time
 from antpipe.store import Domain, StageResult, Store
+
+from .shops import make_domain
 
 Rows = list[tuple[str, str, int]]
 BY_TIME = SequenceConfig(split="time")

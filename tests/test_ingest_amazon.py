@@ -7,6 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from antpipe.config import IngestConfig
+from antpipe.features.ingest.amazon import ingest_amazon
+from antpipe.store import Store
+
 from .releases import (
     EVERYTHING,
     UNDESCRIBED,
@@ -22,10 +27,6 @@ from .releases import (
     small_shop,
     snapshot,
 )
-
-from antpipe.config import IngestConfig
-from antpipe.features.ingest.amazon import ingest_amazon
-from antpipe.store import Store
 
 
 @pytest.fixture

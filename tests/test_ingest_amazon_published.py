@@ -5,6 +5,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+
+from antpipe.config import IngestConfig
+from antpipe.features.ingest.amazon import ingest_amazon
+from antpipe.features.ingest.readers import Product, image_urls
+from antpipe.store import Store
+
 from .releases import (
     EVERYTHING,
     items,
@@ -12,11 +18,6 @@ from .releases import (
     report,
     review,
 )
-
-from antpipe.config import IngestConfig
-from antpipe.features.ingest.amazon import ingest_amazon
-from antpipe.features.ingest.readers import Product, image_urls
-from antpipe.store import Store
 
 
 @pytest.fixture

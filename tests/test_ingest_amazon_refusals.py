@@ -7,13 +7,14 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from .releases import EVERYTHING, Line, encode, interactions, items, product, publish, review, small_shop, snapshot
 
 from antpipe.config import IngestConfig
 from antpipe.errors import DataError, UsageError
 from antpipe.features.ingest.amazon import ingest_amazon
 from antpipe.features.ingest.readers import MALFORMED, Review2018, decode
 from antpipe.store import Store
+
+from .releases import EVERYTHING, Line, encode, interactions, items, product, publish, review, small_shop, snapshot
 
 
 @pytest.fixture

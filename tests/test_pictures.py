@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from .shops import picture
 
 from antpipe.errors import DataError
 from antpipe.features.pictures import (
@@ -17,6 +16,8 @@ from antpipe.features.pictures import (
     pictures_digest,
     read_picture,
 )
+
+from .shops import picture
 
 
 @pytest.fixture

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from .shops import make_domain
 
 from antpipe.config import PriceConfig
 from antpipe.errors import DataError
 from antpipe.features.quantize_price import categories_of, find_bins, fit_edges, onehot, quantize_price, sinusoid
 from antpipe.store import Store
+
+from .shops import make_domain
 
 PRICES = st.lists(st.floats(0, 1e6, width=32), min_size=1, max_size=60)
 
