@@ -21,14 +21,17 @@ DESCRIPTION = "checkpoint.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run was and found. `domains`: fingerprints of the artefacts it read, by domain and artefact.
+    """What a run was and found.
 
-    modalities: by name, the `width` of the raw feature and the `encoder` that made it. fingerprint: of all that
-    determines the run. metrics: of the best epoch on the validation split.
+    fingerprint: of all that determines the run. groups: what the stage did with each group of parameters.
+    modalities: by name, the `width` of the raw feature and the `encoder` that made it (None: not known).
+    domains: fingerprints of the artefacts it read, by domain and artefact. source: fingerprint of the run it
+    started from. metrics: of the best epoch on the validation split.
     """
 
     fingerprint: str
     stage: str
+    groups: dict[str, str]
     model: dict[str, Any]
     train: dict[str, Any]
     modalities: dict[str, dict[str, Any]]

@@ -6,9 +6,9 @@ for each of its fields (so a default, its explanation and its flag live in one p
 
 import dataclasses
 import inspect
-import itertools
 import json
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -44,6 +44,7 @@ from antpipe.progress import progress
 
 if TYPE_CHECKING:
     from antpipe.store import StageResult, Store
+    from antpipe.transfer import GroupRow
 
 C = TypeVar("C", bound=Config)
 
@@ -96,6 +97,7 @@ def notice(message: str) -> None:
     print(f"antpipe: {message}", file=sys.stderr)
 
 
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
 SHOWN_EPOCH = ("loss", "valid_recall@10", "seconds")  # the rest is in RUN/metrics.jsonl
 COMMON_FLAGS = (
     ("store", Path | None, typer.Option("--store", help="folder of the store [$ANTPIPE_STORE or ./antpipe-store]")),
@@ -238,25 +240,35 @@ def build_sequences(common: Common, domains: Domains, config: SequenceConfig, fo
 @command(app, "train")
 def train(
     common: Common,
-    stage: Annotated[str, typer.Option("--stage", help="pretrain, scratch, finetune or relearn")],
+    stage: Annotated[str, typer.Option("--stage", help="pretrain, scratch, finetune, relearn, or one of your own")],
     domains: Domains,
-    out: Annotated[Path, typer.Option("--out", help="folder of the run")],
     config: TrainConfig,
     model: ModelConfig,
+    out: Annotated[Path | None, typer.Option("--out", help="folder of the run")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="run to start from (finetune, relearn)")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what the stage does with each group")] = False,
     force: Force = False,
 ) -> None:
     """Train one stage: pretrain on sources; scratch, finetune or relearn on a target."""
     from antpipe import checkpoint
-    from antpipe.runs import run_stage
+    from antpipe.runs import plan_run, run_stage
+    from antpipe.transfer import group_table
 
     if source is not None:
         model = common.resolve(ModelConfig, checkpoint.describe(source).model_config())
     keep_freed_memory()
+    request: dict[str, Any] = {
+        "model_config": model, "config": config, "source": source, "own_stages": common.toml.get("stage", {}),
+    }  # fmt: skip
+    if dry_run:
+        plan = plan_run(common.store, names(domains), stage, **request, notice=notice)
+        print_groups(group_table(plan.actions, plan.model), common.json)
+        return
+    if out is None:
+        raise UsageError("--out is missing: name the folder of the run, or add --dry-run")
     with progress(stage) as update:
         done, was_there = run_stage(
-            common.store, names(domains), stage,
-            out=out, model_config=model, config=config, source=source, force=force, notice=notice,
+            common.store, names(domains), stage, **request, out=out, force=force, notice=notice,
             progress=lambda row: update(row["epoch"], config.epochs, inline({k: row.get(k, "") for k in SHOWN_EPOCH})),
         )  # fmt: skip
     if common.json:
@@ -265,6 +277,15 @@ def train(
         best = {f"valid_{name}": value for name, value in done.metrics.items()}
         status = "fresh" if was_there else "trained"
         print(f"{out}  {stage}  {status}  {inline({'best_epoch': done.best_epoch, 'epochs': done.epochs} | best)}")
+
+
+def print_groups(rows: "list[GroupRow]", as_json: bool) -> None:
+    if as_json:
+        print_json([dataclasses.asdict(row) for row in rows])
+        return
+    print(f"{'group':<12}{'action':<8}{'tensors':>8}{'parameters':>12}")
+    for row in rows:
+        print(f"{row.group:<12}{row.action:<8}{row.tensors:>8}{row.parameters:>12,}")
 
 
 @command(app, "evaluate")
@@ -367,11 +388,35 @@ def main(arguments: list[str] | None = None) -> None:
         fail(error.message, error.next_command)
     except typer.TyperException as error:
         code = error.exit_code
-        known = [*itertools.takewhile(lambda word: not word.startswith("-"), words)][:2]
-        fail(error.format_message(), " ".join(["antpipe", *known, "--help"]))
-    except KeyboardInterrupt:
-        code = 130
+        fail(error.format_message(), help_command(words))
+    except KeyboardInterrupt:  # one that comes before Typer, which turns the others into this code itself
+        code = INTERRUPTED
+    except OSError as error:
+        code = AntpipeError.exit_code
+        fail(f"{error.filename}: {error.strerror}" if error.filename else one_line(error), None)
+    except Exception as error:  # a bug of antpipe or of a library: one line here, the traceback on demand
+        code = AntpipeError.exit_code
+        message = f"unexpected {type(error).__name__}: {one_line(error)}"
+        fail(message, f"ANTPIPE_DEBUG=1 {shlex.join(['antpipe', *words])}")
+    if code == INTERRUPTED:
+        notice("interrupted; what was complete is kept")
     sys.exit(code)
+
+
+def help_command(words: Sequence[str]) -> str:
+    """The help of the command that the first words name, as far as there is one."""
+    known, group = ["antpipe"], app
+    for word in words:
+        groups = {part.name: part.typer_instance for part in group.registered_groups}
+        if word not in groups and word not in {part.name for part in group.registered_commands}:
+            break
+        known.append(word)
+        group = groups.get(word) or typer.Typer()
+    return " ".join([*known, "--help"])
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def fail(message: str, next_command: str | None) -> None:

@@ -134,7 +134,11 @@ class ModelConfig(Config):
     layer_norm_eps: float = setting(1e-8, "epsilon in LayerNorm", least=0)
     gate_noise: bool = setting(True, "noisy gates in training")
     transductive: bool = setting(False, "add a learned vector for each item id")
-    init: str = setting("xavier", "first values of the experts", ("xavier", "normal"))
+    init: str = setting(
+        "xavier",
+        "first values of the experts; authors: normal, and xavier where a stage starts from a checkpoint",
+        ("xavier", "normal", "authors"),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -174,8 +178,10 @@ class DemoConfig(Config):
 
     section: ClassVar[str] = "demo"
     width: int = setting(64, "width D of item and sequence vectors", least=2)
-    pretrain_epochs: int = setting(30, "epochs of pre-training on the source shops", least=1)
-    epochs: int = setting(60, "epochs of each stage on the target shop", least=1)
+    pretrain_epochs: int = setting(20, "epochs of pre-training on the source shops", least=1)
+    epochs: int = setting(40, "epochs of each stage on the target shop", least=1)
+    pretrain_batch: int = setting(512, "training positions a step in pre-training", least=1)
+    batch: int = setting(256, "training positions a step on the target shop", least=1)
     seeds: int = setting(3, "seeds of each stage on the target shop", least=1)
 
 
@@ -231,6 +237,8 @@ def read_toml(path: Path) -> dict[str, dict[str, Any]]:
         raise UsageError(f"--config {path}: not TOML: {error}") from None
     known = {config.section: {field.name for field in dataclasses.fields(config)} for config in CONFIGS}
     for section, keys in document.items():
+        if section == "stage":  # the user's own stages; transfer.py knows what they may say
+            continue
         if section not in known or not isinstance(keys, dict):
             raise UsageError(f"{path}: unknown section [{section}]; known: {', '.join(sorted(known))}")
         for key in keys:

@@ -47,7 +47,7 @@ def run_demo(store: Store, config: DemoConfig, *, force: bool, say: Callable[[st
         """Epochs are in RUN/metrics.jsonl."""
 
     source = runs / "pretrain"
-    training = replace(TrainConfig(), epochs=config.pretrain_epochs)
+    training = replace(TrainConfig(), epochs=config.pretrain_epochs, batch_size=config.pretrain_batch)
     done, _ = run_stage(
         domains=SOURCES, stage="pretrain", out=source, config=training, source=None, progress=quiet, **settings
     )
@@ -56,7 +56,7 @@ def run_demo(store: Store, config: DemoConfig, *, force: bool, say: Callable[[st
     for arm in ARMS:
         for seed in range(config.seeds):
             out = runs / f"{arm}-{seed}"
-            training = replace(TrainConfig(), epochs=config.epochs, seed=seed)
+            training = replace(TrainConfig(), epochs=config.epochs, batch_size=config.batch, seed=seed)
             start = None if arm == "scratch" else source
             run_stage(domains=[TARGET], stage=arm, out=out, config=training, source=start, progress=quiet, **settings)
             figures[arm].append(evaluate_run(store, out, TARGET, EvaluateConfig(), say))

@@ -54,16 +54,16 @@ class ModalityExperts(nn.Module):
 
     def __init__(self, in_width: int, config: ModelConfig, shifted: bool) -> None:
         super().__init__()
-        self.dropout, self.noisy, self.init = config.item_dropout, config.gate_noise, config.init
+        self.dropout, self.noisy = config.item_dropout, config.gate_noise
         self.weight = nn.Parameter(torch.empty(config.experts, config.width, in_width))  # (K, D, d)
         self.shift = nn.Parameter(torch.empty(config.experts, in_width)) if shifted else None  # (K, d)
         self.bias = None if shifted else nn.Parameter(torch.empty(config.experts, config.width))  # (K, D)
         self.gate = NoisyGate(in_width, config.experts)
 
-    def reset(self) -> None:
-        """Experts anew; the gate has its own reset."""
+    def reset(self, init: str) -> None:
+        """Experts anew, `normal` N(0, .02) or `xavier` (each expert by its own sizes); the gate has its own reset."""
         _, width, in_width = self.weight.shape
-        nn.init.normal_(self.weight, std=INIT_STD if self.init == "normal" else math.sqrt(2 / (width + in_width)))
+        nn.init.normal_(self.weight, std=INIT_STD if init == "normal" else math.sqrt(2 / (width + in_width)))
         for constant in (self.shift, self.bias):
             if constant is not None:
                 nn.init.zeros_(constant)
@@ -89,11 +89,11 @@ class SingleProjection(nn.Module):
 
     def __init__(self, in_width: int, config: ModelConfig) -> None:
         super().__init__()
-        self.dropout, self.init = config.item_dropout, config.init
+        self.dropout = config.item_dropout
         self.linear = nn.Linear(in_width, config.width)
 
-    def reset(self) -> None:
-        if self.init == "normal":
+    def reset(self, init: str) -> None:
+        if init == "normal":
             nn.init.normal_(self.linear.weight, std=INIT_STD)
         else:
             nn.init.xavier_normal_(self.linear.weight)
@@ -185,6 +185,12 @@ class Ant(nn.Module):
         self.ids = nn.Embedding(items, config.width) if config.transductive and items else None
         self.reset()
 
+    def reset_experts(self, init: str) -> None:
+        """Experts of all modalities anew: `xavier` or `normal`. Gates stay."""
+        for module in self.modalities.values():
+            assert isinstance(module, ModalityExperts | SingleProjection)
+            module.reset(init)
+
     def reset(self) -> None:
         """Every parameter anew: linear layers and embeddings N(0, .02), biases 0, experts per `init`, gates 0."""
         for module in self.modules():
@@ -196,8 +202,9 @@ class Ant(nn.Module):
             elif isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
         for module in self.modules():
-            if isinstance(module, ModalityExperts | SingleProjection | NoisyGate):
+            if isinstance(module, NoisyGate):
                 module.reset()
+        self.reset_experts("xavier" if self.config.init == "xavier" else "normal")
 
     def items(self, features: Mapping[str, Tensor], ids: Tensor | None = None) -> ItemVectors:
         """Vectors of n items. features: raw features (n, d) by modality, zeros where missing; ids: (n,) rows of

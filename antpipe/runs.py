@@ -1,9 +1,10 @@
 """A run: one stage trained on domains of the store, from the request to its checkpoint folder."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from antpipe import checkpoint, transfer
@@ -18,6 +19,56 @@ from antpipe.train import TrainingData, fit
 if TYPE_CHECKING:
     from antpipe.model import Ant
 
+PRETRAIN = "pretrain"  # the only stage on several domains, with the in-batch losses
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that was checked and is ready to train: what it starts from, reads and does to each group."""
+
+    stage: str
+    actions: transfer.Stage
+    start: Checkpoint | None
+    data: TrainingData
+    described: Checkpoint
+    model: "Ant"
+
+
+def plan_run(
+    store: Store,
+    domains: Sequence[str],
+    stage: str,
+    *,
+    model_config: ModelConfig,
+    config: TrainConfig,
+    source: Path | None,
+    own_stages: Mapping[str, object] = MappingProxyType({}),
+    notice: Callable[[str], None],
+) -> Plan:
+    """Check a request and build its model with the first values of the stage.
+
+    source: the run to start from, for stages that keep or freeze something. own_stages: the user's `[stage.NAME]`
+    sections. notice: told what is worth knowing once. Raises DataError where the store lacks something or the
+    checkpoint does not fit, UsageError where stage, domains and source do not go together.
+    """
+    import torch
+
+    actions = transfer.find_stage(stage, own_stages)
+    start = _check_request(stage, actions, domains, source)
+    data = load_training_data(store, domains, config, notice)
+    described = describe_run(
+        store, data.catalogue, stage=stage, actions=actions, model_config=model_config, config=config, start=start
+    )
+    torch.manual_seed(config.seed)
+    model = described.build()
+    if start is not None and source is not None:
+        check_fit(actions, start, described, source, notice)
+        if model_config.init == "authors":  # their constructor draws experts N(0, .02), their re-learning Xavier
+            model.reset_experts("xavier")
+        exceptions = transfer.REFERENCE_EXCEPTIONS.get(stage, {}) if config.reference else {}
+        transfer.apply(actions, model, checkpoint.load_weights(source, start), exceptions)
+    return Plan(stage, actions, start, data, described, model)
+
 
 def run_stage(
     store: Store,
@@ -28,37 +79,30 @@ def run_stage(
     model_config: ModelConfig,
     config: TrainConfig,
     source: Path | None,
+    own_stages: Mapping[str, object] = MappingProxyType({}),
     force: bool,
     notice: Callable[[str], None],
     progress: Callable[[dict[str, Any]], None],
 ) -> tuple[Checkpoint, bool]:
-    """Run a stage and write the checkpoint of its best epoch to `out`.
+    """Plan a run (see plan_run), train it, and write the checkpoint of its best epoch to `out`.
 
-    source: the run whose checkpoint stages that keep or freeze something start from. notice: told what is
-    worth knowing once; progress: told the figures of each epoch. Returns the checkpoint and whether it was
-    there already (the same run finished before). Raises DataError where the store lacks something or the
-    checkpoint does not fit, UsageError where stage, domains and source do not go together.
+    progress: told the figures of each epoch. Returns the checkpoint and whether it was there already (the same
+    run finished before).
     """
-    import torch
-
-    start = _check_request(stage, domains, source)
     if source is not None and source.resolve() == out.resolve():
         raise UsageError(f"--out {out}: is the run to start from", "name another folder")
     device = choose_device(config.device)
-    data = load_training_data(store, domains, config, notice)
-    described = describe_run(store, data.catalogue, stage=stage, model_config=model_config, config=config, start=start)
+    plan = plan_run(
+        store, domains, stage,
+        model_config=model_config, config=config, source=source, own_stages=own_stages, notice=notice,
+    )  # fmt: skip
     if (out / checkpoint.DESCRIPTION).exists() and not force:
         existing = checkpoint.describe(out)
-        if existing.fingerprint == described.fingerprint:
+        if existing.fingerprint == plan.described.fingerprint:
             return existing, True
         raise UsageError(
             f"--out {out}: holds another run (stage {existing.stage})", "name another folder, or add --force"
         )
-    torch.manual_seed(config.seed)
-    model = described.build()
-    if start is not None and source is not None:
-        check_fit(stage, start, described, source)
-        transfer.apply(stage, model, checkpoint.load_weights(source, start))
     out.mkdir(parents=True, exist_ok=True)
     log = out / "metrics.jsonl"
     log.unlink(missing_ok=True)
@@ -68,19 +112,20 @@ def run_stage(
             stream.write(json.dumps(row) + "\n")
         progress(row)
 
-    best_epoch, best = fit(model.to(device), data, stage, config=config, device=device, record=record)
-    done = replace(described, best_epoch=best_epoch, metrics=best, epochs=config.epochs)
+    model = plan.model.to(device)
+    best_epoch, best = fit(model, plan.data, pretraining=stage == PRETRAIN, config=config, device=device, record=record)
+    done = replace(plan.described, best_epoch=best_epoch, metrics=best, epochs=config.epochs)
     checkpoint.save(out, model, done)
     return done, False
 
 
-def _check_request(stage: str, domains: Sequence[str], source: Path | None) -> Checkpoint | None:
+def _check_request(
+    stage: str, actions: transfer.Stage, domains: Sequence[str], source: Path | None
+) -> Checkpoint | None:
     """The checkpoint to start from, where the stage needs one."""
-    if stage not in transfer.STAGES:
-        raise UsageError(f"--stage {stage}: choose from {', '.join(transfer.STAGES)}")
-    if stage != "pretrain" and len(domains) != 1:
+    if stage != PRETRAIN and len(domains) != 1:
         raise UsageError(f"--stage {stage} trains on one domain, not on {len(domains)}", "name one with --domains")
-    if not transfer.needs_checkpoint(stage):
+    if not transfer.needs_checkpoint(actions):
         if source is not None:
             raise UsageError(f"--stage {stage} starts from nothing: leave --from out")
         return None
@@ -113,13 +158,14 @@ def describe_run(
     catalogue: Catalogue,
     *,
     stage: str,
+    actions: transfer.Stage,
     model_config: ModelConfig,
     config: TrainConfig,
     start: Checkpoint | None,
 ) -> Checkpoint:
     """The description of a run before it is trained; its fingerprint covers all that determines the result."""
     modalities = {m: {"width": w, "encoder": catalogue.encoders[m]} for m, w in catalogue.widths.items()}
-    if start is not None and transfer.keeps(stage, "experts"):
+    if start is not None and _reads_features_of_checkpoint(actions):
         modalities = start.modalities | {m: v for m, v in modalities.items() if m in start.modalities}
     domains = {
         name: {artefact: store.domain(name).entry(artefact)["fingerprint"] for artefact in artefacts}
@@ -131,38 +177,55 @@ def describe_run(
     settings = {key: value for key, value in to_json(config).items() if key != "device"}
     max_len = store.domain(catalogue.domains[0]).sequences().max_len
     items = len(catalogue) if model_config.transductive else None
-    begun = start.fingerprint if start else None
-    determined = [stage, to_json(model_config), settings, modalities, max_len, domains, begun]
+    begun = [start.fingerprint, start.weights_sha256] if start else None
+    determined = [stage, dict(actions), to_json(model_config), settings, modalities, max_len, domains, begun]
     return Checkpoint(
-        fingerprint=digest(determined), stage=stage, model=to_json(model_config), train=to_json(config),
-        modalities=modalities, max_len=max_len, items=items, domains=domains, source=begun,
-        best_epoch=0, epochs=0, metrics={},
+        fingerprint=digest(determined), stage=stage, groups=dict(actions), model=to_json(model_config),
+        train=to_json(config), modalities=modalities, max_len=max_len, items=items, domains=domains,
+        source=start.fingerprint if start else None, best_epoch=0, epochs=0, metrics={},
     )  # fmt: skip
 
 
-def check_fit(stage: str, start: Checkpoint, wanted: Checkpoint, source: Path) -> None:
+def _reads_features_of_checkpoint(actions: transfer.Stage) -> bool:
+    """Experts or gates that are kept were trained on features of one encoder: others mean nothing to them."""
+    return actions["experts"] != transfer.RESET or actions["gates"] != transfer.RESET
+
+
+def check_fit(
+    actions: transfer.Stage, start: Checkpoint, wanted: Checkpoint, source: Path, notice: Callable[[str], None]
+) -> None:
     """Refuse a checkpoint whose kept parts do not fit the features or the model, naming both sides."""
-    if transfer.keeps(stage, "encoder"):
+    if actions["encoder"] != transfer.RESET:
         for key in ("width", "layers", "heads", "inner_width", "feed_forward_experts"):
             if start.model[key] != wanted.model[key]:
                 raise DataError(
                     f"{source} was trained with {key} {start.model[key]}, this run asks for {wanted.model[key]}",
                     f"leave --{key.replace('_', '-')} out to use that of the checkpoint",
                 )
-    if transfer.keeps(stage, "positions") and start.max_len != wanted.max_len:
+    if actions["positions"] != transfer.RESET and start.max_len != wanted.max_len:
         raise DataError(
             f"{source} was trained with --max-len {start.max_len}, the domain's sequences have {wanted.max_len}",
             f"antpipe build-sequences --domains {','.join(wanted.domains)} --max-len {start.max_len}",
         )
-    if transfer.keeps(stage, "experts"):
+    if _reads_features_of_checkpoint(actions):
         for name, there in start.modalities.items():
             here = wanted.modalities[name]
-            if here != there:
+            if not fits(there, here):
                 raise DataError(
-                    f"{source} reads {name} of width {there['width']} by {there['encoder']}, "
-                    f"the domain has width {here['width']} by {here['encoder']}",
+                    f"{source} reads {name} of {shown(there)}, the domain has {shown(here)}",
                     f"build {name} with the encoder of the checkpoint, or use --stage relearn",
                 )
+            if there["encoder"] is None:
+                notice(f"{source} does not say what made its {name} features; only their width was compared")
+
+
+def fits(trained: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    """Whether features are of the kind a checkpoint was trained on; an imported one may not know its encoder."""
+    return trained["width"] == here["width"] and trained["encoder"] in (None, here["encoder"])
+
+
+def shown(modality: Mapping[str, Any]) -> str:
+    return f"width {modality['width']} by {modality['encoder'] or 'an unknown encoder'}"
 
 
 def open_run(
@@ -187,11 +250,10 @@ def open_run(
         store, tuple(described.domains) if seen else [domain], tuple(described.modalities), notice
     )
     for name, encoder in catalogue.encoders.items():
-        trained = described.modalities[name]
-        if (trained["encoder"], trained["width"]) != (encoder, catalogue.widths[name]):
+        trained, here = described.modalities[name], {"width": catalogue.widths[name], "encoder": encoder}
+        if not fits(trained, here):
             raise DataError(
-                f"{run} reads {name} of width {trained['width']} by {trained['encoder']}; "
-                f"{domain} has width {catalogue.widths[name]} by {encoder}",
+                f"{run} reads {name} of {shown(trained)}; {domain} has {shown(here)}",
                 store.domain(domain).command(name, force=True),
             )
     return model, described, catalogue

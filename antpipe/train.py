@@ -34,20 +34,20 @@ class TrainingData:
 def fit(
     model: "Ant",
     data: TrainingData,
-    stage: str,
     *,
+    pretraining: bool,
     config: TrainConfig,
     device: "torch.device",
     record: Callable[[dict[str, Any]], None],
 ) -> tuple[int, dict[str, float]]:
     """Train, validate, and leave the model with the weights of its best epoch.
 
+    pretraining: in-batch losses over the items of all domains, instead of the full softmax over one catalogue.
     Returns that epoch (from 1) and its validation metrics, the mean over domains. record: gets epoch, loss,
     learning rate, seconds, positions a second and the validation metrics.
     """
     import torch
 
-    pretraining = stage == "pretrain"
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=config.lr, fused=True)
     decay = config.pretrain_lr_decay if pretraining else config.lr_decay

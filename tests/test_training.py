@@ -1,6 +1,7 @@
 """Stages of training on small shops: what is kept, what moves, what is refused."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 
 from antpipe import checkpoint, transfer
 from antpipe.errors import DataError, IntegrityError, UsageError
-from antpipe.runs import open_run, run_stage
+from antpipe.runs import open_run, plan_run, run_stage
 from antpipe.store import Store
 
 from .trainable import MODEL, TRAINING, WIDTHS, make_trainable, train_quickly, write_feature
@@ -182,3 +183,56 @@ def test_a_transductive_run_learns_ids_and_refuses_other_catalogues(store: Store
     assert weights(tmp_path / "run")["ids.weight"].shape == (24, 16)
     with pytest.raises(DataError, match="another catalogue"):
         open_run(store, tmp_path / "run", "Source", str)
+
+
+@pytest.mark.parametrize(("reference", "kept"), [(True, True), (False, False)])
+def test_only_the_reference_switch_keeps_the_price_bias_at_relearning(
+    store: Store, source: Path, reference: bool, kept: bool
+) -> None:
+    plan = plan_run(
+        store, ["Target"], "relearn", model_config=MODEL, config=replace(TRAINING, reference=reference),
+        source=source, notice=str,
+    )  # fmt: skip
+    before = weights(source)["modalities.price.bias"]
+    assert before.any()
+    assert torch.equal(plan.model.state_dict()["modalities.price.bias"], before) == kept
+    assert plan.model.state_dict()["modalities.price.bias"].any() == kept
+
+
+@pytest.mark.parametrize(
+    ("init", "stage", "spread"),
+    [
+        ("xavier", "scratch", math.sqrt(2 / (16 + 12))),
+        ("xavier", "relearn", math.sqrt(2 / (16 + 12))),
+        ("authors", "scratch", 0.02),
+        ("authors", "relearn", math.sqrt(2 / (16 + 12))),
+    ],
+)
+def test_experts_start_alike_in_every_stage_unless_as_in_the_authors_code(
+    store: Store, source: Path, init: str, stage: str, spread: float
+) -> None:
+    plan = plan_run(
+        store, ["Target"], stage, model_config=replace(MODEL, init=init), config=TRAINING,
+        source=source if stage == "relearn" else None, notice=str,
+    )  # fmt: skip
+    assert plan.model.state_dict()["modalities.text.weight"].std().item() == pytest.approx(spread, rel=0.15)
+
+
+def test_a_stage_of_ones_own_trains_and_is_recorded(store: Store, source: Path, tmp_path: Path) -> None:
+    own = {"probe": {"like": "finetune", "encoder": "freeze", "experts": "freeze"}}
+    done, _ = run_stage(
+        store, ["Target"], "probe", out=tmp_path / "run", model_config=MODEL, config=TRAINING, source=source,
+        own_stages=own, force=False, notice=str, progress=str,
+    )  # fmt: skip
+    before, after = weights(source), weights(tmp_path / "run")
+    for name in before:
+        assert torch.equal(before[name], after[name]) == (transfer.group_of(name) in ("encoder", "experts")), name
+    assert done.groups["encoder"] == "freeze"
+
+
+def test_reference_losses_change_the_result(store: Store, tmp_path: Path) -> None:
+    train_quickly(store, "scratch", ["Target"], tmp_path / "ours")
+    train_quickly(store, "scratch", ["Target"], tmp_path / "theirs", reference=True)
+    assert not torch.equal(
+        weights(tmp_path / "ours")["positions.weight"], weights(tmp_path / "theirs")["positions.weight"]
+    )

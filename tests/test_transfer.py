@@ -5,7 +5,7 @@ import torch
 
 from antpipe import transfer
 from antpipe.config import ModelConfig
-from antpipe.errors import DataError
+from antpipe.errors import DataError, UsageError
 from antpipe.model import Ant
 
 CONFIG = ModelConfig(width=8, experts=2, transductive=True)
@@ -33,7 +33,7 @@ def test_kept_and_frozen_tensors_come_from_the_checkpoint_and_others_do_not(stag
     with torch.no_grad():
         for parameter in source.parameters():
             parameter.add_(1.0)
-    transfer.apply(stage, model, source.state_dict())
+    transfer.apply(transfer.STAGES[stage], model, source.state_dict())
     for name, parameter in model.named_parameters():
         action = transfer.STAGES[stage][transfer.group_of(name)]
         assert torch.equal(parameter, source.state_dict()[name]) == (action != transfer.RESET), name
@@ -42,15 +42,65 @@ def test_kept_and_frozen_tensors_come_from_the_checkpoint_and_others_do_not(stag
 
 def test_a_tensor_of_another_shape_is_refused_by_name() -> None:
     with pytest.raises(DataError, match=r"modalities\.text\..*\(2, 8, 5\).*\(2, 8, 7\)"):
-        transfer.apply("finetune", make_model(1, text=7), make_model(0).state_dict())
+        transfer.apply(transfer.STAGES["finetune"], make_model(1, text=7), make_model(0).state_dict())
 
 
 def test_relearn_takes_other_feature_widths() -> None:
-    transfer.apply("relearn", make_model(1, text=7), make_model(0).state_dict())
+    transfer.apply(transfer.STAGES["relearn"], make_model(1, text=7), make_model(0).state_dict())
 
 
 def test_a_missing_tensor_is_refused_by_name() -> None:
     tensors = make_model(0).state_dict()
     del tensors["encoder.0.qkv.weight"]
     with pytest.raises(DataError, match=r"encoder\.0\.qkv\.weight"):
-        transfer.apply("relearn", make_model(1), tensors)
+        transfer.apply(transfer.STAGES["relearn"], make_model(1), tensors)
+
+
+def test_a_stage_of_ones_own_says_only_what_differs_from_another() -> None:
+    stage = transfer.find_stage("mine", {"mine": {"like": "relearn", "positions": "keep"}})
+    assert stage == {**transfer.STAGES["relearn"], "positions": "keep"}
+
+
+def test_a_stage_of_ones_own_may_name_every_group_instead() -> None:
+    section = {**dict.fromkeys(transfer.GROUPS, "freeze"), "ids": "reset"}
+    assert transfer.find_stage("mine", {"mine": section}) == section
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"like": "relearn", "decoder": "keep"}, "unknown group 'decoder'"),
+        ({"like": "relearn", "encoder": "thaw"}, "encoder = 'thaw': choose from keep, freeze, reset"),
+        ({"like": "rewind"}, "like = 'rewind'"),
+        ({"encoder": "freeze"}, "says nothing of positions, input_norm"),
+        ({"like": "finetune", "ids": "keep"}, "they can only be reset"),
+        ("freeze", "must be a table"),
+    ],
+)
+def test_a_stage_that_says_something_unknown_is_refused(section: object, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        transfer.find_stage("mine", {"mine": section})
+
+
+def test_a_stage_of_ones_own_cannot_take_the_name_of_another() -> None:
+    with pytest.raises(UsageError, match="this stage exists"):
+        transfer.find_stage("relearn", {"relearn": {"like": "scratch"}})
+
+
+def test_the_table_of_groups_counts_every_parameter_once() -> None:
+    model = make_model(0)
+    rows = transfer.group_table(transfer.STAGES["relearn"], model)
+    assert sum(row.parameters for row in rows) == sum(parameter.numel() for parameter in model.parameters())
+    assert sum(row.tensors for row in rows) == len(list(model.parameters()))
+    assert {row.group: row.action for row in rows} == transfer.STAGES["relearn"]
+
+
+def test_an_exception_keeps_a_single_tensor_of_a_group_that_is_reset() -> None:
+    source, model = make_model(0), make_model(1)
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.add_(1.0)
+    transfer.apply(transfer.STAGES["relearn"], model, source.state_dict(), transfer.REFERENCE_EXCEPTIONS["relearn"])
+    ours, theirs = model.state_dict(), source.state_dict()
+    assert torch.equal(ours["modalities.price.bias"], theirs["modalities.price.bias"])
+    assert not torch.equal(ours["modalities.price.weight"], theirs["modalities.price.weight"])
