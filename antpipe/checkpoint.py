@@ -83,7 +83,7 @@ def describe(run: Path) -> Checkpoint:
     path = run / DESCRIPTION
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(
             f"{run}: no finished run here ({DESCRIPTION} is missing)", f"antpipe train --out {run} …"
         ) from None

@@ -393,11 +393,10 @@ def main(arguments: list[str] | None = None) -> None:
         code = INTERRUPTED
     except OSError as error:
         code = AntpipeError.exit_code
-        fail(f"{error.filename}: {error.strerror}" if error.filename else one_line(error), None)
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), None)
     except Exception as error:  # a bug of antpipe or of a library: one line here, the traceback on demand
         code = AntpipeError.exit_code
-        message = f"unexpected {type(error).__name__}: {one_line(error)}"
-        fail(message, f"ANTPIPE_DEBUG=1 {shlex.join(['antpipe', *words])}")
+        fail(f"unexpected {type(error).__name__}: {error}", f"ANTPIPE_DEBUG=1 {shlex.join(['antpipe', *words])}")
     if code == INTERRUPTED:
         notice("interrupted; what was complete is kept")
     sys.exit(code)
@@ -415,13 +414,10 @@ def help_command(words: Sequence[str]) -> str:
     return " ".join([*known, "--help"])
 
 
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
 def fail(message: str, next_command: str | None) -> None:
+    """Tell on stderr, in one line, what is wrong, and in another how to go on."""
     if os.environ.get("ANTPIPE_DEBUG") == "1":
         traceback.print_exc()
-    print(f"antpipe: error: {message}", file=sys.stderr)
+    notice(f"error: {' '.join(message.splitlines())}")
     if next_command:
-        print(f"antpipe: next: {next_command}", file=sys.stderr)
+        notice(f"next: {next_command}")

@@ -20,9 +20,11 @@ from antpipe.errors import UsageError
 T = TypeVar("T")
 
 
-def setting(default: T, about: str, choices: tuple[str, ...] = (), least: float | None = None) -> T:
+def setting(
+    default: T, about: str, choices: tuple[str, ...] = (), least: float | None = None, most: float | None = None
+) -> T:
     """A dataclass field with its explanation, and the values it admits."""
-    metadata = {"about": about, "choices": choices, "least": least}
+    metadata = {"about": about, "choices": choices, "least": least, "most": most}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -35,12 +37,14 @@ class Config:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            choices, least = field.metadata["choices"], field.metadata["least"]
+            choices, least, most = (field.metadata[key] for key in ("choices", "least", "most"))
             if choices and not set(value if isinstance(value, tuple) else (value,)) <= set(choices):
                 shown = ",".join(value) if isinstance(value, tuple) else value
                 raise UsageError(f"--{flag_name(field.name)} {shown}: choose from {', '.join(choices)}")
             if least is not None and value is not None and value < least:
                 raise UsageError(f"--{flag_name(field.name)} {value}: must be at least {least:g}")
+            if most is not None and value is not None and value > most:
+                raise UsageError(f"--{flag_name(field.name)} {value}: must be at most {most:g}")
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class ImageConfig(Config):
     batch_size: int = setting(32, "pictures a step", least=1)
     images: Path | None = setting(None, "folder with pictures named ITEM_ID.jpg, ITEM_ID_2.jpg, …")
     max_images: int = setting(4, "pictures an item, averaged", least=1)
-    min_coverage: float = setting(0.0, "share of items that must have a picture (else exit code 4)", least=0)
+    min_coverage: float = setting(0.0, "share of items that must have a picture (else exit code 4)", least=0, most=1)
 
 
 @dataclass(frozen=True)
@@ -111,8 +115,8 @@ class SequenceConfig(Config):
     section: ClassVar[str] = "build-sequences"
     max_len: int = setting(50, "items the model looks back on", least=1)
     split: str = setting("leave-one-out", "how positions become train, valid, test", ("leave-one-out", "time"))
-    valid_share: float = setting(0.1, "share of interactions in the validation period (split time)", least=0)
-    test_share: float = setting(0.1, "share of interactions in the test period (split time)", least=0)
+    valid_share: float = setting(0.1, "share of interactions in the validation period (split time)", least=0, most=1)
+    test_share: float = setting(0.1, "share of interactions in the test period (split time)", least=0, most=1)
 
 
 @dataclass(frozen=True)
@@ -125,15 +129,20 @@ class ModelConfig(Config):
     layers: int = setting(2, "Transformer layers", least=1)
     heads: int = setting(2, "attention heads", least=1)
     inner_width: int | None = setting(None, "width of the feed-forward part (default: as wide as the model)", least=1)
-    feed_forward_experts: int = setting(1, "feed-forward experts of the last Transformer layer", least=1)
-    item_dropout: float = setting(0.2, "dropout on raw features", least=0)
-    hidden_dropout: float = setting(0.5, "dropout in the Transformer and at its input", least=0)
-    attention_dropout: float = setting(0.5, "dropout on attention weights", least=0)
+    feed_forward_experts: int = setting(1, "feed-forward experts of the last Transformer layers", least=1)
+    feed_forward_expert_layers: int = setting(1, "how many of the last layers have feed-forward experts", least=1)
+    item_dropout: float = setting(0.2, "dropout on raw features", least=0, most=1)
+    hidden_dropout: float = setting(0.5, "dropout in the Transformer and at its input", least=0, most=1)
+    attention_dropout: float = setting(0.5, "dropout on attention weights", least=0, most=1)
     fusion: float = setting(0.1, "weight beta of the product image * text", least=0)
     temperature: float = setting(0.07, "temperature tau of the scores", least=1e-6)
     layer_norm_eps: float = setting(1e-8, "epsilon in LayerNorm", least=0)
     gate_noise: bool = setting(True, "noisy gates in training")
     transductive: bool = setting(False, "add a learned vector for each item id")
+    learned_missing: bool = setting(False, "a learned vector stands for a missing modality (ANT: zeros)")
+    modality_dropout: float = setting(
+        0.0, "share of present modalities hidden in training (ANT: none)", least=0, most=1
+    )
     init: str = setting(
         "xavier",
         "first values of the experts; authors: normal, and xavier where a stage starts from a checkpoint",

@@ -176,10 +176,14 @@ class Ant(nn.Module):
                 for name, width in self.widths.items()
             }
         )
+        self.missing = nn.ParameterDict(
+            {name: nn.Parameter(torch.zeros(width)) for name, width in self.widths.items() if config.learned_missing}
+        )
         self.positions = nn.Embedding(max_len, config.width)
         self.input_norm = nn.LayerNorm(config.width, config.layer_norm_eps)
+        plain_layers = config.layers - config.feed_forward_expert_layers
         self.encoder = nn.ModuleList(
-            TransformerLayer(config, config.feed_forward_experts if layer == config.layers - 1 else 1)
+            TransformerLayer(config, config.feed_forward_experts if layer >= plain_layers else 1)
             for layer in range(config.layers)
         )
         self.ids = nn.Embedding(items, config.width) if config.transductive and items else None
@@ -204,11 +208,22 @@ class Ant(nn.Module):
         for module in self.modules():
             if isinstance(module, NoisyGate):
                 module.reset()
+        for vector in self.missing.values():
+            nn.init.zeros_(vector)
         self.reset_experts("xavier" if self.config.init == "xavier" else "normal")
 
-    def items(self, features: Mapping[str, Tensor], ids: Tensor | None = None) -> ItemVectors:
+    def items(
+        self,
+        features: Mapping[str, Tensor],
+        ids: Tensor | None = None,
+        present: Mapping[str, Tensor] | None = None,
+    ) -> ItemVectors:
         """Vectors of n items. features: raw features (n, d) by modality, zeros where missing; ids: (n,) rows of
-        the id embedding where the model is transductive."""
+        the id embedding where the model is transductive; present: (n,) bool by modality, needed where missing
+        modalities have a learned vector or present ones are hidden in training."""
+        if self.config.learned_missing or self.config.modality_dropout:
+            assert present is not None
+            features = {name: self._hide(name, features[name], present[name]) for name in self.widths}
         parts = {name: module(features[name]) for name, module in self.modalities.items()}
         fused = torch.stack(list(parts.values())).sum(0)  # (n, D)
         if self.config.fusion and "text" in parts and "image" in parts:
@@ -217,6 +232,13 @@ class Ant(nn.Module):
             assert ids is not None
             fused = fused + self.ids(ids)
         return ItemVectors(fused, parts)
+
+    def _hide(self, name: str, x: Tensor, present: Tensor) -> Tensor:
+        """x: (n, d), present: (n,). What stands for a missing modality, in place of missing and hidden rows."""
+        if self.training and self.config.modality_dropout:
+            present = present & (torch.rand(len(x), device=x.device) >= self.config.modality_dropout)
+        stand_in = self.missing[name] if name in self.missing else torch.zeros_like(x[0])
+        return torch.where(present[:, None], x, stand_in)
 
     def embed_sequence(self, items: Tensor) -> Tensor:
         """items: (B, L, D) vectors, the oldest first. Returns the input of the first layer (B, L, D)."""

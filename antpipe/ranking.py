@@ -45,7 +45,7 @@ def catalogue_vectors(
     with torch.inference_mode():
         for start in range(0, len(rows), size):
             inputs = item_inputs(catalogue, model.widths, rows[start : start + size], device)
-            parts.append(model.items(inputs.features, inputs.ids).fused)
+            parts.append(model.items(inputs.features, inputs.ids, inputs.present).fused)
     return torch.cat(parts)
 
 

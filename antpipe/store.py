@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -189,7 +190,7 @@ class Domain:
             source = (self.manifest().get("items") or {}).get("parameters", {}).get("format", "amazon")
             command = "ingest sample" if source == "sample" else f"ingest {source} --source DIR"
         scope = "" if command == "ingest sample" else f" --domains {self.name}"
-        return f"antpipe {command}{scope} --store {self.root}{' --force' if force else ''}"
+        return f"antpipe {command}{scope} --store {shlex.quote(str(self.root))}{' --force' if force else ''}"
 
     def fingerprint(self, artefact: str, parameters: Mapping[str, Any]) -> str:
         """sha256 of stage, version, parameters and the fingerprints of its inputs (which must be there)."""
@@ -288,10 +289,15 @@ class Domain:
 
     def table(self, name: str, columns: list[str] | None = None) -> "pa.Table":
         """items, interactions, users or rejects as an Arrow table."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         self.entry("items")
-        return pq.read_table(self.path / f"{name}.parquet", columns=columns)
+        path = self.path / f"{name}.parquet"
+        try:
+            return pq.read_table(path, columns=columns)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise IntegrityError(f"{path}: damaged: {error}", self.command("items", force=True)) from None
 
     def item_ids(self) -> list[str]:
         """Original ids in row order; IntegrityError where they are not the ones the store was built with."""

@@ -102,13 +102,14 @@ def target_loss(model: "Ant", inputs: ItemInputs, batch: Batch, config: TrainCon
     """Full softmax over the catalogue, of which batch.items is all."""
     import torch
 
-    items = model.items(inputs.features, inputs.ids).fused
+    items = model.items(inputs.features, inputs.ids, inputs.present).fused
     targets = torch.from_numpy(batch.targets).to(items.device)
     hidden = hidden_states(model, items, batch)
     if not config.reference:
         return losses.full_softmax(hidden, items, targets, model.config.temperature)
     zeros = {name: torch.zeros_like(values[:1]) for name, values in inputs.features.items()}
-    padding = model.items(zeros, inputs.ids[:1]).fused[0]
+    nothing = {name: torch.zeros_like(there[:1]) for name, there in inputs.present.items()}
+    padding = model.items(zeros, inputs.ids[:1], nothing).fused[0]
     return losses.reference_full_softmax(hidden, items, padding, targets, model.config.temperature)
 
 
@@ -116,7 +117,7 @@ def pretraining_loss(model: "Ant", inputs: ItemInputs, batch: Batch, config: Tra
     """In-batch InfoNCE of sequence and next item, plus the weighted image-text loss where there are both."""
     import torch
 
-    vectors = model.items(inputs.features, inputs.ids)
+    vectors = model.items(inputs.features, inputs.ids, inputs.present)
     targets = torch.from_numpy(batch.targets).to(vectors.fused.device)
     temperature = model.config.temperature
     in_batch = losses.reference_in_batch if config.reference else losses.in_batch

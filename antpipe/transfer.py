@@ -81,6 +81,8 @@ def group_of(parameter: str) -> str:
     head, *_, tail = parameter.split(".")
     if head == "modalities":
         return "gates" if tail in ("w_gate", "w_noise") else "experts"
+    if head == "missing":
+        return "experts"
     if head in GROUPS:
         return head
     raise AssertionError(f"parameter {parameter} belongs to no group")

@@ -70,6 +70,7 @@ def test_a_misspelt_environment_variable_is_refused() -> None:
         ("epochs", 0),
         ("lr", "fast"),
         ("device", "tpu"),
+        ("lr", -1.0),
         ("modalities", "text,sound"),
         ("epochs", True),
     ],
@@ -89,3 +90,8 @@ def test_every_setting_is_explained_and_starts_with_an_admitted_value() -> None:
 def test_no_setting_of_two_groups_that_share_a_command_has_the_same_name() -> None:
     model = {field.name for field in dataclasses.fields(ModelConfig)}
     assert not model & {field.name for field in dataclasses.fields(TrainConfig)}
+
+
+def test_a_share_above_one_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"--hidden-dropout 1\.5: must be at most 1"):
+        ModelConfig(hidden_dropout=1.5)

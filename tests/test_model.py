@@ -100,8 +100,8 @@ def test_evaluation_draws_no_noise_and_training_does() -> None:
 @pytest.mark.parametrize(("init", "std"), [("xavier", math.sqrt(2 / (64 + 300))), ("normal", INIT_STD)])
 def test_experts_start_with_the_stated_spread(init: str, std: float) -> None:
     torch.manual_seed(0)
-    part = ModalityExperts(300, ModelConfig(width=64, init=init), shifted=True)
-    part.reset()
+    part = ModalityExperts(300, ModelConfig(width=64), shifted=True)
+    part.reset(init)
     assert part.weight.std().item() == pytest.approx(std, rel=0.01)
     assert part.weight.mean().item() == pytest.approx(0, abs=std / 100)
     assert part.shift is not None and not part.shift.any()
@@ -130,3 +130,33 @@ def test_a_transductive_model_adds_its_id_vectors() -> None:
 def test_width_must_be_a_multiple_of_heads() -> None:
     with pytest.raises(UsageError, match="--width 9"):
         ModelConfig(width=9, heads=2)
+
+
+def test_a_missing_modality_enters_as_zeros_by_default() -> None:
+    model = Ant(SMALL, {"text": 5}, max_len=6).eval()
+    nothing = {"text": torch.zeros(2, 5)}
+    absent = {"text": torch.zeros(2, dtype=torch.bool)}
+    assert torch.equal(model.items(nothing, present=absent).fused, model.items(nothing).fused)
+
+
+def test_a_learned_vector_stands_for_a_missing_modality_and_gets_a_gradient() -> None:
+    model = Ant(ModelConfig(width=8, experts=3, learned_missing=True), {"text": 5}, max_len=6).eval()
+    with torch.no_grad():
+        model.missing["text"].copy_(torch.arange(5.0))
+    x = torch.randn(3, 5)
+    present = torch.tensor([True, False, True])
+    vectors = model.items({"text": x}, present={"text": present}).fused
+    expected = model.modalities["text"](torch.stack([x[0], torch.arange(5.0), x[2]]))
+    assert torch.allclose(vectors, expected)
+    vectors[1].sum().backward()
+    assert model.missing["text"].grad is not None and model.missing["text"].grad.any()
+
+
+def test_modality_dropout_hides_the_stated_share_in_training_only() -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(width=8, experts=0, modality_dropout=0.25, item_dropout=0.0)
+    model = Ant(config, {"text": 5}, max_len=6)
+    x, present = {"text": torch.ones(4000, 5)}, {"text": torch.ones(4000, dtype=torch.bool)}
+    hidden = (model.train().items(x, present=present).fused == 0).all(1).float().mean().item()
+    assert hidden == pytest.approx(0.25, abs=0.03)
+    assert not (model.eval().items(x, present=present).fused == 0).all(1).any()

@@ -1,0 +1,224 @@
+"""The authors' ANT (github.com/ninglab/ANT): their checkpoints as our models, and our models in their naming.
+
+What their code does besides, and antpipe on purpose does not, is in ant_quirks.py; docs/method.md compares the two.
+"""
+
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+from antpipe import checkpoint, transfer
+from antpipe.checkpoint import Checkpoint
+from antpipe.config import MODALITIES, ModelConfig, to_json
+from antpipe.errors import AntpipeError, DataError, UsageError
+from antpipe.store import digest, file_sha256
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from antpipe.model import Ant
+
+# Their names of a modality's experts, of its gate, and of the one projection that stands for both in mode NoMoE.
+SIDES = {
+    "text": ("text2rec", "text_pooling", "text2proj"),
+    "image": ("img2rec", "img_pooling", "img2proj"),
+    "price": ("meta2rec", "meta_pooling", "meta2proj"),
+}
+IDS = "item_embedding.weight"  # row 0 belongs to the padding, row i + 1 to item i
+# What fine-tuned checkpoints hold besides parameters: the raw features and the row numbers of one catalogue.
+TABLES = ("indices", *(f"EmbeddingTable.{name}_embed.weight" for name in ("text", "img", "price")))
+HOLDERS = ("state_dict", "model")  # entries under which training tools keep the tensors
+WRAPPERS = ("module.", "model.", "_orig_mod.")  # what DataParallel, a Lightning module and torch.compile prepend
+GOLDEN_PREFIX = "sd/"
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """One of our tensors, and theirs that together hold its values: `stacked` along a new first axis (one for each
+    expert), otherwise one after the other along the first axis (query, key, value; or just one)."""
+
+    ours: str
+    theirs: tuple[str, ...]
+    stacked: bool = False
+
+    def join(self, tensors: Mapping[str, "Tensor"]) -> "Tensor":
+        import torch
+
+        parts = [tensors[name] for name in self.theirs]
+        return torch.stack(parts) if self.stacked else torch.cat(parts)
+
+    def split(self, tensor: "Tensor") -> Iterator[tuple[str, "Tensor"]]:
+        parts = tensor.unbind() if self.stacked else tensor.chunk(len(self.theirs))
+        return zip(self.theirs, parts, strict=True)
+
+
+def counterparts(model: "Ant") -> list[Counterpart]:
+    """Every tensor of a model beside theirs; our learned stand-ins for missing modalities have no counterpart."""
+    found = [Counterpart("positions.weight", ("position_embedding.weight",))]
+    if model.ids is not None:
+        found.append(Counterpart("ids.weight", (IDS,)))
+    for modality in model.widths:
+        found += _of_modality(modality, model.config.experts)
+    for kind in ("weight", "bias"):
+        found.append(Counterpart(f"input_norm.{kind}", (f"LayerNorm.{kind}",)))
+    plain_layers = model.config.layers - model.config.feed_forward_expert_layers
+    for layer in range(model.config.layers):
+        found += _of_layer(layer, model.config.feed_forward_experts if layer >= plain_layers else 1)
+    return found
+
+
+def _of_modality(modality: str, experts: int) -> list[Counterpart]:
+    projections, gate, single = SIDES[modality]
+    ours = f"modalities.{modality}"
+    if not experts:
+        return [Counterpart(f"{ours}.linear.{kind}", (f"{single}.{kind}",)) for kind in ("weight", "bias")]
+    constant, theirs = ("bias", "lin.bias") if modality == "price" else ("shift", "bias")
+    return [
+        Counterpart(f"{ours}.{name}", tuple(f"{projections}.proj.{k}.{part}" for k in range(experts)), stacked=True)
+        for name, part in (("weight", "lin.weight"), (constant, theirs))
+    ] + [Counterpart(f"{ours}.gate.{name}", (f"{gate}.pooling.{name}",)) for name in ("w_gate", "w_noise")]
+
+
+def _of_layer(layer: int, feed_forward_experts: int) -> list[Counterpart]:
+    ours, theirs = f"encoder.{layer}", f"trm_encoder.layer.{layer}"
+    attention, several = f"{theirs}.multi_head_attention", feed_forward_experts > 1
+    names = [("out", f"{attention}.dense"), ("attention_norm", f"{attention}.LayerNorm")]
+    for j in range(feed_forward_experts):
+        place = f"{theirs}.feed_forward.{j}" if several else f"{theirs}.feed_forward"
+        names += [(f"feed_forward.{j}.inner", f"{place}.dense_1"), (f"feed_forward.{j}.outer", f"{place}.dense_2")]
+    names.append(("output_norm", f"{theirs}.LayerNorm"))
+    found = []
+    for kind in ("weight", "bias"):
+        qkv = tuple(f"{attention}.{part}.{kind}" for part in ("query", "key", "value"))
+        found.append(Counterpart(f"{ours}.qkv.{kind}", qkv))
+        found += [Counterpart(f"{ours}.{a}.{kind}", (f"{b}.{kind}",)) for a, b in names]
+    gate = [Counterpart(f"{ours}.gate.{name}", (f"{theirs}.pooling.{name}",)) for name in ("w_gate", "w_noise")]
+    return found + gate if several else found
+
+
+def load_state(
+    mapping: Mapping[str, Any],
+    *,
+    heads: int = ModelConfig.heads,
+    transductive: bool = ModelConfig.transductive,
+    modalities: Sequence[str] = MODALITIES,
+    fusion: float = ModelConfig.fusion,
+    temperature: float = ModelConfig.temperature,
+    reference: bool = False,
+    notice: Callable[[str], None] | None = None,
+) -> "Ant":
+    """Our model with the weights of theirs, in evaluation mode.
+
+    mapping: tensors or arrays by the names of their `state_dict`, as they are or under `state_dict` or `model`, with
+    or without the prefix a wrapper gave all of them. Sizes are read from the shapes. What shapes do not tell are
+    arguments: heads, fusion (beta), temperature (tau); `modalities` for their modes NoText, NoImage and NoPrice, whose
+    checkpoints hold the unused modality all the same. transductive: take the item ids too. reference: keep the row
+    of the padding among them, so that ids count as in their code, items from 1.
+
+    The weights are float64 where any of theirs is, else float32. notice: told which known entries a model does not
+    need and were left out. Raises DataError, naming the entry, where one is missing, unknown, of a shape that does
+    not fit or not finite; UsageError where `heads` does not divide the width or a modality is unknown.
+    """
+    import torch
+
+    from antpipe.model import Ant
+
+    if unknown := [name for name in modalities if name not in SIDES]:
+        raise UsageError(f"modality {unknown[0]!r}: choose from {', '.join(SIDES)}")
+    tensors = unwrap(mapping)
+    config, widths = _sizes(tensors, modalities, heads, transductive)
+    config = ModelConfig(**config, heads=heads, transductive=transductive, fusion=fusion, temperature=temperature)
+    left_out = _left_out(tensors, modalities, config)
+    tensors = _parameters({name: tensor for name, tensor in tensors.items() if name not in left_out})
+    items = None
+    if transductive:
+        tensors[IDS] = tensors[IDS] if reference else tensors[IDS][1:]
+        items = len(tensors[IDS])
+    with torch.device("meta"):  # shapes only: nothing is drawn, the caller's random state stays as it is
+        model = Ant(config, widths, len(tensors["position_embedding.weight"]), items)
+    _check_shapes(tensors, model)
+    model.load_state_dict({pair.ours: pair.join(tensors) for pair in counterparts(model)}, assign=True)
+    if left_out and notice is not None:
+        notice(f"left out, as the model does without: {', '.join(left_out)}")
+    return model.eval()
+
+
+def to_reference(model: "Ant", *, reference: bool = False) -> dict[str, "Tensor"]:
+    """A model's weights by the authors' names, as load_state reads them.
+
+    reference: the ids already have a row of the padding in front; otherwise a row of zeros is put there.
+    """
+    import torch
+
+    tensors = rename(model, model.state_dict())
+    if model.ids is not None and not reference:
+        tensors[IDS] = torch.cat([torch.zeros_like(tensors[IDS][:1]), tensors[IDS]])
+    return tensors
+
+
+def rename(model: "Ant", tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+    """Tensors by our names of a model's parameters (weights, gradients; or some of them) by the authors' names.
+
+    Raises DataError for a tensor that their model does not have.
+    """
+    pairs = {pair.ours: pair for pair in counterparts(model)}
+    if extra := sorted(set(tensors) - set(pairs)):
+        raise DataError(f"{extra[0]}: the authors' model has no such parameter")
+    return {name: part for ours, tensor in tensors.items() for name, part in pairs[ours].split(tensor)}
+
+
+def unwrap(mapping: Mapping[str, Any]) -> dict[str, "Tensor"]:
+    """The tensors of a checkpoint on the CPU, out of the dictionary and without the prefix around them."""
+    import torch
+
+    for holder in HOLDERS:
+        if isinstance(mapping.get(holder), Mapping):
+            mapping = mapping[holder]
+    tensors: dict[str, Tensor] = {}
+    for name, value in mapping.items():
+        try:
+            tensor = value.detach().cpu() if isinstance(value, torch.Tensor) else torch.from_numpy(value.copy())
+        except (TypeError, AttributeError):
+            raise DataError(f"{name}: is no tensor but {type(value).__name__}") from None
+        tensors[str(name)] = tensor
+    for prefix in WRAPPERS:
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _sizes(
+    tensors: Mapping[str, "Tensor"], modalities: Sequence[str], heads: int, transductive: bool
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """Settings of the model that shapes tell, and the width of each modality's raw feature."""
+    max_len, width = _matrix(tensors, "position_embedding.weight")
+    if heads < 1 or width % heads:
+        raise UsageError(f"--heads {heads}: does not divide the checkpoint's width {width}")
+    if transductive:
+        _matrix(tensors, IDS)
+    layers = _count(tensors, r"trm_encoder\.layer\.(\d+)\.")
+    feed_forwards = [_count(tensors, rf"trm_encoder\.layer\.{n}\.feed_forward\.(\d+)\.") for n in range(layers)]
+    several = [count for count in feed_forwards if count]
+    if len(set(several)) > 1 or feed_forwards != [0] * (layers - len(several)) + several or several[:1] == [1]:
+        raise DataError(
+            f"trm_encoder: layers have {feed_forwards} feed-forward experts; there must be none, or the same number "
+            "(at least 2) in the last layers"
+        )
+    first = f"trm_encoder.layer.0.feed_forward.{'0.' if feed_forwards[:1] > [0] else ''}dense_1.weight"
+    inner = _matrix(tensors, first)[0]
+    experts = {name: _count(tensors, rf"{SIDES[name][0]}\.proj\.(\d+)\.") for name in modalities}
+    single = any(name.startswith(f"{SIDES[side][2]}.") for name in tensors for side in modalities)
+    if not single and len(set(experts.values())) > 1:
+        counts = ", ".join(f"{SIDES[name][0]} {count}" for name, count in experts.items())
+        raise DataError(f"all modalities must have the same number of experts, but they have: {counts}")
+    sources = {name: f"{SIDES[name][2]}.weight" if single else f"{SIDES[name][0]}.proj.0.lin.weight" for name in modalities}
+    widths = {name: _matrix(tensors, source)[1] for name, source in sources.items()}
+    return {
+        "width": width, "experts": 0 if single else experts[modalities[0]], "layers": layers,
+        "inner_width": None if inner == width else inner,
+        "feed_forward_experts": several[0] if several else 1, "feed_forward_expert_layers": len(several) or 1,
+    }, widths  # fmt: skip
