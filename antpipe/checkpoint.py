@@ -78,6 +78,11 @@ def weights_path(run: Path, sha256: str) -> Path:
     return run / f"model-{sha256[:12]}.safetensors"
 
 
+def train_again(run: Path) -> str:
+    """The command that replaces a run, as far as its folder tells."""
+    return f"antpipe train --out {run} --force …"
+
+
 def describe(run: Path) -> Checkpoint:
     """A run's description; DataError where there is none, IntegrityError where it is not one of ours."""
     path = run / DESCRIPTION
@@ -88,11 +93,13 @@ def describe(run: Path) -> Checkpoint:
             f"{run}: no finished run here ({DESCRIPTION} is missing)", f"antpipe train --out {run} …"
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise IntegrityError(f"{path}: not JSON: {error}", f"antpipe train --out {run} --force …") from None
+        raise IntegrityError(f"{path}: not JSON: {error}", train_again(run)) from None
     known = set(Checkpoint.__dataclass_fields__)
     if not isinstance(document, dict) or document.get("format") != FORMAT or set(document) != known:
         odd = sorted(set(document) ^ known) if isinstance(document, dict) else "no object"
-        raise IntegrityError(f"{path}: not a checkpoint of format {FORMAT} (differing entries: {odd})")
+        raise IntegrityError(
+            f"{path}: not a checkpoint of format {FORMAT} (differing entries: {odd})", train_again(run)
+        )
     return Checkpoint(**document)
 
 
@@ -103,13 +110,11 @@ def load_weights(run: Path, checkpoint: Checkpoint) -> dict[str, "Tensor"]:
 
     path = weights_path(run, checkpoint.weights_sha256)
     if not path.is_file() or file_sha256(path) != checkpoint.weights_sha256:
-        raise IntegrityError(
-            f"{path}: missing, or not the weights {DESCRIPTION} describes", f"antpipe train --out {run} --force …"
-        )
+        raise IntegrityError(f"{path}: missing, or not the weights {DESCRIPTION} describes", train_again(run))
     tensors: dict[str, Tensor] = load_file(path)
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise IntegrityError(f"{path}: {name} holds values that are not finite")
+            raise IntegrityError(f"{path}: {name} holds values that are not finite", train_again(run))
     return tensors
 
 
@@ -120,9 +125,13 @@ def load(run: Path) -> tuple["Ant", Checkpoint]:
     tensors = load_weights(run, checkpoint)
     wanted = model.state_dict()
     if set(tensors) != set(wanted):
-        raise IntegrityError(f"{run}: unknown or missing tensors: {sorted(set(tensors) ^ set(wanted))}")
+        raise IntegrityError(
+            f"{run}: unknown or missing tensors: {sorted(set(tensors) ^ set(wanted))}", train_again(run)
+        )
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
-            raise IntegrityError(f"{run}: {name} is {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}")
+            raise IntegrityError(
+                f"{run}: {name} is {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}", train_again(run)
+            )
     model.load_state_dict(tensors)
     return model.eval(), checkpoint

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from antpipe import __version__
+from antpipe import __version__, show
 from antpipe.config import (
     CONFIGS,
     Config,
@@ -39,12 +39,11 @@ from antpipe.config import (
     resolve,
 )
 from antpipe.errors import AntpipeError, PartialError, UsageError
-from antpipe.memory import keep_freed_memory
+from antpipe.process import tune_process
 from antpipe.progress import progress
 
 if TYPE_CHECKING:
     from antpipe.store import StageResult, Store
-    from antpipe.transfer import GroupRow
 
 C = TypeVar("C", bound=Config)
 
@@ -53,6 +52,8 @@ app = typer.Typer(
 )  # fmt: skip
 ingest = typer.Typer(help="Turn raw reviews and a catalogue into domains of the store.")
 app.add_typer(ingest, name="ingest")
+imports = typer.Typer(help="Take over what other tools made.")
+app.add_typer(imports, name="import")
 
 Domains = Annotated[str, typer.Option("--domains", help="domains, separated by commas")]
 OneDomain = Annotated[str, typer.Option("--domains", help="the domain")]
@@ -72,25 +73,18 @@ class Common:
     def resolve(self, config: type[C], inherited: C | None = None) -> C:
         return resolve(config, self.flags, self.toml, inherited=inherited)
 
-    def report(self, results: "Sequence[StageResult]") -> None:
-        """One line an artefact, or all as JSON."""
-        if self.json:
-            print_json([dataclasses.asdict(result) for result in results])
-            return
-        for result in results:
-            print(f"{result.domain}  {result.artefact}  {result.status}  {inline(result.figures)}".rstrip())
+    def show(self, value: Any, text: str) -> None:
+        """The result on stdout, as text or as JSON."""
+        print(json.dumps(plain(value), indent=1, ensure_ascii=False) if self.json else text)
 
 
-def inline(figures: dict[str, Any]) -> str:
-    """`name=value` of what fits a line; the rest is in the manifest and in --json."""
-    plain = {name: value for name, value in figures.items() if isinstance(value, str | int | float)}
-    return " ".join(
-        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in plain.items()
-    )
-
-
-def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False))
+def plain(value: Any) -> Any:
+    """Dataclasses inside lists and mappings as mappings."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    return [plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def notice(message: str) -> None:
@@ -177,7 +171,8 @@ def ingest_amazon(
     """Amazon reviews and metadata, as published, from local files."""
     from antpipe.features.ingest.amazon import ingest_amazon as stage
 
-    common.report([stage(common.store, source, name, config, force=force, announce=notice) for name in names(domains)])
+    results = [stage(common.store, source, name, config, force=force, announce=notice) for name in names(domains)]
+    common.show(results, show.artefacts(results))
 
 
 @command(ingest, "sample")
@@ -185,7 +180,8 @@ def ingest_sample(common: Common, config: SampleConfig, force: Force = False) ->
     """Generated shops, for a first try without data (see docs/sample.md)."""
     from antpipe.features.ingest.sample import ingest_sample as stage
 
-    common.report(stage(common.store, config, force=force))
+    results = stage(common.store, config, force=force)
+    common.show(results, show.artefacts(results))
 
 
 @command(app, "embed-text")
@@ -208,7 +204,6 @@ def embed(
     common: Common, domains: str, what: str, stage: "Callable[[str, Callable[[int, int], None]], StageResult]"
 ) -> None:
     """Embed each domain under a progress bar. One that is covered in part does not keep the others from being built."""
-    keep_freed_memory()
     results, partial = [], []
     for name in names(domains):
         try:
@@ -216,7 +211,7 @@ def embed(
                 results.append(stage(name, bar))
         except PartialError as error:
             partial.append(error)
-    common.report(results)
+    common.show(results, show.artefacts(results))
     if partial:
         raise PartialError("; ".join(error.message for error in partial), partial[0].next_command)
 
@@ -226,7 +221,8 @@ def quantize_price(common: Common, domains: Domains, config: PriceConfig, force:
     """Prices to codes of quantile bins."""
     from antpipe.features.quantize_price import quantize_price as stage
 
-    common.report(stage(common.store, names(domains), config, force=force))
+    results = stage(common.store, names(domains), config, force=force)
+    common.show(results, show.artefacts(results))
 
 
 @command(app, "build-sequences")
@@ -234,7 +230,8 @@ def build_sequences(common: Common, domains: Domains, config: SequenceConfig, fo
     """Interactions to one chronological sequence a user, split into train, valid and test."""
     from antpipe.features.build_sequences import build_sequences as stage
 
-    common.report(stage(common.store, names(domains), config, force=force, warn=notice))
+    results = stage(common.store, names(domains), config, force=force, warn=notice)
+    common.show(results, show.artefacts(results))
 
 
 @command(app, "train")
@@ -256,58 +253,53 @@ def train(
 
     if source is not None:
         model = common.resolve(ModelConfig, checkpoint.describe(source).model_config())
-    keep_freed_memory()
     request: dict[str, Any] = {
         "model_config": model, "config": config, "source": source, "own_stages": common.toml.get("stage", {}),
     }  # fmt: skip
     if dry_run:
         plan = plan_run(common.store, names(domains), stage, **request, notice=notice)
-        print_groups(group_table(plan.actions, plan.model), common.json)
+        rows = group_table(plan.actions, plan.model)
+        common.show(rows, show.groups(rows))
         return
     if out is None:
         raise UsageError("--out is missing: name the folder of the run, or add --dry-run")
     with progress(stage) as update:
+
+        def epoch(row: dict[str, Any]) -> None:
+            update(row["epoch"], config.epochs, show.inline({name: row.get(name, "") for name in SHOWN_EPOCH}))
+
         done, was_there = run_stage(
-            common.store, names(domains), stage, **request, out=out, force=force, notice=notice,
-            progress=lambda row: update(row["epoch"], config.epochs, inline({k: row.get(k, "") for k in SHOWN_EPOCH})),
-        )  # fmt: skip
-    if common.json:
-        print_json(dataclasses.asdict(done))
-    else:
-        best = {f"valid_{name}": value for name, value in done.metrics.items()}
-        status = "fresh" if was_there else "trained"
-        print(f"{out}  {stage}  {status}  {inline({'best_epoch': done.best_epoch, 'epochs': done.epochs} | best)}")
+            common.store, names(domains), stage, **request, out=out, force=force, notice=notice, progress=epoch
+        )
+    common.show(done, show.run(out, done, "fresh" if was_there else "trained"))
 
 
-def print_groups(rows: "list[GroupRow]", as_json: bool) -> None:
-    if as_json:
-        print_json([dataclasses.asdict(row) for row in rows])
-        return
-    print(f"{'group':<12}{'action':<8}{'tensors':>8}{'parameters':>12}")
-    for row in rows:
-        print(f"{row.group:<12}{row.action:<8}{row.tensors:>8}{row.parameters:>12,}")
+@command(imports, "ant-checkpoint")
+def import_ant_checkpoint(
+    common: Common,
+    path: Annotated[Path, typer.Argument(help="torch file, .safetensors, or .npz of the authors' arrays")],
+    out: Annotated[Path, typer.Option("--out", help="folder of the run")],
+    heads: Annotated[int, typer.Option("--heads", help="attention heads, which no shape tells")] = ModelConfig.heads,
+    fusion: Annotated[float, typer.Option("--fusion", help="weight of image * text")] = ModelConfig.fusion,
+    transductive: Annotated[bool, typer.Option("--transductive", help="with its item ids")] = False,
+    force: Force = False,
+) -> None:
+    """A checkpoint of the authors' code, to evaluate, finetune or relearn from."""
+    from antpipe.interop.ant_checkpoint import import_checkpoint
+
+    done, was_there = import_checkpoint(
+        path, out, heads=heads, fusion=fusion, transductive=transductive, force=force, notice=notice
+    )
+    common.show(done, show.run(out, done, "fresh" if was_there else "imported"))
 
 
 @command(app, "evaluate")
 def evaluate(common: Common, run: Run, domains: Domains, config: EvaluateConfig) -> None:
     """Full ranking over the target's catalogue, under both protocols."""
     from antpipe.evaluate import evaluate_run
-    from antpipe.ranking import CUTOFFS
 
-    keep_freed_memory()
     results = [evaluate_run(common.store, run, name, config, notice) for name in names(domains)]
-    if common.json:
-        print_json(results)
-        return
-    for result in results:
-        print(
-            f"{result['domain']}  {result['split']}  positions={result['positions']} items={result['items']} "
-            f"target_in_history={result['target_in_history']:.4f}"
-        )
-        measures = [f"{measure}@{k}" for measure in ("recall", "ndcg", "mrr") for k in CUTOFFS]
-        print("protocol  " + "  ".join(f"{name:>9}" for name in measures))
-        for protocol, values in result["protocols"].items():
-            print(f"{protocol:<8}  " + "  ".join(f"{values[name]:9.4f}" for name in measures))
+    common.show(results, show.evaluations(results))
 
 
 @command(app, "recommend")
@@ -325,11 +317,7 @@ def recommend(
 
     history = [part.strip() for part in items.split(",")] if items else []
     rows = find(common.store, run, domains, user=user, items=history, k=k, include_seen=include_seen, notice=notice)
-    if common.json:
-        print_json(rows)
-        return
-    for row in rows:
-        print(f"{row['rank']:>3}  {row['score']:.4f}  {row['item_id']}  {row['title']}")
+    common.show(rows, show.recommendations(rows))
 
 
 @command(app, "status")
@@ -341,15 +329,9 @@ def status(
 
     chosen = names(domains) if domains else common.store.domains()
     states = {name: [common.store.domain(name).state(artefact) for artefact in ARTEFACTS] for name in chosen}
-    if common.json:
-        print_json({name: [dataclasses.asdict(state) for state in row] for name, row in states.items()})
-        return
     if not states:
-        print(f"store {common.store.root}: no domain yet; next: antpipe ingest sample --store {common.store.root}")
-    for name, row in states.items():
-        for state in row:
-            hint = "  ".join(part for part in (state.why, state.next_command and f"next: {state.next_command}") if part)
-            print(f"{name}  {state.artefact:<9}  {state.status:<7}  {hint}".rstrip())
+        notice(f"store {common.store.root}: no domain yet; next: antpipe ingest sample --store {common.store.root}")
+    common.show(states, show.states(states))
 
 
 @command(app, "demo")
@@ -357,9 +339,8 @@ def demo(common: Common, config: DemoConfig, force: Force = False) -> None:
     """The whole pipeline on generated shops, ending in a table of scratch, finetune and relearn."""
     from antpipe.demo import run_demo
 
-    keep_freed_memory()
     result = run_demo(common.store, config, force=force, say=notice)
-    print_json(result) if common.json else print(result["table"])
+    common.show(result, result["table"])
 
 
 def show_version(wanted: bool) -> None:
@@ -380,12 +361,13 @@ def top(
 def main(arguments: list[str] | None = None) -> None:
     """Run a command line and leave with its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
+    tune_process()
     try:
         check_environment()
         code = app(words or ["--help"], standalone_mode=False) or 0
     except AntpipeError as error:
         code = error.exit_code
-        fail(error.message, error.next_command)
+        fail(error.message, error.next_command or (help_command(words) if isinstance(error, UsageError) else None))
     except typer.TyperException as error:
         code = error.exit_code
         fail(error.format_message(), help_command(words))

@@ -205,6 +205,20 @@ def flag_name(field_name: str) -> str:
     return field_name.replace("_", "-")
 
 
+def flags_of(config: Config, without: tuple[str, ...] = ()) -> list[str]:
+    """The words of a command line that ask for these settings; defaults and fields in `without` are left out."""
+    words: list[str] = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value == field.default or field.name in without:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{'' if value else 'no-'}{flag_name(field.name)}")
+        else:
+            words += [f"--{flag_name(field.name)}", ",".join(value) if isinstance(value, tuple) else str(value)]
+    return words
+
+
 def base_type(annotation: Any) -> Any:
     """`int | None` -> int; other annotations as they are."""
     if isinstance(annotation, types.UnionType):
@@ -240,8 +254,8 @@ def read_toml(path: Path) -> dict[str, dict[str, Any]]:
     """The sections of a settings file; a section or key that no config class has is refused by name."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"--config {path}: no such file") from None
+    except OSError as error:
+        raise UsageError(f"--config {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path}: not TOML: {error}") from None
     known = {config.section: {field.name for field in dataclasses.fields(config)} for config in CONFIGS}

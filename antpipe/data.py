@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from antpipe.config import MODALITIES
 from antpipe.errors import DataError
-from antpipe.store import Feature, Sequences, Store
+from antpipe.store import Feature, Sequences, Store, digest
 
 if TYPE_CHECKING:
     import torch
@@ -97,9 +97,10 @@ def load_catalogue(
             column.append(domain.feature(modality))
             encoder = encoder_name(entry)
             if encoders.setdefault(modality, encoder) != encoder:
+                first = next(one for one, feature in zip(domains, column, strict=False) if feature is not None)
                 raise DataError(
-                    f"{modality} of {name} is made by {encoder}, that of other domains by {encoders[modality]}",
-                    domain.command(modality, force=True),
+                    f"{modality} of {name} is made by {encoder}, that of {first} by {encoders[modality]}",
+                    domain.command(modality, flags=store.domain(first).manifest()[modality].get("flags", [])),
                 )
             widths[modality] = entry["width"]
         if modality in widths:
@@ -111,13 +112,18 @@ def load_catalogue(
 
 
 def encoder_name(entry: dict[str, object]) -> str:
-    """What made a feature artefact, by its manifest entry: an encoder and its revision, or the price's coding."""
+    """What made a feature artefact, by its manifest entry: an encoder and its revision, or the price's coding.
+
+    Bins fitted on several catalogues are amounts of money, so the catalogues are part of the name; those fitted on one
+    are ranks in it, which mean the same in all domains.
+    """
     encoder = entry.get("encoder")
     if isinstance(encoder, dict):
         return f"{encoder['name']} (revision {str(encoder['revision'])[:12]})"
     parameters = entry["parameters"]
     assert isinstance(parameters, dict)
-    return f"{parameters['encoding']} of {parameters['bins']} bins"
+    name = f"{parameters['encoding']} of {parameters['bins']} bins, scope {parameters['scope']}"
+    return f"{name} (fit {digest(parameters['fitted_on'])[:12]})" if "fitted_on" in parameters else name
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,7 @@ class Ant(nn.Module):
         present: Mapping[str, Tensor] | None = None,
     ) -> ItemVectors:
         """Vectors of n items. features: raw features (n, d) by modality, zeros where missing; ids: (n,) rows of
-        the id embedding where the model is transductive; present: (n,) bool by modality, needed where missing
+        the id embedding where the model is transductive (None: these are no items of the catalogue); present: (n,) bool by modality, needed where missing
         modalities have a learned vector or present ones are hidden in training."""
         if self.config.learned_missing or self.config.modality_dropout:
             assert present is not None
@@ -228,8 +228,7 @@ class Ant(nn.Module):
         fused = torch.stack(list(parts.values())).sum(0)  # (n, D)
         if self.config.fusion and "text" in parts and "image" in parts:
             fused = fused + self.config.fusion * (parts["image"] * parts["text"])
-        if self.ids is not None:
-            assert ids is not None
+        if self.ids is not None and ids is not None:
             fused = fused + self.ids(ids)
         return ItemVectors(fused, parts)
 

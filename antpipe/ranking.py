@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antpipe.data import Catalogue, Examples, history_blocks, item_inputs
+from antpipe.errors import DataError
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +24,7 @@ DEPTH = max(CUTOFFS)  # ranks beyond it are not told apart: no metric reads them
 PROTOCOLS = ("all", "unseen")
 # Most that a score of FAISS (float32) differs from the same score in float64, both of unit vectors.
 TOLERANCE = 4e-6
+SCORED_AT_ONCE = 1 << 24  # numbers (128 MB in float64)
 Floats = NDArray[np.float32]
 
 
@@ -84,8 +86,14 @@ def rank_examples(queries: Floats, items: Floats, part: Examples, size: int = 25
     """Ranks of the targets under both protocols. queries: (Q, D), items: (N, D), unit vectors.
 
     FAISS proposes candidates: DEPTH, plus as many as a history may take away, plus the target. They are scored
-    again in float64, so that ranks depend neither on the size of blocks nor on the number of threads.
+    again in float64, so that ranks depend neither on the size of blocks nor on the number of threads. Raises DataError
+    for vectors that are not finite: nothing compares with them, so every target would come out first.
     """
+    if not (np.isfinite(queries).all() and np.isfinite(items).all()):
+        raise DataError(
+            "the model gives vectors that are not finite: its training diverged, or its features are damaged",
+            "antpipe train … --lr 1e-4 --force",
+        )
     index = flat_index(items)
     ranks = {name: np.full(len(part), np.inf) for name in PROTOCOLS}
     seen = np.zeros(len(part), np.bool_)
@@ -119,12 +127,11 @@ def _rank_block(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Ranks (2, B) among candidates (B, k), for `all` and for `unseen`, and where these candidates do not
     suffice (B,). An item is better or equal by its float64 score; equal rows of `items` have equal scores."""
-    query = queries.astype(np.float64)
-    scores = np.einsum("bkd,bd->bk", items[candidates].astype(np.float64), query)
-    goal = np.einsum("bd,bd->b", items[targets].astype(np.float64), query)[:, None]
+    scores = _exact_scores(queries, items, candidates)
+    goal = _exact_scores(queries, items, targets[:, None])
     hidden = np.isin(np.arange(len(queries))[:, None] * len(items) + candidates, keys)
     all_items = candidates != targets[:, None]
-    complete = (candidates.shape[1] == len(items)) | (goal[:, 0] > scores.min(1) + TOLERANCE)
+    complete = (candidates.shape[1] == len(items)) | (goal[:, 0] > scores.min(1) + 2 * TOLERANCE)
     ranks, unsure = [], np.zeros(len(queries), np.bool_)
     for allowed in (all_items, all_items & ~hidden):
         better = ((scores > goal) & allowed).sum(1)
@@ -132,6 +139,21 @@ def _rank_block(
         ranks.append(np.where(better < DEPTH, 1 + better + equal / 2, np.inf))
         unsure |= ~complete & (((scores > goal + TOLERANCE) & allowed).sum(1) < DEPTH)
     return np.stack(ranks), unsure
+
+
+def _exact_scores(queries: Floats, items: Floats, candidates: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Inner products (B, k) in float64 of queries (B, D) and items[candidates], a bounded number at a time: k grows
+    with the longest history, and is N where the whole catalogue is scored."""
+    scores = np.empty(candidates.shape)
+    columns = max(1, SCORED_AT_ONCE // queries.shape[1])
+    rows = max(1, columns // candidates.shape[1])
+    for row in range(0, len(scores), rows):
+        query = queries[row : row + rows].astype(np.float64)
+        for column in range(0, candidates.shape[1], columns):
+            some = candidates[row : row + rows, column : column + columns]
+            found = np.einsum("bkd,bd->bk", items[some].astype(np.float64), query)
+            scores[row : row + rows, column : column + columns] = found
+    return scores
 
 
 def metrics(ranks: NDArray[np.float64]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What to show next: the top-k items for a user of the store, or after items named by hand."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,13 @@ def recommend(
     import torch
 
     if (user is None) == (not items):
-        raise UsageError("give either --user or --items", "antpipe recommend --help")
+        raise UsageError("give either --user or --items")
     if k < 1:
         raise UsageError(f"--k {k}: must be at least 1")
     place = store.domain(domain)
     ids = place.item_ids()
-    history = _user_history(place, user) if user is not None else _named_items(place, ids, items)
+    ask = shlex.join(["antpipe", "recommend", "--run", str(run), "--domains", domain, "--store", str(store.root)])
+    history = _user_history(place, user, ask) if user is not None else _named_items(place, ids, items, ask)
     model, described, catalogue = open_run(store, run, domain, notice)
     vectors = catalogue_vectors(model, catalogue, domain, torch.device("cpu"))
     ends = np.array([len(history)])
@@ -55,19 +57,28 @@ def recommend(
     ]
 
 
-def _user_history(place: Domain, user: str) -> "np.ndarray[Any, np.dtype[np.int32]]":
-    """All items of a user in order of time."""
+def _user_history(place: Domain, user: str, ask: str) -> "np.ndarray[Any, np.dtype[np.int32]]":
+    """All items of a user in order of time. ask: the command, which for an unknown user is told with a known one."""
     users = place.table("users", ["user_id"])["user_id"].to_pylist()
     if user not in users:
-        raise DataError(f"domain {place.name}: no user {user!r} ({len(users)} users, such as {users[0]!r})")
+        raise DataError(
+            f"domain {place.name}: no user {user!r} ({len(users)} users, such as {users[0]!r})",
+            f"{ask} --user {shlex.quote(users[0])}",
+        )
     sequences = place.sequences()
     row = int(np.flatnonzero(sequences.user == users.index(user))[0])
     return sequences.items[sequences.offsets[row] : sequences.offsets[row + 1]]
 
 
-def _named_items(place: Domain, ids: list[str], items: Sequence[str]) -> "np.ndarray[Any, np.dtype[np.int32]]":
+def _named_items(
+    place: Domain, ids: list[str], items: Sequence[str], ask: str
+) -> "np.ndarray[Any, np.dtype[np.int32]]":
     rows = {item: row for row, item in enumerate(ids)}
     unknown = [item for item in items if item not in rows]
     if unknown:
-        raise DataError(f"domain {place.name}: no item {unknown[0]!r} ({len(ids)} items, such as {ids[0]!r})")
+        known = [item for item in items if item in rows] or ids[:1]
+        raise DataError(
+            f"domain {place.name}: no item {unknown[0]!r} ({len(ids)} items, such as {ids[0]!r})",
+            f"{ask} --items {shlex.quote(','.join(known))}",
+        )
     return np.array([rows[item] for item in items], np.int32)

@@ -196,7 +196,7 @@ def check_fit(
 ) -> None:
     """Refuse a checkpoint whose kept parts do not fit the features or the model, naming both sides."""
     if actions["encoder"] != transfer.RESET:
-        for key in ("width", "layers", "heads", "inner_width", "feed_forward_experts"):
+        for key in ("width", "layers", "heads", "inner_width", "feed_forward_experts", "feed_forward_expert_layers"):
             if start.model[key] != wanted.model[key]:
                 raise DataError(
                     f"{source} was trained with {key} {start.model[key]}, this run asks for {wanted.model[key]}",
@@ -239,7 +239,9 @@ def open_run(
     model, described = checkpoint.load(run)
     seen = domain in described.domains
     if model.ids is not None and not seen:
-        raise DataError(f"{run} has learned ids of {', '.join(described.domains)}; {domain} is another catalogue")
+        raise DataError(
+            f"{run} has learned ids of {', '.join(described.domains) or 'items unknown here'}; {domain} is another catalogue"
+        )
     for artefact, fingerprint in described.domains.get(domain, {}).items():
         if store.domain(domain).entry(artefact)["fingerprint"] != fingerprint:
             raise DataError(

@@ -13,7 +13,7 @@ import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -129,8 +129,8 @@ class Store:
         self.root = root
 
     def domains(self) -> list[str]:
-        if not self.root.is_dir():
-            return []
+        if self.root.exists() and not self.root.is_dir():
+            raise UsageError(f"--store {self.root}: is a file, not a folder")
         return sorted(path.parent.name for path in self.root.glob(f"*/{MANIFEST}"))
 
     def domain(self, name: str) -> "Domain":
@@ -139,7 +139,9 @@ class Store:
             there = ", ".join(self.domains()) or "none"
             raise DataError(
                 f"no domain {name!r} in store {self.root} (there: {there})",
-                f"antpipe ingest amazon --source DIR --domains {name} --store {self.root}",
+                shlex.join(
+                    ["antpipe", "ingest", "amazon", "--source", "DIR", "--domains", name, "--store", str(self.root)]
+                ),
             )
         return Domain(self.root, name)
 
@@ -168,8 +170,10 @@ class Domain:
         except FileNotFoundError:
             return {}
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise IntegrityError(f"{path}: not JSON: {error}", f"rm {path}, then run the stages again") from None
-        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise IntegrityError(
+                f"{path}: not JSON: {error}; without it, the stages start anew", f"rm {shlex.quote(str(path))}"
+            ) from None
+        if not isinstance(document, dict) or document.get("format") != FORMAT or "artefacts" not in document:
             raise IntegrityError(f"{path}: not a manifest of format {FORMAT}", "use the antpipe version that wrote it")
         artefacts: Manifest = document["artefacts"]
         return artefacts
@@ -183,14 +187,21 @@ class Domain:
             self._stamp(artefact, name, entry)
         return entry
 
-    def command(self, artefact: str, force: bool = False) -> str:
-        """The command that builds an artefact of this domain."""
-        command = ARTEFACTS[artefact].command
+    def command(self, artefact: str, force: bool = False, flags: Sequence[str] | None = None) -> str:
+        """The command that builds an artefact of this domain, with the domains it was last built together with.
+
+        flags: its settings; None: those of the last time.
+        """
+        entry = self.manifest().get(artefact, {})
+        flags = entry.get("flags", []) if flags is None else flags
+        words = ["antpipe", *ARTEFACTS[artefact].command.split()]
         if artefact == "items":
-            source = (self.manifest().get("items") or {}).get("parameters", {}).get("format", "amazon")
-            command = "ingest sample" if source == "sample" else f"ingest {source} --source DIR"
-        scope = "" if command == "ingest sample" else f" --domains {self.name}"
-        return f"antpipe {command}{scope} --store {shlex.quote(str(self.root))}{' --force' if force else ''}"
+            words.append(entry.get("parameters", {}).get("format", "amazon"))
+            if words[-1] != "sample" and "--source" not in flags:
+                words += ["--source", "DIR"]
+        if words[-1] != "sample":  # which has its own domains
+            words += ["--domains", ",".join(entry.get("domains", [self.name]))]
+        return shlex.join([*words, "--store", str(self.root), *flags, *(["--force"] if force else [])])
 
     def fingerprint(self, artefact: str, parameters: Mapping[str, Any]) -> str:
         """sha256 of stage, version, parameters and the fingerprints of its inputs (which must be there)."""
@@ -274,6 +285,12 @@ class Domain:
 
     def _commit(self, artefact: str, scratch: Path, entry: dict[str, Any]) -> None:
         manifest = self.manifest()
+        for name, fingerprint in entry["inputs"].items():
+            if manifest.get(name, {}).get("fingerprint") != fingerprint:
+                raise DataError(
+                    f"domain {self.name}: {name} changed while {artefact} was built from it; {artefact} is as before",
+                    self.command(artefact),
+                )
         for path in sorted(scratch.iterdir(), key=lambda path: path.is_file()):  # folders first: tables name them
             target = self.path / path.name
             if target.is_dir():

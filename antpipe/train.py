@@ -109,7 +109,7 @@ def target_loss(model: "Ant", inputs: ItemInputs, batch: Batch, config: TrainCon
         return losses.full_softmax(hidden, items, targets, model.config.temperature)
     zeros = {name: torch.zeros_like(values[:1]) for name, values in inputs.features.items()}
     nothing = {name: torch.zeros_like(there[:1]) for name, there in inputs.present.items()}
-    padding = model.items(zeros, inputs.ids[:1], nothing).fused[0]
+    padding = model.items(zeros, None, nothing).fused[0]
     return losses.reference_full_softmax(hidden, items, padding, targets, model.config.temperature)
 
 

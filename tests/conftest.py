@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from antpipe.process import tune_process
+
+tune_process()  # as the command does, before any test imports torch
+
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -14,6 +18,13 @@ def _beside(variable: str, folder: str) -> Path:
     if not path.is_dir():
         pytest.skip(f"{folder} is not here: set {variable} to its folder")
     return path
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_settings_from_outside() -> None:
+    """Tests start from the defaults, whatever the person who runs them has set."""
+    for name in [name for name in os.environ if name.startswith("ANTPIPE_") and not name.startswith("ANTPIPE_TEST_")]:
+        del os.environ[name]
 
 
 @pytest.fixture(scope="session")

@@ -38,6 +38,7 @@ def make_domain(
         interactions=pl.DataFrame([(*row, None)[:4] for row in rows], schema=INTERACTIONS, orient="row"),
         rejects=pl.DataFrame(schema=REJECTS),
         report={},
+        flags=[],
         pictures=pictures,
     )
     return domain

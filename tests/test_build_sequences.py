@@ -208,7 +208,7 @@ def test_leave_one_out_gives_every_user_at_most_one_target_of_each_kind(times: l
     assert (train_end >= 1).all()
 
 
-@settings(deadline=None)  # it writes files
+@settings(deadline=None, max_examples=20)  # it writes files
 @given(times=TIMES)
 def test_lengths_add_up_and_timestamps_never_fall(
     tmp_path_factory: pytest.TempPathFactory, times: list[list[int]]

@@ -7,9 +7,11 @@ import pytest
 
 from antpipe.config import (
     CONFIGS,
+    IngestConfig,
     ModelConfig,
     TrainConfig,
     check_environment,
+    flags_of,
     from_json,
     read_toml,
     resolve,
@@ -95,3 +97,10 @@ def test_no_setting_of_two_groups_that_share_a_command_has_the_same_name() -> No
 def test_a_share_above_one_is_refused() -> None:
     with pytest.raises(UsageError, match=r"--hidden-dropout 1\.5: must be at most 1"):
         ModelConfig(hidden_dropout=1.5)
+
+
+def test_flags_of_a_config_ask_for_the_same_settings() -> None:
+    config = IngestConfig(min_user=2, keep_without_metadata=True, text_fields=("title", "brand"))
+    assert flags_of(config) == ["--min-user", "2", "--keep-without-metadata", "--text-fields", "title,brand"]
+    assert flags_of(ModelConfig(gate_noise=False, width=8), without=("width",)) == ["--no-gate-noise"]
+    assert flags_of(TrainConfig()) == []

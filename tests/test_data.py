@@ -1,11 +1,19 @@
 """Training windows, batches and evaluation examples against what they must cover."""
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from antpipe.data import batches, block_ends, examples, history_blocks, training_windows
-from antpipe.store import Sequences
+from antpipe.config import PriceConfig
+from antpipe.data import batches, block_ends, examples, history_blocks, load_catalogue, training_windows
+from antpipe.errors import DataError
+from antpipe.features.quantize_price import quantize_price
+from antpipe.store import Sequences, Store
+
+from .shops import make_domain
 
 lengths = st.lists(st.integers(1, 14), min_size=1, max_size=8)
 
@@ -105,3 +113,39 @@ def test_history_blocks_hold_the_last_items_before_each_target(sizes: list[int],
             assert history[: end + 1].tolist() == expected.tolist()
             seen.append(row)
     assert sorted(seen) == list(range(len(part)))
+
+
+def shops_with_prices(folder: Path) -> Store:
+    store = Store(folder / "store")
+    for name, factor in (("cheap", 1.0), ("dear", 100.0)):
+        make_domain(store, name, [{"item_id": f"i{n}", "price": factor * n} for n in range(1, 5)])
+    return store
+
+
+@pytest.mark.parametrize("second", [PriceConfig(scope="domain"), PriceConfig(scope="category"), PriceConfig(bins=7)])
+def test_prices_coded_in_different_ways_are_not_joined(tmp_path: Path, second: PriceConfig) -> None:
+    store = shops_with_prices(tmp_path)
+    quantize_price(store, ["cheap"], PriceConfig(scope="global", bins=50))
+    quantize_price(store, ["dear"], second)
+    with pytest.raises(DataError, match="price of dear is made by sinusoid") as caught:
+        load_catalogue(store, ["cheap", "dear"], ["price"], str)
+    assert caught.value.next_command == (
+        f"antpipe quantize-price --domains dear --store {store.root} --bins 50 --scope global"
+    )
+
+
+def test_prices_on_edges_of_different_catalogues_are_not_joined(tmp_path: Path) -> None:
+    store = shops_with_prices(tmp_path)
+    for name in ("cheap", "dear"):
+        quantize_price(store, [name], PriceConfig(scope="global"))
+    with pytest.raises(DataError, match="price of dear is made by"):
+        load_catalogue(store, ["cheap", "dear"], ["price"], str)
+    quantize_price(store, ["cheap", "dear"], PriceConfig(scope="global"))
+    assert len(load_catalogue(store, ["cheap", "dear"], ["price"], str)) == 8
+
+
+def test_prices_ranked_within_each_catalogue_are_joined(tmp_path: Path) -> None:
+    store = shops_with_prices(tmp_path)
+    quantize_price(store, ["cheap"], PriceConfig())
+    quantize_price(store, ["dear"], PriceConfig())
+    assert len(load_catalogue(store, ["cheap", "dear"], ["price"], str)) == 8

@@ -153,6 +153,14 @@ def test_a_shop_without_pictures_is_refused_and_unchanged(store: Store, tiny: Im
     assert "image" not in domain.manifest()
 
 
+def test_an_absent_folder_of_pictures_is_refused_with_the_same_settings(store: Store, folder: Path) -> None:
+    picture_shop(store, {}, {"A": []})
+    with pytest.raises(DataError, match="no such folder") as caught:
+        embed_image(store, "shop", replace(PACKAGED, images=folder / "absent", max_images=2))
+    command = f"antpipe embed-image --domains shop --store {store.root} --encoder {PACKAGED_IMAGE}"
+    assert caught.value.next_command == f"{command} --images DIR --max-images 2"
+
+
 def test_pictures_that_cannot_be_read_at_all_change_nothing(store: Store, tiny: ImageConfig, folder: Path) -> None:
     domain = picture_shop(store, {}, {"A": []})
     (folder / "A.png").write_bytes(picture(1))

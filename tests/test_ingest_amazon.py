@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from antpipe.config import IngestConfig
+from antpipe.errors import DataError
 from antpipe.features.ingest.amazon import ingest_amazon
 from antpipe.store import Store
 
@@ -27,6 +28,7 @@ from .releases import (
     small_shop,
     snapshot,
 )
+from .shops import make_domain
 
 
 @pytest.fixture
@@ -267,3 +269,68 @@ def test_a_changed_file_is_read_again(filled: Store, source: Path, name: str) ->
 def test_a_changed_setting_and_force_read_again(filled: Store, source: Path) -> None:
     assert ingest_amazon(filled, source, "Shop", EVERYTHING, force=True).status == "built"
     assert ingest_amazon(filled, source, "Shop", UNDESCRIBED).status == "built"
+
+
+def test_a_higher_limit_of_malformed_lines_leaves_a_domain_fresh(filled: Store, source: Path) -> None:
+    config = IngestConfig(min_user=1, min_item=1, max_rejects=9)
+    assert ingest_amazon(filled, source, "Shop", config).status == "fresh"
+
+
+def test_a_limit_below_what_was_put_up_with_is_refused(store: Store, source: Path) -> None:
+    publish(source / "Shop_5.json.gz", review("a", "x"), b"{")
+    ingest_amazon(store, source, "Shop", IngestConfig(min_user=1, min_item=1, max_rejects=1))
+    with pytest.raises(DataError, match="allowed are 0"):
+        ingest_amazon(store, source, "Shop", EVERYTHING)
+    assert len(store.domain("Shop").table("rejects")) == 1
+
+
+def test_the_figures_of_a_fresh_domain_are_those_of_its_building(store: Store, source: Path) -> None:
+    built = ingest_amazon(store, source, "Shop", EVERYTHING)
+    assert ingest_amazon(store, source, "Shop", EVERYTHING).figures == built.figures
+
+
+# -- another source of the same name --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """Another release of the domain, in another folder."""
+    folder = small_shop(tmp_path / "elsewhere")
+    publish(folder / "Shop_5.json.gz", review("c", "x"))
+    return folder
+
+
+def test_a_domain_is_not_replaced_by_another_release_unless_forced(
+    filled: Store, source: Path, elsewhere: Path
+) -> None:
+    before = snapshot(filled.root)
+    with pytest.raises(DataError, match="domain Shop holds data from `ingest amazon` of") as caught:
+        ingest_amazon(filled, elsewhere, "Shop", EVERYTHING)
+    assert str(source) in caught.value.message
+    assert str(elsewhere) in caught.value.message
+    assert snapshot(filled.root) == before
+    command = f"antpipe ingest amazon --source {elsewhere} --domains Shop --store {filled.root}"
+    assert caught.value.next_command == f"{command} --min-user 1 --min-item 1 --force"
+    assert ingest_amazon(filled, elsewhere, "Shop", EVERYTHING, force=True).status == "built"
+
+
+def test_a_domain_from_a_table_is_not_replaced_by_reviews(store: Store, source: Path) -> None:
+    make_domain(store, "Shop", [{"item_id": "mine"}])
+    with pytest.raises(DataError, match="domain Shop holds data from `ingest table`"):
+        ingest_amazon(store, source, "Shop", EVERYTHING)
+    assert store.domain("Shop").item_ids() == ["mine"]
+
+
+def test_files_that_moved_to_another_folder_are_the_same_source(filled: Store, source: Path) -> None:
+    moved = source.rename(source.with_name("moved"))
+    assert ingest_amazon(filled, moved, "Shop", EVERYTHING).status == "fresh"
+    assert ingest_amazon(filled, moved, "Shop", UNDESCRIBED).status == "built"
+
+
+def test_the_command_of_a_lost_table_repeats_source_and_settings(filled: Store, source: Path) -> None:
+    (filled.root / "Shop" / "items.parquet").unlink()
+    command = filled.domain("Shop").state("items").next_command
+    assert command == (
+        f"antpipe ingest amazon --domains Shop --store {filled.root} --source {source}"
+        " --min-user 1 --min-item 1 --force"
+    )

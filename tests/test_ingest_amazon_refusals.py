@@ -1,6 +1,7 @@
 """`ingest amazon`: malformed lines, and the errors that leave the store as it was."""
 
 import gzip
+import shlex
 from pathlib import Path
 
 import msgspec
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from antpipe.cli import main
 from antpipe.config import IngestConfig
 from antpipe.errors import DataError, UsageError
 from antpipe.features.ingest.amazon import ingest_amazon
@@ -210,13 +212,34 @@ def test_a_malformed_line_is_refused_by_default(filled: Store, source: Path) -> 
     assert_refused(filled, source, EVERYTHING, f"{path}:2: not JSON")
 
 
-def test_a_domain_with_nothing_left_is_refused(filled: Store, source: Path) -> None:
-    assert_refused(filled, source, IngestConfig(), "no interaction is left")
+def assert_command_mends(error: DataError) -> None:
+    """The next command, as it is printed, ends with a domain."""
+    with pytest.raises(SystemExit) as ended:
+        main(shlex.split(str(error.next_command))[1:])
+    assert ended.value.code == 0
 
 
-def test_metadata_of_other_items_leave_nothing(filled: Store, source: Path) -> None:
+def test_a_k_core_that_leaves_nothing_is_refused_with_the_numbers_and_the_weakest_one(
+    store: Store, source: Path
+) -> None:
+    error = assert_refused(
+        store, source, IngestConfig(repeats="keep-first"),
+        "domain Shop: no interaction is left: of 3 distinct reviews, 0 were repeats of a user's item (keep-first), "
+        "0 of items without metadata, and 3 of users with fewer than 5 or items with fewer than 5",
+    )  # fmt: skip
+    assert error.next_command and error.next_command.endswith("--repeats keep-first --min-user 1 --min-item 1")
+    assert_command_mends(error)
+
+
+def test_metadata_of_other_items_are_refused_with_the_way_round(store: Store, source: Path) -> None:
     publish(source / "meta_Shop.json.gz", product("other"))
-    assert_refused(filled, source, EVERYTHING, "no interaction is left")
+    error = assert_refused(store, source, EVERYTHING, "no interaction is left", "3 of items without metadata, and 0 of")
+    assert error.next_command and error.next_command.endswith("--min-user 1 --min-item 1 --keep-without-metadata")
+    assert_command_mends(error)
+
+
+def test_a_domain_that_nothing_is_left_of_stays_as_it_was(filled: Store, source: Path) -> None:
+    assert_refused(filled, source, IngestConfig(), "no interaction is left")
 
 
 def test_a_refused_domain_leaves_no_folder(store: Store, source: Path) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from antpipe.cli import main
 from antpipe.config import SampleConfig
-from antpipe.errors import UsageError
+from antpipe.errors import DataError, UsageError
 from antpipe.features.ingest.sample import generate_shop, ingest_sample, purchase_times, random_ids
 from antpipe.features.ingest.sample_pictures import PAINTS, SKETCHES, TRIMS, draw_picture
 from antpipe.features.ingest.sample_shoppers import rate
@@ -31,6 +33,8 @@ from antpipe.features.ingest.sample_words import (
     invent_brands,
 )
 from antpipe.store import Store
+
+from .shops import make_domain
 
 TINY = SampleConfig(users=20, items=20, seed=3)
 MIDDLE = SampleConfig(users=120, items=120, seed=7)
@@ -56,6 +60,22 @@ def middle(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store(tmp_path_factory.mktemp("sample"))
     ingest_sample(store, MIDDLE)
     return store
+
+
+# -- names that are taken ---------------------------------------------------------------------------------------------
+
+
+def test_a_domain_of_the_same_name_from_another_source_is_refused_before_any_shop_is_written(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    make_domain(store, SHOPS[1].name, [{"item_id": "mine"}])
+    with pytest.raises(DataError, match=f"{SHOPS[1].name} holds data from `ingest table`") as caught:
+        ingest_sample(store, TINY)
+    assert store.domains() == [SHOPS[1].name]
+    assert store.domain(SHOPS[1].name).item_ids() == ["mine"]
+    with pytest.raises(SystemExit) as ended:
+        main(shlex.split(str(caught.value.next_command))[1:])
+    assert ended.value.code == 0
+    assert len(store.domain(SHOPS[1].name).item_ids()) > 1
 
 
 # -- the same again -------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def test_image_text_of_a_batch_without_images_is_zero_with_a_gradient() -> None:
     images = vectors(3, 4).requires_grad_()
     loss = image_text(images, vectors(3, 4), torch.zeros(3, dtype=torch.bool), TAU)
     loss.backward()
-    assert float(loss) == 0.0
+    assert loss.item() == 0.0
     assert images.grad is not None and not images.grad.any()
 
 

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from antpipe.errors import DataError
 from antpipe.features.pictures import (
     Picture,
     UnreadableError,
@@ -167,11 +166,6 @@ def test_odd_ids_reach_no_file_outside_the_folder(folder: Path) -> None:
     (folder / "a b.c.jpg").touch()
     ids = ["../secret", "/etc/passwd", "", ".", "a b.c", "*", "x\0y"]
     assert names_by_item(folder, ids) == {"a b.c": ["a b.c.jpg"]}
-
-
-def test_an_absent_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such folder"):
-        folder_pictures(tmp_path / "absent", ["A"])
 
 
 def test_only_the_first_pictures_of_an_item_are_taken() -> None:

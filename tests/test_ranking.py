@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from antpipe import ranking
 from antpipe.data import Examples
+from antpipe.errors import DataError
 from antpipe.ranking import DEPTH, Ranks, metrics, rank_examples, summary
 
 
@@ -68,6 +70,28 @@ def test_ranks_do_not_depend_on_the_block_size() -> None:
     one, many = (rank_examples(queries, items, part, size=size) for size in (1, 256))
     assert one.by_protocol["all"].tolist() == many.by_protocol["all"].tolist()
     assert one.by_protocol["unseen"].tolist() == many.by_protocol["unseen"].tolist()
+
+
+def test_ranks_do_not_depend_on_how_many_scores_are_computed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    items = np.repeat(unit(rng.normal(size=(90, 16))), 3, axis=0)  # with ties
+    part = make_examples(rng.integers(0, 270, (40, 20)).tolist(), rng.integers(0, 270, 40).tolist())
+    queries = unit(rng.normal(size=(40, 16)))
+    whole = rank_examples(queries, items, part)
+    for limit in (1, 16 * 7, 16 * 200):
+        monkeypatch.setattr(ranking, "SCORED_AT_ONCE", limit)
+        pieces = rank_examples(queries, items, part)
+        assert pieces.by_protocol["all"].tolist() == whole.by_protocol["all"].tolist()
+        assert pieces.by_protocol["unseen"].tolist() == whole.by_protocol["unseen"].tolist()
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("side", ["queries", "items"])
+def test_vectors_that_are_not_finite_are_refused_instead_of_ranked_first(side: str, wrong: float) -> None:
+    vectors = {"queries": unit(np.ones((1, 4))), "items": unit(np.eye(4) + 0.1)}
+    vectors[side][0, 2] = wrong
+    with pytest.raises(DataError, match="not finite"):
+        rank_examples(vectors["queries"], vectors["items"], make_examples([[0]], [2]))
 
 
 def test_a_target_in_its_own_history_is_a_miss_when_history_is_masked() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -63,6 +64,39 @@ def test_features_are_stale_once_the_items_changed(store: Store) -> None:
 def test_what_was_never_built_is_missing_with_its_command(store: Store) -> None:
     state = make_domain(store, "A", ITEMS).state("price")
     assert (state.status, state.next_command) == ("missing", f"antpipe quantize-price --domains A --store {store.root}")
+
+
+def test_features_of_items_that_changed_meanwhile_are_not_kept(store: Store) -> None:
+    domain = make_domain(store, "A", ITEMS)
+    write_text(store, "A", 0.5)
+    before = (domain.path / "text.arrow").read_bytes()
+    with (
+        pytest.raises(DataError, match="items changed while text was built") as caught,
+        domain.writing("text", {"encoder": "two"}) as out,
+        out.feature("text", 3, 4),
+    ):
+        make_domain(store, "A", [*ITEMS[:2], {"item_id": "c", "text": "changed"}])
+    assert (domain.path / "text.arrow").read_bytes() == before
+    assert caught.value.next_command == f"antpipe embed-text --domains A --store {store.root}"
+
+
+def test_the_command_for_a_stale_artefact_repeats_its_settings_and_domains(store: Store) -> None:
+    domain = make_domain(store, "A", ITEMS)
+    with domain.writing("text", {}) as out, out.feature("text", 3, 4):
+        out.details |= {"flags": ["--encoder", "my encoder"], "domains": ["A", "B"]}
+    make_domain(store, "A", ITEMS[:2])
+    command = f"antpipe embed-text --domains A,B --store {store.root} --encoder"
+    assert domain.state("text").next_command == f"{command} 'my encoder' --force"
+    assert domain.command("text", flags=["--encoder", "other"]) == f"{command} other"
+
+
+def test_commands_quote_what_a_shell_would_split(tmp_path: Path) -> None:
+    store = Store(tmp_path / "my store")
+    domain = make_domain(store, "A", ITEMS)
+    assert shlex.split(domain.command("text"))[-1] == str(store.root)
+    with pytest.raises(DataError) as caught:
+        store.domain("no name")
+    assert shlex.split(str(caught.value.next_command))[-3:] == ["no name", "--store", str(store.root)]
 
 
 def test_a_stage_that_fails_leaves_everything_as_it_was(store: Store) -> None:
@@ -131,7 +165,7 @@ def test_changed_ids_in_items_are_noticed(store: Store) -> None:
         domain.item_ids()
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"format": 99, "artefacts": {}}'])
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": 99, "artefacts": {}}', '{"format": 1}'])
 def test_a_manifest_that_is_not_ours_is_an_integrity_error(store: Store, content: str) -> None:
     domain = make_domain(store, "A", ITEMS)
     (domain.path / "manifest.json").write_text(content)
@@ -184,13 +218,15 @@ def test_a_file_without_a_stamp_is_not_ours(tmp_path: Path) -> None:
     assert read_stamp(tmp_path / "x.parquet") is None
 
 
+words = st.text(max_size=3)
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    st.none() | st.booleans() | st.integers() | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=5,
 )
 
 
-@given(st.dictionaries(st.text(), json_values))
+@given(st.dictionaries(words, json_values, max_size=5))
 def test_a_digest_does_not_depend_on_the_order_of_keys(value: dict[str, object]) -> None:
     assert digest(value) == digest(dict(reversed(value.items())))
 

@@ -5,8 +5,9 @@ the validation target, from two and three items on; every earlier position train
 common to the domains named together, decide; interactions of equal time fall on the same side.
 """
 
+import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from antpipe.config import SequenceConfig
+from antpipe.config import SequenceConfig, flags_of
 from antpipe.errors import DataError, UsageError
 from antpipe.store import Domain, StageResult, Store
 
@@ -43,8 +44,8 @@ def build_sequences(
     """Write sequences.arrow of each domain: whole sequences, and `max_len` for the trainer, which looks back so far.
 
     warn: is called with a sentence where leave-one-out lets a training on several domains see the future.
-    Raises UsageError for shares that leave no training period, DataError where a domain gets no training target;
-    then no domain is changed.
+    Raises UsageError for shares that leave no training period, DataError where split `time` leaves a domain no
+    training target; then no domain is changed.
     """
     if config.split == "time" and config.valid_share + config.test_share >= 1:
         raise UsageError(
@@ -72,7 +73,10 @@ def build_sequences(
         if not force and place.is_fresh("sequences", parameters):
             results.append(StageResult(place.name, "sequences", "fresh", place.entry("sequences")["figures"]))
         else:
-            results.append(_write(history, *split, parameters, cuts))
+            details: dict[str, Any] = {"flags": flags_of(config)}
+            if cuts is not None:
+                details["domains"] = [one.domain.name for one in histories]
+            results.append(_write(history, *split, parameters, details))
     return results
 
 
@@ -150,12 +154,14 @@ def _require_training(history: History, train_end: NDArray[np.int32], config: Se
     place = history.domain
     # Alone, a domain gets cuts of its own; where it is alone already, only shorter periods can help.
     part = 2 if alone else 1
+    shorter = replace(config, valid_share=config.valid_share / part, test_share=config.test_share / part)
     raise DataError(
         f"domain {place.name}: nobody has two interactions before the validation and test periods, so there is no "
         f"training target; its interactions lie between timestamps {history.timestamps.min()} and "
         f"{history.timestamps.max()}",
-        f"antpipe build-sequences --domains {place.name} --store {place.root} --split time "
-        f"--valid-share {config.valid_share / part:g} --test-share {config.test_share / part:g}",
+        shlex.join(
+            ["antpipe", "build-sequences", "--domains", place.name, "--store", str(place.root), *flags_of(shorter)]
+        ),
     )
 
 
@@ -164,7 +170,7 @@ def _write(
     train_end: NDArray[np.int32],
     valid_end: NDArray[np.int32],
     parameters: dict[str, Any],
-    cuts: Cuts | None,
+    details: dict[str, Any],
 ) -> StageResult:
     lengths = np.diff(history.offsets)
     figures: dict[str, Any] = {
@@ -173,8 +179,8 @@ def _write(
         "test": int((lengths - valid_end).sum()),
         "min_length": int(lengths.min()), "median_length": float(np.median(lengths)), "max_length": int(lengths.max()),
     }  # fmt: skip
-    if cuts is not None:
-        figures |= {"valid_from": cuts[0], "test_from": cuts[1]}
+    if "cuts" in parameters:
+        figures |= dict(zip(("valid_from", "test_from"), parameters["cuts"], strict=True))
     offsets = pa.array(history.offsets, pa.int32())
     batch = pa.record_batch({
         "user": pa.array(history.user, pa.int32()),
@@ -185,5 +191,5 @@ def _write(
     })  # fmt: skip
     with history.domain.writing("sequences", parameters) as out:
         out.arrow("sequences.arrow", batch)
-        out.details |= {"rows": len(lengths), "figures": figures}
+        out.details |= {"rows": len(lengths), "figures": figures, **details}
     return StageResult(history.domain.name, "sequences", "built", figures)

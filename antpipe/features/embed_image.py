@@ -1,20 +1,20 @@
 """embed-image: an item's pictures become the mean of their vectors under a frozen image encoder."""
 
 import os
-import shlex
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from antpipe.config import ImageConfig
+from antpipe.config import ImageConfig, flags_of
 from antpipe.devices import choose_device
 from antpipe.errors import DataError, PartialError
 from antpipe.features.encoders import silent
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import torch
 
 EXAMPLES = 20
+# Where and in what steps to compute is for this machine, not for a repetition of the command.
+MACHINE = ("device", "batch_size")
 
 
 @dataclass
@@ -67,8 +69,7 @@ def embed_image(
     """
     place = store.domain(domain)
     pictures = _pictures_of(place, config)
-    folder = f" --images {shlex.quote(str(config.images))}" if config.images else ""
-    mend = f"{place.command('image')}{folder} --encoder {PACKAGED_IMAGE}"
+    mend = place.command("image", flags=flags_of(replace(config, encoder=PACKAGED_IMAGE), MACHINE))
     located = locate_image_encoder(config.encoder, mend)
     # max_images is in the digest: it decides which pictures are used. Device and batch size do not change the result.
     parameters = {"encoder": located.name, "revision": located.revision, "pictures": pictures_digest(pictures)}
@@ -76,23 +77,31 @@ def embed_image(
         result = StageResult(domain, "image", "fresh", place.entry("image")["figures"])
     else:
         encoder = load_image_encoder(located, choose_device(config.device), mend)
-        figures = _build(place, parameters, pictures, encoder=encoder, batch_size=config.batch_size, progress=progress)
+        figures = _build(place, parameters, pictures, encoder=encoder, config=config, progress=progress)
         result = StageResult(domain, "image", "built", figures)
-    _require_coverage(place, result.figures, config.min_coverage)
+    _require_coverage(place, result.figures, config)
     return result
 
 
 def _pictures_of(place: Domain, config: ImageConfig) -> list[Picture]:
+    other_folder = _with_folder(place, config)
     table = place.table("items", ["image_files"])
     pictures = listed_pictures(place.path, [files or [] for files in table["image_files"].to_pylist()])
     where = "its items name no picture files"
     if config.images is not None:
         item_ids = place.item_ids()
+        if not config.images.is_dir():
+            raise DataError(f"--images {config.images}: no such folder", other_folder)
         pictures += folder_pictures(config.images, item_ids)
         where += f", and no file in {config.images} is named after an item such as {item_ids[0]!r}"
     if not pictures:
-        raise DataError(f"domain {place.name}: {where}", f"{place.command('image')} --images DIR")
+        raise DataError(f"domain {place.name}: {where}", other_folder)
     return first_of_each_item(pictures, config.max_images)
+
+
+def _with_folder(place: Domain, config: ImageConfig) -> str:
+    """The command that takes pictures from another folder."""
+    return place.command("image", flags=flags_of(replace(config, images=Path("DIR")), MACHINE))
 
 
 def _build(
@@ -101,7 +110,7 @@ def _build(
     pictures: Sequence[Picture],
     *,
     encoder: ImageEncoder,
-    batch_size: int,
+    config: ImageConfig,
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
     unreadable = Unreadable()
@@ -112,14 +121,14 @@ def _build(
                 # the limit it raises: both are too many.
                 warnings.simplefilter("ignore")
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
-                _fill(feature, _vectors(pictures, encoder, batch_size, progress, unreadable))
+                _fill(feature, _vectors(pictures, encoder, config.batch_size, progress, unreadable))
             present = int(feature.present.sum())
         if not present:
             picture, why = unreadable.examples[0]
             raise DataError(
                 f"domain {place.name}: none of {len(pictures)} picture files can be read, for example "
                 f"{picture.path}: {why}",
-                f"{place.command('image')} --images DIR",
+                _with_folder(place, config),
             )
         item_ids = place.item_ids()
         figures = {
@@ -135,6 +144,7 @@ def _build(
                 for picture, why in unreadable.examples
             ],
             "figures": figures,
+            "flags": flags_of(config, MACHINE),
         }
     return figures
 
@@ -176,10 +186,11 @@ def _vectors(
             progress(start + len(batch), len(pictures))
 
 
-def _require_coverage(place: Domain, figures: dict[str, Any], least: float) -> None:
+def _require_coverage(place: Domain, figures: dict[str, Any], config: ImageConfig) -> None:
+    least = config.min_coverage
     if figures["present"] < least * figures["items"]:
         raise PartialError(
             f"domain {place.name}: image.arrow is written, but only {figures['present']} of {figures['items']} items "
             f"({figures['coverage']:.1%}) have a picture; --min-coverage asks for {least:.1%}",
-            f"{place.command('image')} --images DIR",
+            _with_folder(place, config),
         )

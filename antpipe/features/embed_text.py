@@ -1,8 +1,9 @@
 """embed-text: an item's text becomes a vector of a frozen sentence encoder."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from antpipe.config import TextConfig
+from antpipe.config import TextConfig, flags_of
 from antpipe.devices import choose_device
 from antpipe.errors import DataError
 from antpipe.features.encoders import silent
@@ -24,7 +25,9 @@ def embed_text(
     item has a text, UsageError for an unknown packaged encoder or a device that is not here.
     """
     place = store.domain(domain)
-    mend = f"{place.command('text')} --encoder {PACKAGED_TEXT}"
+    # Where and in what steps to compute is for this machine, not for a repetition of the command.
+    machine = ("device", "batch_size")
+    mend = place.command("text", flags=flags_of(replace(config, encoder=PACKAGED_TEXT), machine))
     located = locate_text_encoder(config.encoder, mend)
     # The revision covers weights, pooling, prompt and length limit; device and batch size do not change the result.
     parameters = {"encoder": located.name, "revision": located.revision}
@@ -42,7 +45,7 @@ def embed_text(
             "items": place.rows(), "present": present, "coverage": round(present / place.rows(), 4),
             "texts": len(rows_of), "width": encoder.width, "encoder": located.name,
         }  # fmt: skip
-        out.details |= {"encoder": encoder.facts, "figures": figures}
+        out.details |= {"encoder": encoder.facts, "figures": figures, "flags": flags_of(config, machine)}
     return StageResult(domain, "text", "built", figures)
 
 

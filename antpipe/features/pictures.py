@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from antpipe.errors import DataError
 from antpipe.store import digest
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
@@ -45,10 +44,8 @@ def folder_pictures(folder: Path, item_ids: Sequence[str]) -> list[Picture]:
     """Files of a folder named ITEM_ID.EXT, ITEM_ID_2.EXT …, in this order within an item; other files are ignored.
 
     Ids are compared with file names and never made into paths, so any id is safe. A name that is itself an id
-    (`A_2.jpg` where there is an item `A_2`) belongs to that item alone. Raises DataError where there is no folder.
+    (`A_2.jpg` where there is an item `A_2`) belongs to that item alone.
     """
-    if not folder.is_dir():
-        raise DataError(f"--images {folder}: no such folder")
     row_of = {item_id: row for row, item_id in enumerate(item_ids)}
     found: list[tuple[int, int, str, Path]] = []
     for path in folder.iterdir():

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from antpipe.config import PriceConfig
+from antpipe.config import PriceConfig, flags_of
 from antpipe.errors import DataError
 from antpipe.store import Domain, StageResult, Store
 
@@ -138,7 +138,7 @@ def _parameters(config: PriceConfig, places: Sequence[Domain]) -> dict[str, Any]
 
 def _category_edges(catalogue: Catalogue, bins: int) -> dict[str, NDArray[np.float64]]:
     """Edges of the categories that have at least as many prices as there are bins."""
-    names = np.array(catalogue.categories)
+    names = np.array(catalogue.categories, dtype=object)  # strings of a fixed width would all be as wide as the longest
     counted, counts = np.unique(names[~np.isnan(catalogue.prices)], return_counts=True)
     large = [str(name) for name, count in zip(counted, counts, strict=True) if name and count >= bins]
     return {name: fit_edges(catalogue.prices[names == name], bins) for name in large}
@@ -151,7 +151,7 @@ def _bins(
     bins = np.full(len(catalogue.prices), -1, dtype=np.int64)
     present = ~np.isnan(catalogue.prices)
     bins[present] = find_bins(catalogue.prices[present], edges)
-    names = np.array(catalogue.categories)
+    names = np.array(catalogue.categories, dtype=object)
     for name, own in of_category.items():
         rows = present & (names == name)
         bins[rows] = find_bins(catalogue.prices[rows], own)
@@ -170,6 +170,8 @@ def _write(
         "bins": len(np.unique(bins[bins >= 0])), "width": width,
     }  # fmt: skip
     details: dict[str, Any] = {"edges": edges.tolist(), "edges_of": "log(1 + price)"}
+    if config.scope == "global":
+        details["domains"] = list(parameters["fitted_on"])
     if config.scope == "category":
         names = {name for name, row in zip(catalogue.categories, bins, strict=True) if name and row >= 0}
         figures |= {"categories": len(names), "categories_on_domain_edges": len(names - of_category.keys())}
@@ -181,5 +183,5 @@ def _write(
             for start in range(0, len(bins), CHUNK):
                 part = bins[start : start + CHUNK]
                 feature.values[start : start + CHUNK] = np.where(part[:, None] >= 0, code(part, width), 0.0)
-        out.details |= {**details, "figures": figures}
+        out.details |= {**details, "figures": figures, "flags": flags_of(config)}
     return StageResult(place.name, "price", "built", figures)

@@ -4,18 +4,12 @@ What their code does besides, and antpipe on purpose does not, is in ant_quirks.
 """
 
 import re
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from pickle import UnpicklingError
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from antpipe import checkpoint, transfer
-from antpipe.checkpoint import Checkpoint
-from antpipe.config import MODALITIES, ModelConfig, to_json
-from antpipe.errors import AntpipeError, DataError, UsageError
-from antpipe.store import digest, file_sha256
+from antpipe.config import MODALITIES, ModelConfig
+from antpipe.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,12 +22,12 @@ SIDES = {
     "image": ("img2rec", "img_pooling", "img2proj"),
     "price": ("meta2rec", "meta_pooling", "meta2proj"),
 }
+POSITIONS = "position_embedding.weight"
 IDS = "item_embedding.weight"  # row 0 belongs to the padding, row i + 1 to item i
 # What fine-tuned checkpoints hold besides parameters: the raw features and the row numbers of one catalogue.
 TABLES = ("indices", *(f"EmbeddingTable.{name}_embed.weight" for name in ("text", "img", "price")))
 HOLDERS = ("state_dict", "model")  # entries under which training tools keep the tensors
 WRAPPERS = ("module.", "model.", "_orig_mod.")  # what DataParallel, a Lightning module and torch.compile prepend
-GOLDEN_PREFIX = "sd/"
 
 
 @dataclass(frozen=True)
@@ -58,7 +52,7 @@ class Counterpart:
 
 def counterparts(model: "Ant") -> list[Counterpart]:
     """Every tensor of a model beside theirs; our learned stand-ins for missing modalities have no counterpart."""
-    found = [Counterpart("positions.weight", ("position_embedding.weight",))]
+    found = [Counterpart("positions.weight", (POSITIONS,))]
     if model.ids is not None:
         found.append(Counterpart("ids.weight", (IDS,)))
     for modality in model.widths:
@@ -127,19 +121,20 @@ def load_state(
 
     from antpipe.model import Ant
 
-    if unknown := [name for name in modalities if name not in SIDES]:
-        raise UsageError(f"modality {unknown[0]!r}: choose from {', '.join(SIDES)}")
+    if not modalities or not set(modalities) <= set(SIDES):
+        raise UsageError(f"modalities {', '.join(modalities) or 'none'}: choose from {', '.join(SIDES)}")
     tensors = unwrap(mapping)
-    config, widths = _sizes(tensors, modalities, heads, transductive)
-    config = ModelConfig(**config, heads=heads, transductive=transductive, fusion=fusion, temperature=temperature)
+    config = replace(
+        _settings(tensors, modalities, heads), transductive=transductive, fusion=fusion, temperature=temperature
+    )
     left_out = _left_out(tensors, modalities, config)
     tensors = _parameters({name: tensor for name, tensor in tensors.items() if name not in left_out})
-    items = None
     if transductive:
-        tensors[IDS] = tensors[IDS] if reference else tensors[IDS][1:]
-        items = len(tensors[IDS])
+        _matrix(tensors, IDS)
+        tensors[IDS] = tensors[IDS][0 if reference else 1 :]
+    max_len, _ = _matrix(tensors, POSITIONS)
     with torch.device("meta"):  # shapes only: nothing is drawn, the caller's random state stays as it is
-        model = Ant(config, widths, len(tensors["position_embedding.weight"]), items)
+        model = Ant(config, _widths(tensors, modalities, config), max_len, len(tensors[IDS]) if transductive else None)
     _check_shapes(tensors, model)
     model.load_state_dict({pair.ours: pair.join(tensors) for pair in counterparts(model)}, assign=True)
     if left_out and notice is not None:
@@ -183,7 +178,8 @@ def unwrap(mapping: Mapping[str, Any]) -> dict[str, "Tensor"]:
         try:
             tensor = value.detach().cpu() if isinstance(value, torch.Tensor) else torch.from_numpy(value.copy())
         except (TypeError, AttributeError):
-            raise DataError(f"{name}: is no tensor but {type(value).__name__}") from None
+            kind = getattr(value, "dtype", type(value).__name__)
+            raise DataError(f"{name} holds no numbers but {kind}") from None
         tensors[str(name)] = tensor
     for prefix in WRAPPERS:
         if tensors and all(name.startswith(prefix) for name in tensors):
@@ -191,34 +187,101 @@ def unwrap(mapping: Mapping[str, Any]) -> dict[str, "Tensor"]:
     return tensors
 
 
-def _sizes(
-    tensors: Mapping[str, "Tensor"], modalities: Sequence[str], heads: int, transductive: bool
-) -> tuple[dict[str, Any], dict[str, int]]:
-    """Settings of the model that shapes tell, and the width of each modality's raw feature."""
-    max_len, width = _matrix(tensors, "position_embedding.weight")
+def _settings(tensors: Mapping[str, "Tensor"], modalities: Sequence[str], heads: int) -> ModelConfig:
+    """Settings of the model, as far as shapes tell them, with the number of heads they allow."""
+    _, width = _matrix(tensors, POSITIONS)
     if heads < 1 or width % heads:
         raise UsageError(f"--heads {heads}: does not divide the checkpoint's width {width}")
-    if transductive:
-        _matrix(tensors, IDS)
     layers = _count(tensors, r"trm_encoder\.layer\.(\d+)\.")
     feed_forwards = [_count(tensors, rf"trm_encoder\.layer\.{n}\.feed_forward\.(\d+)\.") for n in range(layers)]
     several = [count for count in feed_forwards if count]
-    if len(set(several)) > 1 or feed_forwards != [0] * (layers - len(several)) + several or several[:1] == [1]:
+    if 1 in several or len(set(several)) > 1 or feed_forwards != [0] * (layers - len(several)) + several:
         raise DataError(
-            f"trm_encoder: layers have {feed_forwards} feed-forward experts; there must be none, or the same number "
-            "(at least 2) in the last layers"
+            f"trm_encoder: the layers have {feed_forwards} feed-forward experts; "
+            "there must be none, or the same number (2 or more) in the last layers"
         )
-    first = f"trm_encoder.layer.0.feed_forward.{'0.' if feed_forwards[:1] > [0] else ''}dense_1.weight"
-    inner = _matrix(tensors, first)[0]
-    experts = {name: _count(tensors, rf"{SIDES[name][0]}\.proj\.(\d+)\.") for name in modalities}
-    single = any(name.startswith(f"{SIDES[side][2]}.") for name in tensors for side in modalities)
-    if not single and len(set(experts.values())) > 1:
-        counts = ", ".join(f"{SIDES[name][0]} {count}" for name, count in experts.items())
-        raise DataError(f"all modalities must have the same number of experts, but they have: {counts}")
-    sources = {name: f"{SIDES[name][2]}.weight" if single else f"{SIDES[name][0]}.proj.0.lin.weight" for name in modalities}
-    widths = {name: _matrix(tensors, source)[1] for name, source in sources.items()}
-    return {
-        "width": width, "experts": 0 if single else experts[modalities[0]], "layers": layers,
-        "inner_width": None if inner == width else inner,
-        "feed_forward_experts": several[0] if several else 1, "feed_forward_expert_layers": len(several) or 1,
-    }, widths  # fmt: skip
+    place = "trm_encoder.layer.0.feed_forward." + ("0." if len(several) == layers > 0 else "")
+    inner, _ = _matrix(tensors, f"{place}dense_1.weight")
+    return ModelConfig(
+        width=width, experts=_experts(tensors, modalities), layers=layers, heads=heads,
+        inner_width=None if inner == width else inner,
+        feed_forward_experts=several[0] if several else 1, feed_forward_expert_layers=len(several) or 1,
+    )  # fmt: skip
+
+
+def _experts(tensors: Mapping[str, "Tensor"], modalities: Sequence[str]) -> int:
+    """The number of experts of every modality; 0 where each has one projection instead (their mode NoMoE)."""
+    singles = tuple(f"{SIDES[modality][2]}." for modality in modalities)
+    if any(name.startswith(singles) for name in tensors):
+        return 0
+    counts = {SIDES[name][0]: _count(tensors, rf"{SIDES[name][0]}\.proj\.(\d+)\.") for name in modalities}
+    if len(set(counts.values())) > 1:
+        shown = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise DataError(f"modalities must have the same number of experts, but they have: {shown}")
+    experts = next(iter(counts.values()))
+    if not experts:
+        raise DataError(f"no experts: entries such as {next(iter(counts))}.proj.0.lin.weight are missing")
+    return experts
+
+
+def _widths(tensors: Mapping[str, "Tensor"], modalities: Sequence[str], config: ModelConfig) -> dict[str, int]:
+    """Width of each modality's raw feature."""
+    names = {
+        modality: f"{SIDES[modality][0]}.proj.0.lin.weight" if config.experts else f"{SIDES[modality][2]}.weight"
+        for modality in modalities
+    }
+    return {modality: _matrix(tensors, name)[1] for modality, name in names.items()}
+
+
+def _count(tensors: Mapping[str, "Tensor"], pattern: str) -> int:
+    """How many different numbers stand where the pattern has its group."""
+    return len({match[1] for name in tensors if (match := re.match(pattern, name))})
+
+
+def _matrix(tensors: Mapping[str, "Tensor"], name: str) -> tuple[int, int]:
+    """The shape of an entry that must be there and have two axes."""
+    if name not in tensors:
+        raise DataError(f"{name} is missing: not a checkpoint of ANT, or not a whole one")
+    shape = tuple(tensors[name].shape)
+    if len(shape) != 2 or 0 in shape:
+        raise DataError(f"{name} has shape {shape}; it must be a matrix")
+    return shape
+
+
+def _left_out(tensors: Mapping[str, "Tensor"], modalities: Sequence[str], config: ModelConfig) -> list[str]:
+    """Entries their checkpoints are known to hold that this model does not need."""
+    whole = {*TABLES} if config.transductive else {*TABLES, IDS}
+    parts: set[str] = set()
+    for modality, (projections, gate, single) in SIDES.items():
+        if modality not in modalities:
+            parts |= {projections, gate, single}
+        elif not config.experts:  # NoMoE builds experts and gates, too, and never uses them
+            parts |= {projections, gate}
+    return sorted(name for name in tensors if name in whole or name.partition(".")[0] in parts)
+
+
+def _parameters(tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+    """All in one precision, after a check that they are finite numbers."""
+    import torch
+
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise DataError(f"{name} holds {tensor.dtype}, not floating-point numbers")
+        if wrong := int((~torch.isfinite(tensor)).sum()):
+            raise DataError(f"{name}: {wrong} of {tensor.numel()} values are not finite")
+    double = any(tensor.dtype == torch.float64 for tensor in tensors.values())
+    return {name: tensor.to(torch.float64 if double else torch.float32) for name, tensor in tensors.items()}
+
+
+def _check_shapes(tensors: Mapping[str, "Tensor"], model: "Ant") -> None:
+    """Refuse a missing or unknown entry, and one whose shape does not fit the sizes read from the others."""
+    ours = model.state_dict()
+    wanted = {name: part.shape for pair in counterparts(model) for name, part in pair.split(ours[pair.ours])}
+    odd = [f"{name} is missing" for name in sorted(set(wanted) - set(tensors))]
+    odd += [f"{name} is unknown" for name in sorted(set(tensors) - set(wanted))]
+    if odd:
+        more = f" (and {len(odd) - 10} more)" if len(odd) > 10 else ""
+        raise DataError(f"not the entries of an ANT checkpoint: {'; '.join(odd[:10])}{more}")
+    for name, shape in wanted.items():
+        if tensors[name].shape != shape:
+            raise DataError(f"{name} has shape {tuple(tensors[name].shape)}; the other entries ask for {tuple(shape)}")

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from antpipe.config import IngestConfig, to_json
+from antpipe.config import IngestConfig, flags_of, to_json
+from antpipe.errors import DataError
 from antpipe.features.ingest.clean import drop_duplicate_lines, drop_repeats, k_core
 from antpipe.features.ingest.readers import (
     Rejects,
@@ -24,7 +25,7 @@ from antpipe.features.ingest.readers import (
     unreadable,
 )
 from antpipe.features.ingest.release_files import Files, command_line, find_files
-from antpipe.features.ingest.tables import ITEMS, REJECTS, TEXTS, write_domain
+from antpipe.features.ingest.tables import ITEMS, REJECTS, TEXTS, require_same_source, write_domain
 from antpipe.store import StageResult, Store, file_sha256
 
 
@@ -72,20 +73,29 @@ def ingest_amazon(
     malformed). The order of cleaning is malformed lines, identical lines, repeats of a (user, item), items without
     metadata, k-core. The manifest's report counts what each step took; for each file, lines = kept +
     duplicate_lines + malformed.
-    Raises DataError: no folder, no file, an unreadable or damaged file, too many malformed lines, nothing left.
-    The store is then as it was.
+    Raises DataError: no folder, no file, an unreadable or damaged file, too many malformed lines, nothing left, a
+    domain of this name from another source (unless `force`). The store is then as it was.
     """
     target = store.new_domain(domain)
     files = find_files(store, source, domain, config)
     hashes = {path: _sha256(path) for path in (files.reviews, files.metadata) if path is not None}
     parameters = {"format": "amazon", "files": list(hashes.values()), **to_json(config)}
-    if not force and target.is_fresh("items", parameters):
-        return StageResult(domain, "items", "fresh", target.entry("items")["statistics"])
+    del parameters["max_rejects"]  # how many bad lines are put up with does not change what the good ones give
+    folder, command = str(source.resolve()), command_line(store, source, domain, config)
+    if not force:
+        if target.is_fresh("items", parameters):
+            entry = target.entry("items")
+            if _malformed(entry["report"]) <= config.max_rejects:
+                return StageResult(domain, "items", "fresh", entry["statistics"] | _figures(entry["report"]))
+        require_same_source(target, parameters, folder, command)
     for path in files.ignored:
         announce(f"{path.name}: not read, {files.reviews.name} is")
     more = dataclasses.replace(config, max_rejects=10 * (config.max_rejects + 1))
     rejects = Rejects(config.max_rejects, command_line(store, source, domain, more))
     interactions, items, report = read_domain(files, config, rejects, announce)
+    if not len(interactions):
+        raise _nothing_left(store, source, domain, config, report)
+    report["folder"] = folder
     for name, (path, sha256) in zip(("reviews", "metadata"), hashes.items(), strict=False):
         report[name] = {"file": path.name, "sha256": sha256, **report[name]}
     statistics = write_domain(
@@ -95,8 +105,25 @@ def ingest_amazon(
         interactions=interactions,
         rejects=pl.DataFrame(rejects.rows, schema=REJECTS),
         report=report,
+        flags=["--source", str(source), *flags_of(config)],
     )
     return StageResult(domain, "items", "built", statistics | _figures(report))
+
+
+def _nothing_left(store: Store, source: Path, domain: str, config: IngestConfig, report: dict[str, Any]) -> DataError:
+    """The error of a domain that cleaning left empty: what went where, and the weakest rules that keep something."""
+    bare, core = report["without_metadata"], report["k_core"]
+    if core["interactions_dropped"]:
+        weaker = dataclasses.replace(config, min_user=1, min_item=1)
+    else:
+        weaker = dataclasses.replace(config, keep_without_metadata=True)
+    return DataError(
+        f"domain {domain}: no interaction is left: of {report['reviews']['kept']} distinct reviews, "
+        f"{report['repeats_dropped']} were repeats of a user's item ({config.repeats}), "
+        f"{0 if bare['kept'] else bare['interactions']} of items without metadata, and {core['interactions_dropped']} "
+        f"of users with fewer than {config.min_user} or items with fewer than {config.min_item}",
+        command_line(store, source, domain, weaker),
+    )
 
 
 def read_domain(
@@ -202,14 +229,18 @@ def _facts(form: str, malformed: int, good: int, kept: int) -> dict[str, Any]:
 
 def _figures(report: dict[str, Any]) -> dict[str, int]:
     """What cleaning took away, in short."""
-    files = [report[name] for name in ("reviews", "metadata") if report[name] is not None]
     return {
-        "malformed": sum(file["malformed"] for file in files),
+        "malformed": _malformed(report),
         "duplicate_lines": report["reviews"]["duplicate_lines"],
         "repeats_dropped": report["repeats_dropped"],
         "items_without_metadata": report["without_metadata"]["items"],
         "k_core_dropped": report["k_core"]["interactions_dropped"],
     }
+
+
+def _malformed(report: dict[str, Any]) -> int:
+    """Malformed lines of all files."""
+    return sum(report[name]["malformed"] for name in ("reviews", "metadata") if report[name] is not None)
 
 
 def _sizes(interactions: pl.DataFrame) -> dict[str, int]:

@@ -11,7 +11,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from antpipe.config import IngestConfig, flag_name
+from antpipe.config import IngestConfig, flags_of
 from antpipe.errors import DataError
 from antpipe.store import Store
 
@@ -72,10 +72,4 @@ def domains_in(source: Path) -> list[str]:
 def command_line(store: Store, source: str | Path, domain: str, config: IngestConfig) -> str:
     """The command that ingests with these settings (those that are not the defaults are spelt out)."""
     words = ["antpipe", "ingest", "amazon", "--source", str(source), "--domains", domain, "--store", str(store.root)]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value != field.default:
-            words.append(f"--{flag_name(field.name)}")
-            if not isinstance(value, bool):
-                words.append(",".join(value) if isinstance(value, tuple) else str(value))
-    return shlex.join(words)
+    return shlex.join([*words, *flags_of(config)])

@@ -1,12 +1,13 @@
 """`antpipe ingest sample`: four small related shops, generated (the whole process: docs/sample.md)."""
 
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from antpipe.config import SampleConfig
+from antpipe.config import SampleConfig, flags_of
 from antpipe.features.ingest.sample_pictures import draw_picture
 from antpipe.features.ingest.sample_shoppers import (
     BRANDS,
@@ -29,7 +30,7 @@ from antpipe.features.ingest.sample_words import (
     describe,
     invent_brands,
 )
-from antpipe.features.ingest.tables import ITEMS, REJECTS, write_domain
+from antpipe.features.ingest.tables import ITEMS, REJECTS, require_same_source, write_domain
 from antpipe.store import Domain, StageResult, Store
 
 GENERATOR = 1  # raise when the same seed gives other shops
@@ -58,9 +59,15 @@ class GeneratedShop:
 def ingest_sample(store: Store, config: SampleConfig, *, force: bool = False) -> list[StageResult]:
     """Write the domains sample-outdoor, sample-kitchen, sample-office and, as the target, sample-garden.
 
-    A shop depends on the seed, its sizes and its place in SHOPS, not on what else is in the store.
+    A shop depends on the seed, its sizes and its place in SHOPS, not on what else is in the store. Raises DataError
+    where a domain of one of these names holds other data, before any is written.
     """
-    return [_ingest_shop(store.new_domain(shop.name), config, number, force) for number, shop in enumerate(SHOPS)]
+    domains = [store.new_domain(shop.name) for shop in SHOPS]
+    command = shlex.join(["antpipe", "ingest", "sample", "--store", str(store.root), *flags_of(config)])
+    if not force:
+        for domain in domains:
+            require_same_source(domain, _parameters(domain, config), folder="", command=command)
+    return [_ingest_shop(domain, config, number, force) for number, domain in enumerate(domains)]
 
 
 def generate_shop(config: SampleConfig, number: int) -> GeneratedShop:
@@ -78,11 +85,16 @@ def generate_shop(config: SampleConfig, number: int) -> GeneratedShop:
     )
 
 
-def _ingest_shop(domain: Domain, config: SampleConfig, number: int, force: bool) -> StageResult:
-    parameters = {
+def _parameters(domain: Domain, config: SampleConfig) -> dict[str, Any]:
+    """What the fingerprint covers."""
+    return {
         "format": "sample", "generator": GENERATOR, "shop": domain.name,
         "seed": config.seed, "users": config.users, "items": config.items,
     }  # fmt: skip
+
+
+def _ingest_shop(domain: Domain, config: SampleConfig, number: int, force: bool) -> StageResult:
+    parameters = _parameters(domain, config)
     if not force and domain.is_fresh("items", parameters):
         return StageResult(domain.name, "items", "fresh", domain.entry("items")["statistics"])
     made, rngs = generate_shop(config, number), random_streams(config.seed, number)
@@ -104,6 +116,7 @@ def _ingest_shop(domain: Domain, config: SampleConfig, number: int, force: bool)
         interactions=interactions,
         rejects=pl.DataFrame(schema=REJECTS),
         report={"generated_items": len(made.item_ids), "never_bought": len(made.item_ids) - len(bought)},
+        flags=flags_of(config),
         pictures=pictures,
     )
     return StageResult(domain.name, "items", "built", statistics)

@@ -1,6 +1,6 @@
 """The last step of every ingest: clean tables with original ids become the domain's Parquet files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,30 @@ INTERACTIONS = pl.Schema({"user_id": pl.String, "item_id": pl.String, "timestamp
 REJECTS = pl.Schema({"file": pl.String, "line": pl.Int64, "reason": pl.String, "excerpt": pl.String})
 
 
+def require_same_source(domain: Domain, parameters: Mapping[str, Any], folder: str, command: str) -> None:
+    """Refuse to replace a domain by data of another source; nothing is done where the domain does not exist yet.
+
+    Two sources are the same where the format is the same and so is the folder or the content of the files: a folder
+    may have moved, and its files may have been updated. folder: of the files, empty for data that are generated.
+    command: builds this domain from the new source. Raises DataError, whose next command is that one with --force.
+    """
+    entry = domain.manifest().get("items")
+    if entry is None:
+        return
+    before, old_folder = entry["parameters"], entry["report"].get("folder", "")
+    same_place = folder == old_folder or before.get("files") == parameters.get("files")
+    if before["format"] != parameters["format"] or not same_place:
+        old, new = (
+            f"`ingest {form}`" + (f" of {place}" if place else "")
+            for form, place in ((before["format"], old_folder), (parameters["format"], folder))
+        )
+        raise DataError(
+            f"domain {domain.name} holds data from {old}; {new} would replace them: choose another name or store, "
+            "or force it",
+            f"{command} --force",
+        )
+
+
 def write_domain(
     domain: Domain,
     *,
@@ -28,6 +52,7 @@ def write_domain(
     interactions: pl.DataFrame,
     rejects: pl.DataFrame,
     report: Mapping[str, Any],
+    flags: Sequence[str],
     pictures: Mapping[str, bytes] | None = None,
 ) -> dict[str, Any]:
     """Give items and users dense ids and write items, interactions, users and rejects in one step.
@@ -35,14 +60,11 @@ def write_domain(
     items: ITEMS columns, one row an item. interactions: INTERACTIONS columns, timestamps in ms; rows of equal
     user and time stay in the order given. Dense ids follow the sorted original ids, so they depend neither on
     row order nor on hash seeds. pictures: file contents by name, which `image_files` refers to by that name.
-    report: figures kept in the manifest. Returns the domain's statistics (also kept).
-    Raises DataError where nothing is left.
+    report: figures kept in the manifest, with the `folder` of the source where there is one. flags: what to say on
+    the command line to ingest in the same way again. Returns the domain's statistics (also kept).
     """
     if not len(items) or not len(interactions):
-        raise DataError(
-            f"domain {domain.name}: no interaction is left after cleaning ({report})",
-            "lower --min-user and --min-item",
-        )
+        raise AssertionError("an empty domain must be refused before, by those who know why it is empty")
     items = items.select(ITEMS.names()).cast(ITEMS).sort("item_id").with_row_index("item")
     items = items.with_columns(pl.col("item").cast(pl.Int32))
     users = interactions.select("user_id").unique().sort("user_id").with_row_index("user")
@@ -71,7 +93,7 @@ def write_domain(
         out.parquet("interactions.parquet", interactions.to_arrow())
         out.parquet("users.parquet", users.to_arrow())
         out.parquet("rejects.parquet", rejects.select(REJECTS.names()).cast(REJECTS).to_arrow())
-        out.details |= {"rows": len(items), "statistics": statistics, "report": dict(report)}
+        out.details |= {"rows": len(items), "statistics": statistics, "report": dict(report), "flags": list(flags)}
     return statistics
 
 

@@ -1,0 +1,67 @@
+"""Results as text for a terminal. The same results are available as data with --json."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from antpipe.checkpoint import Checkpoint
+    from antpipe.store import StageResult, State
+    from antpipe.transfer import GroupRow
+
+
+def inline(figures: Mapping[str, Any]) -> str:
+    """`name=value` of what fits a line; the rest is in the manifest and in --json."""
+    plain = {name: value for name, value in figures.items() if isinstance(value, str | int | float)}
+    return " ".join(
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in plain.items()
+    )
+
+
+def artefacts(results: "Sequence[StageResult]") -> str:
+    """One line an artefact."""
+    return "\n".join(
+        f"{result.domain}  {result.artefact}  {result.status}  {inline(result.figures)}".rstrip() for result in results
+    )
+
+
+def run(folder: object, checkpoint: "Checkpoint", status: str) -> str:
+    """The line of a run: its best epoch and that epoch's validation metrics."""
+    best = {f"valid_{name}": value for name, value in checkpoint.metrics.items()}
+    figures = {"best_epoch": checkpoint.best_epoch, "epochs": checkpoint.epochs, **best}
+    return f"{folder}  {checkpoint.stage}  {status}  {inline(figures)}"
+
+
+def groups(rows: "Sequence[GroupRow]") -> str:
+    """The table of `train --dry-run`."""
+    lines = [f"{'group':<12}{'action':<8}{'tensors':>8}{'parameters':>12}"]
+    lines += [f"{row.group:<12}{row.action:<8}{row.tensors:>8}{row.parameters:>12,}" for row in rows]
+    return "\n".join(lines)
+
+
+def evaluations(results: Sequence[Mapping[str, Any]]) -> str:
+    """A table a domain, one row a protocol."""
+    lines = []
+    for result in results:
+        lines.append(
+            f"{result['domain']}  {result['split']}  positions={result['positions']} items={result['items']} "
+            f"target_in_history={result['target_in_history']:.4f}"
+        )
+        names = list(next(iter(result["protocols"].values())))
+        lines.append("protocol  " + "  ".join(f"{name:>9}" for name in names))
+        for protocol, values in result["protocols"].items():
+            lines.append(f"{protocol:<8}  " + "  ".join(f"{values[name]:9.4f}" for name in names))
+    return "\n".join(lines)
+
+
+def recommendations(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "\n".join(f"{row['rank']:>3}  {row['score']:.4f}  {row['item_id']}  {row['title']}" for row in rows)
+
+
+def states(by_domain: "Mapping[str, Sequence[State]]") -> str:
+    """One line an artefact, with why it is stale and the command that builds it."""
+    lines = []
+    for name, row in by_domain.items():
+        for state in row:
+            hint = "  ".join(part for part in (state.why, state.next_command and f"next: {state.next_command}") if part)
+            lines.append(f"{name}  {state.artefact:<9}  {state.status:<7}  {hint}".rstrip())
+    return "\n".join(lines)
