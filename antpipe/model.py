@@ -218,9 +218,12 @@ class Ant(nn.Module):
         ids: Tensor | None = None,
         present: Mapping[str, Tensor] | None = None,
     ) -> ItemVectors:
-        """Vectors of n items. features: raw features (n, d) by modality, zeros where missing; ids: (n,) rows of
-        the id embedding where the model is transductive (None: these are no items of the catalogue); present: (n,) bool by modality, needed where missing
-        modalities have a learned vector or present ones are hidden in training."""
+        """Vectors of n items.
+
+        features: raw features (n, d) by modality, zeros where missing. ids: (n,) rows of the id embedding where
+        the model is transductive; None where these are no items of the catalogue. present: (n,) bool by modality,
+        needed where missing modalities have a learned vector or present ones are hidden in training.
+        """
         if self.config.learned_missing or self.config.modality_dropout:
             assert present is not None
             features = {name: self._hide(name, features[name], present[name]) for name in self.widths}

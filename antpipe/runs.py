@@ -239,9 +239,8 @@ def open_run(
     model, described = checkpoint.load(run)
     seen = domain in described.domains
     if model.ids is not None and not seen:
-        raise DataError(
-            f"{run} has learned ids of {', '.join(described.domains) or 'items unknown here'}; {domain} is another catalogue"
-        )
+        known = ", ".join(described.domains) or "items unknown here"
+        raise DataError(f"{run} has learned ids of {known}; {domain} is another catalogue")
     for artefact, fingerprint in described.domains.get(domain, {}).items():
         if store.domain(domain).entry(artefact)["fingerprint"] != fingerprint:
             raise DataError(
