@@ -75,7 +75,9 @@ class Common:
 
     def show(self, value: Any, text: str) -> None:
         """The result on stdout, as text or as JSON."""
-        print(json.dumps(plain(value), indent=1, ensure_ascii=False) if self.json else text)
+        text = json.dumps(plain(value), indent=1, ensure_ascii=False) if self.json else text
+        if text:
+            print(text)
 
 
 def plain(value: Any) -> Any:
@@ -329,9 +331,8 @@ def status(
 
     chosen = names(domains) if domains else common.store.domains()
     states = {name: [common.store.domain(name).state(artefact) for artefact in ARTEFACTS] for name in chosen}
-    if not states:
-        notice(f"store {common.store.root}: no domain yet; next: antpipe ingest sample --store {common.store.root}")
-    common.show(states, show.states(states))
+    nothing = f"store {common.store.root}: no domain yet; next: antpipe ingest sample --store {common.store.root}"
+    common.show(states, show.states(states) or nothing)
 
 
 @command(app, "demo")

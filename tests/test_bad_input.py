@@ -205,7 +205,7 @@ def test_status_goes_on_past_a_damaged_feature_and_says_how_to_mend_it(place: Pl
 def test_a_store_that_is_a_file_is_refused(place: Place) -> None:
     (place.folder / "plain").write_text("no folder")
     line = WITH_DOMAINS["quantize-price"].replace("{store}", "{folder}/plain") + " --domains Target"
-    place.refuses(2, line, "is a file, not a folder")
+    place.refuses(2, line, "is a file, not a folder", next_command="antpipe quantize-price --help")
 
 
 # -- runs -----------------------------------------------------------------------------------------------------
