@@ -51,7 +51,7 @@ def run_demo(store: Store, config: DemoConfig, *, force: bool, say: Callable[[st
     done, _ = run_stage(
         domains=SOURCES, stage="pretrain", out=source, config=training, source=None, progress=quiet, **settings
     )
-    say(f"pretrain on {', '.join(SOURCES)}: best epoch {done.best_epoch}, {inline_metrics(done.metrics)}")
+    say(f"pretrain on {', '.join(SOURCES)}: best epoch {done.best_epoch} of {done.epochs}")
     figures: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
     for arm in ARMS:
         for seed in range(config.seeds):
@@ -61,16 +61,19 @@ def run_demo(store: Store, config: DemoConfig, *, force: bool, say: Callable[[st
             run_stage(domains=[TARGET], stage=arm, out=out, config=training, source=start, progress=quiet, **settings)
             figures[arm].append(evaluate_run(store, out, TARGET, EvaluateConfig(), say))
         say(f"{arm} on {TARGET}: {config.seeds} seeds done")
-    shown = table(figures, config.seeds, store.root.name)
+    shown = table(figures, config.seeds)
+    user = store.domain(TARGET).table("users", ["user_id"])["user_id"][0].as_py()
+    say(f"next: antpipe recommend --store {store.root} --run {runs}/relearn-0 --domains {TARGET} --user {user}")
     return {"target": TARGET, "seeds": config.seeds, "arms": figures, "table": shown}
 
 
 def prepare(store: Store, *, force: bool, say: Callable[[str], None]) -> None:
     """Sample shops and all their features, with encoders that need no network."""
     domains = [*SOURCES, TARGET]
-    results: list[StageResult] = ingest_sample(store, SampleConfig(), force=force)
+    say("generating shops, then embedding their texts and pictures")
     text = replace(TextConfig(), encoder="packaged/all-MiniLM-L6-v2")
     image = replace(ImageConfig(), encoder="packaged/efficientnet-lite0")
+    results: list[StageResult] = ingest_sample(store, SampleConfig(), force=force)
     results += [embed_text(store, name, text, force=force) for name in domains]
     results += [embed_image(store, name, image, force=force) for name in domains]
     results += quantize_price(store, domains, PriceConfig(), force=force)
@@ -79,11 +82,7 @@ def prepare(store: Store, *, force: bool, say: Callable[[str], None]) -> None:
     say(f"{len(results)} artefacts of {len(domains)} shops: {built} built, {len(results) - built} fresh")
 
 
-def inline_metrics(values: dict[str, float]) -> str:
-    return " ".join(f"valid_{name}={values[name]:.4f}" for name in SHOWN)
-
-
-def table(figures: dict[str, list[dict[str, Any]]], seeds: int, store: str) -> str:
+def table(figures: dict[str, list[dict[str, Any]]], seeds: int) -> str:
     """Mean and standard deviation over seeds, by protocol and arm."""
     lines = [f"{TARGET}, test split, mean ± standard deviation over {seeds} seeds"]
     for protocol in ("all", "unseen"):
@@ -94,7 +93,4 @@ def table(figures: dict[str, list[dict[str, Any]]], seeds: int, store: str) -> s
                 values = [result["protocols"][protocol][name] for result in results]
                 cells.append(f"{np.mean(values):10.4f} ± {np.std(values, ddof=1) if seeds > 1 else 0:.4f}")
             lines.append(f"  {arm:<14} " + "".join(f"{cell:>18}" for cell in cells))
-    lines.append(
-        f"\nTrained runs are in {store}-runs; antpipe recommend --run {store}-runs/relearn-0 shows what they suggest."
-    )
     return "\n".join(lines)
