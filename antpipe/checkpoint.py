@@ -1,13 +1,16 @@
 """A trained model on disk: RUN/checkpoint.json, written last, names the weights file RUN/model-HASH.safetensors."""
 
 import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antpipe import __version__
 from antpipe.config import ModelConfig, from_json
-from antpipe.errors import DataError, IntegrityError
+from antpipe.errors import AntpipeError, DataError, IntegrityError
 from antpipe.store import file_sha256, write_json
 
 if TYPE_CHECKING:
@@ -60,18 +63,45 @@ class Checkpoint:
 
 
 def save(run: Path, model: "Ant", checkpoint: Checkpoint) -> None:
-    """Write weights, then the description that names them: at any moment one complete checkpoint is there."""
-    from safetensors.torch import save_file
+    """Write weights, then the description that names them: at any moment one complete checkpoint is there.
 
+    Raises AntpipeError where the disk refuses; an earlier checkpoint is then still there.
+    """
     run.mkdir(parents=True, exist_ok=True)
-    scratch = run / ".weights"
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, scratch)
-    sha256 = file_sha256(scratch)
-    scratch.replace(weights_path(run, sha256))
-    write_json(run / DESCRIPTION, asdict(checkpoint) | {"weights_sha256": sha256})
+    with keeping(run / DESCRIPTION, "an earlier checkpoint in this folder is untouched"):
+        scratch = run / ".weights"
+        write_tensors(scratch, dict(model.state_dict()), {})
+        sha256 = file_sha256(scratch)
+        scratch.replace(weights_path(run, sha256))
+        write_json(run / DESCRIPTION, asdict(checkpoint) | {"weights_sha256": sha256})
     for leftover in run.glob("model-*.safetensors"):
         if leftover != weights_path(run, sha256):
             leftover.unlink()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: dict[str, str]) -> None:
+    """A safetensors file that is on the disk when this returns; none is left where it cannot be written whole."""
+    from safetensors.torch import save_file
+
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def keeping(path: Path, kept: str) -> Iterator[None]:
+    """Turn a failure to write `path` (disk full, no permission) into an error that says what is not lost by it."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise AntpipeError(f"{path} cannot be written: {reason}; {kept}") from error
 
 
 def weights_path(run: Path, sha256: str) -> Path:

@@ -246,10 +246,12 @@ def train(
     out: Annotated[Path | None, typer.Option("--out", help="folder of the run")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="run to start from (finetune, relearn)")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show what the stage does with each group")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="go on where an interrupted run in --out stands")] = False,
     force: Force = False,
 ) -> None:
     """Train one stage: pretrain on sources; scratch, finetune or relearn on a target."""
     from antpipe import checkpoint
+    from antpipe.resume import read_cost
     from antpipe.runs import plan_run, run_stage
     from antpipe.transfer import group_table
 
@@ -270,9 +272,15 @@ def train(
         def epoch(row: dict[str, Any]) -> None:
             update(row["epoch"], config.epochs, show.inline({name: row.get(name, "") for name in SHOWN_EPOCH}))
 
+        def step(epochs_done: float, figures: dict[str, float]) -> None:
+            update(epochs_done, config.epochs, show.inline(figures))
+
         done, was_there = run_stage(
-            common.store, names(domains), stage, **request, out=out, force=force, notice=notice, progress=epoch
-        )
+            common.store, names(domains), stage, **request, out=out, force=force, resume=resume, notice=notice,
+            progress=epoch, stepping=step,
+        )  # fmt: skip
+    if not was_there:
+        notice(f"{out}: {show.inline(read_cost(out))}")
     common.show(done, show.run(out, done, "fresh" if was_there else "trained"))
 
 
@@ -324,13 +332,16 @@ def recommend(
 
 @command(app, "status")
 def status(
-    common: Common, domains: Annotated[str | None, typer.Option("--domains", help="only these domains")] = None
+    common: Common,
+    domains: Annotated[str | None, typer.Option("--domains", help="only these domains")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="read all files and compare their content hashes")] = False,
 ) -> None:
     """What the store holds: fresh, stale (why) or missing (next command)."""
-    from antpipe.store import ARTEFACTS
+    from antpipe.store import ARTEFACTS, Domain
 
+    look = Domain.verify if verify else Domain.state
     chosen = names(domains) if domains else common.store.domains()
-    states = {name: [common.store.domain(name).state(artefact) for artefact in ARTEFACTS] for name in chosen}
+    states = {name: [look(common.store.domain(name), artefact) for artefact in ARTEFACTS] for name in chosen}
     nothing = f"store {common.store.root}: no domain yet; next: antpipe ingest sample --store {common.store.root}"
     common.show(states, show.states(states) or nothing)
 

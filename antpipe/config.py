@@ -1,11 +1,12 @@
 """Every setting of antpipe, with its default and its explanation, in one place.
 
 A field of a class below is at once a command line flag (`--batch-size`), an environment variable
-(`ANTPIPE_BATCH_SIZE`) and a key of the TOML section named by the class (`[train]` `batch_size`).
+(`ANTPIPE_TRAIN_BATCH_SIZE`) and a key of the TOML section named by the class (`[train]` `batch_size`).
 The order of precedence is flag, environment, TOML, default. Unknown names are refused.
 """
 
 import dataclasses
+import math
 import os
 import tomllib
 import types
@@ -41,6 +42,8 @@ class Config:
             if choices and not set(value if isinstance(value, tuple) else (value,)) <= set(choices):
                 shown = ",".join(value) if isinstance(value, tuple) else value
                 raise UsageError(f"--{flag_name(field.name)} {shown}: choose from {', '.join(choices)}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UsageError(f"--{flag_name(field.name)} {value}: must be finite")
             if least is not None and value is not None and value < least:
                 raise UsageError(f"--{flag_name(field.name)} {value}: must be at least {least:g}")
             if most is not None and value is not None and value > most:
@@ -170,8 +173,19 @@ class TrainConfig(Config):
     modalities: tuple[str, ...] = setting(MODALITIES, "modalities to use where a domain has them", MODALITIES)
     eval_every: int = setting(1, "epochs between validations", least=1)
     reference: bool = setting(False, "reproduce the quirks of the authors' code (docs/method.md)")
+    patience: int = setting(0, "stop after this many epochs without a better validation (0: never)", least=0)
+    limit_steps: int = setting(0, "stop after this many optimiser steps in all (0: no limit)", least=0)
+    clip: float = setting(0.0, "greatest norm of the gradient; longer ones are shortened to it (0: off)", least=0)
     seed: int = setting(0, "seed of weights, order and dropout", least=0)
     device: str = setting("auto", "where to compute", ("auto", "cpu", "cuda"))
+    save_every: float = setting(
+        300.0, "seconds between training states within an epoch (0: each step); each epoch ends with one", least=0
+    )
+    track: str = setting("none", "show the figures of each epoch elsewhere too", ("none", "tensorboard", "wandb"))
+
+
+# Settings of [train] that cannot change what is learned: they are no part of a run's fingerprint.
+WITHOUT_EFFECT = ("device", "save_every", "track")
 
 
 @dataclass(frozen=True)
@@ -187,8 +201,8 @@ class DemoConfig(Config):
 
     section: ClassVar[str] = "demo"
     width: int = setting(64, "width D of item and sequence vectors", least=2)
-    pretrain_epochs: int = setting(20, "epochs of pre-training on the source shops", least=1)
-    epochs: int = setting(40, "epochs of each stage on the target shop", least=1)
+    pretrain_epochs: int = setting(12, "epochs of pre-training on the source shops", least=1)
+    epochs: int = setting(30, "epochs of each stage on the target shop", least=1)
     pretrain_batch: int = setting(512, "training positions a step in pre-training", least=1)
     batch: int = setting(256, "training positions a step on the target shop", least=1)
     seeds: int = setting(3, "seeds of each stage on the target shop", least=1)
@@ -203,6 +217,11 @@ ENVIRONMENT_ONLY = ("ANTPIPE_STORE", "ANTPIPE_DEBUG")
 
 def flag_name(field_name: str) -> str:
     return field_name.replace("_", "-")
+
+
+def variable_name(config: type[Config], field_name: str) -> str:
+    """The environment variable of a field: ANTPIPE_SECTION_FIELD, since sections share names of fields."""
+    return f"ANTPIPE_{config.section}_{field_name}".replace("-", "_").upper()
 
 
 def flags_of(config: Config, without: tuple[str, ...] = ()) -> list[str]:
@@ -276,7 +295,7 @@ def check_environment(environment: Mapping[str, str] = os.environ) -> None:
     """Refuse a misspelt ANTPIPE_ variable instead of ignoring it (ANTPIPE_TEST_… belong to the test suite)."""
     known = set(ENVIRONMENT_ONLY)
     for config in CONFIGS:
-        known |= {f"ANTPIPE_{field.name.upper()}" for field in dataclasses.fields(config)}
+        known |= {variable_name(config, field.name) for field in dataclasses.fields(config)}
     for name in environment:
         if name.startswith("ANTPIPE_") and not name.startswith("ANTPIPE_TEST_") and name not in known:
             raise UsageError(f"unknown environment variable {name}")
@@ -298,7 +317,7 @@ def resolve(
     """
     values: dict[str, Any] = dataclasses.asdict(inherited) if inherited else {}
     for field in dataclasses.fields(config):
-        variable = f"ANTPIPE_{field.name.upper()}"
+        variable = variable_name(config, field.name)
         if flags.get(field.name) is not None:
             values[field.name] = parse_value(field.type, flags[field.name], f"--{flag_name(field.name)}")
         elif variable in environment:

@@ -255,7 +255,6 @@ def examples(sequences: Sequences, split: str) -> Examples:
     """The targets of a split (`valid` or `test`), each with everything its user did before."""
     lengths = np.diff(sequences.offsets)
     low, high = (sequences.train_end, sequences.valid_end) if split == "valid" else (sequences.valid_end, lengths)
-    low = np.maximum(low, 1)  # the first item has no history
     count = np.maximum(high - low, 0)
     row = np.repeat(np.arange(len(count)), count)
     within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)

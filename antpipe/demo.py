@@ -5,6 +5,7 @@ Nothing is chosen by looking at the outcome: the table shows what came out, aver
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from antpipe.features.embed_image import embed_image
 from antpipe.features.embed_text import embed_text
 from antpipe.features.ingest.sample import SOURCES, TARGET, ingest_sample
 from antpipe.features.quantize_price import quantize_price
+from antpipe.resume import has_state
 from antpipe.runs import run_stage
 from antpipe.store import StageResult, Store
 
@@ -46,11 +48,16 @@ def run_demo(store: Store, config: DemoConfig, *, force: bool, say: Callable[[st
     def quiet(row: dict[str, Any]) -> None:
         """Epochs are in RUN/metrics.jsonl."""
 
+    def unfinished(run: Path) -> bool:
+        """Whether to go on with a run that an earlier demonstration left."""
+        return not force and has_state(run)
+
     source = runs / "pretrain"
     training = replace(TrainConfig(), epochs=config.pretrain_epochs, batch_size=config.pretrain_batch)
     done, _ = run_stage(
-        domains=SOURCES, stage="pretrain", out=source, config=training, source=None, progress=quiet, **settings
-    )
+        domains=SOURCES, stage="pretrain", out=source, config=training, source=None, resume=unfinished(source),
+        progress=quiet, **settings,
+    )  # fmt: skip
     say(f"pretrain on {', '.join(SOURCES)}: best epoch {done.best_epoch} of {done.epochs}")
     figures: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
     for arm in ARMS:
@@ -58,7 +65,10 @@ def run_demo(store: Store, config: DemoConfig, *, force: bool, say: Callable[[st
             out = runs / f"{arm}-{seed}"
             training = replace(TrainConfig(), epochs=config.epochs, batch_size=config.batch, seed=seed)
             start = None if arm == "scratch" else source
-            run_stage(domains=[TARGET], stage=arm, out=out, config=training, source=start, progress=quiet, **settings)
+            run_stage(
+                domains=[TARGET], stage=arm, out=out, config=training, source=start, resume=unfinished(out),
+                progress=quiet, **settings,
+            )  # fmt: skip
             figures[arm].append(evaluate_run(store, out, TARGET, EvaluateConfig(), say))
         say(f"{arm} on {TARGET}: {config.seeds} seeds done")
     shown = table(figures, config.seeds)

@@ -34,3 +34,7 @@ class IntegrityError(AntpipeError):
     """Files contradict each other: changed from outside, half copied, or of another catalogue."""
 
     exit_code = 5
+
+
+class DivergedError(AntpipeError):
+    """Training reached a loss that is not finite."""

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from antpipe.compatibility import open_run
 from antpipe.config import EvaluateConfig
 from antpipe.data import examples
 from antpipe.devices import choose_device
 from antpipe.errors import DataError
 from antpipe.ranking import PROTOCOLS, evaluate, summary
-from antpipe.runs import open_run
 from antpipe.store import Store, write_json
 
 
@@ -32,7 +32,7 @@ def evaluate_run(
     if sequences.max_len != described.max_len:
         raise DataError(
             f"{run} looks back on {described.max_len} items, the sequences of {domain} on {sequences.max_len}",
-            f"antpipe build-sequences --domains {domain} --max-len {described.max_len} --store {store.root}",
+            store.domain(domain).command_with("sequences", "--max-len", str(described.max_len)),
         )
     part = examples(sequences, config.split)
     if not len(part):

@@ -10,9 +10,9 @@ QUIET_SECONDS = 5.0  # between plain lines
 
 
 class Update(Protocol):
-    """update(done, total, note), to be called as often as one likes."""
+    """update(done, total, note), to be called as often as one likes; done may hold a fraction."""
 
-    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+    def __call__(self, done: float, total: int, note: str = "") -> None: ...
 
 
 @contextmanager
@@ -27,17 +27,17 @@ def progress(label: str) -> Iterator[Update]:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(label, total=None, note="")
 
-            def move(done: int, total: int, note: str = "") -> None:
+            def move(done: float, total: int, note: str = "") -> None:
                 bar.update(task, completed=done, total=total, note=note)
 
             yield move
         return
     last = time.monotonic()
 
-    def line(done: int, total: int, note: str = "") -> None:
+    def line(done: float, total: int, note: str = "") -> None:
         nonlocal last
         if time.monotonic() - last >= QUIET_SECONDS or (done == total and note):
             last = time.monotonic()
-            print(f"{label}: {done}/{total} {note}".rstrip(), file=sys.stderr)
+            print(f"{label}: {int(done)}/{total} {note}".rstrip(), file=sys.stderr)
 
     yield line

@@ -1,17 +1,20 @@
 """What to show next: the top-k items for a user of the store, or after items named by hand."""
 
 import shlex
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from antpipe.compatibility import open_run
 from antpipe.data import Examples
 from antpipe.errors import DataError, UsageError
 from antpipe.ranking import catalogue_vectors, flat_index, history_vectors, unit_rows
-from antpipe.runs import open_run
 from antpipe.store import Domain, Store
+
+TITLE_WIDTH = 70  # characters shown of the text of an item without a title
 
 
 def recommend(
@@ -27,8 +30,9 @@ def recommend(
 ) -> list[dict[str, Any]]:
     """The k best items after a history: that of `user` (original id), or `items` (original ids, the oldest first).
 
-    Items of the history are left out unless include_seen. Returns rows of rank, item_id, title and score (the
-    cosine, in [-1, 1]), the best first. Raises DataError naming a user or item the domain does not have.
+    Items of the history are left out unless include_seen. Returns rows of rank, item_id, title (the start of the
+    text where an item has none) and score (the cosine, in [-1, 1]), the best first. Raises DataError naming a user
+    or item the domain does not have.
     """
     import torch
 
@@ -47,13 +51,12 @@ def recommend(
     query = unit_rows(history_vectors(model, vectors, part))
     hidden = set() if include_seen else set(history.tolist())
     scores, found = flat_index(unit_rows(vectors)).search(query, min(len(ids), k + len(hidden)))
-    kept = [(int(item), float(score)) for item, score in zip(found[0], scores[0], strict=True) if item not in hidden][
-        :k
-    ]
-    titles = place.table("items", ["title"])["title"].to_pylist()
+    kept = [(int(item), float(score)) for item, score in zip(found[0], scores[0], strict=True) if item not in hidden]
+    shown = place.table("items", ["title", "text"]).to_pylist()
+    titles = [row["title"] or textwrap.shorten(row["text"] or "", TITLE_WIDTH, placeholder=" …") for row in shown]
     return [
         {"rank": rank, "item_id": ids[item], "title": titles[item], "score": round(score, 6)}
-        for rank, (item, score) in enumerate(kept, 1)
+        for rank, (item, score) in enumerate(kept[:k], 1)
     ]
 
 

@@ -1,6 +1,6 @@
 """A run: one stage trained on domains of the store, from the request to its checkpoint folder."""
 
-import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,14 +9,35 @@ from typing import TYPE_CHECKING, Any
 
 from antpipe import checkpoint, transfer
 from antpipe.checkpoint import Checkpoint
-from antpipe.config import ModelConfig, TrainConfig, to_json
+from antpipe.compatibility import check_fit, reads_features_of_checkpoint
+from antpipe.config import WITHOUT_EFFECT, ModelConfig, TrainConfig, flags_of, to_json
 from antpipe.data import Catalogue, examples, load_catalogue
 from antpipe.devices import choose_device
-from antpipe.errors import DataError, UsageError
-from antpipe.store import Store, digest
+from antpipe.errors import DataError, DivergedError, UsageError
+from antpipe.resume import (
+    COST,
+    FINISHED,
+    NOTHING,
+    UNFINISHED,
+    Keeping,
+    Position,
+    add_row,
+    at_of,
+    begin,
+    cost_of,
+    has_state,
+    position_of,
+    remove_state,
+    stopping,
+    what_is_there,
+)
+from antpipe.store import Store, digest, write_json
+from antpipe.tracking import require_tracker, tracking
 from antpipe.train import TrainingData, fit
 
 if TYPE_CHECKING:
+    import torch
+
     from antpipe.model import Ant
 
 PRETRAIN = "pretrain"  # the only stage on several domains, with the in-batch losses
@@ -62,7 +83,7 @@ def plan_run(
     torch.manual_seed(config.seed)
     model = described.build()
     if start is not None and source is not None:
-        check_fit(actions, start, described, source, notice)
+        check_fit(store, actions, start, described, source=source, notice=notice)
         if model_config.init == "authors":  # their constructor draws experts N(0, .02), their re-learning Xavier
             model.reset_experts("xavier")
         exceptions = transfer.REFERENCE_EXCEPTIONS.get(stage, {}) if config.reference else {}
@@ -81,42 +102,101 @@ def run_stage(
     source: Path | None,
     own_stages: Mapping[str, object] = MappingProxyType({}),
     force: bool,
+    resume: bool = False,
     notice: Callable[[str], None],
     progress: Callable[[dict[str, Any]], None],
+    stepping: Callable[[float, dict[str, float]], None] | None = None,
 ) -> tuple[Checkpoint, bool]:
     """Plan a run (see plan_run), train it, and write the checkpoint of its best epoch to `out`.
 
-    progress: told the figures of each epoch. Returns the checkpoint and whether it was there already (the same
-    run finished before).
+    force: begin anew whatever the folder holds. resume: go on where an unfinished run in it stands; the result is that
+    of a run which was never interrupted (bit-equal on a CPU with the same number of threads). progress: told the
+    figures of each epoch; stepping: after each step, the epochs done (a fraction) and the epoch's loss and rate so far.
+    Returns the checkpoint and whether it was there already (the same run finished before). Raises UsageError where
+    the folder holds another run, or an unfinished one without force or resume, and KeyboardInterrupt after Ctrl-C.
     """
     if source is not None and source.resolve() == out.resolve():
         raise UsageError(f"--out {out}: is the run to start from", "name another folder")
+    if force and resume:
+        raise UsageError("--force begins anew and --resume goes on: choose one of them")
+    require_tracker(config.track)
     device = choose_device(config.device)
     plan = plan_run(
         store, domains, stage,
         model_config=model_config, config=config, source=source, own_stages=own_stages, notice=notice,
     )  # fmt: skip
-    if (out / checkpoint.DESCRIPTION).exists() and not force:
-        existing = checkpoint.describe(out)
-        if existing.fingerprint == plan.described.fingerprint:
-            return existing, True
-        raise UsageError(
-            f"--out {out}: holds another run (stage {existing.stage})", "name another folder, or add --force"
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    log = out / "metrics.jsonl"
-    log.unlink(missing_ok=True)
+    command = train_command(store, domains, stage, out, source, model_config, config)
+    there = NOTHING if force else what_is_there(out, plan.described, resume=resume, command=command)
+    if there == FINISHED:
+        return checkpoint.describe(out), True
+    if resume and there == NOTHING:
+        notice(f"{out} holds nothing to resume; training begins")
+    return train_plan(
+        plan, out, config, device, begun=there == UNFINISHED, command=command, notice=notice, progress=progress,
+        stepping=stepping,
+    ), False  # fmt: skip
+
+
+def train_plan(
+    plan: Plan,
+    out: Path,
+    config: TrainConfig,
+    device: "torch.device",
+    *,
+    begun: bool,
+    command: str,
+    notice: Callable[[str], None],
+    progress: Callable[[dict[str, Any]], None],
+    stepping: Callable[[float, dict[str, float]], None] | None,
+) -> Checkpoint:
+    """The training of a run that was checked (see run_stage for what it takes); begun: from the state in the folder."""
+    rows = begin(out, begun=begun)
+
+    def show(at: Position, share: float) -> None:
+        if stepping is not None:
+            figures = {"loss": at.loss / at.positions, "positions_per_second": at.positions / at.seconds}
+            stepping(at.epoch - 1 + share, figures)
 
     def record(row: dict[str, Any]) -> None:
-        with log.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
+        add_row(out, row)
+        track(row)
         progress(row)
 
-    model = plan.model.to(device)
-    best_epoch, best = fit(model, plan.data, pretraining=stage == PRETRAIN, config=config, device=device, record=record)
-    done = replace(plan.described, best_epoch=best_epoch, metrics=best, epochs=config.epochs)
+    model, pretraining = plan.model.to(device), plan.stage == PRETRAIN
+    with stopping() as asked, tracking(config.track, out, plan.described, rows) as track:
+        keep = Keeping(out, plan.described, config.save_every, begun, asked, show)
+        try:
+            best_epoch, best = fit(
+                model, plan.data, pretraining=pretraining, config=config, device=device, record=record, keep=keep
+            )
+        except KeyboardInterrupt:
+            notice(f"{out}: interrupted; {f'{at_of(out)} kept' if has_state(out) else 'nothing is kept yet'}")
+            notice(f"next: {command} --resume")
+            raise
+        except DivergedError as error:
+            raise DivergedError(error.message, f"{command} --lr {config.lr / 10:g} --force") from None
+    at = position_of(out)
+    done = replace(plan.described, best_epoch=best_epoch, metrics=best, epochs=len(at.rows))
     checkpoint.save(out, model, done)
-    return done, False
+    write_json(out / COST, cost_of(at, device))
+    remove_state(out)
+    return done
+
+
+def train_command(
+    store: Store,
+    domains: Sequence[str],
+    stage: str,
+    out: Path,
+    source: Path | None,
+    model_config: ModelConfig,
+    config: TrainConfig,
+) -> str:
+    """The command line of a run; for a stage of one's own, without the file that defines it."""
+    words = ["antpipe", "train", "--stage", stage, "--domains", ",".join(domains), "--out", str(out)]
+    words += ["--from", str(source)] if source else []
+    words += [*flags_of(model_config), *flags_of(config), "--store", str(store.root)]
+    return shlex.join(words) + ("" if stage in transfer.STAGES else " --config …")
 
 
 def _check_request(
@@ -165,7 +245,7 @@ def describe_run(
 ) -> Checkpoint:
     """The description of a run before it is trained; its fingerprint covers all that determines the result."""
     modalities = {m: {"width": w, "encoder": catalogue.encoders[m]} for m, w in catalogue.widths.items()}
-    if start is not None and _reads_features_of_checkpoint(actions):
+    if start is not None and reads_features_of_checkpoint(actions):
         modalities = start.modalities | {m: v for m, v in modalities.items() if m in start.modalities}
     domains = {
         name: {artefact: store.domain(name).entry(artefact)["fingerprint"] for artefact in artefacts}
@@ -174,87 +254,14 @@ def describe_run(
             for name in catalogue.domains
         )
     }
-    settings = {key: value for key, value in to_json(config).items() if key != "device"}
+    settings = {key: value for key, value in to_json(config).items() if key not in WITHOUT_EFFECT}
     max_len = store.domain(catalogue.domains[0]).sequences().max_len
     items = len(catalogue) if model_config.transductive else None
     begun = [start.fingerprint, start.weights_sha256] if start else None
-    determined = [stage, dict(actions), to_json(model_config), settings, modalities, max_len, domains, begun]
+    order = list(catalogue.domains)  # of the items' numbering, and so of the batches
+    determined = [stage, dict(actions), to_json(model_config), settings, modalities, max_len, order, domains, begun]
     return Checkpoint(
         fingerprint=digest(determined), stage=stage, groups=dict(actions), model=to_json(model_config),
         train=to_json(config), modalities=modalities, max_len=max_len, items=items, domains=domains,
         source=start.fingerprint if start else None, best_epoch=0, epochs=0, metrics={},
     )  # fmt: skip
-
-
-def _reads_features_of_checkpoint(actions: transfer.Stage) -> bool:
-    """Experts or gates that are kept were trained on features of one encoder: others mean nothing to them."""
-    return actions["experts"] != transfer.RESET or actions["gates"] != transfer.RESET
-
-
-def check_fit(
-    actions: transfer.Stage, start: Checkpoint, wanted: Checkpoint, source: Path, notice: Callable[[str], None]
-) -> None:
-    """Refuse a checkpoint whose kept parts do not fit the features or the model, naming both sides."""
-    if actions["encoder"] != transfer.RESET:
-        for key in ("width", "layers", "heads", "inner_width", "feed_forward_experts", "feed_forward_expert_layers"):
-            if start.model[key] != wanted.model[key]:
-                raise DataError(
-                    f"{source} was trained with {key} {start.model[key]}, this run asks for {wanted.model[key]}",
-                    f"leave --{key.replace('_', '-')} out to use that of the checkpoint",
-                )
-    if actions["positions"] != transfer.RESET and start.max_len != wanted.max_len:
-        raise DataError(
-            f"{source} was trained with --max-len {start.max_len}, the domain's sequences have {wanted.max_len}",
-            f"antpipe build-sequences --domains {','.join(wanted.domains)} --max-len {start.max_len}",
-        )
-    if _reads_features_of_checkpoint(actions):
-        for name, there in start.modalities.items():
-            here = wanted.modalities[name]
-            if not fits(there, here):
-                raise DataError(
-                    f"{source} reads {name} of {shown(there)}, the domain has {shown(here)}",
-                    f"build {name} with the encoder of the checkpoint, or use --stage relearn",
-                )
-            if there["encoder"] is None:
-                notice(f"{source} does not say what made its {name} features; only their width was compared")
-
-
-def fits(trained: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
-    """Whether features are of the kind a checkpoint was trained on; an imported one may not know its encoder."""
-    return trained["width"] == here["width"] and trained["encoder"] in (None, here["encoder"])
-
-
-def shown(modality: Mapping[str, Any]) -> str:
-    return f"width {modality['width']} by {modality['encoder'] or 'an unknown encoder'}"
-
-
-def open_run(
-    store: Store, run: Path, domain: str, notice: Callable[[str], None]
-) -> tuple["Ant", Checkpoint, Catalogue]:
-    """A run's model and the catalogue of a domain, after checking that the model can read that domain.
-
-    The domain may be one the run has not seen, if its features come from the same encoders. Raises DataError
-    where they do not, or where the features of a trained domain changed since.
-    """
-    model, described = checkpoint.load(run)
-    seen = domain in described.domains
-    if model.ids is not None and not seen:
-        known = ", ".join(described.domains) or "items unknown here"
-        raise DataError(f"{run} has learned ids of {known}; {domain} is another catalogue")
-    for artefact, fingerprint in described.domains.get(domain, {}).items():
-        if store.domain(domain).entry(artefact)["fingerprint"] != fingerprint:
-            raise DataError(
-                f"{artefact} of {domain} changed since {run} was trained on it",
-                f"antpipe train --stage {described.stage} --domains {domain} --out {run} --force …",
-            )
-    catalogue = load_catalogue(
-        store, tuple(described.domains) if seen else [domain], tuple(described.modalities), notice
-    )
-    for name, encoder in catalogue.encoders.items():
-        trained, here = described.modalities[name], {"width": catalogue.widths[name], "encoder": encoder}
-        if not fits(trained, here):
-            raise DataError(
-                f"{run} reads {name} of {shown(trained)}; {domain} has {shown(here)}",
-                store.domain(domain).command(name, force=True),
-            )
-    return model, described, catalogue

@@ -6,9 +6,7 @@ carries its fingerprint and the hash of the id table in its own schema metadata,
 copied in, half replaced or made for another catalogue is recognised when it is opened.
 """
 
-import hashlib
 import json
-import os
 import re
 import shlex
 import shutil
@@ -22,12 +20,27 @@ from typing import TYPE_CHECKING, Any
 
 from antpipe import __version__
 from antpipe.errors import DataError, IntegrityError, UsageError
+from antpipe.store_files import (
+    Feature,
+    Transaction,
+    digest,
+    file_facts,
+    file_sha256,
+    id_table_sha256,
+    map_batch,
+    read_stamp,
+    write_json,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
 
+__all__ = [
+    "ARTEFACTS", "Domain", "Feature", "Sequences", "StageResult", "State", "Store",
+    "digest", "file_sha256", "id_table_sha256", "read_stamp", "write_json",
+]  # fmt: skip
 MANIFEST = "manifest.json"
 FORMAT = 1
 Manifest = dict[str, dict[str, Any]]
@@ -73,19 +86,12 @@ class StageResult:
 
 
 @dataclass(frozen=True)
-class Feature:
-    """One modality of a catalogue. values: (N, d) float16, mapped from disk; present: (N,) bool."""
-
-    values: "NDArray[np.float16]"
-    present: "NDArray[np.bool_]"
-
-
-@dataclass(frozen=True)
 class Sequences:
     """Chronological item sequences: user u has items[offsets[u]:offsets[u+1]].
 
     Counted from the start of the sequence, positions below train_end[u] are training, those from
-    train_end[u] below valid_end[u] are validation targets, the others are test targets.
+    train_end[u] below valid_end[u] are validation targets, the others are test targets. Both ends are at least 1: the
+    first item, before which there is no history, is never a target.
     """
 
     user: "NDArray[np.int32]"  # (U,)
@@ -94,32 +100,6 @@ class Sequences:
     train_end: "NDArray[np.int32]"  # (U,)
     valid_end: "NDArray[np.int32]"  # (U,)
     max_len: int
-
-
-def digest(value: Any) -> str:
-    """sha256 of canonical JSON: the same for equal content, whatever the order of keys."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def id_table_sha256(item_ids: list[str]) -> str:
-    return digest(item_ids)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by the JSON of `value` in one step; a reader sees the old or the new file, never half."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with scratch.open("w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=1, ensure_ascii=False, allow_nan=False)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    scratch.replace(path)
 
 
 class Store:
@@ -203,6 +183,13 @@ class Domain:
             words += ["--domains", ",".join(entry.get("domains", [self.name]))]
         return shlex.join([*words, "--store", str(self.root), *flags, *(["--force"] if force else [])])
 
+    def command_with(self, artefact: str, flag: str, value: str) -> str:
+        """The command that builds an artefact as it was last built, but for one setting."""
+        flags = list(self.manifest().get(artefact, {}).get("flags", []))
+        if flag in flags:
+            del flags[flags.index(flag) : flags.index(flag) + 2]
+        return self.command(artefact, flags=[*flags, flag, value])
+
     def fingerprint(self, artefact: str, parameters: Mapping[str, Any]) -> str:
         """sha256 of stage, version, parameters and the fingerprints of its inputs (which must be there)."""
         kind = ARTEFACTS[artefact]
@@ -243,13 +230,25 @@ class Domain:
             raise IntegrityError(f"{path}: made for another catalogue (its id table differs from items.parquet)", mend)
         if stamp["fingerprint"] != entry["fingerprint"]:
             raise IntegrityError(f"{path}: not the file its manifest describes", mend)
+        if path.stat().st_size != entry["files"][name]["bytes"]:
+            raise IntegrityError(f"{path}: has another size than when it was written", mend)
+
+    def verify(self, artefact: str) -> State:
+        """`state`, after reading the artefact's files whole: stale where a byte differs from what was written."""
+        state = self.state(artefact)
+        if state.status == "fresh":
+            for name, facts in self.entry(artefact)["files"].items():
+                if file_sha256(self.path / name) != facts["sha256"]:
+                    why = f"{self.path / name}: its content differs from what was written"
+                    return State(artefact, "stale", why, self.command(artefact, force=True))
+        return state
 
     # -- writing ------------------------------------------------------------------------------------------
 
     @contextmanager
     def writing(
         self, artefact: str, parameters: Mapping[str, Any], id_table: str | None = None
-    ) -> Iterator["Transaction"]:
+    ) -> Iterator[Transaction]:
         """Write one artefact: all its files appear together at the end of the block, or none.
 
         parameters: what the fingerprint covers. id_table: only for `items`, the hash of the new ids.
@@ -274,7 +273,7 @@ class Domain:
                 "fingerprint": stamp["fingerprint"], "stage": kind.command, "stage_version": kind.version,
                 "parameters": dict(parameters), "inputs": inputs, "id_table": stamp["id_table"],
                 "antpipe": __version__, "written": datetime.now(UTC).isoformat(timespec="seconds"),
-                **transaction.details,
+                "files": {name: file_facts(scratch / name) for name in kind.files}, **transaction.details,
             }  # fmt: skip
             with FileLock(self.path / ".lock"):
                 self._commit(artefact, scratch, entry)
@@ -333,7 +332,7 @@ class Domain:
     def feature(self, modality: str) -> Feature:
         """A modality's features, mapped (nothing is read before it is used)."""
         self._require_fresh(modality)
-        batch = _map_batch(self.path / f"{modality}.arrow")
+        batch = map_batch(self.path / f"{modality}.arrow")
         column = batch.column("values")
         values = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), column.type.list_size)
         if len(values) != self.rows():
@@ -348,7 +347,7 @@ class Domain:
         import numpy as np
 
         self._require_fresh("sequences")
-        batch = _map_batch(self.path / "sequences.arrow")
+        batch = map_batch(self.path / "sequences.arrow")
         items = batch.column("items")
         return Sequences(
             user=batch.column("user").to_numpy(),
@@ -364,79 +363,3 @@ class Domain:
         state = self.state(artefact)
         if state.status != "fresh":
             raise DataError(f"domain {self.name}: {artefact} is {state.status}: {state.why}", state.next_command)
-
-
-class Transaction:
-    """The files of one artefact while they are written. `details` is added to the manifest entry."""
-
-    def __init__(self, scratch: Path, stamp: dict[str, str]) -> None:
-        self.scratch = scratch
-        self.stamp = stamp
-        self.details: dict[str, Any] = {}
-
-    def parquet(self, name: str, table: "pa.Table") -> None:
-        import pyarrow.parquet as pq
-
-        pq.write_table(
-            table.replace_schema_metadata({"antpipe": json.dumps(self.stamp)}),
-            self.scratch / name,
-            compression="zstd",
-        )
-
-    def arrow(self, name: str, batch: "pa.RecordBatch") -> None:
-        """One uncompressed record batch, so that readers can map it."""
-        import pyarrow as pa
-
-        batch = batch.replace_schema_metadata({"antpipe": json.dumps(self.stamp)})
-        with pa.OSFile(str(self.scratch / name), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-            writer.write_batch(batch)
-
-    @contextmanager
-    def feature(self, modality: str, rows: int, width: int) -> Iterator[Feature]:
-        """Arrays to fill, backed by a file so that memory stays flat; written as MODALITY.arrow at the end.
-
-        Rows start as zeros with present = false. Values that are not finite are refused.
-        """
-        import numpy as np
-        import pyarrow as pa
-
-        backing = self.scratch / f".{modality}.values"
-        values = np.memmap(backing, np.float16, "w+", shape=(rows, width))
-        present = np.zeros(rows, np.bool_)
-        yield Feature(values, present)
-        for start in range(0, rows, 65_536):
-            finite = np.isfinite(values[start : start + 65_536]).all(axis=1)
-            if not finite.all():
-                raise DataError(
-                    f"{modality}: item {start + int(np.argmin(finite))} got a value that is not finite in float16"
-                )
-        column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width)
-        self.arrow(f"{modality}.arrow", pa.record_batch({"values": column, "present": pa.array(present)}))
-        del column, values
-        backing.unlink()
-        self.details |= {"rows": rows, "width": width, "present": int(present.sum())}
-
-
-def read_stamp(path: Path) -> dict[str, str] | None:
-    """The fingerprint and id-table hash a file carries; None where it is absent or not one of ours."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        if path.suffix == ".parquet":
-            metadata = pq.read_schema(path).metadata
-        else:
-            with pa.memory_map(str(path)) as source:
-                metadata = pa.ipc.open_file(source).schema.metadata
-    except (OSError, pa.ArrowInvalid):
-        return None
-    if not metadata or b"antpipe" not in metadata:
-        return None
-    stamp: dict[str, str] = json.loads(metadata[b"antpipe"])
-    return stamp
-
-
-def _map_batch(path: Path) -> "pa.RecordBatch":
-    import pyarrow as pa
-
-    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)

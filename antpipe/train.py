@@ -1,17 +1,22 @@
 """Training: one visible loop for every stage; what differs between stages is data (transfer.py)."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from antpipe import losses
+from antpipe.checkpoint import keeping
 from antpipe.config import TrainConfig
 from antpipe.data import Batch, Catalogue, Examples, ItemInputs, batches, item_inputs, training_windows
-from antpipe.errors import DataError
+from antpipe.errors import DataError, DivergedError
 from antpipe.ranking import evaluate, metrics
+from antpipe.resume import BAD_BATCH, Keeping, Position, between_steps, load_state, save_state
 from antpipe.store import Sequences
 
 if TYPE_CHECKING:
@@ -39,51 +44,99 @@ def fit(
     config: TrainConfig,
     device: "torch.device",
     record: Callable[[dict[str, Any]], None],
+    keep: Keeping | None = None,
 ) -> tuple[int, dict[str, float]]:
     """Train, validate, and leave the model with the weights of its best epoch.
 
     pretraining: in-batch losses over the items of all domains, instead of the full softmax over one catalogue.
-    Returns that epoch (from 1) and its validation metrics, the mean over domains. record: gets epoch, loss,
-    learning rate, seconds, positions a second and the validation metrics.
+    record: gets epoch, loss, learning rate, seconds, positions a second and the validation metrics. keep: where the
+    training state is written and gone on from; without it, training leaves nothing on disk. Returns the best epoch
+    (from 1) and its validation metrics, the mean over domains. Raises DivergedError where the loss is not finite.
     """
     import torch
 
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=config.lr, fused=True)
-    decay = config.pretrain_lr_decay if pretraining else config.lr_decay
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, decay)
     windows = training_windows(data.sequences, data.catalogue.offsets)
     if not len(windows.first):
         raise DataError("no training position: every user has fewer than 2 items in training")
+    epoch_positions = int(windows.targets().sum()) + 1  # one more: no epoch is whole before its validation
     whole = None if pretraining else len(data.catalogue)
     kept = None if whole is None else item_inputs(data.catalogue, model.widths, np.arange(whole), device)
     loss_of = pretraining_loss if pretraining else target_loss
-    best_epoch, best, best_weights = 0, {SELECTION: -1.0}, {}
+    at, best_weights = load_state(keep, model, optimiser) if keep and keep.begun else (Position(), {})
 
-    for epoch in range(1, config.epochs + 1):
+    while not at.finished:
         model.train()
-        began, total, count = time.perf_counter(), 0.0, 0
-        for batch in batches(windows, config.batch_size, config.seed, epoch, whole):
+        lr = set_learning_rate(optimiser, config, pretraining, at.epoch)
+        began = time.perf_counter()
+        order = batches(windows, config.batch_size, config.seed, at.epoch, whole)
+        for batch in islice(order, at.step, last_step(config, at)):
             inputs = kept or item_inputs(data.catalogue, model.widths, batch.items, device)
             loss = loss_of(model, inputs, batch, config)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            if config.clip:
+                torch.nn.utils.clip_grad_norm_(trained, config.clip)
             optimiser.step()
-            total += float(loss.detach()) * len(batch.targets)
-            count += len(batch.targets)
-        seconds = time.perf_counter() - began
-        row = {"epoch": epoch, "loss": total / count, "lr": schedule.get_last_lr()[0],
-               "seconds": seconds, "positions_per_second": count / seconds}  # fmt: skip
-        schedule.step()
-        if epoch % config.eval_every == 0 or epoch == config.epochs:
+            value = float(loss.detach())
+            check_finite(value, batch, at, keep.run if keep else None)
+            began, lap = time.perf_counter(), time.perf_counter() - began
+            at.step_done(value, len(batch.targets), lap)
+            if keep:
+                between_steps(keep, model, optimiser, at, best_weights, at.positions / epoch_positions)
+        row = {"epoch": at.epoch, "loss": at.loss / at.positions, "lr": lr,
+               "seconds": at.seconds, "positions_per_second": at.positions / at.seconds}  # fmt: skip
+        at.finished = at.epoch == config.epochs or at.steps == config.limit_steps
+        if at.finished or at.epoch % config.eval_every == 0:
             valid = validate(model, data, device)
             row |= {f"valid_{name}": value for name, value in valid.items()}
-            if valid[SELECTION] > best[SELECTION]:
-                best_epoch, best = epoch, valid
+            if at.best_epoch == 0 or valid[SELECTION] > at.best[SELECTION]:
+                at.best_epoch, at.best = at.epoch, valid
                 best_weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+            at.finished |= 0 < config.patience <= at.epoch - at.best_epoch
         record(row)
+        at.epoch_done(row)
+        if keep:
+            save_state(keep, model, optimiser, at, best_weights)
     model.load_state_dict(best_weights)
-    return best_epoch, best
+    return at.best_epoch, at.best
+
+
+def set_learning_rate(optimiser: "torch.optim.Adam", config: TrainConfig, pretraining: bool, epoch: int) -> float:
+    """The learning rate of an epoch, from 1: it falls by a factor an epoch."""
+    decay = config.pretrain_lr_decay if pretraining else config.lr_decay
+    lr = config.lr * decay ** (epoch - 1)
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+    return lr
+
+
+def last_step(config: TrainConfig, at: Position) -> int | None:
+    """The step of this epoch to stop at where the number of steps is limited."""
+    return at.step + config.limit_steps - at.steps if config.limit_steps else None
+
+
+def check_finite(loss: float, batch: Batch, at: Position, folder: Path | None) -> None:
+    """Refuse to go on from a loss that is not finite, and save its batch: items are rows of all domains together.
+
+    The arrays: `items` (n,) the batch reads, `targets` (P,), `inputs_0`, `inputs_1`, ... (B, L) of its blocks.
+    """
+    if math.isfinite(loss):
+        return
+    saved = ""
+    if folder is not None:
+        path = folder / BAD_BATCH
+        blocks: dict[str, Any] = {
+            f"inputs_{number}": batch.items[block.inputs] for number, block in enumerate(batch.blocks)
+        }
+        with keeping(path, "the training state is untouched"):
+            np.savez(path, items=batch.items, targets=batch.items[batch.targets], **blocks)
+        saved = f"; its batch is in {path}"
+    raise DivergedError(
+        f"the loss is not finite ({loss}) in epoch {at.epoch}, step {at.step + 1}{saved}. "
+        "A lower --lr or --clip 1 may keep it finite"
+    )
 
 
 def hidden_states(model: "Ant", items: "torch.Tensor", batch: Batch) -> "torch.Tensor":

@@ -172,9 +172,9 @@ def test_an_items_table_written_by_something_else_is_refused(place: Place, line:
     place.refuses(5, line, "Target/items.parquet", next_command="antpipe ingest ")
 
 
-def test_an_items_table_with_another_id_is_refused_where_ids_are_read(place: Place) -> None:
+def test_an_items_table_that_was_edited_is_refused(place: Place) -> None:
     rename_an_item(place.store / "Target" / "items.parquet")
-    place.refuses(5, RECOMMEND, "Target/items.parquet", "ids were changed", next_command="antpipe ingest ")
+    place.refuses(5, RECOMMEND, "Target/items.parquet", "another size", next_command="antpipe ingest ")
 
 
 def test_an_items_table_with_damaged_pages_is_refused(place: Place) -> None:

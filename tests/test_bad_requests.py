@@ -122,7 +122,12 @@ def test_a_settings_file_that_is_not_there_is_refused(place: Place) -> None:
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("ANTPIPE_BIN", "3"), ("ANTPIPE_BINS", "three"), ("ANTPIPE_BINS", ""), ("ANTPIPE_BINS", "1")],
+    [
+        ("ANTPIPE_QUANTIZE_PRICE_BIN", "3"),
+        ("ANTPIPE_QUANTIZE_PRICE_BINS", "three"),
+        ("ANTPIPE_QUANTIZE_PRICE_BINS", ""),
+        ("ANTPIPE_QUANTIZE_PRICE_BINS", "1"),
+    ],
 )
 def test_a_variable_that_is_unknown_or_does_not_fit_is_refused(
     place: Place, monkeypatch: pytest.MonkeyPatch, variable: str, value: str

@@ -54,6 +54,15 @@ def test_ties_in_time_keep_the_order_of_the_source(store: Store) -> None:
     assert domain.sequences().items.tolist() == [2, 0, 1]
 
 
+def test_hundreds_of_ties_keep_the_order_of_the_source(store: Store) -> None:
+    order = np.random.default_rng(0).permutation(1000).tolist()
+    rows = [("uv"[item % 2], f"{item:03}", item // 500) for item in order]
+    domain = shop(store, "shop", rows)
+    build(store, "shop", SequenceConfig())
+    expected = [i for user in (0, 1) for time in (0, 1) for i in order if (i % 2, i // 500) == (user, time)]
+    assert domain.sequences().items.tolist() == expected
+
+
 def test_a_sequence_longer_than_max_len_is_stored_whole(store: Store) -> None:
     domain = shop(store, "shop", journey("u", list(range(9))))
     build(store, "shop", SequenceConfig(max_len=3))

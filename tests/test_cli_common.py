@@ -106,7 +106,7 @@ def test_a_flag_goes_before_environment_before_toml_before_default(
     assert bins_of(priced) == PriceConfig().bins
     run_named("quantize-price", priced, *toml)
     assert bins_of(priced) == 5
-    monkeypatch.setenv("ANTPIPE_BINS", "6")
+    monkeypatch.setenv("ANTPIPE_QUANTIZE_PRICE_BINS", "6")
     run_named("quantize-price", priced, *toml)
     assert bins_of(priced) == 6
     run_named("quantize-price", priced, *toml, "--bins", "7")
@@ -126,7 +126,7 @@ def test_the_store_is_named_by_flag_or_environment_or_is_in_the_current_folder(
 
 def test_a_checkpoint_holds_the_settings_that_were_resolved(trainable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (trainable / "settings.toml").write_text("[train]\nlr = 0.25\nseed = 1\n\n[model]\nfusion = 0.5\n")
-    monkeypatch.setenv("ANTPIPE_SEED", "2")
+    monkeypatch.setenv("ANTPIPE_TRAIN_SEED", "2")
     assert run_named("scratch", trainable, "--config", trainable / "settings.toml").code == 0
     kept = json.loads((trainable / "runs" / "scratch" / "checkpoint.json").read_text())
     given = {"lr": 0.25, "seed": 2, "epochs": 2, "batch_size": 32, "device": "cpu"}

@@ -1,6 +1,7 @@
 """Settings: one default each, four sources in a fixed order, nothing unknown."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,14 @@ from antpipe.config import (
     read_toml,
     resolve,
     to_json,
+    variable_name,
 )
 from antpipe.errors import UsageError
 
 
 def test_flag_beats_environment_beats_toml_beats_default() -> None:
     toml = {"train": {"epochs": 3, "lr": 0.5, "batch_size": 7}}
-    environment = {"ANTPIPE_EPOCHS": "4", "ANTPIPE_LR": "0.25"}
+    environment = {"ANTPIPE_TRAIN_EPOCHS": "4", "ANTPIPE_TRAIN_LR": "0.25"}
     config = resolve(TrainConfig, {"epochs": 5, "lr": None}, toml, environment)
     assert (config.epochs, config.lr, config.batch_size, config.seed) == (5, 0.25, 7, TrainConfig().seed)
 
@@ -60,9 +62,9 @@ def test_a_file_that_holds_no_sections_is_refused(tmp_path: Path, content: str) 
 
 
 def test_a_misspelt_environment_variable_is_refused() -> None:
-    check_environment({"ANTPIPE_EPOCHS": "3", "ANTPIPE_STORE": "x", "PATH": "y"})
-    with pytest.raises(UsageError, match=r"ANTPIPE_EPOCH$"):
-        check_environment({"ANTPIPE_EPOCH": "3"})
+    check_environment({"ANTPIPE_TRAIN_EPOCHS": "3", "ANTPIPE_STORE": "x", "PATH": "y"})
+    with pytest.raises(UsageError, match=r"ANTPIPE_TRAIN_EPOCH$"):
+        check_environment({"ANTPIPE_TRAIN_EPOCH": "3"})
 
 
 @pytest.mark.parametrize(
@@ -73,6 +75,8 @@ def test_a_misspelt_environment_variable_is_refused() -> None:
         ("lr", "fast"),
         ("device", "tpu"),
         ("lr", -1.0),
+        ("lr", math.nan),
+        ("lr", math.inf),
         ("modalities", "text,sound"),
         ("epochs", True),
     ],
@@ -104,3 +108,9 @@ def test_flags_of_a_config_ask_for_the_same_settings() -> None:
     assert flags_of(config) == ["--min-user", "2", "--keep-without-metadata", "--text-fields", "title,brand"]
     assert flags_of(ModelConfig(gate_noise=False, width=8), without=("width",)) == ["--no-gate-noise"]
     assert flags_of(TrainConfig()) == []
+
+
+def test_no_two_settings_have_the_same_environment_variable() -> None:
+    names = [variable_name(config, field.name) for config in CONFIGS for field in dataclasses.fields(config)]
+    assert len(set(names)) == len(names)
+    assert "ANTPIPE_EMBED_TEXT_BATCH_SIZE" in names

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from antpipe.config import PriceConfig
-from antpipe.data import batches, block_ends, examples, history_blocks, load_catalogue, training_windows
+from antpipe.data import Catalogue, batches, block_ends, examples, history_blocks, load_catalogue, training_windows
 from antpipe.errors import DataError
 from antpipe.features.quantize_price import quantize_price
-from antpipe.store import Sequences, Store
+from antpipe.store import Feature, Sequences, Store
 
 from .shops import make_domain
 
@@ -113,6 +113,34 @@ def test_history_blocks_hold_the_last_items_before_each_target(sizes: list[int],
             assert history[: end + 1].tolist() == expected.tolist()
             seen.append(row)
     assert sorted(seen) == list(range(len(part)))
+
+
+def feature(*rows: list[float] | None) -> Feature:
+    """None: the item has none."""
+    values = np.array([row or [0.0, 0.0] for row in rows], np.float16)
+    return Feature(values, np.array([row is not None for row in rows]))
+
+
+def test_features_of_several_domains_are_gathered_by_global_row() -> None:
+    catalogue = Catalogue(
+        ("a", "b", "c"),
+        np.array([0, 2, 5, 7]),
+        {"text": (feature([1, 2], None), None, feature([3, 4], [5, 6]))},
+        {"text": 2},
+        {"text": "test"},
+    )
+    values, present = catalogue.gather(np.array([5, 1, 3, 0, 6]), "text", 2)
+    assert values.tolist() == [[3, 4], [0, 0], [0, 0], [1, 2], [5, 6]]
+    assert present.tolist() == [True, False, False, True, True]
+    assert catalogue.rows("b").tolist() == [2, 3, 4]
+    assert len(catalogue) == 7
+
+
+def test_a_modality_that_no_domain_has_is_zeros_of_the_width_asked_for() -> None:
+    catalogue = Catalogue(("a",), np.array([0, 2]), {}, {}, {})
+    values, present = catalogue.gather(np.array([1, 0]), "image", 3)
+    assert values.tolist() == [[0, 0, 0], [0, 0, 0]]
+    assert not present.any()
 
 
 def shops_with_prices(folder: Path) -> Store:

@@ -11,7 +11,7 @@ from PIL import Image
 from antpipe.config import ImageConfig
 from antpipe.errors import DataError, PartialError
 from antpipe.features.embed_image import embed_image
-from antpipe.features.image_encoders import PACKAGED_IMAGE
+from antpipe.features.image_encoders import PACKAGED_IMAGE, ImageEncoder, load_image_encoder
 from antpipe.store import Store
 
 from .fake_encoders import tiny_encoder
@@ -129,6 +129,31 @@ def test_a_second_run_is_fresh_until_a_picture_changes(store: Store, tiny: Image
     assert embed_image(store, "shop", config).status == "fresh"
     (folder / "B.png").write_bytes(picture(2))
     assert embed_image(store, "shop", config).figures["present"] == 2
+
+
+def test_other_weights_of_the_same_name_make_the_vectors_stale(store: Store, tiny: ImageConfig) -> None:
+    import torch
+
+    picture_shop(store, {"1": picture(1)}, {"A": ["1"]})
+    embed_image(store, "shop", tiny)
+    checkpoint = tiny.encoder.removeprefix("tiny/")
+    weights = torch.load(checkpoint, weights_only=True)
+    torch.save({name: tensor * 2 for name, tensor in weights.items()}, checkpoint)
+    assert embed_image(store, "shop", tiny).status == "built"
+
+
+def test_pictures_that_change_owner_while_the_encoder_is_loaded_are_refused(
+    store: Store, tiny: ImageConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_slowly(*given: Any) -> ImageEncoder:
+        picture_shop(store, {"1": picture(1)}, {"0": [], "A": ["1"]})
+        return load_image_encoder(*given)
+
+    picture_shop(store, {"1": picture(1)}, {"A": ["1"]})
+    monkeypatch.setattr("antpipe.features.embed_image.load_image_encoder", load_slowly)
+    with pytest.raises(DataError, match="items changed while their pictures were read"):
+        embed_image(store, "shop", tiny)
+    assert "image" not in store.domain("shop").manifest()
 
 
 def test_coverage_below_the_minimum_writes_the_artefact_and_fails(store: Store, tiny: ImageConfig) -> None:

@@ -13,7 +13,7 @@ from antpipe.config import TextConfig
 from antpipe.errors import DataError, UsageError
 from antpipe.features.embed_text import embed_text, rows_by_text
 from antpipe.features.encoders import folder_digest, quiet
-from antpipe.features.text_encoders import PACKAGED_TEXT
+from antpipe.features.text_encoders import PACKAGED_TEXT, TextEncoder
 from antpipe.store import Store
 
 from .fake_encoders import COMMIT, empty_hub
@@ -249,6 +249,19 @@ def test_an_interrupted_run_leaves_no_trace(store: Store) -> None:
         embed_text(store, "shop", CONFIG, progress=interrupt)
     after = sorted(path.name for path in store.domain("shop").path.iterdir())
     assert set(after) - set(before) <= {".lock"}
+    assert "text" not in store.domain("shop").manifest()
+
+
+def test_texts_that_change_while_the_encoder_is_loaded_are_not_passed_off_as_the_new_ones(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_slowly(*_: object) -> TextEncoder:
+        make_domain(store, "shop", [{**item, "text": "something else"} for item in ITEMS])
+        return TextEncoder(lambda texts: np.ones((len(texts), 4), np.float32), 4, {})
+
+    monkeypatch.setattr("antpipe.features.embed_text.load_text_encoder", load_slowly)
+    with pytest.raises(DataError, match="items changed while text was built"):
+        embed_text(store, "shop", CONFIG)
     assert "text" not in store.domain("shop").manifest()
 
 

@@ -181,6 +181,23 @@ def test_scope_category_fits_large_categories_and_counts_the_small_ones(store: S
     assert set(store.domain("shop").entry("price")["category_edges"]) == {"Music", "Books"}
 
 
+def test_items_without_a_category_are_none_of_their_own(store: Store) -> None:
+    paths = [["Music"], ["Books"], [], [], []]
+    shop(store, "shop", [1.0, 100, 1, 2, 3], paths)
+    quantize_price(store, ["shop"], PriceConfig(bins=2, scope="category", encoding="onehot"))
+    assert store.domain("shop").entry("price")["category_edges"] == {}
+    assert bins_in(store, "shop") == [0, 1, 0, 1, 1]  # the median of the whole catalogue is 2
+
+
+def test_codes_are_the_same_when_they_are_written_in_pieces(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop(store, "shop", [1.0, None, 2.0, 3.0, 4.0])
+    quantize_price(store, ["shop"], PriceConfig())
+    whole = store.domain("shop").feature("price").values.tolist()
+    monkeypatch.setattr("antpipe.features.quantize_price.CHUNK", 2)
+    quantize_price(store, ["shop"], PriceConfig(), force=True)
+    assert store.domain("shop").feature("price").values.tolist() == whole
+
+
 def test_a_catalogue_without_prices_gets_an_artefact_that_says_so(store: Store) -> None:
     shop(store, "shop", [None, None])
     [result] = quantize_price(store, ["shop"], PriceConfig())

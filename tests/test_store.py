@@ -4,15 +4,18 @@ import json
 import os
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
 from antpipe.errors import DataError, IntegrityError, UsageError
-from antpipe.store import Store, digest, id_table_sha256, read_stamp, write_json
+from antpipe.store import ARTEFACTS, Store, digest, id_table_sha256, read_stamp, write_json
 
 from .releases import snapshot
 from .shops import make_domain
@@ -59,6 +62,43 @@ def test_features_are_stale_once_the_items_changed(store: Store) -> None:
     assert state.next_command == f"antpipe embed-text --domains A --store {store.root}"
     with pytest.raises(DataError, match="text is stale"):
         domain.feature("text")
+
+
+def test_a_new_version_of_a_stage_makes_its_artefact_stale(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    domain = make_domain(store, "A", ITEMS)
+    write_text(store, "A")
+    before = domain.fingerprint("text", {"encoder": "one"})
+    monkeypatch.setitem(ARTEFACTS, "text", replace(ARTEFACTS["text"], version=2))
+    assert (domain.state("text").status, domain.state("text").why) == ("stale", "made by an older version of the stage")
+    assert domain.fingerprint("text", {"encoder": "one"}) != before
+
+
+def test_the_fingerprint_of_an_artefact_follows_its_inputs(store: Store) -> None:
+    fingerprints = {
+        make_domain(store, "A", [*ITEMS[:2], {"item_id": "c", "text": text}]).fingerprint("text", {"encoder": "one"})
+        for text in ("one", "two", "one")
+    }
+    assert len(fingerprints) == 2
+
+
+def test_features_with_fewer_rows_than_items_are_refused(store: Store) -> None:
+    domain = make_domain(store, "A", ITEMS)
+    with domain.writing("text", {}) as out, out.feature("text", 2, 4):
+        pass
+    with pytest.raises(IntegrityError, match=r"text\.arrow: 2 rows for 3 items"):
+        domain.feature("text")
+
+
+def test_a_second_writer_waits_and_keeps_what_the_first_has_written(store: Store) -> None:
+    domain = make_domain(store, "A", ITEMS)
+    writer = Thread(target=write_text, args=(store, "A"))
+    with FileLock(domain.path / ".lock"):
+        writer.start()
+        writer.join(0.3)
+        assert writer.is_alive()
+        assert domain.state("text").status == "missing"
+    writer.join(10)
+    assert domain.state("text").status == "fresh"
 
 
 def test_what_was_never_built_is_missing_with_its_command(store: Store) -> None:
@@ -161,6 +201,9 @@ def test_changed_ids_in_items_are_noticed(store: Store) -> None:
     table = pq.read_table(path)
     swapped = table.set_column(table.column_names.index("item_id"), "item_id", pa.array(["b", "a", "c"]))
     pq.write_table(swapped.replace_schema_metadata(table.schema.metadata), path)
+    manifest = json.loads((domain.path / "manifest.json").read_text())  # as if the size had not changed with it
+    manifest["artefacts"]["items"]["files"]["items.parquet"]["bytes"] = path.stat().st_size
+    (domain.path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(IntegrityError, match="ids were changed"):
         domain.item_ids()
 
@@ -234,3 +277,25 @@ def test_a_digest_does_not_depend_on_the_order_of_keys(value: dict[str, object])
 @given(st.lists(st.text(), max_size=5), st.lists(st.text(), max_size=5))
 def test_different_id_tables_have_different_hashes(first: list[str], second: list[str]) -> None:
     assert (id_table_sha256(first) == id_table_sha256(second)) == (first == second)
+
+
+def test_a_changed_byte_is_found_when_contents_are_verified(store: Store) -> None:
+    domain = make_domain(store, "A", ITEMS)
+    write_text(store, "A")
+    assert domain.verify("text").status == "fresh"
+    path = domain.path / "text.arrow"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    state = domain.verify("text")
+    assert (state.status, state.next_command) == ("stale", domain.command("text", force=True))
+    assert "content differs" in state.why
+
+
+def test_a_file_of_another_size_is_refused(store: Store) -> None:
+    domain = make_domain(store, "A", ITEMS)
+    write_text(store, "A")
+    with (domain.path / "text.arrow").open("ab") as stream:
+        stream.write(b"more")
+    with pytest.raises(IntegrityError):
+        domain.feature("text")

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from antpipe import checkpoint, transfer
-from antpipe.errors import DataError, IntegrityError, UsageError
-from antpipe.runs import open_run, plan_run, run_stage
+from antpipe.compatibility import open_run
+from antpipe.errors import DataError, DivergedError, IntegrityError, UsageError
+from antpipe.runs import plan_run, run_stage
 from antpipe.store import Store
 
 from .trainable import MODEL, TRAINING, WIDTHS, make_trainable, train_quickly, write_feature
@@ -236,3 +237,36 @@ def test_reference_losses_change_the_result(store: Store, tmp_path: Path) -> Non
     assert not torch.equal(
         weights(tmp_path / "ours")["positions.weight"], weights(tmp_path / "theirs")["positions.weight"]
     )
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(store: Store, tmp_path: Path) -> None:
+    train_quickly(store, "scratch", ["Target"], tmp_path / "run")
+    model, described = checkpoint.load(tmp_path / "run")
+    with torch.no_grad():
+        model.positions.weight[0, 0] = torch.nan
+    checkpoint.save(tmp_path / "run", model, described)
+    with pytest.raises(IntegrityError, match=r"positions\.weight holds values that are not finite"):
+        checkpoint.load(tmp_path / "run")
+
+
+def test_a_training_that_diverges_is_refused_instead_of_judged_perfect(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match="not finite"):
+        train_quickly(store, "scratch", ["Target"], tmp_path / "run", lr=1e38)
+    assert not (tmp_path / "run" / "checkpoint.json").exists()
+
+
+def test_a_modality_built_after_training_is_not_used_unasked(store: Store, tmp_path: Path) -> None:
+    plain = make_trainable(store, "Plain", widths={"text": 12})
+    train_quickly(store, "pretrain", ["Source", "Plain"], tmp_path / "run")
+    open_run(store, tmp_path / "run", "Plain", str)
+    write_feature(plain, "image", store.domain("Source").feature("image").values.astype(float))
+    with pytest.raises(DataError, match="image of Plain was built after"):
+        open_run(store, tmp_path / "run", "Plain", str)
+
+
+def test_the_order_of_domains_is_part_of_a_run(store: Store) -> None:
+    plans = [
+        plan_run(store, domains, "pretrain", model_config=MODEL, config=TRAINING, source=None, notice=str)
+        for domains in (["Source", "Target"], ["Target", "Source"])
+    ]
+    assert plans[0].described.fingerprint != plans[1].described.fingerprint

@@ -18,11 +18,14 @@ MODEL = ModelConfig(width=16, experts=2, item_dropout=0.0, hidden_dropout=0.1, a
 TRAINING = TrainConfig(epochs=3, batch_size=64)
 
 
-def make_trainable(store: Store, name: str, seed: int = 0, widths: dict[str, int] = WIDTHS, items: int = 24) -> Domain:
+def make_trainable(
+    store: Store, name: str, seed: int = 0, widths: dict[str, int] = WIDTHS, items: int = 24, titles: bool = True
+) -> Domain:
     """A domain whose users walk around a ring of items, with random features of the given widths."""
     rng = np.random.default_rng(seed)
     rows = [
-        {"item_id": f"i{number:03}", "title": f"item {number}", "text": f"item {number}"} for number in range(items)
+        {"item_id": f"i{number:03}", "title": f"item {number}" if titles else None, "text": f"text {number}"}
+        for number in range(items)
     ]
     walks = [(user, int(rng.integers(items)), int(rng.integers(4, 9))) for user in range(40)]
     interactions = [

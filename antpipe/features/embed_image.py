@@ -115,6 +115,11 @@ def _build(
 ) -> dict[str, Any]:
     unreadable = Unreadable()
     with place.writing("image", parameters) as out:
+        if _pictures_of(place, config) != pictures:  # a later change of the items is noticed by the store
+            raise DataError(
+                f"domain {place.name}: its items changed while their pictures were read; image is as before",
+                place.command("image", flags=flags_of(config, MACHINE)),
+            )
         with out.feature("image", place.rows(), encoder.width) as feature:
             with warnings.catch_warnings():
                 # Pillow's remarks on odd metadata help nobody. Above its limit of pixels it only warns, above twice

@@ -33,11 +33,11 @@ def embed_text(
     parameters = {"encoder": located.name, "revision": located.revision}
     if not force and place.is_fresh("text", parameters):
         return StageResult(domain, "text", "fresh", place.entry("text")["figures"])
-    rows_of = rows_by_text(place.table("items", ["text"])["text"].to_pylist())
-    if not rows_of:
-        raise DataError(f"domain {domain}: no item has a text", place.command("items", force=True))
-    encoder = load_text_encoder(located, choose_device(config.device), mend)
-    with place.writing("text", parameters) as out:
+    with place.writing("text", parameters) as out:  # from here on, a change of the items is noticed
+        rows_of = rows_by_text(place.table("items", ["text"])["text"].to_pylist())
+        if not rows_of:
+            raise DataError(f"domain {domain}: no item has a text", place.command("items", force=True))
+        encoder = load_text_encoder(located, choose_device(config.device), mend)
         with out.feature("text", place.rows(), encoder.width) as feature:
             _fill(feature, rows_of, encoder, config.batch_size, progress)
             present = int(feature.present.sum())

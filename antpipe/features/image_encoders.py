@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,9 +154,18 @@ def _hub_weights(repository: str, files: Sequence[str]) -> tuple[Path, Path]:
 def load_image_encoder(located: Located, device: "torch.device", mend: str) -> ImageEncoder:
     """Load an image encoder in float32 and inference mode, with the preprocessing its weights were trained with.
 
-    open_clip: the picture's projected, not normalised vector. Raises DataError where the checkpoint is damaged or of
+    open_clip: the picture's projected, not normalised vector. The last one stays loaded, for the next domain.
+    Raises DataError where the checkpoint is damaged or of
     another model.
     """
+    try:
+        return _load(located, device)
+    except DataError as error:
+        raise DataError(error.message, mend) from error
+
+
+@lru_cache(maxsize=1)
+def _load(located: Located, device: "torch.device") -> ImageEncoder:
     import torch
 
     load = _load_efficientnet if located.source == "packaged" else _load_open_clip
@@ -165,8 +175,7 @@ def load_image_encoder(located: Located, device: "torch.device", mend: str) -> I
             size = prepare(_blank_picture()).shape[-2:]
     except Exception as error:  # the libraries raise whatever they meet in the files
         raise DataError(
-            f"image encoder {located.asked}: {located.path} does not hold weights of this model: {first_line(error)}",
-            mend,
+            f"image encoder {located.asked}: {located.path} does not hold weights of this model: {first_line(error)}"
         ) from error
 
     def encode(pictures: Sequence[torch.Tensor]) -> "NDArray[np.float32]":

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,9 +80,18 @@ def _hub_snapshot(repository: str) -> Path:
 def load_text_encoder(located: Located, device: "torch.device", mend: str) -> TextEncoder:
     """Load a sentence-transformers model in float32 and inference mode; its own pooling and normalisation apply.
 
+    The last one stays loaded, for the next domain.
     Raises DataError where the folder is no such model, or where its weights leave parameters that matter unset (the
     library would draw them at random): two loads with different seeds must embed a text equally.
     """
+    try:
+        return _load(located, device)
+    except DataError as error:
+        raise DataError(error.message, mend) from error
+
+
+@lru_cache(maxsize=1)
+def _load(located: Located, device: "torch.device") -> TextEncoder:
     import sentence_transformers
     import torch
 
@@ -101,12 +111,11 @@ def load_text_encoder(located: Located, device: "torch.device", mend: str) -> Te
             model = load(1)
             complete = np.allclose(probe, encode(["red leather wallet"]), atol=1e-5)
     except Exception as error:  # the library raises whatever it meets in the files
-        raise DataError(f"text encoder {located.asked}: cannot be loaded: {first_line(error)}", mend) from error
+        raise DataError(f"text encoder {located.asked}: cannot be loaded: {first_line(error)}") from error
     if not complete:
         raise DataError(
             f"text encoder {located.asked}: the weights in {located.path} are not those of the model its config.json "
-            "describes: some of its parameters are missing",
-            mend,
+            "describes: some of its parameters are missing"
         )
     limit = model.max_seq_length  # None or infinite where the model reads texts of any length
     facts = {

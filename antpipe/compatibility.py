@@ -1,0 +1,103 @@
+"""Whether a checkpoint fits a model and the features of a domain; opening a run for a domain."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from antpipe import checkpoint, transfer
+from antpipe.checkpoint import Checkpoint
+from antpipe.data import Catalogue, load_catalogue
+from antpipe.errors import DataError
+from antpipe.store import Store
+
+if TYPE_CHECKING:
+    from antpipe.model import Ant
+
+
+def reads_features_of_checkpoint(actions: transfer.Stage) -> bool:
+    """Experts or gates that are kept were trained on features of one encoder: others mean nothing to them."""
+    return actions["experts"] != transfer.RESET or actions["gates"] != transfer.RESET
+
+
+def check_fit(
+    store: Store,
+    actions: transfer.Stage,
+    start: Checkpoint,
+    wanted: Checkpoint,
+    *,
+    source: Path,
+    notice: Callable[[str], None],
+) -> None:
+    """Refuse a checkpoint whose kept parts do not fit the features or the model, naming both sides."""
+    if actions["encoder"] != transfer.RESET:
+        trained, asked = start.model_config(), wanted.model_config()
+        for key in ("width", "layers", "heads", "inner_width", "feed_forward_experts", "feed_forward_expert_layers"):
+            if getattr(trained, key) != getattr(asked, key):
+                raise DataError(
+                    f"{source} was trained with {key} {getattr(trained, key)}, this run asks for {getattr(asked, key)}",
+                    f"leave --{key.replace('_', '-')} out to use that of the checkpoint",
+                )
+    if actions["positions"] != transfer.RESET and start.max_len != wanted.max_len:
+        raise DataError(
+            f"{source} was trained with --max-len {start.max_len}, the domain's sequences have {wanted.max_len}",
+            store.domain(next(iter(wanted.domains))).command_with("sequences", "--max-len", str(start.max_len)),
+        )
+    if reads_features_of_checkpoint(actions):
+        for name, there in start.modalities.items():
+            here = wanted.modalities[name]
+            if not fits(there, here):
+                raise DataError(
+                    f"{source} reads {name} of {shown(there)}, the domain has {shown(here)}",
+                    _rebuild(store, next(iter(wanted.domains)), name, there["encoder"]) + " (or --stage relearn)",
+                )
+            if there["encoder"] is None:
+                notice(f"{source} does not say what made its {name} features; only their width was compared")
+
+
+def fits(trained: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    """Whether features are of the kind a checkpoint was trained on; an imported one may not know its encoder."""
+    return trained["width"] == here["width"] and trained["encoder"] in (None, here["encoder"])
+
+
+def shown(modality: Mapping[str, Any]) -> str:
+    return f"width {modality['width']} by {modality['encoder'] or 'an unknown encoder'}"
+
+
+def _rebuild(store: Store, domain: str, modality: str, encoder: str | None) -> str:
+    """The command that builds a modality the way a run read it, as far as the run says."""
+    if modality == "price" or encoder is None:
+        return store.domain(domain).command(modality, force=True)
+    return store.domain(domain).command_with(modality, "--encoder", encoder.rpartition(" (revision ")[0])
+
+
+def open_run(
+    store: Store, run: Path, domain: str, notice: Callable[[str], None]
+) -> tuple["Ant", Checkpoint, Catalogue]:
+    """A run's model and the catalogue of a domain, after checking that the model can read that domain.
+
+    The domain may be one the run has not seen, if its features come from the same encoders. Raises DataError
+    where they do not, or where the features of a trained domain changed since.
+    """
+    model, described = checkpoint.load(run)
+    seen = domain in described.domains
+    if model.ids is not None and not seen:
+        known = ", ".join(described.domains) or "items unknown here"
+        raise DataError(f"{run} has learned ids of {known}; {domain} is another catalogue")
+    again = f"antpipe train --stage {described.stage} --domains {','.join(described.domains)} --out {run} --force …"
+    for modality in described.modalities:
+        if seen and modality not in described.domains[domain] and modality in store.domain(domain).manifest():
+            raise DataError(f"{modality} of {domain} was built after {run} was trained without it", again)
+    for artefact, fingerprint in described.domains.get(domain, {}).items():
+        if store.domain(domain).entry(artefact)["fingerprint"] != fingerprint:
+            raise DataError(f"{artefact} of {domain} changed since {run} was trained on it", again)
+    catalogue = load_catalogue(
+        store, tuple(described.domains) if seen else [domain], tuple(described.modalities), notice
+    )
+    for name, encoder in catalogue.encoders.items():
+        trained, here = described.modalities[name], {"width": catalogue.widths[name], "encoder": encoder}
+        if not fits(trained, here):
+            raise DataError(
+                f"{run} reads {name} of {shown(trained)}; {domain} has {shown(here)}",
+                _rebuild(store, domain, name, trained["encoder"]),
+            )
+    return model, described, catalogue

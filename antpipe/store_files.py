@@ -1,0 +1,132 @@
+"""Files of the store: stamps, atomic JSON, and the writer of one artefact's files."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from antpipe.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One modality of a catalogue. values: (N, d) float16, mapped from disk; present: (N,) bool."""
+
+    values: "NDArray[np.float16]"
+    present: "NDArray[np.bool_]"
+
+
+def digest(value: Any) -> str:
+    """sha256 of canonical JSON: the same for equal content, whatever the order of keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """Size and content hash of a file, for the manifest."""
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+
+
+def id_table_sha256(item_ids: list[str]) -> str:
+    return digest(item_ids)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` by the JSON of `value` in one step; a reader sees the old or the new file, never half."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    with scratch.open("w", encoding="utf-8") as stream:
+        json.dump(value, stream, indent=1, ensure_ascii=False, allow_nan=False)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    scratch.replace(path)
+
+
+class Transaction:
+    """The files of one artefact while they are written. `details` is added to the manifest entry."""
+
+    def __init__(self, scratch: Path, stamp: dict[str, str]) -> None:
+        self.scratch = scratch
+        self.stamp = stamp
+        self.details: dict[str, Any] = {}
+
+    def parquet(self, name: str, table: "pa.Table") -> None:
+        import pyarrow.parquet as pq
+
+        pq.write_table(
+            table.replace_schema_metadata({"antpipe": json.dumps(self.stamp)}),
+            self.scratch / name,
+            compression="zstd",
+        )
+
+    def arrow(self, name: str, batch: "pa.RecordBatch") -> None:
+        """One uncompressed record batch, so that readers can map it."""
+        import pyarrow as pa
+
+        batch = batch.replace_schema_metadata({"antpipe": json.dumps(self.stamp)})
+        with pa.OSFile(str(self.scratch / name), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+
+    @contextmanager
+    def feature(self, modality: str, rows: int, width: int) -> Iterator[Feature]:
+        """Arrays to fill, backed by a file so that memory stays flat; written as MODALITY.arrow at the end.
+
+        Rows start as zeros with present = false. Values that are not finite are refused.
+        """
+        import numpy as np
+        import pyarrow as pa
+
+        backing = self.scratch / f".{modality}.values"
+        values = np.memmap(backing, np.float16, "w+", shape=(rows, width))
+        present = np.zeros(rows, np.bool_)
+        yield Feature(values, present)
+        for start in range(0, rows, 65_536):
+            finite = np.isfinite(values[start : start + 65_536]).all(axis=1)
+            if not finite.all():
+                raise DataError(
+                    f"{modality}: item {start + int(np.argmin(finite))} got a value that is not finite in float16"
+                )
+        column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width)
+        self.arrow(f"{modality}.arrow", pa.record_batch({"values": column, "present": pa.array(present)}))
+        del column, values
+        backing.unlink()
+        self.details |= {"rows": rows, "width": width, "present": int(present.sum())}
+
+
+def read_stamp(path: Path) -> dict[str, str] | None:
+    """The fingerprint and id-table hash a file carries; None where it is absent or not one of ours."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if path.suffix == ".parquet":
+            metadata = pq.read_schema(path).metadata
+        else:
+            with pa.memory_map(str(path)) as source:
+                metadata = pa.ipc.open_file(source).schema.metadata
+    except (OSError, pa.ArrowInvalid):
+        return None
+    if not metadata or b"antpipe" not in metadata:
+        return None
+    stamp: dict[str, str] = json.loads(metadata[b"antpipe"])
+    return stamp
+
+
+def map_batch(path: Path) -> "pa.RecordBatch":
+    import pyarrow as pa
+
+    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)

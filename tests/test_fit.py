@@ -1,0 +1,138 @@
+"""The training loop: what happens each epoch, and which weights it ends with."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from antpipe import train
+from antpipe.config import TrainConfig
+from antpipe.data import Batch, batches, item_inputs, training_windows
+from antpipe.model import Ant
+from antpipe.ranking import evaluate
+from antpipe.runs import load_training_data
+from antpipe.store import Store
+from antpipe.train import TrainingData, fit, pretraining_loss
+
+from .trainable import MODEL, TRAINING, make_trainable
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> TrainingData:
+    store = Store(tmp_path / "store")
+    make_trainable(store, "Shop", seed=1)
+    return load_training_data(store, ["Shop"], TRAINING, str)
+
+
+@pytest.fixture
+def model(data: TrainingData) -> Ant:
+    torch.manual_seed(0)
+    return Ant(MODEL, data.catalogue.widths, max_len=10)
+
+
+def weights_of(model: Ant) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def run(
+    model: Ant, data: TrainingData, config: TrainConfig = TRAINING, pretraining: bool = False, record: Any = str
+) -> tuple[int, dict[str, float]]:
+    return fit(model, data, pretraining=pretraining, config=config, device=CPU, record=record)
+
+
+def scripted(values: list[float]) -> Callable[..., dict[str, float]]:
+    """A validation that finds these recalls, one after the other."""
+    left = iter(values)
+    return lambda *_: {train.SELECTION: next(left)}
+
+
+@pytest.mark.parametrize(("pretraining", "factor"), [(True, 0.5), (False, 0.25)])
+def test_the_learning_rate_falls_by_its_factor_an_epoch(
+    model: Ant, data: TrainingData, pretraining: bool, factor: float
+) -> None:
+    rows: list[dict[str, Any]] = []
+    config = replace(TRAINING, lr=0.01, pretrain_lr_decay=0.5, lr_decay=0.25)
+    run(model, data, config, pretraining, rows.append)
+    assert [row["lr"] for row in rows] == pytest.approx([0.01, 0.01 * factor, 0.01 * factor**2])
+
+
+def test_the_model_ends_with_the_weights_of_its_best_epoch(
+    model: Ant, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "validate", scripted([0.1, 0.5, 0.3]))
+    after: list[dict[str, torch.Tensor]] = []
+    best, found = run(model, data, record=lambda _: after.append(weights_of(model)))
+    assert (best, found) == (2, {train.SELECTION: 0.5})
+    final = weights_of(model)
+    assert all(torch.equal(final[name], after[1][name]) for name in final)
+    assert not torch.equal(final["positions.weight"], after[2]["positions.weight"])
+
+
+def test_of_equally_good_epochs_the_first_is_kept(
+    model: Ant, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "validate", scripted([0.2, 0.2, 0.2]))
+    assert run(model, data)[0] == 1
+
+
+def test_each_epoch_has_an_order_of_its_own_that_the_seed_decides(
+    model: Ant, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders: list[list[int]] = []
+
+    def listed(*arguments: Any) -> Iterator[Batch]:
+        made = list(batches(*arguments))
+        orders.append([int(target) for batch in made for target in batch.targets])
+        yield from made
+
+    monkeypatch.setattr(train, "batches", listed)
+    for seed in (0, 0, 1):
+        run(model, data, replace(TRAINING, epochs=2, seed=seed))
+    assert orders[:2] == orders[2:4]
+    assert orders[0] != orders[1]
+    assert orders[0] != orders[4]
+
+
+def test_every_step_draws_dropout_whatever_the_mode_before(
+    model: Ant, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[bool] = []
+
+    def watched(network: Ant, *rest: Any) -> torch.Tensor:
+        modes.append(network.training)
+        return original(network, *rest)
+
+    original = train.target_loss
+    monkeypatch.setattr(train, "target_loss", watched)
+    run(model.eval(), data)
+    assert modes
+    assert all(modes)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_draws_no_dropout_and_leaves_the_mode_as_it_was(
+    model: Ant, data: TrainingData, training: bool
+) -> None:
+    model.train(training)
+    part = data.validation["Shop"]
+    first, second = (evaluate(model, data.catalogue, "Shop", part, CPU).by_protocol["all"].tolist() for _ in range(2))
+    assert first == second
+    assert model.training is training
+
+
+def test_pretraining_adds_the_weighted_image_text_loss(model: Ant, data: TrainingData) -> None:
+    model.eval()
+    windows = training_windows(data.sequences, data.catalogue.offsets)
+    batch = next(batches(windows, 1000, seed=0, epoch=1, whole=None))
+    inputs = item_inputs(data.catalogue, model.widths, batch.items, CPU)
+    none, one, two = (
+        pretraining_loss(model, inputs, batch, replace(TRAINING, image_text_weight=weight)).item()
+        for weight in (0.0, 1.0, 2.0)
+    )
+    assert one > none
+    assert two - one == pytest.approx(one - none, rel=1e-4)
