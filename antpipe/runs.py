@@ -88,6 +88,8 @@ def plan_run(
             model.reset_experts("xavier")
         exceptions = transfer.REFERENCE_EXCEPTIONS.get(stage, {}) if config.reference else {}
         transfer.apply(actions, model, checkpoint.load_weights(source, start), exceptions)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UsageError(f"--stage {stage} freezes every parameter of this model: there is nothing to train")
     return Plan(stage, actions, start, data, described, model)
 
 

@@ -270,3 +270,11 @@ def test_the_order_of_domains_is_part_of_a_run(store: Store) -> None:
         for domains in (["Source", "Target"], ["Target", "Source"])
     ]
     assert plans[0].described.fingerprint != plans[1].described.fingerprint
+
+
+def test_a_stage_that_freezes_everything_is_refused(store: Store, source: Path) -> None:
+    own = {"ice": {**dict.fromkeys(transfer.GROUPS, "freeze"), "ids": "reset"}}
+    with pytest.raises(UsageError, match="nothing to train"):
+        plan_run(
+            store, ["Target"], "ice", model_config=MODEL, config=TRAINING, source=source, own_stages=own, notice=str
+        )
