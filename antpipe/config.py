@@ -201,11 +201,13 @@ class DemoConfig(Config):
 
     section: ClassVar[str] = "demo"
     width: int = setting(64, "width D of item and sequence vectors", least=2)
-    pretrain_epochs: int = setting(12, "epochs of pre-training on the source shops", least=1)
-    epochs: int = setting(30, "epochs of each stage on the target shop", least=1)
+    experts: int = setting(4, "experts K of each modality", least=0)
+    pretrain_epochs: int = setting(10, "epochs of pre-training on the source shops", least=1)
+    epochs: int = setting(24, "epochs of each stage on the target shop", least=1)
     pretrain_batch: int = setting(512, "training positions a step in pre-training", least=1)
     batch: int = setting(256, "training positions a step on the target shop", least=1)
-    seeds: int = setting(3, "seeds of each stage on the target shop", least=1)
+    eval_every: int = setting(2, "epochs between validations", least=1)
+    seeds: int = setting(2, "seeds of each stage on the target shop", least=1)
 
 
 CONFIGS: tuple[type[Config], ...] = (

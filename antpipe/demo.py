@@ -42,7 +42,7 @@ def run_demo(store: Store, config: DemoConfig, *, force: bool, say: Callable[[st
     """
     prepare(store, force=force, say=say)
     runs = store.root.with_name(f"{store.root.name}-runs")
-    model = replace(ModelConfig(), width=config.width)
+    model = replace(ModelConfig(), width=config.width, experts=config.experts)
     settings: dict[str, Any] = {"store": store, "model_config": model, "force": force, "notice": say}
 
     def quiet(row: dict[str, Any]) -> None:
@@ -53,7 +53,8 @@ def run_demo(store: Store, config: DemoConfig, *, force: bool, say: Callable[[st
         return not force and has_state(run)
 
     source = runs / "pretrain"
-    training = replace(TrainConfig(), epochs=config.pretrain_epochs, batch_size=config.pretrain_batch)
+    base = replace(TrainConfig(), eval_every=config.eval_every)
+    training = replace(base, epochs=config.pretrain_epochs, batch_size=config.pretrain_batch)
     done, _ = run_stage(
         domains=SOURCES, stage="pretrain", out=source, config=training, source=None, resume=unfinished(source),
         progress=quiet, **settings,
@@ -63,7 +64,7 @@ def run_demo(store: Store, config: DemoConfig, *, force: bool, say: Callable[[st
     for arm in ARMS:
         for seed in range(config.seeds):
             out = runs / f"{arm}-{seed}"
-            training = replace(TrainConfig(), epochs=config.epochs, batch_size=config.batch, seed=seed)
+            training = replace(base, epochs=config.epochs, batch_size=config.batch, seed=seed)
             start = None if arm == "scratch" else source
             run_stage(
                 domains=[TARGET], stage=arm, out=out, config=training, source=start, resume=unfinished(out),
