@@ -83,8 +83,7 @@ class SampleConfig(Config):
 class TextConfig(Config):
     section: ClassVar[str] = "embed-text"
     encoder: str = setting(
-        "sentence-transformers/all-MiniLM-L6-v2",
-        "sentence-transformers name or folder, or packaged/all-MiniLM-L6-v2 (no network needed)",
+        "sentence-transformers/all-MiniLM-L6-v2", "sentence-transformers name, folder, or packaged/all-MiniLM-L6-v2"
     )
     device: str = setting("auto", "where to compute", ("auto", "cpu", "cuda"))
     batch_size: int = setting(64, "texts a step", least=1)
