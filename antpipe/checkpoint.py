@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antpipe import __version__
-from antpipe.config import ModelConfig, from_json
+from antpipe.config import ModelConfig
 from antpipe.errors import AntpipeError, DataError, IntegrityError
+from antpipe.settings import from_json
 from antpipe.store import file_sha256, write_json
 
 if TYPE_CHECKING:

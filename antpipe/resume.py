@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antpipe.checkpoint import DESCRIPTION, Checkpoint, describe, keeping, write_tensors
-from antpipe.config import WITHOUT_EFFECT, flag_name
+from antpipe.config import WITHOUT_EFFECT
 from antpipe.errors import IntegrityError, UsageError
+from antpipe.settings import flag_name
 
 if TYPE_CHECKING:
     import torch

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from antpipe import checkpoint, transfer
 from antpipe.checkpoint import Checkpoint
 from antpipe.compatibility import check_fit, reads_features_of_checkpoint
-from antpipe.config import WITHOUT_EFFECT, ModelConfig, TrainConfig, flags_of, to_json
+from antpipe.config import WITHOUT_EFFECT, ModelConfig, TrainConfig
 from antpipe.data import Catalogue, examples, load_catalogue
 from antpipe.devices import choose_device
 from antpipe.errors import DataError, DivergedError, UsageError
@@ -31,6 +31,7 @@ from antpipe.resume import (
     stopping,
     what_is_there,
 )
+from antpipe.settings import flags_of, to_json
 from antpipe.store import Store, digest, write_json
 from antpipe.tracking import require_tracker, tracking
 from antpipe.train import TrainingData, fit

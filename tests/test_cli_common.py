@@ -20,7 +20,6 @@ from antpipe import __version__
 from antpipe.cli import app
 from antpipe.config import (
     CONFIGS,
-    Config,
     DemoConfig,
     EvaluateConfig,
     ImageConfig,
@@ -31,9 +30,9 @@ from antpipe.config import (
     SequenceConfig,
     TextConfig,
     TrainConfig,
-    flag_name,
 )
 from antpipe.progress import progress
+from antpipe.settings import Config, flag_name
 from antpipe.store import Store
 
 from .commands import (

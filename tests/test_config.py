@@ -6,20 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from antpipe.config import (
-    CONFIGS,
-    IngestConfig,
-    ModelConfig,
-    TrainConfig,
-    check_environment,
-    flags_of,
-    from_json,
-    read_toml,
-    resolve,
-    to_json,
-    variable_name,
-)
+from antpipe.config import CONFIGS, IngestConfig, ModelConfig, TrainConfig
 from antpipe.errors import UsageError
+from antpipe.settings import check_environment, flags_of, from_json, read_toml, resolve, to_json, variable_name
 
 
 def test_flag_beats_environment_beats_toml_beats_default() -> None:
@@ -43,14 +32,14 @@ def test_an_unknown_toml_key_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     path.write_text("[train]\nepoch = 3\n")
     with pytest.raises(UsageError, match=r"unknown key 'epoch' in \[train\]; known: .*epochs"):
-        read_toml(path)
+        read_toml(path, CONFIGS)
 
 
 def test_an_unknown_toml_section_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     path.write_text("[training]\nepochs = 3\n")
     with pytest.raises(UsageError, match=r"unknown section \[training\]"):
-        read_toml(path)
+        read_toml(path, CONFIGS)
 
 
 @pytest.mark.parametrize("content", ["[train", "epochs = 3", "\xff"])
@@ -58,13 +47,13 @@ def test_a_file_that_holds_no_sections_is_refused(tmp_path: Path, content: str) 
     path = tmp_path / "x.toml"
     path.write_bytes(content.encode("latin-1"))
     with pytest.raises(UsageError):
-        read_toml(path)
+        read_toml(path, CONFIGS)
 
 
 def test_a_misspelt_environment_variable_is_refused() -> None:
-    check_environment({"ANTPIPE_TRAIN_EPOCHS": "3", "ANTPIPE_STORE": "x", "PATH": "y"})
+    check_environment(CONFIGS, {"ANTPIPE_TRAIN_EPOCHS": "3", "ANTPIPE_STORE": "x", "PATH": "y"})
     with pytest.raises(UsageError, match=r"ANTPIPE_TRAIN_EPOCH$"):
-        check_environment({"ANTPIPE_TRAIN_EPOCH": "3"})
+        check_environment(CONFIGS, {"ANTPIPE_TRAIN_EPOCH": "3"})
 
 
 @pytest.mark.parametrize(

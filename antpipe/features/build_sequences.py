@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from antpipe.config import SequenceConfig, flags_of
+from antpipe.config import SequenceConfig
 from antpipe.errors import DataError, UsageError
+from antpipe.settings import flags_of
 from antpipe.store import Domain, StageResult, Store
 
 Cuts = tuple[int | None, int | None]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from antpipe.config import ImageConfig, flags_of
+from antpipe.config import ImageConfig
 from antpipe.devices import choose_device
 from antpipe.errors import DataError, PartialError
 from antpipe.features.encoders import silent
@@ -28,6 +28,7 @@ from antpipe.features.pictures import (
     pictures_digest,
     read_picture,
 )
+from antpipe.settings import flags_of
 from antpipe.store import Domain, Feature, StageResult, Store
 
 if TYPE_CHECKING:

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from antpipe.config import TextConfig, flags_of
+from antpipe.config import TextConfig
 from antpipe.devices import choose_device
 from antpipe.errors import DataError
 from antpipe.features.encoders import silent
 from antpipe.features.text_encoders import PACKAGED_TEXT, TextEncoder, load_text_encoder, locate_text_encoder
+from antpipe.settings import flags_of
 from antpipe.store import Feature, StageResult, Store
 
 

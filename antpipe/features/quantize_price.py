@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from antpipe.config import PriceConfig, flags_of
+from antpipe.config import PriceConfig
 from antpipe.errors import DataError
+from antpipe.settings import flags_of
 from antpipe.store import Domain, StageResult, Store
 
 CHUNK = 65_536

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from antpipe import checkpoint, transfer
 from antpipe.checkpoint import Checkpoint
-from antpipe.config import ModelConfig, to_json
+from antpipe.config import ModelConfig
 from antpipe.errors import DataError, UsageError
 from antpipe.interop.ant_reference import load_state, unwrap
+from antpipe.settings import to_json
 from antpipe.store import digest, file_sha256
 
 if TYPE_CHECKING:

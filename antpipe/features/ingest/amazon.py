@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from antpipe.config import IngestConfig, flags_of, to_json
+from antpipe.config import IngestConfig
 from antpipe.errors import DataError
 from antpipe.features.ingest.clean import drop_duplicate_lines, drop_repeats, k_core
 from antpipe.features.ingest.readers import (
@@ -26,6 +26,7 @@ from antpipe.features.ingest.readers import (
 )
 from antpipe.features.ingest.release_files import Files, command_line, find_files
 from antpipe.features.ingest.tables import ITEMS, REJECTS, TEXTS, require_same_source, write_domain
+from antpipe.settings import flags_of, to_json
 from antpipe.store import StageResult, Store, file_sha256
 
 

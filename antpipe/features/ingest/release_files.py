@@ -11,8 +11,9 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from antpipe.config import IngestConfig, flags_of
+from antpipe.config import IngestConfig
 from antpipe.errors import DataError
+from antpipe.settings import flags_of
 from antpipe.store import Store
 
 SUFFIXES = (".json.gz", ".jsonl.gz", ".json", ".jsonl")

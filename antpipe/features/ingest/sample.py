@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from antpipe.config import SampleConfig, flags_of
+from antpipe.config import SampleConfig
 from antpipe.features.ingest.sample_pictures import draw_picture
 from antpipe.features.ingest.sample_shoppers import (
     BRANDS,
@@ -31,6 +31,7 @@ from antpipe.features.ingest.sample_words import (
     invent_brands,
 )
 from antpipe.features.ingest.tables import ITEMS, REJECTS, require_same_source, write_domain
+from antpipe.settings import flags_of
 from antpipe.store import Domain, StageResult, Store
 
 GENERATOR = 1  # raise when the same seed gives other shops

@@ -1,0 +1,1 @@
+"""The commands, by subject: each parses, calls and prints. cli.py puts them together."""

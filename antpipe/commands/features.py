@@ -1,0 +1,63 @@
+"""Commands that make the features and sequences of a domain."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from antpipe import show
+from antpipe.commands.flags import Common, Domains, Force, app, command, names, notice
+from antpipe.config import ImageConfig, PriceConfig, SequenceConfig, TextConfig
+from antpipe.errors import PartialError
+from antpipe.progress import progress
+
+if TYPE_CHECKING:
+    from antpipe.store import StageResult
+
+
+@command(app, "embed-text")
+def embed_text(common: Common, domains: Domains, config: TextConfig, force: Force = False) -> None:
+    """Texts to vectors, with sentence-transformers."""
+    from antpipe.features.embed_text import embed_text as stage
+
+    embed(common, domains, "text", lambda name, bar: stage(common.store, name, config, force=force, progress=bar))
+
+
+@command(app, "embed-image")
+def embed_image(common: Common, domains: Domains, config: ImageConfig, force: Force = False) -> None:
+    """Pictures to vectors, with open_clip."""
+    from antpipe.features.embed_image import embed_image as stage
+
+    embed(common, domains, "image", lambda name, bar: stage(common.store, name, config, force=force, progress=bar))
+
+
+def embed(
+    common: Common, domains: str, what: str, stage: "Callable[[str, Callable[[int, int], None]], StageResult]"
+) -> None:
+    """Embed each domain under a progress bar. One that is covered in part does not keep the others from being built."""
+    results, partial = [], []
+    for name in names(domains):
+        try:
+            with progress(f"{name} {what}") as bar:
+                results.append(stage(name, bar))
+        except PartialError as error:
+            partial.append(error)
+    common.show(results, show.artefacts(results))
+    if partial:
+        raise PartialError("; ".join(error.message for error in partial), partial[0].next_command)
+
+
+@command(app, "quantize-price")
+def quantize_price(common: Common, domains: Domains, config: PriceConfig, force: Force = False) -> None:
+    """Prices to codes of quantile bins."""
+    from antpipe.features.quantize_price import quantize_price as stage
+
+    results = stage(common.store, names(domains), config, force=force)
+    common.show(results, show.artefacts(results))
+
+
+@command(app, "build-sequences")
+def build_sequences(common: Common, domains: Domains, config: SequenceConfig, force: Force = False) -> None:
+    """Interactions to one chronological sequence a user, split into train, valid and test."""
+    from antpipe.features.build_sequences import build_sequences as stage
+
+    results = stage(common.store, names(domains), config, force=force, warn=notice)
+    common.show(results, show.artefacts(results))

@@ -1,0 +1,34 @@
+"""Commands about the whole: what the store holds, and the demonstration."""
+
+from typing import Annotated
+
+import typer
+
+from antpipe import show
+from antpipe.commands.flags import Common, Force, app, command, names, notice
+from antpipe.config import DemoConfig
+
+
+@command(app, "status")
+def status(
+    common: Common,
+    domains: Annotated[str | None, typer.Option("--domains", help="only these domains")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="read all files and compare their content hashes")] = False,
+) -> None:
+    """What the store holds: fresh, stale (why) or missing (next command)."""
+    from antpipe.store import ARTEFACTS, Domain
+
+    look = Domain.verify if verify else Domain.state
+    chosen = names(domains) if domains else common.store.domains()
+    states = {name: [look(common.store.domain(name), artefact) for artefact in ARTEFACTS] for name in chosen}
+    nothing = f"store {common.store.root}: no domain yet; next: antpipe ingest sample --store {common.store.root}"
+    common.show(states, show.states(states) or nothing)
+
+
+@command(app, "demo")
+def demo(common: Common, config: DemoConfig, force: Force = False) -> None:
+    """The whole pipeline on generated shops, ending in a table of scratch, finetune and relearn."""
+    from antpipe.demo import run_demo
+
+    result = run_demo(common.store, config, force=force, say=notice)
+    common.show(result, result["table"])
