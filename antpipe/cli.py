@@ -10,14 +10,14 @@ from typing import Annotated
 import typer
 
 from antpipe import __version__
-from antpipe.commands import features, ingest, judging, overview, training
+from antpipe.commands import features, imports, ingest, judging, overview, training
 from antpipe.commands.flags import app, notice
 from antpipe.config import CONFIGS
 from antpipe.errors import AntpipeError, UsageError
 from antpipe.process import tune_process
 from antpipe.settings import check_environment
 
-COMMANDS = (ingest, features, training, judging, overview)  # loading them registers them, in this order
+COMMANDS = (ingest, imports, features, training, judging, overview)  # loading them registers them, in this order
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from antpipe import __version__
 from antpipe.errors import UsageError
 from antpipe.settings import Config, setting
 
@@ -25,6 +26,48 @@ class IngestConfig(Config):
         ("title", "category", "brand", "features", "description"),
     )
     max_rejects: int = setting(0, "go on with up to this many malformed lines, listed in rejects.parquet", least=0)
+    drop_shared_users_from: tuple[str, ...] | None = setting(
+        None, "leave out users that these domains of the store have too (the targets, when a source is ingested)"
+    )
+
+
+# Benchmarks of the release of 2023, folders below `benchmark/`; which is read where several are there: the first.
+BENCHMARKS = tuple(
+    f"{core}/{split}"
+    for core in ("5core", "0core")
+    for split in ("last_out", "timestamp", "rating_only", "last_out_w_his", "timestamp_w_his")
+)
+
+
+@dataclass(frozen=True)
+class AmazonConfig(Config):
+    """Which of the published files are read, and as what (features/ingest/release_files.py)."""
+
+    section: ClassVar[str] = "ingest-amazon"
+    files: str = setting(
+        "auto", "review files to read; auto: the first kind that is there",
+        ("auto", "5-core", "complete", "ratings", "benchmark"),
+    )  # fmt: skip
+    benchmark: str = setting("auto", "folder of the benchmark of 2023; auto: the first there", ("auto", *BENCHMARKS))
+    review_format: str = setting(
+        "auto", "what the lines of the review files are; auto: as they look",
+        ("auto", "reviews-2018", "reviews-2023", "ratings-2014", "ratings-2018", "benchmark-2023"),
+    )  # fmt: skip
+    limit: int = setting(0, "read only the first lines of each review file, for a try (0: all)", least=0)
+
+
+@dataclass(frozen=True)
+class DownloadConfig(Config):
+    """How published files are fetched."""
+
+    section: ClassVar[str] = "download"
+    release: str = setting("2018", "release to download", ("2014", "2018", "2023"))
+    base_url: str | None = setting(None, "address of a mirror, in place of the release's own")
+    timeout: float = setting(60.0, "seconds without an answer after which a connection counts as lost", least=0.1)
+    retries: int = setting(5, "failures in a row that are put up with, before a download ends", least=0)
+    backoff: float = setting(1.0, "seconds before the second try, doubled for each further one up to 30", least=0)
+    max_wait: float = setting(300.0, "longest wait a server may ask for before the download is given up", least=0)
+    user_agent: str = setting(f"antpipe/{__version__}", "who asks")
 
 
 @dataclass(frozen=True)
@@ -35,6 +78,36 @@ class SampleConfig(Config):
     users: int = setting(600, "users of each source shop (the target shop has a quarter)", least=20)
     items: int = setting(240, "items of each source shop (the target shop has half)", least=20)
     seed: int = setting(7, "seed of the generator", least=0)
+
+
+@dataclass(frozen=True)
+class TableConfig(Config):
+    """How tables are read: which column is what, what their times count."""
+
+    section: ClassVar[str] = "table"
+    map: tuple[str, ...] = setting(
+        (),
+        "columns as ROLE=COLUMN (user, item, time, rating; title, text, price, image, category, brand, description); "
+        "text=COLUMN+COLUMN joins several; a role that is not named is found by the usual names of its column",
+    )
+    time_unit: str = setting(
+        "auto",
+        "what a time that is a number counts (auto: by its size; order: times are only an order, that of the rows "
+        "where there is no such column)",
+        ("auto", "s", "ms", "us", "ns", "order"),
+    )
+    quotes: bool = setting(True, "double quotes enclose values of CSV and TSV files, and double each other")
+
+
+@dataclass(frozen=True)
+class LayoutConfig(Config):
+    """Processed data sets of UniSRec, MISSRec and ANT."""
+
+    section: ClassVar[str] = "unisrec"
+    feature_width: int = setting(768, "width of the text features", least=1)
+    encoder: str | None = setting(
+        None, "what made the features: domains go together in training where it is the same (default: the file itself)"
+    )
 
 
 @dataclass(frozen=True)
@@ -62,6 +135,41 @@ class ImageConfig(Config):
 
 
 @dataclass(frozen=True)
+class FetchConfig(Config):
+    """How the pictures of a catalogue are downloaded (docs/data.md says what is refused)."""
+
+    section: ClassVar[str] = "fetch-images"
+    max_images: int = setting(4, "URLs an item, the first ones", least=1)
+    concurrency: int = setting(16, "requests at the same time, in all", least=1)
+    per_host: int = setting(4, "requests at the same time to one host", least=1)
+    rate: float = setting(10.0, "requests a second to one host (0: no limit)", least=0)
+    retries: int = setting(4, "further tries after a failure that may pass", least=0)
+    backoff: float = setting(1.0, "seconds before the second try, doubled for each further one, more or less", least=0)
+    max_wait: float = setting(60.0, "longest wait before a further try, even if a server asks for more", least=0)
+    give_up: int = setting(20, "leave a host after this many failures in a row that may pass (0: never)", least=0)
+    timeout: float = setting(20.0, "seconds to connect, and to wait for the next byte", least=0.001)
+    deadline: float = setting(120.0, "seconds for a whole answer", least=0.001)
+    max_bytes: int = setting(20_000_000, "largest file", least=1)
+    max_pixels: int = setting(40_000_000, "largest picture, width times height", least=1)
+    max_redirects: int = setting(5, "redirects that are followed", least=0)
+    allow_private: bool = setting(False, "ask private, loopback and other addresses that are not public, too")
+    min_side: int = setting(8, "a picture with a shorter side is a placeholder", least=1)
+    placeholder_urls: int = setting(10, "the same bytes under this many URLs are a placeholder (0: never)", least=0)
+    retry_failed: bool = setting(False, "ask again for what failed in a way that may pass")
+    retry_permanent: bool = setting(False, "ask again for what is gone, was refused or is no picture")
+    limit: int = setting(0, "ask for at most this many URLs in this run (0: all)", least=0)
+    save_every: float = setting(5.0, "seconds between two writings of the ledger", least=0)
+    user_agent: str = setting(f"antpipe/{__version__}", "who asks; add how to reach you")
+    min_coverage: float = setting(0.0, "share of items that must have a picture (else exit code 4)", least=0, most=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        agent = self.user_agent
+        if not agent or agent != agent.strip() or not agent.isascii() or not agent.isprintable():
+            raise UsageError(f"--user-agent {agent!r}: use printable ASCII characters")
+
+
+@dataclass(frozen=True)
 class PriceConfig(Config):
     section: ClassVar[str] = "quantize-price"
     bins: int = setting(100, "quantile bins of log(1 + price)", least=2)
@@ -74,7 +182,11 @@ class PriceConfig(Config):
 class SequenceConfig(Config):
     section: ClassVar[str] = "build-sequences"
     max_len: int = setting(50, "items the model looks back on", least=1)
-    split: str = setting("leave-one-out", "how positions become train, valid, test", ("leave-one-out", "time"))
+    split: str = setting(
+        "auto",
+        "how positions become train, valid, test (auto: given where the data came with a split, else leave-one-out)",
+        ("auto", "leave-one-out", "time", "given"),
+    )
     valid_share: float = setting(0.1, "share of interactions in the validation period (split time)", least=0, most=1)
     test_share: float = setting(0.1, "share of interactions in the test period (split time)", least=0, most=1)
 
@@ -168,6 +280,6 @@ class DemoConfig(Config):
 
 
 CONFIGS: tuple[type[Config], ...] = (
-    IngestConfig, SampleConfig, TextConfig, ImageConfig, PriceConfig, SequenceConfig,
-    ModelConfig, TrainConfig, EvaluateConfig, DemoConfig,
+    IngestConfig, AmazonConfig, DownloadConfig, SampleConfig, TextConfig, ImageConfig, FetchConfig,
+    PriceConfig, SequenceConfig, TableConfig, LayoutConfig, ModelConfig, TrainConfig, EvaluateConfig, DemoConfig,
 )  # fmt: skip

@@ -1,13 +1,18 @@
 """The losses of ANT as pure functions (arXiv 2309.10195, section 4.3).
 
-All take vectors that are not normalised yet; a score is the cosine divided by the temperature.
+All take vectors that are not normalised yet; a score is the cosine divided by the temperature. `count` is the number
+of positions a mean is taken over, where the rows at hand are only a part of the batch (several processes).
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 REFERENCE_EPS = 1e-8  # added inside the logarithm by the authors' code
+SCORES_AT_ONCE = 1 << 21  # numbers: 8 MB in fp32, which stay in the cache between the passes over them
 
 
 def cosine_scores(queries: Tensor, candidates: Tensor) -> Tensor:
@@ -15,34 +20,109 @@ def cosine_scores(queries: Tensor, candidates: Tensor) -> Tensor:
     return F.normalize(queries, dim=-1) @ F.normalize(candidates, dim=-1).T
 
 
-def full_softmax(hidden: Tensor, catalogue: Tensor, targets: Tensor, temperature: float) -> Tensor:
+class _CrossEntropy(torch.autograd.Function):
+    """Cross-entropy of cosine scores, a block of rows at a time: gradients are made together with the loss, so that
+    no (P, n) matrix is ever held, in memory or for the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, queries: Tensor, candidates: Tensor, labels: Tensor, scale: float, count: int,
+        groups: tuple[Tensor, Tensor] | None, log_inclusion: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        device = queries.device.type
+        low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else queries.dtype
+        table = candidates.to(low)  # (n, D)
+        total = queries.new_zeros(())
+        query_grad = torch.empty_like(queries) if ctx.needs_input_grad[0] else None
+        candidate_grad = torch.zeros_like(candidates) if ctx.needs_input_grad[1] else None
+        size = max(1, SCORES_AT_ONCE // max(1, len(candidates)))
+        with torch.autocast(device, enabled=False):
+            for start in range(0, len(queries), size):
+                rows = slice(start, start + size)
+                block, label = queries[rows].to(low), labels[rows]  # (b, D), (b,)
+                scores = (block @ table.T).to(queries.dtype) * scale  # (b, n)
+                if log_inclusion is not None:
+                    scores -= log_inclusion
+                if groups is not None:
+                    others = groups[0][rows][:, None] == groups[1]
+                    scores.masked_fill_(others.scatter_(1, label[:, None], False), -torch.inf)
+                log_sum = scores.logsumexp(1)
+                total += (log_sum - scores.gather(1, label[:, None]).squeeze(1)).sum()
+                if query_grad is None and candidate_grad is None:
+                    continue
+                shares = scores.sub_(log_sum[:, None]).exp_()
+                shares.scatter_add_(1, label[:, None], shares.new_full((len(label), 1), -1.0))
+                shares = shares.to(low)
+                if query_grad is not None:
+                    query_grad[rows] = (shares @ table).to(queries.dtype)
+                if candidate_grad is not None:
+                    candidate_grad += shares.T @ block
+        ctx.factor = scale / count
+        ctx.save_for_backward(query_grad, candidate_grad)
+        return total / count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        parts = (part if part is None else part * (grad * ctx.factor) for part in ctx.saved_tensors)
+        return (*parts, None, None, None, None, None)
+
+
+def _cross_entropy(
+    queries: Tensor, candidates: Tensor, labels: Tensor, temperature: float, count: int | None,
+    groups: tuple[Tensor, Tensor] | None = None, log_inclusion: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Sum over P rows of -log softmax(scores - log_inclusion)[label], divided by `count` (P where None).
+
+    queries: (P, D); candidates: (n, D); labels: (P,) rows of the candidates; groups: ids (P,) and (n,), a candidate
+    of the query's own id that is not its label is none; log_inclusion: (n,).
+    """
+    loss: Tensor = _CrossEntropy.apply(
+        F.normalize(queries, dim=-1), F.normalize(candidates, dim=-1), labels, 1 / temperature,
+        max(1, len(queries) if count is None else count), groups, log_inclusion,
+    )  # fmt: skip
+    return loss
+
+
+def full_softmax(
+    hidden: Tensor, catalogue: Tensor, targets: Tensor, temperature: float,
+    log_inclusion: Tensor | None = None, count: int | None = None,
+) -> Tensor:  # fmt: skip
     """Cross-entropy over the whole catalogue, mean of P positions.
 
-    hidden: (P, D), catalogue: (N, D), targets: (P,) rows of the catalogue.
+    hidden: (P, D), catalogue: (N, D), targets: (P,) rows of the catalogue. Where `catalogue` is a sample,
+    log_inclusion (N,) has the logarithm of each item's probability to be in it: with it taken off the scores, the sum
+    in the denominator has the whole catalogue's sum as its mean (logQ correction; Bengio and Senecal 2008,
+    https://doi.org/10.1109/TNN.2007.912312).
     """
-    return F.cross_entropy(cosine_scores(hidden, catalogue) / temperature, targets)
+    return _cross_entropy(hidden, catalogue, targets, temperature, count, log_inclusion=log_inclusion)
 
 
-def in_batch(hidden: Tensor, next_items: Tensor, targets: Tensor, temperature: float) -> Tensor:
+def in_batch(
+    hidden: Tensor, next_items: Tensor, targets: Tensor, temperature: float,
+    first: int = 0, count: int | None = None,
+) -> Tensor:  # fmt: skip
     """InfoNCE among the batch's next items, mean of P positions.
 
-    hidden, next_items: (P, D); targets: (P,) ids of the next items. Other rows with the same next item are
-    no negatives: they are left out of the denominator.
+    hidden: (p, D); next_items: (P, D); targets: (P,) ids of the next items. Position i of `hidden` is row first + i
+    of the others; in one process p = P. Other rows with the same next item are no negatives: they are left out of
+    the denominator.
     """
-    logits = cosine_scores(hidden, next_items) / temperature  # (P, P)
-    return F.cross_entropy(logits.masked_fill(_other_rows_of_same_item(targets), -torch.inf), _rows(targets))
+    own = torch.arange(first, first + len(hidden), device=targets.device)
+    return _cross_entropy(hidden, next_items, own, temperature, count, groups=(targets[own], targets))
 
 
-def image_text(images: Tensor, texts: Tensor, has_image: Tensor, temperature: float) -> Tensor:
+def image_text(
+    images: Tensor, texts: Tensor, has_image: Tensor, temperature: float,
+    first: int = 0, count: int | None = None,
+) -> Tensor:  # fmt: skip
     """InfoNCE from image to text, mean of the rows that have an image (zero where none has).
 
-    images, texts: (P, D) parts of the next items; has_image: (P,) bool. Texts of rows without an image stay
-    in the denominators.
+    images: (p, D) and texts: (P, D) parts of the next items; has_image: (p,) bool. Image i is of row first + i of the
+    texts. Texts of rows without an image stay in the denominators.
     """
-    if not has_image.any():
-        return images.sum() * 0.0
-    logits = cosine_scores(images[has_image], texts) / temperature  # (images, P)
-    return F.cross_entropy(logits, has_image.nonzero().squeeze(1))
+    rows = has_image.nonzero().squeeze(1)
+    return _cross_entropy(images[rows], texts, rows + first, temperature, count)
 
 
 def reference_full_softmax(

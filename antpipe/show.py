@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from antpipe.checkpoint import Checkpoint
+    from antpipe.statistics import Figures, Overlap
     from antpipe.store import StageResult, State
     from antpipe.transfer import GroupRow
 
@@ -55,6 +56,25 @@ def evaluations(results: Sequence[Mapping[str, Any]]) -> str:
 
 def recommendations(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(f"{row['rank']:>3}  {row['score']:.4f}  {row['item_id']}  {row['title']}" for row in rows)
+
+
+def statistics(domains: "Sequence[Figures]", shared: "Sequence[Overlap]") -> str:
+    """A row a domain, then a row for each pair of domains that share users or items."""
+    width = max(len("domain"), *(len(row.domain) for row in domains))
+    heads = ("users", "items", "interactions", "avg. length", "density", "text", "image", "price")
+    lines = [f"{'domain':<{width}}" + "".join(f"  {head:>{max(len(head), 7)}}" for head in heads)]
+    for row in domains:
+        cells = [
+            f"{row.users:,}", f"{row.items:,}", f"{row.interactions:,}", f"{row.average_length:.2f}",
+            f"{row.density:.4%}", f"{row.with_text:.1%}", f"{row.with_image:.1%}", f"{row.with_price:.1%}",
+        ]  # fmt: skip
+        padded = (f"  {cell:>{max(len(head), 7)}}" for head, cell in zip(heads, cells, strict=True))
+        lines.append(f"{row.domain:<{width}}" + "".join(padded))
+    pairs = [row for row in shared if row.users or row.items]
+    if len(domains) > 1:
+        lines.append("" if pairs else "\nno users or items in common")
+    lines += [f"{' and '.join(row.domains)}: users {row.users:,}, items {row.items:,} in common" for row in pairs]
+    return "\n".join(lines)
 
 
 def states(by_domain: "Mapping[str, Sequence[State]]") -> str:

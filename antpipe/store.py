@@ -22,6 +22,7 @@ from antpipe import __version__
 from antpipe.errors import DataError, IntegrityError, UsageError
 from antpipe.store_files import (
     Feature,
+    Sequences,
     Transaction,
     digest,
     file_facts,
@@ -33,9 +34,7 @@ from antpipe.store_files import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
-    from numpy.typing import NDArray
 
 __all__ = [
     "ARTEFACTS", "Domain", "Feature", "Sequences", "StageResult", "State", "Store",
@@ -53,13 +52,15 @@ class ArtefactKind:
     command: str
     files: tuple[str, ...]
     inputs: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()  # inputs that count where they are there
     version: int = 1
 
 
 ARTEFACTS: dict[str, ArtefactKind] = {
     "items": ArtefactKind("ingest", ("items.parquet", "interactions.parquet", "users.parquet", "rejects.parquet")),
     "text": ArtefactKind("embed-text", ("text.arrow",), ("items",)),
-    "image": ArtefactKind("embed-image", ("image.arrow",), ("items",)),
+    "pictures": ArtefactKind("fetch-images", ("pictures.parquet",), ("items",)),
+    "image": ArtefactKind("embed-image", ("image.arrow",), ("items",), ("pictures",)),
     "price": ArtefactKind("quantize-price", ("price.arrow",), ("items",)),
     "sequences": ArtefactKind("build-sequences", ("sequences.arrow",), ("items",)),
 }
@@ -67,7 +68,8 @@ ARTEFACTS: dict[str, ArtefactKind] = {
 
 @dataclass(frozen=True)
 class State:
-    """Of one artefact: `fresh`, `stale` (why) or `missing`, and the command that makes it fresh."""
+    """Of one artefact: `fresh`, `stale` (why), `partial` (usable, but there is more to be had) or `missing`, and the
+    command that makes it fresh, where there is anything to be made."""
 
     artefact: str
     status: str
@@ -83,23 +85,6 @@ class StageResult:
     artefact: str
     status: str
     figures: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """Chronological item sequences: user u has items[offsets[u]:offsets[u+1]].
-
-    Counted from the start of the sequence, positions below train_end[u] are training, those from
-    train_end[u] below valid_end[u] are validation targets, the others are test targets. Both ends are at least 1: the
-    first item, before which there is no history, is never a target.
-    """
-
-    user: "NDArray[np.int32]"  # (U,)
-    offsets: "NDArray[np.int64]"  # (U + 1,)
-    items: "NDArray[np.int32]"  # (sum of lengths,)
-    train_end: "NDArray[np.int32]"  # (U,)
-    valid_end: "NDArray[np.int32]"  # (U,)
-    max_len: int
 
 
 class Store:
@@ -173,11 +158,14 @@ class Domain:
         flags: its settings; None: those of the last time.
         """
         entry = self.manifest().get(artefact, {})
+        if flags is None and entry.get("came_with_items"):
+            return self.command("items", force=True)
         flags = entry.get("flags", []) if flags is None else flags
         words = ["antpipe", *ARTEFACTS[artefact].command.split()]
         if artefact == "items":
-            words.append(entry.get("parameters", {}).get("format", "amazon"))
-            if words[-1] != "sample" and "--source" not in flags:
+            form = entry.get("parameters", {}).get("format", "amazon")
+            words = ["antpipe", *(form.split() if form.startswith("import ") else ["ingest", form])]
+            if form == "amazon" and "--source" not in flags:
                 words += ["--source", "DIR"]
         if words[-1] != "sample":  # which has its own domains
             words += ["--domains", ",".join(entry.get("domains", [self.name]))]
@@ -193,8 +181,12 @@ class Domain:
     def fingerprint(self, artefact: str, parameters: Mapping[str, Any]) -> str:
         """sha256 of stage, version, parameters and the fingerprints of its inputs (which must be there)."""
         kind = ARTEFACTS[artefact]
-        inputs = {name: self.entry(name)["fingerprint"] for name in kind.inputs}
-        return digest([kind.command, kind.version, dict(parameters), inputs])
+        return digest([kind.command, kind.version, dict(parameters), self._inputs(kind)])
+
+    def _inputs(self, kind: ArtefactKind) -> dict[str, str]:
+        """The fingerprints of what an artefact is made from."""
+        names = [*kind.inputs, *(name for name in kind.optional if name in self.manifest())]
+        return {name: self.entry(name)["fingerprint"] for name in names}
 
     def is_fresh(self, artefact: str, parameters: Mapping[str, Any]) -> bool:
         """Whether a run of the stage with these parameters would only repeat what is there."""
@@ -203,20 +195,23 @@ class Domain:
         return entry is not None and entry["fingerprint"] == wanted and self.state(artefact).status == "fresh"
 
     def state(self, artefact: str) -> State:
-        """fresh, stale (an input or the stage changed, a file is damaged) or missing."""
+        """fresh, stale (an input or the stage changed, a file is damaged), partial or missing."""
         manifest = self.manifest()
         entry = manifest.get(artefact)
         if entry is None:
-            return State(artefact, "missing", "", self.command(artefact))
+            possible = artefact != "pictures" or self.has_image_urls()
+            return State(artefact, "missing", *(("", self.command(artefact)) if possible else ("no image URLs",)))
         try:
             self.entry(artefact)
         except (DataError, IntegrityError) as error:
             return State(artefact, "stale", error.message, self.command(artefact, force=True))
-        for name, fingerprint in entry["inputs"].items():
-            if manifest.get(name, {}).get("fingerprint") != fingerprint:
+        for name in {**entry["inputs"], **dict.fromkeys(ARTEFACTS[artefact].optional)}:
+            if manifest.get(name, {}).get("fingerprint") != entry["inputs"].get(name):
                 return State(artefact, "stale", f"{name} changed since", self.command(artefact))
         if entry["stage_version"] != ARTEFACTS[artefact].version:
             return State(artefact, "stale", "made by an older version of the stage", self.command(artefact))
+        if "incomplete" in entry:
+            return State(artefact, "partial", entry["incomplete"], self.command(artefact))
         return State(artefact, "fresh")
 
     def _stamp(self, artefact: str, name: str, entry: Mapping[str, Any]) -> None:
@@ -236,7 +231,7 @@ class Domain:
     def verify(self, artefact: str) -> State:
         """`state`, after reading the artefact's files whole: stale where a byte differs from what was written."""
         state = self.state(artefact)
-        if state.status == "fresh":
+        if state.status in ("fresh", "partial"):
             for name, facts in self.entry(artefact)["files"].items():
                 if file_sha256(self.path / name) != facts["sha256"]:
                     why = f"{self.path / name}: its content differs from what was written"
@@ -260,7 +255,7 @@ class Domain:
             "fingerprint": self.fingerprint(artefact, parameters),
             "id_table": id_table or self.entry("items")["id_table"],
         }
-        inputs = {name: self.entry(name)["fingerprint"] for name in kind.inputs}
+        inputs = self._inputs(kind)
         self.path.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{artefact}-", dir=self.path))
         transaction = Transaction(scratch, stamp)
@@ -304,16 +299,17 @@ class Domain:
     # -- reading ------------------------------------------------------------------------------------------
 
     def table(self, name: str, columns: list[str] | None = None) -> "pa.Table":
-        """items, interactions, users or rejects as an Arrow table."""
+        """items, interactions, users, rejects or pictures as an Arrow table."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self.entry("items")
+        artefact = name if name in ARTEFACTS else "items"
+        self.entry(artefact)
         path = self.path / f"{name}.parquet"
         try:
             return pq.read_table(path, columns=columns)
         except (OSError, pa.ArrowInvalid) as error:
-            raise IntegrityError(f"{path}: damaged: {error}", self.command("items", force=True)) from None
+            raise IntegrityError(f"{path}: damaged: {error}", self.command(artefact, force=True)) from None
 
     def item_ids(self) -> list[str]:
         """Original ids in row order; IntegrityError where they are not the ones the store was built with."""
@@ -328,6 +324,11 @@ class Domain:
         """Number N of items."""
         rows: int = self.entry("items")["rows"]
         return rows
+
+    def has_image_urls(self) -> bool:
+        """Whether there are pictures to fetch, as far as the manifest knows."""
+        statistics: dict[str, Any] = self.manifest().get("items", {}).get("statistics", {})
+        return bool(statistics.get("with_image_url", True))
 
     def feature(self, modality: str) -> Feature:
         """A modality's features, mapped (nothing is read before it is used)."""

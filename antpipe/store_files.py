@@ -25,6 +25,23 @@ class Feature:
     present: "NDArray[np.bool_]"
 
 
+@dataclass(frozen=True)
+class Sequences:
+    """Chronological item sequences: user u has items[offsets[u]:offsets[u+1]].
+
+    Counted from the start of the sequence, positions below train_end[u] are training, those from
+    train_end[u] below valid_end[u] are validation targets, the others are test targets. Both ends are at least 1: the
+    first item, before which there is no history, is never a target.
+    """
+
+    user: "NDArray[np.int32]"  # (U,)
+    offsets: "NDArray[np.int64]"  # (U + 1,)
+    items: "NDArray[np.int32]"  # (sum of lengths,)
+    train_end: "NDArray[np.int32]"  # (U,)
+    valid_end: "NDArray[np.int32]"  # (U,)
+    max_len: int
+
+
 def digest(value: Any) -> str:
     """sha256 of canonical JSON: the same for equal content, whatever the order of keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

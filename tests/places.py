@@ -17,6 +17,7 @@ RECOMMEND = "recommend --run {runs}/scratch --domains Target --items i001 --stor
 # All commands that take --domains, without them.
 WITH_DOMAINS = {
     "embed-text": "embed-text --encoder packaged/all-MiniLM-L6-v2 --store {store}",
+    "fetch-images": "fetch-images --store {store}",
     "embed-image": "embed-image --encoder packaged/efficientnet-lite0 --store {store}",
     "quantize-price": "quantize-price --store {store}",
     "build-sequences": "build-sequences --store {store}",
@@ -24,6 +25,7 @@ WITH_DOMAINS = {
     "evaluate": "evaluate --run {runs}/pretrain --store {store}",
     "recommend": "recommend --run {runs}/pretrain --items i001 --store {store}",
     "status": "status --store {store}",
+    "stats": "stats --store {store}",
 }
 
 

@@ -20,14 +20,19 @@ from antpipe import __version__
 from antpipe.cli import app
 from antpipe.config import (
     CONFIGS,
+    AmazonConfig,
     DemoConfig,
+    DownloadConfig,
     EvaluateConfig,
+    FetchConfig,
     ImageConfig,
     IngestConfig,
+    LayoutConfig,
     ModelConfig,
     PriceConfig,
     SampleConfig,
     SequenceConfig,
+    TableConfig,
     TextConfig,
     TrainConfig,
 )
@@ -46,9 +51,13 @@ from .releases import snapshot
 from .trainable import make_trainable
 
 SETTINGS: dict[str, tuple[type[Config], ...]] = {
-    "ingest amazon": (IngestConfig,),
+    "ingest amazon": (IngestConfig, AmazonConfig, DownloadConfig),
     "ingest sample": (SampleConfig,),
+    "ingest table": (IngestConfig, TableConfig),
+    "import recbole": (IngestConfig, TableConfig),
+    "import unisrec": (LayoutConfig,),
     "embed-text": (TextConfig,),
+    "fetch-images": (FetchConfig,),
     "embed-image": (ImageConfig,),
     "quantize-price": (PriceConfig,),
     "build-sequences": (SequenceConfig,),

@@ -5,12 +5,23 @@ from typing import TYPE_CHECKING
 
 from antpipe import show
 from antpipe.commands.flags import Common, Domains, Force, app, command, names, notice
-from antpipe.config import ImageConfig, PriceConfig, SequenceConfig, TextConfig
+from antpipe.config import FetchConfig, ImageConfig, PriceConfig, SequenceConfig, TextConfig
 from antpipe.errors import PartialError
-from antpipe.progress import progress
+from antpipe.progress import Update, progress
 
 if TYPE_CHECKING:
     from antpipe.store import StageResult
+
+
+@command(app, "fetch-images")
+def fetch_images(common: Common, domains: Domains, config: FetchConfig, force: Force = False) -> None:
+    """Pictures from the web, for the image URLs of the items; a later run goes on where this one ends."""
+    from antpipe.features.fetch_images import fetch_images as stage
+
+    def fetch(name: str, bar: Update) -> "StageResult":
+        return stage(common.store, name, config, force=force, progress=bar, say=notice)
+
+    embed(common, domains, "pictures", fetch)
 
 
 @command(app, "embed-text")
@@ -29,10 +40,8 @@ def embed_image(common: Common, domains: Domains, config: ImageConfig, force: Fo
     embed(common, domains, "image", lambda name, bar: stage(common.store, name, config, force=force, progress=bar))
 
 
-def embed(
-    common: Common, domains: str, what: str, stage: "Callable[[str, Callable[[int, int], None]], StageResult]"
-) -> None:
-    """Embed each domain under a progress bar. One that is covered in part does not keep the others from being built."""
+def embed(common: Common, domains: str, what: str, stage: "Callable[[str, Update], StageResult]") -> None:
+    """Do this for each domain under a progress bar. One that is covered in part does not keep the others from it."""
     results, partial = [], []
     for name in names(domains):
         try:

@@ -21,8 +21,26 @@ def status(
     look = Domain.verify if verify else Domain.state
     chosen = names(domains) if domains else common.store.domains()
     states = {name: [look(common.store.domain(name), artefact) for artefact in ARTEFACTS] for name in chosen}
+    # Pictures cannot be fetched where the items have no image URLs: there is nothing to tell.
+    states = {
+        name: [state for state in row if state.status != "missing" or state.next_command]
+        for name, row in states.items()
+    }
     nothing = f"store {common.store.root}: no domain yet; next: antpipe ingest sample --store {common.store.root}"
     common.show(states, show.states(states) or nothing)
+
+
+@command(app, "stats")
+def stats(
+    common: Common,
+    domains: Annotated[str | None, typer.Option("--domains", help="these domains (default: all)")] = None,
+) -> None:
+    """Size, density and coverage of domains, and the users and items they share."""
+    from antpipe.statistics import statistics
+
+    figures = statistics(common.store, names(domains) if domains else common.store.domains())
+    nothing = f"store {common.store.root}: no domain yet; next: antpipe ingest sample --store {common.store.root}"
+    common.show(figures, show.statistics(figures["domains"], figures["shared"]) if figures["domains"] else nothing)
 
 
 @command(app, "demo")

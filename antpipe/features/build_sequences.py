@@ -2,7 +2,8 @@
 
 A user's first item is never a target. Split `leave-one-out`: the last position is the test target, the one before
 the validation target, from two and three items on; every earlier position trains. Split `time`: two cut timestamps,
-common to the domains named together, decide; interactions of equal time fall on the same side.
+common to the domains named together, decide; interactions of equal time fall on the same side. Split `given`: the one
+that came with the data. Split `auto`: `given` where a domain has one, else `leave-one-out`.
 """
 
 import shlex
@@ -21,17 +22,24 @@ from antpipe.settings import flags_of
 from antpipe.store import Domain, StageResult, Store
 
 Cuts = tuple[int | None, int | None]
+PARTS = ("training", "validation", "test")
 
 
 @dataclass(frozen=True)
 class History:
-    """Interactions by user and time. user (U,), offsets (U + 1,), items and timestamps (ms) (sum of lengths,)."""
+    """Interactions by user and time. user (U,), offsets (U + 1,), items and timestamps (ms) (sum of lengths,).
+
+    given: (sum of lengths,) 0 train, 1 validation, 2 test; None where the data came without a split. timed: False
+    where the timestamps are only an order.
+    """
 
     domain: Domain
     user: NDArray[np.int32]
     offsets: NDArray[np.int32]
     items: NDArray[np.int32]
     timestamps: NDArray[np.int64]
+    given: NDArray[np.int8] | None
+    timed: bool
 
 
 def build_sequences(
@@ -54,23 +62,23 @@ def build_sequences(
             "their sum must be below 1"
         )
     histories = [_read(store.domain(name)) for name in dict.fromkeys(domains)]
-    if config.split == "leave-one-out":
-        _warn_of_overlap(histories, warn)
-        splits = [leave_one_out(np.diff(history.offsets)) for history in histories]
-        cuts: Cuts | None = None
-    else:
+    chosen = [_split_of(history, config) for history in histories]
+    _warn_of_overlap([one for one, split in zip(histories, chosen, strict=True) if split == "leave-one-out"], warn)
+    cuts: Cuts | None = None
+    if config.split == "time":
         cuts = cut_timestamps(
             np.concatenate([history.timestamps for history in histories]), config.valid_share, config.test_share
         )
-        splits = [split_by_time(history.offsets, history.timestamps, cuts) for history in histories]
+    splits = [_ends(history, split, cuts) for history, split in zip(histories, chosen, strict=True)]
+    if config.split == "time":
         for history, (train_end, _) in zip(histories, splits, strict=True):
             _require_training(history, train_end, config, alone=len(histories) == 1)
-    parameters: dict[str, Any] = {"split": config.split, "max_len": config.max_len}
-    if cuts is not None:
-        parameters |= {"valid_share": config.valid_share, "test_share": config.test_share, "cuts": list(cuts)}
     results = []
-    for history, split in zip(histories, splits, strict=True):
+    for history, name, split in zip(histories, chosen, splits, strict=True):
         place = history.domain
+        parameters: dict[str, Any] = {"split": name, "max_len": config.max_len}
+        if cuts is not None:
+            parameters |= {"valid_share": config.valid_share, "test_share": config.test_share, "cuts": list(cuts)}
         if not force and place.is_fresh("sequences", parameters):
             results.append(StageResult(place.name, "sequences", "fresh", place.entry("sequences")["figures"]))
         else:
@@ -123,8 +131,65 @@ def split_by_time(
     return train_end.astype(np.int32), valid_end.astype(np.int32)
 
 
+def split_as_given(offsets: NDArray[np.int32], given: NDArray[np.int8]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """train_end and valid_end, (U,) each, of the sequences offsets[u]:offsets[u + 1]; `given` must not fall in one."""
+
+    def up_to(part: int) -> NDArray[np.int64]:
+        counted = np.concatenate([[0], np.cumsum(given <= part)])
+        return np.maximum(np.diff(counted[offsets]), 1)
+
+    return up_to(0).astype(np.int32), up_to(1).astype(np.int32)
+
+
+def _split_of(history: History, config: SequenceConfig) -> str:
+    """The split of one domain. DataError where what is asked for cannot be had."""
+    place = history.domain
+
+    def command(split: str) -> str:
+        flags = flags_of(replace(config, split=split))
+        return shlex.join(["antpipe", "build-sequences", "--domains", place.name, "--store", str(place.root), *flags])
+
+    if config.split == "time" and not history.timed:
+        raise DataError(
+            f"domain {place.name}: its timestamps are only an order, so --split time has no time to cut at",
+            command("leave-one-out"),
+        )
+    if config.split == "given" or (config.split == "auto" and history.given is not None):
+        if history.given is None:
+            raise DataError(f"domain {place.name}: its data came without a split", command("leave-one-out"))
+        falls = np.diff(history.given) < 0
+        falls[history.offsets[1:-1] - 1] = False  # from one user to the next
+        if falls.any():
+            row = int(np.argmax(falls))
+            user = history.user[np.searchsorted(history.offsets, row, side="right") - 1]
+            user_id = place.table("users", ["user_id"])["user_id"][int(user)].as_py()
+            raise DataError(
+                f"domain {place.name}: user {user_id!r} has a {PARTS[history.given[row + 1]]} interaction after a "
+                f"{PARTS[history.given[row]]} one: the given split is not one in time",
+                command("leave-one-out"),
+            )
+        return "given"
+    return "leave-one-out" if config.split == "auto" else config.split
+
+
+def _ends(history: History, split: str, cuts: Cuts | None) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    if split == "given" and history.given is not None:
+        return split_as_given(history.offsets, history.given)
+    if cuts is not None:
+        return split_by_time(history.offsets, history.timestamps, cuts)
+    return leave_one_out(np.diff(history.offsets))
+
+
 def _read(place: Domain) -> History:
-    table: pa.Table = place.table("interactions", ["user", "item", "timestamp"])
+    entry = place.entry("items")
+    given = entry.get("split") == "given"
+    columns = ["user", "item", "timestamp"]
+    table: pa.Table = place.table("interactions", [*columns, "split"] if given else columns)
+    if not len(table):
+        raise DataError(
+            f"domain {place.name}: it is a catalogue without interactions, so there are no sequences",
+            place.command_with("items", "--interactions", "FILE"),
+        )
     users = table["user"].to_numpy()
     starts = np.flatnonzero(np.diff(users, prepend=-1))
     return History(
@@ -133,11 +198,17 @@ def _read(place: Domain) -> History:
         np.append(starts, len(users)).astype(np.int32),
         table["item"].to_numpy(),
         table["timestamp"].to_numpy(),
+        table["split"].to_numpy() if given else None,
+        entry.get("report", {}).get("time_unit") != "order",
     )
 
 
 def _warn_of_overlap(histories: Sequence[History], warn: Callable[[str], None]) -> None:
-    spans = [(history.domain.name, history.timestamps.min(), history.timestamps.max()) for history in histories]
+    spans = [
+        (history.domain.name, history.timestamps.min(), history.timestamps.max())
+        for history in histories
+        if history.timed
+    ]
     overlapping: dict[str, None] = {}
     for (one, first, last), (other, other_first, other_last) in combinations(spans, 2):
         if first <= other_last and other_first <= last:

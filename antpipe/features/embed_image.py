@@ -62,11 +62,11 @@ def embed_image(
 ) -> StageResult:
     """Write image.arrow: (N, d) float16, d the encoder's width; an item without a picture is zeros and not present.
 
-    Pictures are the column `image_files`, then those of `config.images`; the first `max_images` of an item are read
-    and those that can be read are averaged, the others are counted. progress: is called with the pictures done and
-    all pictures. Raises DataError where the encoder cannot be had or no item has a picture, UsageError for unknown
-    encoders or a device that is not here; PartialError, with the artefact written, for a coverage below
-    `min_coverage`.
+    Pictures are the column `image_files`, then what fetch-images fetched, then those of `config.images`; the first
+    `max_images` of an item are read and those that can be read are averaged, the others are counted. progress: is
+    called with the pictures done and all pictures. Raises DataError where the encoder cannot be had, no item has a
+    picture or the fetched ones are of another catalogue, UsageError for unknown encoders or a device that is not here;
+    PartialError, with the artefact written, for a coverage below `min_coverage`.
     """
     place = store.domain(domain)
     pictures = _pictures_of(place, config)
@@ -88,7 +88,11 @@ def _pictures_of(place: Domain, config: ImageConfig) -> list[Picture]:
     other_folder = _with_folder(place, config)
     table = place.table("items", ["image_files"])
     pictures = listed_pictures(place.path, [files or [] for files in table["image_files"].to_pylist()])
+    pictures += _fetched(place)
     where = "its items name no picture files"
+    state = place.state("pictures")
+    if state.status != "missing" or state.next_command:
+        where += " and none of their image URLs was fetched"
     if config.images is not None:
         item_ids = place.item_ids()
         if not config.images.is_dir():
@@ -96,8 +100,19 @@ def _pictures_of(place: Domain, config: ImageConfig) -> list[Picture]:
         pictures += folder_pictures(config.images, item_ids)
         where += f", and no file in {config.images} is named after an item such as {item_ids[0]!r}"
     if not pictures:
-        raise DataError(f"domain {place.name}: {where}", other_folder)
+        raise DataError(f"domain {place.name}: {where}", state.next_command or other_folder)
     return first_of_each_item(pictures, config.max_images)
+
+
+def _fetched(place: Domain) -> list[Picture]:
+    """What fetch-images fetched for this very catalogue; DataError where the catalogue changed since."""
+    if "pictures" not in place.manifest():
+        return []
+    state = place.state("pictures")
+    if state.status == "stale":
+        raise DataError(f"domain {place.name}: pictures is stale: {state.why}", state.next_command)
+    rows = place.table("pictures", ["item", "file", "state"]).to_pylist()
+    return [Picture(row["item"], row["file"], place.path / row["file"]) for row in rows if row["state"] == "ok"]
 
 
 def _with_folder(place: Domain, config: ImageConfig) -> str:

@@ -94,12 +94,20 @@ def read_picture(path: Path) -> Image.Image:
         content = path.read_bytes()
     except OSError as error:
         raise UnreadableError("cannot be read", error.strerror or type(error).__name__) from None
+    return decode_picture(content)[0]
+
+
+def decode_picture(content: bytes, most_pixels: int | None = None) -> tuple[Image.Image, str]:
+    """The picture of a file's content, as `read_picture` gives it, and its format (one of FORMATS).
+
+    most_pixels: a tighter limit than Pillow's. Sizes are checked before pixels are decoded.
+    """
     if not content:
         raise UnreadableError("empty file")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            _check_size(image)
-            return _to_rgb(ImageOps.exif_transpose(image))
+            _check_size(image, most_pixels)
+            return _to_rgb(ImageOps.exif_transpose(image)), str(image.format)
     except (UnreadableError, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -110,8 +118,9 @@ def read_picture(path: Path) -> Image.Image:
         raise UnreadableError("damaged", str(error).strip() or type(error).__name__) from None
 
 
-def _check_size(image: Image.Image) -> None:
-    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+def _check_size(image: Image.Image, most_pixels: int | None) -> None:
+    limits = [limit for limit in (Image.MAX_IMAGE_PIXELS, most_pixels) if limit is not None]
+    if any(image.width * image.height > limit for limit in limits):
         raise UnreadableError("too many pixels", f"{image.width} x {image.height}")
     if max(image.size) > LONGEST * min(image.size):
         raise UnreadableError("too long and narrow", f"{image.width} x {image.height}")

@@ -1,46 +1,32 @@
 """Stage `ingest amazon`: the published review and metadata files of one domain become a domain of the store."""
 
 import dataclasses
-import math
-from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
-from antpipe.config import IngestConfig
+from antpipe.config import AmazonConfig, IngestConfig
 from antpipe.errors import DataError
-from antpipe.features.ingest.clean import drop_duplicate_lines, drop_repeats, k_core
-from antpipe.features.ingest.readers import (
-    Rejects,
-    describe,
-    product_format,
-    product_layout,
-    read_records,
-    review_format,
-    review_layout,
-    unreadable,
+from antpipe.features.ingest.clean import drop_repeats, k_core
+from antpipe.features.ingest.readers import Rejects, describe, product_format, product_layout, read_records, unreadable
+from antpipe.features.ingest.release_files import Files, Request, find_files
+from antpipe.features.ingest.reviews import Reviews, line_facts, read_reviews, with_ids
+from antpipe.features.ingest.shared_users import hashes_of, places_of, users_of
+from antpipe.features.ingest.tables import (
+    ITEMS,
+    REJECTS,
+    TEXTS,
+    domain_statistics,
+    require_same_source,
+    write_domain,
 )
-from antpipe.features.ingest.release_files import Files, command_line, find_files
-from antpipe.features.ingest.tables import ITEMS, REJECTS, TEXTS, require_same_source, write_domain
 from antpipe.settings import flags_of, to_json
 from antpipe.store import StageResult, Store, file_sha256
 
-
-@dataclass(frozen=True)
-class Reviews:
-    """Distinct review lines in file order: INTERACTIONS, where user_id and item_id are places in `users`, `items`.
-
-    With numbers instead of ids a line takes 28 bytes. facts: for the report.
-    """
-
-    table: pl.DataFrame
-    users: pl.Series
-    items: pl.Series
-    facts: dict[str, Any]
+AS_PUBLISHED = AmazonConfig()
 
 
 @dataclass(frozen=True)
@@ -65,40 +51,48 @@ def ingest_amazon(
     domain: str,
     config: IngestConfig,
     *,
+    options: AmazonConfig = AS_PUBLISHED,
     force: bool = False,
+    dry_run: bool = False,
     announce: Callable[[str], None] = quiet,
 ) -> StageResult:
     """Read a domain of an Amazon release from local files into the store; what is read is announced.
 
-    source: folder with the files as published (release_files.py says which are taken, readers.py what makes a line
-    malformed). The order of cleaning is malformed lines, identical lines, repeats of a (user, item), items without
-    metadata, k-core. The manifest's report counts what each step took; for each file, lines = kept +
-    duplicate_lines + malformed.
-    Raises DataError: no folder, no file, an unreadable or damaged file, too many malformed lines, nothing left, a
-    domain of this name from another source (unless `force`). The store is then as it was.
+    source: folder with the files as published (release_files.py says which are taken, readers.py and ratings.py what
+    makes a line malformed). The order of cleaning is malformed lines, identical lines, users of other domains (where
+    asked for), repeats of a (user, item), items without metadata, k-core. The manifest's report counts what each step
+    took; for each file, lines = kept + duplicate_lines + malformed. dry_run: all of this, but nothing is written.
+    Raises DataError: no folder, no file, an unreadable or damaged file, lines whose format cannot be told, too many
+    malformed lines, nothing left, a domain of this name from another source (unless `force`). The store is then as it
+    was.
     """
     target = store.new_domain(domain)
-    files = find_files(store, source, domain, config)
-    hashes = {path: _sha256(path) for path in (files.reviews, files.metadata) if path is not None}
-    parameters = {"format": "amazon", "files": list(hashes.values()), **to_json(config)}
-    del parameters["max_rejects"]  # how many bad lines are put up with does not change what the good ones give
-    folder, command = str(source.resolve()), command_line(store, source, domain, config)
+    request = Request(store, source, domain, config, options)
+    files = find_files(request)
+    elsewhere = users_of(store, domain, config.drop_shared_users_from)
+    hashes = {path: _sha256(path) for path in (*files.reviews, files.metadata) if path is not None}
+    parameters = _parameters(request, list(hashes.values()), elsewhere)
+    folder = str(source.resolve())
     if not force:
         if target.is_fresh("items", parameters):
             entry = target.entry("items")
             if _malformed(entry["report"]) <= config.max_rejects:
                 return StageResult(domain, "items", "fresh", entry["statistics"] | _figures(entry["report"]))
-        require_same_source(target, parameters, folder, command)
+        require_same_source(target, parameters, folder, request.command())
     for path in files.ignored:
-        announce(f"{path.name}: not read, {files.reviews.name} is")
-    more = dataclasses.replace(config, max_rejects=10 * (config.max_rejects + 1))
-    rejects = Rejects(config.max_rejects, command_line(store, source, domain, more))
-    interactions, items, report = read_domain(files, config, rejects, announce)
+        announce(f"{path.name}: not read, {files.reviews[0].name} is")
+    interactions, items, report, rejects = read_domain(files, request, elsewhere, announce)
     if not len(interactions):
-        raise _nothing_left(store, source, domain, config, report)
-    report["folder"] = folder
-    for name, (path, sha256) in zip(("reviews", "metadata"), hashes.items(), strict=False):
-        report[name] = {"file": path.name, "sha256": sha256, **report[name]}
+        raise _nothing_left(request, report)
+    report |= {"folder": folder, "limit": options.limit}
+    for name, paths in (("reviews", files.reviews), ("metadata", (files.metadata,))):
+        known = [path for path in paths if path is not None]
+        if known:
+            about = {"file": [path.name for path in known], "sha256": [hashes[path] for path in known]}
+            report[name] = {key: ", ".join(values) for key, values in about.items()} | report[name]
+    if dry_run:
+        statistics = domain_statistics(items, interactions.rename({"user_id": "user"}))
+        return StageResult(domain, "items", "would be built", statistics | _figures(report))
     statistics = write_domain(
         target,
         parameters=parameters,
@@ -106,80 +100,77 @@ def ingest_amazon(
         interactions=interactions,
         rejects=pl.DataFrame(rejects.rows, schema=REJECTS),
         report=report,
-        flags=["--source", str(source), *flags_of(config)],
+        flags=["--source", str(source), *flags_of(config), *flags_of(options)],
     )
     return StageResult(domain, "items", "built", statistics | _figures(report))
 
 
-def _nothing_left(store: Store, source: Path, domain: str, config: IngestConfig, report: dict[str, Any]) -> DataError:
+def _parameters(request: Request, hashes: list[str], elsewhere: dict[str, pl.Series]) -> dict[str, Any]:
+    """What the fingerprint covers. The files tell which of them were chosen; how many bad lines are put up with does
+    not change what the good ones give."""
+    parameters = {"format": "amazon", "files": hashes, **to_json(request.rules)}
+    del parameters["max_rejects"]
+    options = to_json(request.options)
+    parameters |= {name: options[name] for name in ("review_format", "limit")}
+    return parameters | {"drop_shared_users_from": hashes_of(elsewhere)}
+
+
+def _nothing_left(request: Request, report: dict[str, Any]) -> DataError:
     """The error of a domain that cleaning left empty: what went where, and the weakest rules that keep something."""
-    bare, core = report["without_metadata"], report["k_core"]
+    rules, bare, core = request.rules, report["without_metadata"], report["k_core"]
+    shared = report["shared_users"].get("interactions", 0)
     if core["interactions_dropped"]:
-        weaker = dataclasses.replace(config, min_user=1, min_item=1)
+        weaker = dataclasses.replace(rules, min_user=1, min_item=1)
+    elif bare["interactions"] and not bare["kept"]:
+        weaker = dataclasses.replace(rules, keep_without_metadata=True)
     else:
-        weaker = dataclasses.replace(config, keep_without_metadata=True)
+        weaker = dataclasses.replace(rules, drop_shared_users_from=None)
     return DataError(
-        f"domain {domain}: no interaction is left: of {report['reviews']['kept']} distinct reviews, "
-        f"{report['repeats_dropped']} were repeats of a user's item ({config.repeats}), "
+        f"domain {request.domain}: no interaction is left: of {report['reviews']['kept']} distinct reviews, "
+        + (f"{shared} were of users of {', '.join(rules.drop_shared_users_from or ())}, " if shared else "")
+        + f"{report['repeats_dropped']} were repeats of a user's item ({rules.repeats}), "
         f"{0 if bare['kept'] else bare['interactions']} of items without metadata, and {core['interactions_dropped']} "
-        f"of users with fewer than {config.min_user} or items with fewer than {config.min_item}",
-        command_line(store, source, domain, weaker),
+        f"of users with fewer than {rules.min_user} or items with fewer than {rules.min_item}",
+        request.with_rules(weaker).command(),
     )
 
 
 def read_domain(
-    files: Files, config: IngestConfig, rejects: Rejects, announce: Callable[[str], None]
-) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
-    """The clean INTERACTIONS and ITEMS of a domain, and the report."""
-    reviews = read_reviews(files.reviews, rejects)
-    announce(f"{files.reviews.name}: {reviews.facts['format']}, {reviews.facts['lines']} lines")
-    once = drop_repeats(reviews.table, config.repeats)
+    files: Files, request: Request, elsewhere: dict[str, pl.Series], announce: Callable[[str], None]
+) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any], Rejects]:
+    """The clean INTERACTIONS and ITEMS of a domain, the report, and the malformed lines."""
+    rules = request.rules
+    more = dataclasses.replace(rules, max_rejects=10 * (rules.max_rejects + 1))
+    rejects = Rejects(rules.max_rejects, request.with_rules(more).command())
+    reviews = read_reviews(files.reviews, request, rejects, announce)
+    own, shared = drop_shared_users(reviews, elsewhere)
+    once = drop_repeats(own, rules.repeats)
     catalogue = NO_CATALOGUE
     if files.metadata is not None:
         # The k-core of a part lies within the k-core of the whole: texts of other items need not be kept.
-        core = with_ids(k_core(once, config.min_user, config.min_item)[0], reviews)
-        catalogue = read_catalogue(files.metadata, set(core["item_id"]), config.text_fields, rejects)
+        core = with_ids(k_core(once, rules.min_user, rules.min_item)[0], reviews)
+        catalogue = read_catalogue(files.metadata, set(core["item_id"]), rules.text_fields, rejects)
         announce(f"{files.metadata.name}: {catalogue.facts['format']}, {catalogue.facts['lines']} lines")
     described = reviews.items.is_in(catalogue.ids.implode()).arg_true()
-    kept, cleaning = drop_items(once, described, config)
+    kept, cleaning = drop_items(once, described, rules)
     interactions = with_ids(kept, reviews)
-    return (
-        interactions,
-        items_of(interactions, catalogue.table),
-        {
-            "reviews": reviews.facts,
-            "metadata": catalogue.facts or None,
-            "repeats_dropped": len(reviews.table) - len(once),
-            **cleaning,
-        },
-    )
+    report = {
+        "reviews": reviews.facts,
+        "metadata": catalogue.facts or None,
+        "shared_users": shared,
+        "repeats_dropped": len(own) - len(once),
+        **cleaning,
+    }
+    return interactions, items_of(interactions, catalogue.table), report, rejects
 
 
-def read_reviews(path: Path, rejects: Rejects) -> Reviews:
-    """A review file; malformed lines go to `rejects`, of identical lines the first stays."""
-    users: dict[str, int] = {}
-    items: dict[str, int] = {}
-    user, item, time, rating, line_hash = array("i"), array("i"), array("q"), array("f"), array("q")
-    form = ""
-    for line, review in read_records(path, review_layout, rejects):
-        form = form or review_format(review)
-        user.append(users.setdefault(review.user, len(users)))
-        item.append(items.setdefault(review.item, len(items)))
-        time.append(review.milliseconds)
-        rating.append(math.nan if review.rating is None else review.rating)
-        line_hash.append(hash(line))  # salted anew in each run, but compared only within this one
-    columns = {"user_id": user, "item_id": item, "timestamp": time, "rating": rating, "line_hash": line_hash}
-    every = pl.DataFrame({name: np.asarray(column) for name, column in columns.items()})
-    table = drop_duplicate_lines(every.with_columns(pl.col("rating").fill_nan(None)))
-    facts = _facts(form, rejects.count(path), len(every), len(table))
-    return Reviews(table, pl.Series("user_id", list(users)), pl.Series("item_id", list(items)), facts)
-
-
-def with_ids(interactions: pl.DataFrame, reviews: Reviews) -> pl.DataFrame:
-    """INTERACTIONS with the original ids in place of their numbers."""
-    return interactions.with_columns(
-        reviews.users.gather(interactions["user_id"]), reviews.items.gather(interactions["item_id"])
-    )
+def drop_shared_users(reviews: Reviews, elsewhere: dict[str, pl.Series]) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """The reviews of users that no target has, and the figures for the report (none where there is no target)."""
+    if not elsewhere:
+        return reviews.table, {}
+    places = places_of(reviews.users, elsewhere)
+    own = reviews.table.filter(~pl.col("user_id").is_in(places.implode()))
+    return own, {"from": list(elsewhere), "users": len(places), "interactions": len(reviews.table) - len(own)}
 
 
 def read_catalogue(path: Path, wanted: set[str], text_fields: tuple[str, ...], rejects: Rejects) -> Catalogue:
@@ -192,7 +183,7 @@ def read_catalogue(path: Path, wanted: set[str], text_fields: tuple[str, ...], r
         if product.item in wanted and product.item not in ids:
             rows.append(describe(product, text_fields))
         ids.add(product.item)
-    facts = _facts(form, rejects.count(path), good, len(ids))
+    facts = line_facts(form, rejects.count(path), good, len(ids))
     return Catalogue(pl.DataFrame(rows, schema=ITEMS), pl.Series("item_id", list(ids)), facts)
 
 
@@ -218,21 +209,14 @@ def items_of(interactions: pl.DataFrame, described: pl.DataFrame) -> pl.DataFram
     return pl.concat([described.join(items, on="item_id", how="semi"), bare], how="diagonal")
 
 
-def _facts(form: str, malformed: int, good: int, kept: int) -> dict[str, Any]:
-    return {
-        "format": form,
-        "lines": good + malformed,
-        "malformed": malformed,
-        "duplicate_lines": good - kept,
-        "kept": kept,
-    }
-
-
 def _figures(report: dict[str, Any]) -> dict[str, int]:
     """What cleaning took away, in short."""
-    return {
+    shared = {"shared_users_dropped": report["shared_users"]["users"]} if report["shared_users"] else {}
+    limit = {"limit": report["limit"]} if report["limit"] else {}
+    return limit | {
         "malformed": _malformed(report),
         "duplicate_lines": report["reviews"]["duplicate_lines"],
+        **shared,
         "repeats_dropped": report["repeats_dropped"],
         "items_without_metadata": report["without_metadata"]["items"],
         "k_core_dropped": report["k_core"]["interactions_dropped"],

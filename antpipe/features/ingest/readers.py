@@ -14,6 +14,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -209,15 +210,18 @@ def decode(line: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         return decoder.decode(json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace"))
 
 
-def read_records(path: Path, layout: Callable[[bytes], type[T]], rejects: Rejects) -> Iterator[tuple[bytes, T]]:
+def read_records(
+    path: Path, layout: Callable[[bytes], type[T]], rejects: Rejects, limit: int = 0
+) -> Iterator[tuple[bytes, T]]:
     """Good lines with what they say; the others go to `rejects`.
 
-    layout: the record type a line shows. The first line that shows one settles it for the file.
+    layout: the record type a line shows. The first line that shows one settles it for the file. limit: lines to read
+    (0: all).
     DataError where the file has no good line.
     """
     decoder: msgspec.json.Decoder[T] | None = None
     good = number = 0
-    for number, line in enumerate(read_lines(path), 1):
+    for number, line in enumerate(islice(read_lines(path), limit or None), 1):
         try:
             decoder = decoder or msgspec.json.Decoder(layout(line))
             record = decode(line, decoder)

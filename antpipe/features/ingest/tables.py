@@ -17,6 +17,8 @@ ITEMS = pl.Schema(
     ]
 )  # fmt: skip
 INTERACTIONS = pl.Schema({"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64, "rating": pl.Float32})
+# An optional column of interactions: the part of a split that was given, 0 train, 1 validation, 2 test target.
+GIVEN_SPLIT = pl.Schema({"split": pl.Int8})
 REJECTS = pl.Schema({"file": pl.String, "line": pl.Int64, "reason": pl.String, "excerpt": pl.String})
 
 
@@ -34,7 +36,7 @@ def require_same_source(domain: Domain, parameters: Mapping[str, Any], folder: s
     same_place = folder == old_folder or before.get("files") == parameters.get("files")
     if before["format"] != parameters["format"] or not same_place:
         old, new = (
-            f"`ingest {form}`" + (f" of {place}" if place else "")
+            f"`{command_of(form)}`" + (f" of {place}" if place else "")
             for form, place in ((before["format"], old_folder), (parameters["format"], folder))
         )
         raise DataError(
@@ -42,6 +44,11 @@ def require_same_source(domain: Domain, parameters: Mapping[str, Any], folder: s
             "or force it",
             f"{command} --force",
         )
+
+
+def command_of(form: str) -> str:
+    """The command, without `antpipe`, that makes domains of a format: `amazon` -> `ingest amazon`."""
+    return form if form.startswith("import ") else f"ingest {form}"
 
 
 def write_domain(
@@ -54,31 +61,21 @@ def write_domain(
     report: Mapping[str, Any],
     flags: Sequence[str],
     pictures: Mapping[str, bytes] | None = None,
+    keep_order: bool = False,
 ) -> dict[str, Any]:
     """Give items and users dense ids and write items, interactions, users and rejects in one step.
 
-    items: ITEMS columns, one row an item. interactions: INTERACTIONS columns, timestamps in ms; rows of equal
-    user and time stay in the order given. Dense ids follow the sorted original ids, so they depend neither on
-    row order nor on hash seeds. pictures: file contents by name, which `image_files` refers to by that name.
+    items: ITEMS columns, one row an item. interactions: INTERACTIONS columns, timestamps in ms, and maybe GIVEN_SPLIT;
+    rows of equal user and time stay in the order given; without any row the domain is a catalogue alone. Dense ids
+    follow the sorted original ids, so they depend neither on row order nor on hash seeds; with keep_order items stay
+    in the order given and users in that of their first interaction, for features that come with a numbering of
+    their own. pictures: file contents by name, which `image_files` refers to by that name.
     report: figures kept in the manifest, with the `folder` of the source where there is one. flags: what to say on
     the command line to ingest in the same way again. Returns the domain's statistics (also kept).
     """
-    if not len(items) or not len(interactions):
+    if not len(items):
         raise AssertionError("an empty domain must be refused before, by those who know why it is empty")
-    items = items.select(ITEMS.names()).cast(ITEMS).sort("item_id").with_row_index("item")
-    items = items.with_columns(pl.col("item").cast(pl.Int32))
-    users = interactions.select("user_id").unique().sort("user_id").with_row_index("user")
-    users = users.with_columns(pl.col("user").cast(pl.Int32))
-    interactions = (
-        interactions.select(INTERACTIONS.names())
-        .cast(INTERACTIONS)
-        .join(users, on="user_id", how="left", maintain_order="left")
-        .join(items.select("item", "item_id"), on="item_id", how="left", maintain_order="left")
-        .select("user", "item", "timestamp", "rating")
-        .sort("user", "timestamp", maintain_order=True)
-    )
-    if interactions["item"].null_count():
-        raise AssertionError("an interaction names an item that is not in the catalogue")
+    items, users, interactions = _numbered(items, interactions, keep_order)
     ids = items["item_id"].to_list()
     id_table = id_table_sha256(ids)
     statistics = domain_statistics(items, interactions)
@@ -94,7 +91,33 @@ def write_domain(
         out.parquet("users.parquet", users.to_arrow())
         out.parquet("rejects.parquet", rejects.select(REJECTS.names()).cast(REJECTS).to_arrow())
         out.details |= {"rows": len(items), "statistics": statistics, "report": dict(report), "flags": list(flags)}
+        if "split" in interactions.columns:
+            out.details["split"] = "given"
     return statistics
+
+
+def _numbered(
+    items: pl.DataFrame, interactions: pl.DataFrame, keep_order: bool
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Items, users and interactions with their dense ids, as they are stored."""
+    items = items.select(ITEMS.names()).cast(ITEMS)
+    users = interactions.select(pl.col("user_id").cast(pl.String)).unique(maintain_order=True)
+    if not keep_order:
+        items, users = items.sort("item_id"), users.sort("user_id")
+    items = items.with_row_index("item").with_columns(pl.col("item").cast(pl.Int32))
+    users = users.with_row_index("user").with_columns(pl.col("user").cast(pl.Int32))
+    schema = pl.Schema({**INTERACTIONS, **(GIVEN_SPLIT if "split" in interactions.columns else {})})
+    interactions = (
+        interactions.select(schema.names())
+        .cast(schema)
+        .join(users, on="user_id", how="left", maintain_order="left")
+        .join(items.select("item", "item_id"), on="item_id", how="left", maintain_order="left")
+        .select("user", "item", *schema.names()[2:])
+        .sort("user", "timestamp", maintain_order=True)
+    )
+    if interactions["item"].null_count():
+        raise AssertionError("an interaction names an item that is not in the catalogue")
+    return items, users, interactions
 
 
 def _folder(scratch: Path, name: str) -> Path:
@@ -114,8 +137,8 @@ def domain_statistics(items: pl.DataFrame, interactions: pl.DataFrame) -> dict[s
         "users": users,
         "items": catalogue,
         "interactions": rows,
-        "average_length": round(rows / users, 2),
-        "density": round(rows / (users * catalogue), 6),
+        "average_length": round(rows / max(users, 1), 2),
+        "density": round(rows / (max(users, 1) * catalogue), 6),
         "with_text": share(pl.col("text") != ""),
         "with_price": share(pl.col("price").is_not_null()),
         "with_image_url": share(pl.col("image_urls").list.len() > 0),

@@ -1,0 +1,1 @@
+"""Parts of the stage fetch-images: addresses, turns, downloads, the ledger."""

@@ -1,0 +1,204 @@
+"""One URL's way to a picture: redirects, limits, what a refusal means, and when to ask again."""
+
+import asyncio
+import random
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import httpcore2
+import httpx2
+
+from antpipe.config import FetchConfig
+from antpipe.features.fetch.addresses import CheckedNetwork, RefusedError, parse_url
+from antpipe.features.fetch.ledger import FAILED, GONE, INVALID, OK, REFUSED
+from antpipe.features.fetch.turns import Turns
+
+REDIRECTS = (301, 302, 303, 307, 308)
+PASSING = (408, 425, 429)  # of the 4xx, those that ask to come again
+SMALL = 65_536  # an error page up to this size is read, which keeps the connection usable
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a request. state and reason as in the ledger; final_url: what was asked last.
+
+    content: of OK. location: where a redirect points to. wait: seconds the server asks for. host: who answered.
+    """
+
+    state: str
+    reason: str = ""
+    status: int | None = None
+    final_url: str = ""
+    host: str = ""
+    content: bytes = b""
+    content_type: str = ""
+    location: str | None = None
+    wait: float | None = None
+
+
+Keep = Callable[[Answer], Awaitable[Answer]]
+
+
+def retry_after(value: str, now: datetime) -> float | None:
+    """Seconds that a Retry-After header (RFC 9110, 10.2.3: seconds or a date) asks for; None where it is neither."""
+    text = value.strip()
+    if re.fullmatch(r"[0-9]{1,18}", text):
+        return float(text)
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    date = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return max(0.0, (date - now).total_seconds())
+
+
+def delay(attempt: int, asked: float | None, config: FetchConfig, chance: float) -> float:
+    """Seconds until the try after this one: what the server asked for, else doubling, 50 to 150% of it by chance.
+
+    attempt: 1, 2 … chance: in [0, 1). At most config.max_wait.
+    """
+    wanted = config.backoff * 2.0 ** min(attempt - 1, 60) * (0.5 + chance) if asked is None else asked
+    return min(wanted, config.max_wait)
+
+
+class Downloads:
+    """Fetches URLs through one pool of connections, at the pace of `turns`."""
+
+    def __init__(self, pool: httpcore2.AsyncConnectionPool, turns: Turns, config: FetchConfig) -> None:
+        self._pool = pool
+        self._turns = turns
+        self._config = config
+
+    async def fetch(self, url: str, keep: Keep) -> tuple[Answer, int]:
+        """The last answer, and how often the URL was asked for.
+
+        keep: gets an OK answer while its turn lasts (so that no more contents are in memory than there are turns), and
+        gives back what it makes of it.
+        """
+        attempt = 1
+        while True:
+            answer = await self._follow(url, keep)
+            if answer.state != FAILED or attempt > self._config.retries:
+                return answer, attempt
+            wait = delay(attempt, answer.wait, self._config, random.random())
+            if answer.wait is not None or answer.status == 429:
+                self._turns.pause(answer.host, wait)  # the host asks this of all requests
+            await self._turns.rest(wait)
+            attempt += 1
+
+    async def _follow(self, url: str, keep: Keep) -> Answer:
+        """One try, with its redirects. Each is checked like the first URL."""
+        asked: list[str] = []
+        target, where = url, None
+        try:
+            for _ in range(self._config.max_redirects + 1):
+                where = parse_url(target, where)
+                if str(where) in asked:
+                    raise RefusedError("redirects in a circle")
+                asked.append(str(where))
+                answer = await self._ask(where, keep)
+                if answer.location is None:
+                    return answer
+                target = answer.location
+            raise RefusedError(f"more than {self._config.max_redirects} redirects")
+        except RefusedError as error:
+            return Answer(REFUSED, error.reason, final_url=asked[-1] if asked else url)
+
+    async def _ask(self, url: httpx2.URL, keep: Keep) -> Answer:
+        host = host_of(url)
+        async with self._turns.turn(host):
+            try:
+                async with asyncio.timeout(self._config.deadline), self._open(url) as response:
+                    answer = await self._read(response)
+            except TimeoutError:
+                answer = Answer(FAILED, f"took longer than {self._config.deadline:g} s")
+            except httpcore2.TimeoutException as error:
+                answer = Answer(FAILED, f"{_kind(error)} after {self._config.timeout:g} s")
+            except httpcore2.LocalProtocolError as error:  # what we would have to say is no HTTP
+                answer = Answer(REFUSED, f"{_kind(error)}: {error}")
+            except (httpcore2.NetworkError, httpcore2.ProtocolError, OSError) as error:
+                answer = Answer(FAILED, f"{_kind(error)}: {error}".rstrip(": "))
+            answer = replace(answer, final_url=str(url), host=host)
+            return await keep(answer) if answer.state == OK else answer
+
+    @asynccontextmanager
+    async def _open(self, url: httpx2.URL) -> AsyncIterator[httpcore2.Response]:
+        headers = {
+            "Host": url.netloc.decode("ascii"),
+            "User-Agent": self._config.user_agent,
+            "Accept": "image/*",
+            "Accept-Encoding": "identity",  # pictures are compressed; anything else is a way to blow them up
+        }
+        timeouts = dict.fromkeys(("connect", "read", "write", "pool"), self._config.timeout)
+        target = httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+        async with self._pool.stream(
+            "GET", target, headers=list(headers.items()), extensions={"timeout": timeouts}
+        ) as response:
+            yield response
+
+    async def _read(self, response: httpcore2.Response) -> Answer:
+        status = response.status
+        headers = {name.lower().decode("latin-1"): value for name, value in response.headers}
+        if status == 200:
+            return await self._content(response, headers)
+        await _body(response, SMALL)
+        if status in REDIRECTS and "location" in headers:
+            return Answer(GONE, status=status, location=_text(headers["location"]))
+        if status in PASSING or status >= 500:
+            wait = retry_after(_text(headers.get("retry-after", b"")), datetime.now(UTC))
+            return Answer(FAILED, f"HTTP {status}", status, wait=wait)
+        return Answer(GONE, f"HTTP {status}", status)
+
+    async def _content(self, response: httpcore2.Response, headers: dict[str, bytes]) -> Answer:
+        most = self._config.max_bytes
+        encoding = _text(headers.get("content-encoding", b"identity")).strip().lower()
+        if encoding not in ("", "identity"):
+            return Answer(INVALID, f"compressed ({encoding}) although it was not asked for", 200)
+        length = headers.get("content-length", b"").decode("latin-1")
+        if length.isdecimal() and int(length) > most:
+            return Answer(REFUSED, f"{length} bytes, more than {most}", 200)
+        content = await _body(response, most)
+        if content is None:
+            return Answer(REFUSED, f"more than {most} bytes", 200)
+        return Answer(OK, "", 200, content=content, content_type=_text(headers.get("content-type", b"")))
+
+
+async def _body(response: httpcore2.Response, most: int) -> bytes | None:
+    """The content; None where it is longer than `most`, of which no more than that is read."""
+    content = bytearray()
+    async for part in response.aiter_stream():
+        content += part
+        if len(content) > most:
+            return None
+    return bytes(content)
+
+
+def host_of(url: httpx2.URL) -> str:
+    """What shares a rate: the name without regard to case and port."""
+    return url.raw_host.decode("ascii").rstrip(".")
+
+
+def open_pool(config: FetchConfig) -> httpcore2.AsyncConnectionPool:
+    """Connections to checked addresses only; idle ones are kept for a while."""
+    return httpcore2.AsyncConnectionPool(
+        max_connections=config.concurrency,
+        keepalive_expiry=15.0,
+        network_backend=CheckedNetwork(config.allow_private),
+    )
+
+
+def _text(value: bytes) -> str:
+    """Headers are bytes: mostly ASCII, sometimes UTF-8, anything at worst."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _kind(error: Exception) -> str:
+    """ReadTimeout -> read timeout."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()

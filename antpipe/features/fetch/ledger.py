@@ -1,0 +1,133 @@
+"""The ledger of a domain's downloads and the files they gave: DOMAIN/fetched/.
+
+    fetched/ledger.parquet        one row a URL that was asked for (SCHEMA)
+    fetched/ab/abcdef….jpg        a picture, named by the sha256 of its bytes
+
+Names come from contents, never from ids or URLs: no id can lead out of the folder or collide with another, a picture
+that several URLs show is kept once, and what another catalogue fetched cannot be taken for another item's. Both kinds
+of files are written aside and moved into place, so that none is ever half there. A ledger that is behind its
+files (after a kill) only means that these pictures are fetched again.
+"""
+
+import dataclasses
+import hashlib
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from antpipe.errors import IntegrityError
+
+FOLDER = "fetched"
+LEDGER = "ledger.parquet"
+SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
+# What a URL came to. Of those that gave no picture, only `failed` may end otherwise another time.
+OK, FAILED, GONE, REFUSED, INVALID = "ok", "failed", "gone", "refused", "invalid"
+PERMANENT = (GONE, REFUSED, INVALID)
+TEXT, COUNT = pl.String(), pl.Int32()
+SCHEMA = pl.Schema(
+    [
+        ("url", TEXT), ("state", TEXT), ("status", COUNT), ("reason", TEXT), ("attempts", COUNT), ("bytes", pl.Int64()),
+        ("sha256", TEXT), ("file", TEXT), ("width", COUNT), ("height", COUNT), ("final_url", TEXT),
+        ("time", pl.Datetime("ms", "UTC")),
+    ]
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What became of a URL.
+
+    state: OK, FAILED (a timeout, a lost connection, HTTP 408, 425, 429, 5xx: may pass), GONE (other answers of the
+    server), REFUSED (by us: address, redirects, size) or INVALID (no picture that can be read). status: of the last
+    answer, None without one. attempts: over all runs, a redirect is none of its own. file: relative to the domain's
+    folder. width, height: upright. final_url: after redirects. time: of the last attempt, in ms since 1970.
+    """
+
+    url: str
+    state: str
+    status: int | None
+    reason: str
+    attempts: int
+    bytes: int | None
+    sha256: str | None
+    file: str | None
+    width: int | None
+    height: int | None
+    final_url: str
+    time: int
+
+
+def read_ledger(folder: Path) -> dict[str, Entry]:
+    """The entries by URL; empty where nothing was fetched. IntegrityError for a file that is no ledger."""
+    path = folder / LEDGER
+    if not path.exists():
+        return {}
+    try:
+        table = pl.read_parquet(path, hive_partitioning=False)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise _no_ledger(path, str(error).splitlines()[0]) from None
+    if table.schema != SCHEMA:
+        raise _no_ledger(path, "other columns than those of this version")
+    rows = table.with_columns(pl.col("time").dt.epoch("ms")).iter_rows()
+    return {row[0]: Entry(*row) for row in rows}
+
+
+def _no_ledger(path: Path, why: str) -> IntegrityError:
+    return IntegrityError(
+        f"{path}: not a ledger: {why}; without it, the pictures are fetched anew", f"rm {shlex.quote(str(path))}"
+    )
+
+
+def write_ledger(folder: Path, entries: Mapping[str, Entry]) -> None:
+    """Replace the ledger in one step."""
+    columns: dict[str, list[Any]] = {
+        field.name: [getattr(entry, field.name) for entry in entries.values()] for field in dataclasses.fields(Entry)
+    }
+    table = pl.DataFrame(columns, schema={**SCHEMA, "time": pl.Int64()}).cast(SCHEMA)
+    scratch = folder / f".{LEDGER}.{os.getpid()}"
+    with scratch.open("wb") as stream:
+        table.write_parquet(stream, compression="zstd")
+        stream.flush()
+        os.fsync(stream.fileno())
+    scratch.replace(folder / LEDGER)
+
+
+def keep_picture(folder: Path, content: bytes, form: str) -> tuple[str, str]:
+    """Write a picture; returns its sha256 and its path relative to the domain's folder. form: Pillow's name."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    path = folder / sha256[:2] / f"{sha256}{SUFFIX[form]}"
+    path.parent.mkdir(exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    try:
+        scratch.write_bytes(content)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return sha256, f"{FOLDER}/{path.parent.name}/{path.name}"
+
+
+def is_there(root: Path, entry: Entry) -> bool:
+    """Whether the picture of an OK entry is on disk with its content. root: the domain's folder."""
+    if not entry.file or not re.fullmatch(rf"{FOLDER}/[0-9a-f]{{2}}/[0-9a-f]{{64}}\.[a-z]+", entry.file):
+        return False
+    path = root / entry.file
+    try:
+        if path.stat().st_size != entry.bytes:
+            return False
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest() == entry.sha256
+    except OSError:
+        return False
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed run left half written. The caller must be alone at work in the folder."""
+    for pattern in ("??/.*", f".{LEDGER}.*"):
+        for path in folder.glob(pattern):
+            path.unlink()

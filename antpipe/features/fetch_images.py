@@ -1,0 +1,224 @@
+"""fetch-images: the pictures behind a catalogue's image URLs, with a record of what became of each URL.
+
+A download is done in part most of the time, an artefact is complete or absent. So there are two things:
+
+- DOMAIN/fetched/ is a cache: the pictures and a ledger by URL (fetch/ledger.py). It grows while URLs are asked,
+  survives kills, and knows nothing of items. Another ingest's catalogue uses of it what it needs.
+- pictures.parquet is the artefact: for each item and slot of this very catalogue the URL, its state and its file,
+  made from items.parquet and the cache at the end of a run. It carries the hash of the id table as all artefacts
+  do, so after an ingest it is stale and not used until fetch-images was run again. embed-image takes the pictures
+  from it, and its fingerprint covers them. One with URLs not yet asked (--limit, an interruption, a dead host) is
+  `partial`: usable, and `antpipe status` names the command that goes on.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from filelock import FileLock, Timeout
+
+from antpipe.config import FetchConfig
+from antpipe.errors import AntpipeError, DataError, PartialError
+from antpipe.features.fetch.crew import Update, fetch_all
+from antpipe.features.fetch.ledger import FAILED, FOLDER, OK, PERMANENT, SCHEMA, Entry, is_there, read_ledger, sweep
+from antpipe.settings import flags_of
+from antpipe.store import Domain, StageResult, Store, digest
+
+PLACEHOLDER, PENDING = "placeholder", "pending"
+STATES = (OK, PLACEHOLDER, FAILED, "gone", "refused", "invalid", PENDING)
+# What is for one run and not for its repetition.
+ONCE = ("limit", "retry_failed", "retry_permanent")
+
+
+def unseen(_done: float, _total: int, _note: str) -> None:
+    """Show no progress."""
+
+
+def unsaid(_: str) -> None:
+    """Say nothing."""
+
+
+def fetch_images(
+    store: Store,
+    domain: str,
+    config: FetchConfig,
+    *,
+    force: bool = False,
+    progress: Update = unseen,
+    say: Callable[[str], None] = unsaid,
+) -> StageResult:
+    """Ask for the first `max_images` URLs of each item that are not in the cache, and write pictures.parquet.
+
+    Its rows: item, slot (1 …), url, and the columns of the ledger; state is one of STATES. Equal URLs are asked for
+    once. Pictures whose file is gone or changed are fetched again, failures only with `retry_failed` and
+    `retry_permanent`. force: write pictures.parquet even if it would be the same; what is in the cache is not asked
+    for again. progress: is called with URLs done, all URLs of this run, and a note; say: with what a user should know.
+    Raises DataError where no item has a URL or another run is at work in this domain; IntegrityError for a damaged
+    ledger; PartialError, with all written, for a coverage below `min_coverage`; AntpipeError where the disk fails. On
+    KeyboardInterrupt, too, all that is complete is kept and written.
+    """
+    place = store.domain(domain)
+    wanted = wanted_urls(place, config.max_images)
+    if not wanted["url"].len():
+        raise DataError(
+            f"domain {domain}: none of its {place.rows()} items has an image URL",
+            place.command("image", flags=["--images", "DIR"]),
+        )
+    flags = flags_of(config, ONCE)
+    with _alone(place, flags) as folder:
+        entries = read_ledger(folder)
+        todo = _to_ask(place.path, wanted, entries, config)
+        fetched: dict[str, int] = {}
+        try:
+            fetched = dict(fetch_all(todo, folder, entries, config, progress, say))
+        except KeyboardInterrupt:
+            _publish(place, wanted, entries, config, force)
+            raise
+        except OSError as error:
+            raise AntpipeError(
+                f"{error.filename or folder}: {error.strerror or error}; what was complete is kept",
+                place.command("pictures", flags=flags),
+            ) from None
+        status, figures = _publish(place, wanted, entries, config, force)
+    result = StageResult(domain, "pictures", status, figures | {"asked": sum(fetched.values())})
+    _tell(place, figures, config, say)
+    return result
+
+
+def wanted_urls(place: Domain, most: int) -> pl.DataFrame:
+    """item (int32), slot (int32, from 1), url: the first different URLs of each item."""
+    table = pl.DataFrame(place.table("items", ["item", "image_urls"]))
+    urls = table.explode("image_urls").select("item", pl.col("image_urls").str.strip_chars().alias("url"))
+    urls = urls.filter(pl.col("url").is_not_null() & (pl.col("url") != "")).unique(maintain_order=True)
+    slot = pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("item")
+    return urls.select("item", slot.alias("slot"), "url").filter(pl.col("slot") <= most)
+
+
+@contextmanager
+def _alone(place: Domain, flags: list[str]) -> Iterator[Path]:
+    """The cache folder, for one run at a time."""
+    folder = place.path / FOLDER
+    folder.mkdir(exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            sweep(folder)
+            yield folder
+    except Timeout:
+        raise DataError(
+            f"{folder}: another fetch-images is at work here; wait for its end", place.command("pictures", flags=flags)
+        ) from None
+
+
+def _to_ask(root: Path, wanted: pl.DataFrame, entries: dict[str, Entry], config: FetchConfig) -> list[str]:
+    """The URLs to ask for in this run. Entries of pictures that are no longer on disk are dropped."""
+    again = {FAILED: config.retry_failed, **dict.fromkeys(PERMANENT, config.retry_permanent)}
+    todo = []
+    for url in wanted["url"].unique(maintain_order=True):
+        entry = entries.get(url)
+        if entry and entry.state == OK and not is_there(root, entry):
+            del entries[url]
+            entry = None
+        if entry is None or again.get(entry.state, False):
+            todo.append(url)
+    return todo[: config.limit] if config.limit else todo
+
+
+def picture_table(wanted: pl.DataFrame, entries: dict[str, Entry], config: FetchConfig) -> pl.DataFrame:
+    """wanted, and for each row what the ledger knows of its URL, placeholders told apart."""
+    columns = [name for name in SCHEMA if name != "url"]
+    known = [entries.get(url) for url in wanted["url"]]
+    facts = pl.DataFrame(
+        {name: [entry and getattr(entry, name) for entry in known] for name in columns},
+        schema={name: SCHEMA[name] if name != "time" else pl.Int64() for name in columns},
+    )
+    facts = facts.cast({"time": SCHEMA["time"]}).with_columns(pl.col("state").fill_null(PENDING))
+    return _name_placeholders(wanted.hstack(facts), config)
+
+
+def _name_placeholders(table: pl.DataFrame, config: FetchConfig) -> pl.DataFrame:
+    """Pictures that show no item: the same bytes under many URLs, or hardly any pixels."""
+    ok = pl.col("state") == OK
+    same = pl.col("url").filter(ok).n_unique().over("sha256")
+    repeated = ok & (same >= config.placeholder_urls) if config.placeholder_urls else pl.lit(False)
+    tiny = ok & (pl.min_horizontal("width", "height") < config.min_side)
+    reason = (
+        pl.when(tiny)
+        .then(pl.format("{} x {} pixels", "width", "height"))
+        .when(repeated)
+        .then(pl.format("the same bytes under {} URLs", same))
+        .otherwise("reason")
+    )
+    state = pl.when(tiny | repeated).then(pl.lit(PLACEHOLDER)).otherwise("state")
+    return table.with_columns(state.alias("state"), reason.alias("reason"))
+
+
+def _publish(
+    place: Domain, wanted: pl.DataFrame, entries: dict[str, Entry], config: FetchConfig, force: bool
+) -> tuple[str, dict[str, Any]]:
+    """Write pictures.parquet where it changed; returns `built` or `fresh`, and the figures."""
+    table = picture_table(wanted, entries, config)
+    usable = table.filter(pl.col("state") == OK).select("item", "slot", "sha256")
+    figures = _figures(place, table)
+    # Only what embed-image uses is in the fingerprint: that a URL failed once more makes no vector stale.
+    parameters = {"pictures": digest(usable.rows())}
+    content = digest(table.with_columns(pl.col("time").dt.epoch("ms")).rows())
+    if not force and place.manifest().get("pictures", {}).get("content") == content:
+        state = place.state("pictures").status
+        if state == "partial" or (state == "fresh" and place.is_fresh("pictures", parameters)):
+            return "fresh", figures
+    reasons = Counter(table.filter(pl.col("state") != OK).select("state", "reason").rows())
+    with place.writing("pictures", parameters) as out:
+        if not wanted.equals(wanted_urls(place, config.max_images)):  # a later change is noticed by the store
+            raise DataError(
+                f"domain {place.name}: its items changed while their pictures were fetched; pictures is as before, and "
+                "nothing that was fetched is lost",
+                place.command("pictures", flags=flags_of(config, ONCE)),
+            )
+        out.parquet("pictures.parquet", table.to_arrow())
+        out.details |= {
+            "rows": len(table), "content": content, "figures": figures, "flags": flags_of(config, ONCE),
+            "reasons": {f"{state}: {reason}": count for (state, reason), count in reasons.most_common(20)},
+        }  # fmt: skip
+        if figures[PENDING]:
+            out.details["incomplete"] = f"{figures[PENDING]} of {figures['urls']} URLs were not asked for yet"
+    return "built", figures
+
+
+def _figures(place: Domain, table: pl.DataFrame) -> dict[str, Any]:
+    """Items with a picture among all items; then different URLs by their state."""
+    ok = table.filter(pl.col("state") == OK)
+    rows, present = place.rows(), ok["item"].n_unique()
+    states = dict(table.unique("url").group_by("state").len().rows())
+    return {
+        "items": rows, "present": present, "coverage": round(present / rows, 4), "urls": table["url"].n_unique(),
+        **{state: states.get(state, 0) for state in STATES},
+        "megabytes": round(int(ok.unique("sha256")["bytes"].sum()) / 1e6, 1),
+    }  # fmt: skip
+
+
+def _tell(place: Domain, figures: dict[str, Any], config: FetchConfig, say: Callable[[str], None]) -> None:
+    """How to get more pictures, where there are more to be had; PartialError where there are too few."""
+    flags = flags_of(config, ONCE)
+    again = None
+    if figures[FAILED]:
+        again = place.command("pictures", flags=flags_of(replace(config, retry_failed=True), ONCE[:1]))
+        say(f"{place.name}: {figures[FAILED]} URLs failed in a way that may pass; to ask again: {again}")
+    if figures[PENDING]:
+        again = place.command("pictures", flags=flags)
+        say(f"{place.name}: {figures[PENDING]} URLs were not asked for yet; to go on: {again}")
+    lost = sum(figures[state] for state in PERMANENT)
+    if lost:
+        reasons = [reason for reason in place.entry("pictures")["reasons"] if reason.partition(":")[0] in PERMANENT]
+        often = reasons[0] if reasons else "for reasons of their own"
+        anew = place.command("pictures", flags=flags_of(replace(config, retry_permanent=True), ONCE[:2]))
+        say(f"{place.name}: {lost} URLs give no picture (mostly {often}); to ask again all the same: {anew}")
+    if figures["present"] < config.min_coverage * figures["items"]:
+        raise PartialError(
+            f"domain {place.name}: only {figures['present']} of {figures['items']} items ({figures['coverage']:.1%}) "
+            f"have a fetched picture; --min-coverage asks for {config.min_coverage:.1%}; what there is was written",
+            again or place.command("image", flags=["--images", "DIR"]),
+        )
