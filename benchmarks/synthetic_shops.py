@@ -1,10 +1,7 @@
 """Shops of a stated size for timing: random features, item popularity and history lengths like those of real shops."""
 
-from pathlib import Path
-
 import numpy as np
 
-from antpipe.config import TrainConfig
 from antpipe.data import Catalogue
 from antpipe.store import Feature, Sequences
 from antpipe.train import TrainingData
