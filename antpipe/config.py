@@ -245,6 +245,11 @@ class TrainConfig(Config):
     patience: int = setting(0, "stop after this many epochs without a better validation (0: never)", least=0)
     limit_steps: int = setting(0, "stop after this many optimiser steps in all (0: no limit)", least=0)
     clip: float = setting(0.0, "greatest norm of the gradient; longer ones are shortened to it (0: off)", least=0)
+    precision: str = setting(
+        "auto", "of matrix products in training; auto: bf16 where it is native", ("auto", "fp32", "bf16")
+    )
+    sampled_above: int = setting(50_000, "items of a target from which on the softmax is over a sample", least=1)
+    drawn: int = setting(8192, "items drawn for each step of a sampled softmax, besides the batch's own", least=1)
     seed: int = setting(0, "seed of weights, order and dropout", least=0)
     device: str = setting("auto", "where to compute", ("auto", "cpu", "cuda"))
     save_every: float = setting(

@@ -180,43 +180,91 @@ class Block:
 
 @dataclass(frozen=True)
 class Batch:
-    """items: (n,) global rows the batch needs, or all. targets: (P,) rows into `items`, in the blocks' order."""
+    """What one step reads. items: (n,) global rows. targets: (P,) rows into `items` of all positions of the step.
+
+    blocks: the sequences this process works on; their positions are targets[first : first + p], in the blocks' order
+    (in one process first = 0 and p = P). log_inclusion: (n,) logarithm of each item's probability to be among
+    `items`, where these are a sample of the catalogue.
+    """
 
     items: Ints
     blocks: tuple[Block, ...]
     targets: Ints
+    first: int = 0
+    log_inclusion: NDArray[np.float32] | None = None
+
+    def own_targets(self) -> slice:
+        return slice(self.first, self.first + sum(len(block.positions) for block in self.blocks))
 
 
-def batches(windows: Windows, batch_size: int, seed: int, epoch: int, whole: int | None) -> Iterator[Batch]:
+@dataclass(frozen=True)
+class Candidates:
+    """Which items a step needs besides those its sequences name: `drawn` of a catalogue of `size`."""
+
+    size: int
+    drawn: int
+
+
+def batches(
+    windows: Windows, batch_size: int, seed: int, epoch: int, candidates: Candidates, share: tuple[int, int] = (0, 1)
+) -> Iterator[Batch]:
     """One pass over the windows in an order that depends on seed and epoch only; about batch_size targets a batch.
 
-    whole: size of the catalogue where every batch needs all of it; None where it needs its own items only.
+    share: which of how many processes this is; each works on its part of every batch.
     """
     order = np.random.default_rng([seed, epoch]).permutation(len(windows.first))
     step = (np.cumsum(windows.targets()[order]) - 1) // batch_size
-    for chosen in np.split(order, np.flatnonzero(np.diff(step)) + 1):
-        yield make_batch(windows, chosen, whole)
+    for number, chosen in enumerate(np.split(order, np.flatnonzero(np.diff(step)) + 1)):
+        rng = np.random.default_rng([seed, epoch, number])
+        yield make_batch(windows, chosen, candidates, rng, share)
 
 
-def make_batch(windows: Windows, chosen: Ints, whole: int | None) -> Batch:
+def make_batch(
+    windows: Windows, chosen: Ints, candidates: Candidates, rng: np.random.Generator, share: tuple[int, int] = (0, 1)
+) -> Batch:
     """The batch of some windows, in blocks of similar length."""
+    rank, size = share
     order = chosen[np.argsort(windows.length[chosen], kind="stable")]
-    inputs, positions, targets = [], [], []
-    for group in np.split(order, block_ends(windows.length[order])):
+    parts = [blocks_of(windows, order[one::size]) for one in range(size)]
+    target = np.concatenate([targets for _, targets in parts])
+    named = [target, *(block.inputs.ravel() for blocks, _ in parts for block in blocks)]
+    first = sum(len(targets) for _, targets in parts[:rank])
+    if candidates.drawn >= candidates.size:  # rows of the catalogue are rows of the batch
+        return Batch(np.arange(candidates.size), parts[rank][0], target, first)
+    own = np.unique(np.concatenate(named))
+    items, log_inclusion = add_drawn(own, candidates, rng) if candidates.drawn else (own, None)
+    blocks = (Block(np.searchsorted(items, block.inputs), block.positions) for block in parts[rank][0])
+    return Batch(items, tuple(blocks), np.searchsorted(items, target), first, log_inclusion)
+
+
+def blocks_of(windows: Windows, order: Ints) -> tuple[tuple[Block, ...], Ints]:
+    """Windows in order of length as blocks whose inputs are global rows, and the targets (p,), global rows too."""
+    blocks, targets = [], [np.empty(0, np.int64)]
+    for group in np.split(order, block_ends(windows.length[order])) if len(order) else ():
         first, length = windows.first[group], windows.length[group]
         column = np.arange(length.max())
         real = column < length[:, None]  # (B, L)
         place = np.where(real, first[:, None] + column, first[:, None])
-        chosen_positions = np.flatnonzero(real & (windows.every[group][:, None] | (column == length[:, None] - 1)))
-        inputs.append(windows.items[place])
-        positions.append(chosen_positions)
-        targets.append(windows.items[place.reshape(-1)[chosen_positions] + 1])
-    target = np.concatenate(targets)
-    items = np.arange(whole) if whole is not None else np.unique(np.concatenate([target, *map(np.ravel, inputs)]))
-    if whole is None:
-        inputs = [np.searchsorted(items, block) for block in inputs]
-        target = np.searchsorted(items, target)
-    return Batch(items, tuple(map(Block, inputs, positions)), target)
+        positions = np.flatnonzero(real & (windows.every[group][:, None] | (column == length[:, None] - 1)))
+        blocks.append(Block(windows.items[place], positions))
+        targets.append(windows.items[place.reshape(-1)[positions] + 1])
+    return tuple(blocks), np.concatenate(targets)
+
+
+def add_drawn(own: Ints, candidates: Candidates, rng: np.random.Generator) -> tuple[Ints, NDArray[np.float32] | None]:
+    """A step's own items (sorted) together with items drawn from the others, uniformly and without repetition.
+
+    Returns all of them, sorted, and the logarithm of each one's probability to be there: own ones are certain.
+    """
+    others = candidates.size - len(own)
+    if others <= candidates.drawn:
+        return np.arange(candidates.size), None
+    some = rng.choice(candidates.size, min(candidates.size, candidates.drawn + len(own)), replace=False)
+    drawn = some[~np.isin(some, own)][: candidates.drawn]
+    items = np.sort(np.concatenate([own, drawn]))
+    log_inclusion = np.full(len(items), np.log(len(drawn) / others), np.float32)
+    log_inclusion[np.searchsorted(items, own)] = 0
+    return items, log_inclusion
 
 
 def block_ends(lengths: Ints) -> list[int]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from antpipe.checkpoint import DESCRIPTION, Checkpoint, describe, keeping, write_tensors
 from antpipe.config import WITHOUT_EFFECT
 from antpipe.errors import IntegrityError, UsageError
+from antpipe.parallel import ALONE, World, of_all, of_first
 from antpipe.settings import flag_name
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from antpipe.model import Ant
 
 STATE = "state.safetensors"
-FORMAT = 1
+FORMAT = 2
 METRICS = "metrics.jsonl"  # a row an epoch
 COST = "cost.json"  # time and memory: apart from the checkpoint, which the same run writes byte for byte again
 BAD_BATCH = "nan-batch.npz"  # of a run that diverged
@@ -88,6 +89,7 @@ class Keeping:
     begun: bool  # go on from the state in the folder
     asked_to_stop: Callable[[], bool]
     show: Callable[[Position, float], None]  # gets the share of the epoch that is done
+    world: World = ALONE
     saved_at: float = field(default_factory=time.monotonic)
 
 
@@ -99,24 +101,40 @@ def has_state(run: Path) -> bool:
 def save_state(
     keep: Keeping, model: "Ant", optimiser: "torch.optim.Adam", at: Position, best_weights: Mapping[str, "Tensor"]
 ) -> None:
-    """Replace the state in one step. Raises AntpipeError where the disk refuses; the one before is then still there."""
-    import torch
+    """Replace the state in one step. Raises AntpipeError where the disk refuses; the one before is then still there.
 
+    Of several processes the first writes, with the random generators of all.
+    """
+
+    generators = of_all(random_states(), keep.world)
+    keep.saved_at = time.monotonic()
+    if keep.world.rank:
+        return
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"best/{name}": tensor for name, tensor in best_weights.items()}
     for number, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"adam/{number}/{name}": tensor for name, tensor in moments.items()}
-    tensors["random/cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random/cuda"] = torch.cuda.get_rng_state()
-    header = {"format": FORMAT, "described": asdict(keep.described), "position": asdict(at)}
+    for rank, states in enumerate(generators):
+        tensors |= {f"random/{rank}/{name}": state for name, state in states.items()}
+    header = {
+        "format": FORMAT, "described": asdict(keep.described), "position": asdict(at), "processes": keep.world.size,
+    }  # fmt: skip
     path = keep.run / STATE
     kept = f"the state before it is kept: {at_of(keep.run)}" if has_state(keep.run) else "no state was there before"
     with keeping(path, kept):
         scratch = keep.run / f".{STATE}"
         write_tensors(scratch, tensors, {"antpipe": json.dumps(header, allow_nan=False)})
         scratch.replace(path)
-    keep.saved_at = time.monotonic()
+
+
+def random_states() -> dict[str, "Tensor"]:
+    """Where this process's random generators stand."""
+    import torch
+
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
 
 
 def between_steps(
@@ -132,8 +150,9 @@ def between_steps(
     share: of the epoch's positions that are done, below 1.
     """
     keep.show(at, share)
-    stop = keep.asked_to_stop()
-    if stop or time.monotonic() - keep.saved_at >= keep.save_every:
+    asked = keep.asked_to_stop()
+    stop, due = of_first(lambda: (asked, asked or time.monotonic() - keep.saved_at >= keep.save_every), keep.world)
+    if due:
         save_state(keep, model, optimiser, at, best_weights)
     if stop:
         raise KeyboardInterrupt
@@ -154,9 +173,10 @@ def load_state(keep: Keeping, model: "Ant", optimiser: "torch.optim.Adam") -> tu
         number, _, moment = name.partition("/")
         moments.setdefault(int(number), {})[moment] = tensor
     optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
-    torch.set_rng_state(parts["random"]["cpu"])
-    if "cuda" in parts["random"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state(parts["random"]["cuda"])
+    own = f"{keep.world.rank}/"
+    torch.set_rng_state(parts["random"][f"{own}cpu"])
+    if f"{own}cuda" in parts["random"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(parts["random"][f"{own}cuda"])
     return position_of(keep.run), parts["best"]
 
 
@@ -187,8 +207,9 @@ def at_of(run: Path) -> str:
     return str(position_of(run))
 
 
-def check_resume(run: Path, described: Checkpoint, *, resume: bool, command: str) -> None:
-    """Refuse to go on from the state of another run, and to begin again over a state unless that is said.
+def check_resume(run: Path, described: Checkpoint, *, resume: bool, command: str, processes: int = 1) -> None:
+    """Refuse to go on from the state of another run or of another number of processes, and to begin again over a state
+    unless that is said.
 
     command: trains this run. An unfinished run is never thrown away without --force, nor continued without --resume,
     because either may surprise: the first loses hours, the second trusts settings that one may have forgotten.
@@ -205,6 +226,12 @@ def check_resume(run: Path, described: Checkpoint, *, resume: bool, command: str
         raise UsageError(
             f"{run} holds this run, unfinished ({at_of(run)}): --resume goes on from there, --force begins again",
             f"{command} --resume",
+        )
+    if read_header(run)["processes"] != processes:
+        there = read_header(run)["processes"]
+        raise UsageError(
+            f"{run} is a run of {there} process(es), not of {processes}; each has random numbers of its own",
+            f"torchrun --nproc-per-node {there} -m {command} --resume" if there > 1 else f"{command} --resume",
         )
 
 
@@ -223,11 +250,11 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def what_is_there(out: Path, described: Checkpoint, *, resume: bool, command: str) -> str:
+def what_is_there(out: Path, described: Checkpoint, *, resume: bool, command: str, processes: int = 1) -> str:
     """NOTHING, or this run: UNFINISHED or FINISHED. Raises UsageError where the folder holds another one, or this one
     unfinished and that is not to be gone on with."""
     if has_state(out):
-        check_resume(out, described, resume=resume, command=command)
+        check_resume(out, described, resume=resume, command=command, processes=processes)
         return UNFINISHED
     if not (out / DESCRIPTION).exists():
         return NOTHING

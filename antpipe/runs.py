@@ -12,8 +12,9 @@ from antpipe.checkpoint import Checkpoint
 from antpipe.compatibility import check_fit, reads_features_of_checkpoint
 from antpipe.config import WITHOUT_EFFECT, ModelConfig, TrainConfig
 from antpipe.data import Catalogue, examples, load_catalogue
-from antpipe.devices import choose_device
+from antpipe.devices import choose_device, choose_precision
 from antpipe.errors import DataError, DivergedError, UsageError
+from antpipe.parallel import ALONE, World, of_first, together, world_of
 from antpipe.resume import (
     COST,
     FINISHED,
@@ -78,6 +79,11 @@ def plan_run(
     actions = transfer.find_stage(stage, own_stages)
     start = _check_request(stage, actions, domains, source)
     data = load_training_data(store, domains, config, notice)
+    if config.reference and stage != PRETRAIN and len(data.catalogue) > config.sampled_above:
+        raise UsageError(
+            f"--reference needs the softmax over all {len(data.catalogue)} items, not over a sample",
+            f"the same command with --sampled-above {len(data.catalogue)}",
+        )
     described = describe_run(
         store, data.catalogue, stage=stage, actions=actions, model_config=model_config, config=config, start=start
     )
@@ -122,22 +128,36 @@ def run_stage(
         raise UsageError(f"--out {out}: is the run to start from", "name another folder")
     if force and resume:
         raise UsageError("--force begins anew and --resume goes on: choose one of them")
+    world = world_of()
+    if world.size > 1 and config.reference:
+        raise UsageError("--reference reproduces a step of one process", "the same command without torchrun")
     require_tracker(config.track)
-    device = choose_device(config.device)
-    plan = plan_run(
-        store, domains, stage,
-        model_config=model_config, config=config, source=source, own_stages=own_stages, notice=notice,
-    )  # fmt: skip
-    command = train_command(store, domains, stage, out, source, model_config, config)
-    there = NOTHING if force else what_is_there(out, plan.described, resume=resume, command=command)
-    if there == FINISHED:
-        return checkpoint.describe(out), True
-    if resume and there == NOTHING:
-        notice(f"{out} holds nothing to resume; training begins")
-    return train_plan(
-        plan, out, config, device, begun=there == UNFINISHED, command=command, notice=notice, progress=progress,
-        stepping=stepping,
-    ), False  # fmt: skip
+    device = choose_device(config.device, world.local_rank if world.size > 1 else None)
+    config = replace(config, precision=choose_precision(config.precision, device))
+    if world.rank:  # the first one speaks for all
+        notice, progress, stepping = nothing, nothing, None
+    with together(world, device):
+        plan = plan_run(
+            store, domains, stage,
+            model_config=model_config, config=config, source=source, own_stages=own_stages, notice=notice,
+        )  # fmt: skip
+        command = train_command(store, domains, stage, out, source, model_config, config)
+        there = NOTHING
+        if not force:  # all look, and nobody writes before all have looked
+            there = what_is_there(out, plan.described, resume=resume, command=command, processes=world.size)
+            of_first(str, world)
+        if there == FINISHED:
+            return checkpoint.describe(out), True
+        if resume and there == NOTHING:
+            notice(f"{out} holds nothing to resume; training begins")
+        return train_plan(
+            plan, out, config, device, begun=there == UNFINISHED, command=command, notice=notice, progress=progress,
+            stepping=stepping, world=world,
+        ), False  # fmt: skip
+
+
+def nothing(_: object) -> None:
+    """Show nothing."""
 
 
 def train_plan(
@@ -151,9 +171,10 @@ def train_plan(
     notice: Callable[[str], None],
     progress: Callable[[dict[str, Any]], None],
     stepping: Callable[[float, dict[str, float]], None] | None,
+    world: World = ALONE,
 ) -> Checkpoint:
     """The training of a run that was checked (see run_stage for what it takes); begun: from the state in the folder."""
-    rows = begin(out, begun=begun)
+    rows = of_first(lambda: begin(out, begun=begun), world)
 
     def show(at: Position, share: float) -> None:
         if stepping is not None:
@@ -161,29 +182,37 @@ def train_plan(
             stepping(at.epoch - 1 + share, figures)
 
     def record(row: dict[str, Any]) -> None:
+        if world.rank:
+            return
         add_row(out, row)
         track(row)
         progress(row)
 
     model, pretraining = plan.model.to(device), plan.stage == PRETRAIN
-    with stopping() as asked, tracking(config.track, out, plan.described, rows) as track:
-        keep = Keeping(out, plan.described, config.save_every, begun, asked, show)
+    tracker = "none" if world.rank else config.track
+    with stopping() as asked, tracking(tracker, out, plan.described, rows) as track:
+        keep = Keeping(out, plan.described, config.save_every, begun, asked, show, world)
         try:
             best_epoch, best = fit(
-                model, plan.data, pretraining=pretraining, config=config, device=device, record=record, keep=keep
-            )
+                model, plan.data,
+                pretraining=pretraining, config=config, device=device, record=record, keep=keep, world=world,
+            )  # fmt: skip
         except KeyboardInterrupt:
             notice(f"{out}: interrupted; {f'{at_of(out)} kept' if has_state(out) else 'nothing is kept yet'}")
             notice(f"next: {command} --resume")
             raise
         except DivergedError as error:
             raise DivergedError(error.message, f"{command} --lr {config.lr / 10:g} --force") from None
-    at = position_of(out)
-    done = replace(plan.described, best_epoch=best_epoch, metrics=best, epochs=len(at.rows))
-    checkpoint.save(out, model, done)
-    write_json(out / COST, cost_of(at, device))
-    remove_state(out)
-    return done
+
+    def finish() -> Checkpoint:
+        at = position_of(out)
+        done = replace(plan.described, best_epoch=best_epoch, metrics=best, epochs=len(at.rows))
+        checkpoint.save(out, model, done)
+        write_json(out / COST, cost_of(at, device))
+        remove_state(out)
+        return done
+
+    return of_first(finish, world)
 
 
 def train_command(

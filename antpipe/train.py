@@ -13,8 +13,9 @@ import numpy as np
 from antpipe import losses
 from antpipe.checkpoint import keeping
 from antpipe.config import TrainConfig
-from antpipe.data import Batch, Catalogue, Examples, ItemInputs, batches, item_inputs, training_windows
+from antpipe.data import Batch, Candidates, Catalogue, Examples, ItemInputs, batches, item_inputs, training_windows
 from antpipe.errors import DataError, DivergedError
+from antpipe.parallel import ALONE, World, add_gradients, gather_rows, of_first, rows_of, total
 from antpipe.ranking import evaluate, metrics
 from antpipe.resume import BAD_BATCH, Keeping, Position, between_steps, load_state, save_state
 from antpipe.store import Sequences
@@ -45,13 +46,15 @@ def fit(
     device: "torch.device",
     record: Callable[[dict[str, Any]], None],
     keep: Keeping | None = None,
+    world: World = ALONE,
 ) -> tuple[int, dict[str, float]]:
     """Train, validate, and leave the model with the weights of its best epoch.
 
     pretraining: in-batch losses over the items of all domains, instead of the full softmax over one catalogue.
     record: gets epoch, loss, learning rate, seconds, positions a second and the validation metrics. keep: where the
-    training state is written and gone on from; without it, training leaves nothing on disk. Returns the best epoch
-    (from 1) and its validation metrics, the mean over domains. Raises DivergedError where the loss is not finite.
+    training state is written and gone on from; without it, training leaves nothing on disk. world: this process among
+    those that train together (parallel.py). Returns the best epoch (from 1) and its validation metrics, the mean over
+    domains. Raises DivergedError where the loss is not finite.
     """
     import torch
 
@@ -61,26 +64,32 @@ def fit(
     if not len(windows.first):
         raise DataError("no training position: every user has fewer than 2 items in training")
     epoch_positions = int(windows.targets().sum()) + 1  # one more: no epoch is whole before its validation
-    whole = None if pretraining else len(data.catalogue)
-    kept = None if whole is None else item_inputs(data.catalogue, model.widths, np.arange(whole), device)
+    size = len(data.catalogue)
+    candidates = Candidates(size, drawn_items(size, pretraining, config))
+    whole = np.arange(size)[rows_of(size, world)]
+    kept = item_inputs(data.catalogue, model.widths, whole, device) if candidates.drawn == size else None
     loss_of = pretraining_loss if pretraining else target_loss
+    seed_dropout(config.seed, world)
     at, best_weights = load_state(keep, model, optimiser) if keep and keep.begun else (Position(), {})
 
     while not at.finished:
         model.train()
         lr = set_learning_rate(optimiser, config, pretraining, at.epoch)
         began = time.perf_counter()
-        order = batches(windows, config.batch_size, config.seed, at.epoch, whole)
+        order = batches(windows, config.batch_size, config.seed, at.epoch, candidates, world.share)
         for batch in islice(order, at.step, last_step(config, at)):
-            inputs = kept or item_inputs(data.catalogue, model.widths, batch.items, device)
-            loss = loss_of(model, inputs, batch, config)
+            own = batch.items[rows_of(len(batch.items), world)]
+            inputs = kept or item_inputs(data.catalogue, model.widths, own, device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                loss = loss_of(model, inputs, batch, config, world)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            add_gradients(trained, world)
             if config.clip:
                 torch.nn.utils.clip_grad_norm_(trained, config.clip)
             optimiser.step()
-            value = float(loss.detach())
-            check_finite(value, batch, at, keep.run if keep else None)
+            value = float(total(loss, world))
+            check_finite(value, batch, at, keep.run if keep and not world.rank else None)
             began, lap = time.perf_counter(), time.perf_counter() - began
             at.step_done(value, len(batch.targets), lap)
             if keep:
@@ -89,7 +98,7 @@ def fit(
                "seconds": at.seconds, "positions_per_second": at.positions / at.seconds}  # fmt: skip
         at.finished = at.epoch == config.epochs or at.steps == config.limit_steps
         if at.finished or at.epoch % config.eval_every == 0:
-            valid = validate(model, data, device)
+            valid = of_first(lambda: validate(model, data, device), world)
             row |= {f"valid_{name}": value for name, value in valid.items()}
             if at.best_epoch == 0 or valid[SELECTION] > at.best[SELECTION]:
                 at.best_epoch, at.best = at.epoch, valid
@@ -101,6 +110,22 @@ def fit(
             save_state(keep, model, optimiser, at, best_weights)
     model.load_state_dict(best_weights)
     return at.best_epoch, at.best
+
+
+def drawn_items(size: int, pretraining: bool, config: TrainConfig) -> int:
+    """How many items of a catalogue each step draws besides its own: none in pre-training, all (the full softmax)
+    on a target, unless that has more than `sampled_above`."""
+    if pretraining:
+        return 0
+    return size if size <= config.sampled_above else config.drawn
+
+
+def seed_dropout(seed: int, world: World) -> None:
+    """Random numbers of its own for each process but the first, which goes on with those of one process."""
+    import torch
+
+    if world.rank:
+        torch.manual_seed(int(np.random.default_rng([seed, world.rank]).integers(2**63)))
 
 
 def set_learning_rate(optimiser: "torch.optim.Adam", config: TrainConfig, pretraining: bool, epoch: int) -> float:
@@ -140,10 +165,10 @@ def check_finite(loss: float, batch: Batch, at: Position, folder: Path | None) -
 
 
 def hidden_states(model: "Ant", items: "torch.Tensor", batch: Batch) -> "torch.Tensor":
-    """What the model expects at each position with a target: (P, D). items: (n, D) vectors of batch.items."""
+    """What the model expects at each of this process's positions: (p, D). items: (n, D) vectors of batch.items."""
     import torch
 
-    parts = []
+    parts = [items[:0]]
     for block in batch.blocks:
         inputs = torch.from_numpy(block.inputs).to(items.device)
         hidden = model.encode(items[inputs]).flatten(0, 1)  # (B * L, D)
@@ -151,37 +176,55 @@ def hidden_states(model: "Ant", items: "torch.Tensor", batch: Batch) -> "torch.T
     return torch.cat(parts)
 
 
-def target_loss(model: "Ant", inputs: ItemInputs, batch: Batch, config: TrainConfig) -> "torch.Tensor":
-    """Full softmax over the catalogue, of which batch.items is all."""
+def target_loss(
+    model: "Ant", inputs: ItemInputs, batch: Batch, config: TrainConfig, world: World = ALONE
+) -> "torch.Tensor":
+    """Softmax over batch.items: the whole catalogue, or a sample of it. inputs: of this process's share of them."""
     import torch
 
-    items = model.items(inputs.features, inputs.ids, inputs.present).fused
-    targets = torch.from_numpy(batch.targets).to(items.device)
+    items = gather_rows(model.items(inputs.features, inputs.ids, inputs.present).fused, len(batch.items), world)
+    targets = torch.from_numpy(batch.targets[batch.own_targets()]).to(items.device)
     hidden = hidden_states(model, items, batch)
     if not config.reference:
-        return losses.full_softmax(hidden, items, targets, model.config.temperature)
+        sampled = None if batch.log_inclusion is None else torch.from_numpy(batch.log_inclusion).to(items.device)
+        return losses.full_softmax(
+            hidden, items, targets, model.config.temperature, log_inclusion=sampled, count=len(batch.targets)
+        )
     zeros = {name: torch.zeros_like(values[:1]) for name, values in inputs.features.items()}
     nothing = {name: torch.zeros_like(there[:1]) for name, there in inputs.present.items()}
     padding = model.items(zeros, None, nothing).fused[0]
     return losses.reference_full_softmax(hidden, items, padding, targets, model.config.temperature)
 
 
-def pretraining_loss(model: "Ant", inputs: ItemInputs, batch: Batch, config: TrainConfig) -> "torch.Tensor":
-    """In-batch InfoNCE of sequence and next item, plus the weighted image-text loss where there are both."""
+def pretraining_loss(
+    model: "Ant", inputs: ItemInputs, batch: Batch, config: TrainConfig, world: World = ALONE
+) -> "torch.Tensor":
+    """In-batch InfoNCE of sequence and next item, plus the weighted image-text loss where there are both.
+
+    inputs: of this process's share of batch.items.
+    """
     import torch
 
     vectors = model.items(inputs.features, inputs.ids, inputs.present)
-    targets = torch.from_numpy(batch.targets).to(vectors.fused.device)
-    temperature = model.config.temperature
-    in_batch = losses.reference_in_batch if config.reference else losses.in_batch
-    image_text = losses.reference_image_text if config.reference else losses.image_text
-    loss = in_batch(hidden_states(model, vectors.fused, batch), vectors.fused[targets], targets, temperature)
-    if "image" in vectors.parts and "text" in vectors.parts and config.image_text_weight:
-        images, texts = vectors.parts["image"][targets], vectors.parts["text"][targets]
-        loss = loss + config.image_text_weight * image_text(
-            images, texts, inputs.present["image"][targets], temperature
-        )
-    return loss
+    n, temperature = len(batch.items), model.config.temperature
+    fused = gather_rows(vectors.fused, n, world)
+    targets = torch.from_numpy(batch.targets).to(fused.device)  # (P,)
+    hidden = hidden_states(model, fused, batch)
+    first, count = batch.first, len(batch.targets)
+    if config.reference:
+        loss = losses.reference_in_batch(hidden, fused[targets], targets, temperature)
+    else:
+        loss = losses.in_batch(hidden, fused[targets], targets, temperature, first, count)
+    if not ("image" in vectors.parts and "text" in vectors.parts and config.image_text_weight):
+        return loss
+    has_image = gather_rows(inputs.present["image"][:, None].float(), n, world)[:, 0].bool()[targets]  # (P,)
+    texts = gather_rows(vectors.parts["text"], n, world)[targets]
+    images = gather_rows(vectors.parts["image"], n, world)[targets]
+    if config.reference:
+        return loss + config.image_text_weight * losses.reference_image_text(images, texts, has_image, temperature)
+    own = batch.own_targets()
+    pairs = losses.image_text(images[own], texts, has_image[own], temperature, first, int(has_image.sum()))
+    return loss + config.image_text_weight * pairs
 
 
 def validate(model: "Ant", data: TrainingData, device: "torch.device") -> dict[str, float]:

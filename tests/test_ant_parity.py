@@ -10,7 +10,7 @@ from torch import Tensor
 
 from antpipe import losses, transfer
 from antpipe.config import TrainConfig
-from antpipe.data import Batch, ItemInputs, Windows, make_batch
+from antpipe.data import Batch, Candidates, ItemInputs, Windows, make_batch
 from antpipe.interop import ant_quirks
 from antpipe.interop.ant_reference import rename
 from antpipe.model import Ant
@@ -65,7 +65,9 @@ def training_inputs(case: Golden, whole: bool) -> tuple[ItemInputs, Batch]:
     rows = [np.append(row[:n], label) - 1 for row, n, label in zip(sequences, lens, labels, strict=True)]
     first = np.cumsum([0, *(len(row) for row in rows[:-1])])
     windows = Windows(np.concatenate(rows), first, lens, np.zeros(len(lens), np.bool_))
-    batch = make_batch(windows, np.arange(len(lens)), len(case.tensor("table/text")) - 1 if whole else None)
+    size = len(case.tensor("table/text")) - 1
+    candidates = Candidates(size, size if whole else 0)
+    batch = make_batch(windows, np.arange(len(lens)), candidates, np.random.default_rng(0))
     features = {name: table[1:][batch.items] for name, table in case.features().items()}
     has_image = ~case.tensor(f"out{case.bits}/cat/image_zero")[1:][batch.items]
     return ItemInputs(features, {"image": has_image}, torch.from_numpy(batch.items)), batch

@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from antpipe.config import PriceConfig
-from antpipe.data import Catalogue, batches, block_ends, examples, history_blocks, load_catalogue, training_windows
+from antpipe.data import (
+    Candidates,
+    Catalogue,
+    batches,
+    block_ends,
+    examples,
+    history_blocks,
+    load_catalogue,
+    training_windows,
+)
 from antpipe.errors import DataError
 from antpipe.features.quantize_price import quantize_price
 from antpipe.store import Feature, Sequences, Store
@@ -68,7 +77,8 @@ def test_batches_serve_every_prefix_exactly_once(first, second, max_len, batch_s
     if not expected:
         assert not len(windows.first)
         return
-    found = served(batches(windows, batch_size, seed=1, epoch=3, whole=whole), whole)
+    candidates = Candidates(int(offsets[-1]), whole or 0)
+    found = served(batches(windows, batch_size, seed=1, epoch=3, candidates=candidates), whole)
     assert len(found) == len(expected)
     assert set(found) == expected
 
@@ -76,7 +86,7 @@ def test_batches_serve_every_prefix_exactly_once(first, second, max_len, batch_s
 def test_order_of_batches_depends_on_seed_and_epoch_only() -> None:
     windows = training_windows([make_sequences([9, 7, 12, 5, 8], 6)], np.array([0, 41]))
     orders = [
-        [batch.targets.tolist() for batch in batches(windows, 4, seed=seed, epoch=epoch, whole=41)]
+        [batch.targets.tolist() for batch in batches(windows, 4, seed, epoch, Candidates(41, 41))]
         for seed, epoch in ((0, 1), (0, 1), (0, 2), (1, 1))
     ]
     assert orders[0] == orders[1]

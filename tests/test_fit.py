@@ -10,7 +10,7 @@ import torch
 
 from antpipe import train
 from antpipe.config import TrainConfig
-from antpipe.data import Batch, batches, item_inputs, training_windows
+from antpipe.data import Batch, Candidates, batches, item_inputs, training_windows
 from antpipe.model import Ant
 from antpipe.ranking import evaluate
 from antpipe.runs import load_training_data
@@ -128,7 +128,7 @@ def test_evaluation_draws_no_dropout_and_leaves_the_mode_as_it_was(
 def test_pretraining_adds_the_weighted_image_text_loss(model: Ant, data: TrainingData) -> None:
     model.eval()
     windows = training_windows(data.sequences, data.catalogue.offsets)
-    batch = next(batches(windows, 1000, seed=0, epoch=1, whole=None))
+    batch = next(batches(windows, 1000, seed=0, epoch=1, candidates=Candidates(len(data.catalogue), 0)))
     inputs = item_inputs(data.catalogue, model.widths, batch.items, CPU)
     none, one, two = (
         pretraining_loss(model, inputs, batch, replace(TRAINING, image_text_weight=weight)).item()

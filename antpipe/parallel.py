@@ -1,0 +1,147 @@
+"""Training by several processes, started by `torchrun`: each works on its share of every step.
+
+A step's items are split evenly: each process projects its share and all gather the vectors. A step's sequences are
+split too: each process adds up the losses of its own positions, over the same candidates. So the sum of all losses and
+gradients is that of one process, but for the order in which floating-point numbers are added.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+# The others wait while the first process validates and saves.
+PATIENCE = timedelta(hours=4)
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that train together: its number `rank`, from 0, and how many there are."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0  # among those on this machine
+
+    @property
+    def share(self) -> tuple[int, int]:
+        return self.rank, self.size
+
+
+ALONE = World()
+
+
+def world_of(environment: "os._Environ[str] | dict[str, str]" = os.environ) -> World:
+    """What torchrun says of this process (https://docs.pytorch.org/docs/stable/elastic/run.html)."""
+    if "WORLD_SIZE" not in environment:
+        return ALONE
+    return World(*(int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+
+
+@contextmanager
+def together(world: World, device: "torch.device") -> Iterator[None]:
+    """Join the other processes for as long as this lasts: by NCCL on GPUs, by Gloo on processors."""
+    if world.size == 1:
+        yield
+        return
+    import torch.distributed as dist
+
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def rows_of(n: int, world: World) -> slice:
+    """The rows of n that are this process's share: ceil(n / size) of them, and what is left for the last ones."""
+    each = -(-n // world.size)
+    return slice(min(n, world.rank * each), min(n, (world.rank + 1) * each))
+
+
+def gather_rows(part: "torch.Tensor", n: int, world: World) -> "torch.Tensor":
+    """All n rows (n, D) where each process has its share (see rows_of). The gradient goes back to the owners, added up
+    over processes."""
+    if world.size == 1:
+        return part
+    import torch
+    import torch.distributed as dist
+    from torch.autograd.function import once_differentiable
+
+    class Gather(torch.autograd.Function):
+        @staticmethod
+        def forward(_: Any, part: torch.Tensor) -> torch.Tensor:
+            each = -(-n // world.size)
+            padded = part.new_zeros(each, part.shape[1])
+            padded[: len(part)] = part
+            every = part.new_empty(each * world.size, part.shape[1])
+            dist.all_gather_into_tensor(every, padded)
+            return every[:n]
+
+        @staticmethod
+        @once_differentiable
+        def backward(_: Any, grad: torch.Tensor) -> torch.Tensor:
+            grad = grad.contiguous()
+            dist.all_reduce(grad)
+            return grad[rows_of(n, world)]
+
+    gathered: torch.Tensor = Gather.apply(part.float() if part.dtype == torch.bfloat16 else part)
+    return gathered
+
+
+def add_gradients(parameters: "Sequence[torch.nn.Parameter]", world: World) -> None:
+    """Replace each gradient by its sum over processes; a process without one counts as zeros."""
+    if world.size == 1:
+        return
+    import torch
+    import torch.distributed as dist
+
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = torch.cat([grad.flatten() for grad in grads])
+    dist.all_reduce(flat)
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, grad in zip(parameters, torch.split(flat, sizes), strict=True):
+        parameter.grad = grad.view_as(parameter)
+
+
+def total(value: "torch.Tensor", world: World) -> "torch.Tensor":
+    """The sum of a number over processes, without gradient."""
+    value = value.detach()
+    if world.size > 1:
+        import torch.distributed as dist
+
+        value = value.clone()
+        dist.all_reduce(value)
+    return value
+
+
+def of_first(make: Callable[[], T], world: World) -> T:
+    """What the first process makes, for all of them."""
+    if world.size == 1:
+        return make()
+    import torch.distributed as dist
+
+    box: list[Any] = [make() if world.rank == 0 else None]
+    dist.broadcast_object_list(box)
+    made: T = box[0]
+    return made
+
+
+def of_all(value: T, world: World) -> list[T]:
+    """The values of all processes, by rank."""
+    if world.size == 1:
+        return [value]
+    import torch.distributed as dist
+
+    every: list[Any] = [None] * world.size
+    dist.all_gather_object(every, value)
+    return every
