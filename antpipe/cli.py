@@ -14,6 +14,7 @@ from antpipe.commands import features, imports, ingest, judging, overview, train
 from antpipe.commands.flags import app, notice
 from antpipe.config import CONFIGS
 from antpipe.errors import AntpipeError, UsageError
+from antpipe.parallel import world_of
 from antpipe.process import tune_process
 from antpipe.settings import check_environment
 
@@ -40,6 +41,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command line and leave with its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     tune_process()
+    if world_of().rank and words[:1] != ["train"]:
+        notice(f"{' '.join(words[:1])} runs in one process; this one has nothing to do")
+        sys.exit(0)
     try:
         check_environment(CONFIGS)
         code = app(words or ["--help"], standalone_mode=False) or 0

@@ -58,6 +58,7 @@ def together(world: World, device: "torch.device") -> Iterator[None]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield
+        dist.barrier()  # leave together: one that closes its connections early makes the others crash
     finally:
         dist.destroy_process_group()
 
@@ -83,9 +84,9 @@ def gather_rows(part: "torch.Tensor", n: int, world: World) -> "torch.Tensor":
             each = -(-n // world.size)
             padded = part.new_zeros(each, part.shape[1])
             padded[: len(part)] = part
-            every = part.new_empty(each * world.size, part.shape[1])
-            dist.all_gather_into_tensor(every, padded)
-            return every[:n]
+            every = [torch.empty_like(padded) for _ in range(world.size)]
+            dist.all_gather(every, padded)
+            return torch.cat(every)[:n]
 
         @staticmethod
         @once_differentiable

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from antpipe.parallel import ALONE, World, rows_of, world_of
 from antpipe.resume import METRICS
@@ -17,9 +16,9 @@ from .conftest import REPOSITORY
 from .trainable import make_trainable
 
 FLAGS = (
-    "--width 16 --experts 2 --item-dropout 0 --hidden-dropout 0 --attention-dropout 0 --no-gate-noise --epochs 3 "
-    "--batch-size 50 --device cpu --precision fp32"
-).split()
+    "--width", "16", "--experts", "2", "--item-dropout", "0", "--hidden-dropout", "0", "--attention-dropout", "0",
+    "--no-gate-noise", "--epochs", "3", "--batch-size", "50", "--device", "cpu", "--precision", "fp32",
+)  # fmt: skip
 
 
 def antpipe(processes: int, *words: str) -> subprocess.CompletedProcess[str]:
@@ -73,10 +72,10 @@ def test_two_processes_train_and_judge_like_one(store: Store, tmp_path: Path, wo
     assert valid
     for name in valid:
         assert [row[name] for row in two] == pytest.approx([row[name] for row in one], abs=1e-9)
-    figures = [
-        json.loads(antpipe(1, "evaluate", "--run", str(run), "--domains", "Shop", "--store", str(store.root), "--json").stdout)
-        for run in runs
-    ]
+    figures = []
+    for run in runs:
+        judged = antpipe(1, "evaluate", "--run", str(run), "--domains", "Shop", "--store", str(store.root), "--json")
+        figures.append(json.loads(judged.stdout))
     assert figures[0][0]["protocols"] == figures[1][0]["protocols"]
 
 

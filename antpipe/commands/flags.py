@@ -18,6 +18,7 @@ import typer
 
 from antpipe.config import CONFIGS
 from antpipe.errors import UsageError
+from antpipe.parallel import world_of
 from antpipe.settings import Config, base_type, flag_name, read_toml, resolve
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ class Common:
         return resolve(config, self.flags, self.toml, inherited=inherited)
 
     def show(self, value: Any, text: str) -> None:
-        """The result on stdout, as text or as JSON."""
+        """The result on stdout, as text or as JSON; of several processes the first one shows it."""
+        if world_of().rank:
+            return
         text = json.dumps(plain(value), indent=1, ensure_ascii=False) if self.json else text
         if text:
             print(text)

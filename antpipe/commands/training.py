@@ -9,6 +9,7 @@ from antpipe import show
 from antpipe.commands.flags import Common, Domains, Force, app, command, imports, names, notice
 from antpipe.config import ModelConfig, TrainConfig
 from antpipe.errors import UsageError
+from antpipe.parallel import world_of
 from antpipe.progress import progress
 
 SHOWN_EPOCH = ("loss", "valid_recall@10", "seconds")  # the rest is in RUN/metrics.jsonl
@@ -57,7 +58,7 @@ def train(
             common.store, names(domains), stage, **request, out=out, force=force, resume=resume, notice=notice,
             progress=epoch, stepping=step,
         )  # fmt: skip
-    if not was_there:
+    if not was_there and not world_of().rank:
         notice(f"{out}: {show.inline(read_cost(out))}")
     common.show(done, show.run(out, done, "fresh" if was_there else "trained"))
 
