@@ -7,7 +7,7 @@ import torch
 
 from antpipe.config import ModelConfig
 from antpipe.errors import UsageError
-from antpipe.model import INIT_STD, Ant, ModalityExperts
+from antpipe.model import INIT_STD, Ant, ModalityExperts, dropout
 
 WIDTHS = {"text": 5, "image": 7, "price": 4}
 SMALL = ModelConfig(width=8, experts=3, heads=2)
@@ -160,3 +160,39 @@ def test_modality_dropout_hides_the_stated_share_in_training_only() -> None:
     hidden = (model.train().items(x, present=present).fused == 0).all(1).float().mean().item()
     assert hidden == pytest.approx(0.25, abs=0.03)
     assert not (model.eval().items(x, present=present).fused == 0).all(1).any()
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.001])
+def test_dropout_drops_its_share_and_keeps_the_mean(share: float) -> None:
+    torch.manual_seed(3)
+    x = torch.full((1001, 999), 2.0)
+    dropped = dropout(x, share, training=True)
+    n, kept = x.numel(), dropped != 0
+    assert abs(float((~kept).float().mean()) - share) < 5 * math.sqrt(share * (1 - share) / n)
+    assert len(dropped[kept].unique()) == 1
+    assert dropped[kept][0].item() == pytest.approx(2 / (1 - share), rel=1e-4)
+
+
+def test_dropout_of_neighbours_is_independent() -> None:
+    """One random number serves four values in a row: none of them tells of the others."""
+    torch.manual_seed(4)
+    kept = (dropout(torch.ones(40_000, 4), 0.5, training=True) > 0).double()
+    assert torch.corrcoef(kept.T).fill_diagonal_(0).abs().max() < 5 / math.sqrt(40_000)
+
+
+def test_dropout_lets_the_gradient_through_where_it_keeps() -> None:
+    x = torch.ones(50, 7, dtype=torch.float64, requires_grad=True)
+    dropped = dropout(x, 0.4, training=True)
+    (grad,) = torch.autograd.grad(dropped.sum(), x)
+    assert torch.equal(grad, dropped.detach())
+    assert (grad == 0).any()
+
+
+@pytest.mark.parametrize(("share", "training"), [(0.0, True), (0.7, False)])
+def test_dropout_of_nothing_or_outside_training_changes_nothing(share: float, training: bool) -> None:
+    x = torch.randn(5, 6)
+    assert torch.equal(dropout(x, share, training), x)
+
+
+def test_dropout_of_all_leaves_zeros() -> None:
+    assert not dropout(torch.ones(3, 4), 1.0, training=True).any()
