@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from antpipe import __version__
 from antpipe.cli import app
@@ -36,6 +37,7 @@ from antpipe.config import (
     TextConfig,
     TrainConfig,
 )
+from antpipe.devices import choose_precision
 from antpipe.progress import progress
 from antpipe.settings import Config, flag_name
 from antpipe.store import Store
@@ -137,7 +139,8 @@ def test_a_checkpoint_holds_the_settings_that_were_resolved(trainable: Path, mon
     monkeypatch.setenv("ANTPIPE_TRAIN_SEED", "2")
     assert run_named("scratch", trainable, "--config", trainable / "settings.toml").code == 0
     kept = json.loads((trainable / "runs" / "scratch" / "checkpoint.json").read_text())
-    given = {"lr": 0.25, "seed": 2, "epochs": 2, "batch_size": 32, "device": "cpu"}
+    precision = choose_precision("auto", torch.device("cpu"))
+    given = {"lr": 0.25, "seed": 2, "epochs": 2, "batch_size": 32, "device": "cpu", "precision": precision}
     assert kept["train"] == json.loads(json.dumps(dataclasses.asdict(TrainConfig()) | given))
     assert kept["model"] == dataclasses.asdict(ModelConfig(fusion=0.5, width=16, experts=2, layers=1))
 

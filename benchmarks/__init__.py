@@ -1,0 +1,1 @@
+"""Comparisons with the straightforward way, in alternation; each prints its table."""
