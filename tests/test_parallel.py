@@ -12,6 +12,7 @@ from antpipe.parallel import ALONE, World, rows_of, world_of
 from antpipe.resume import METRICS
 from antpipe.store import Store
 
+from . import commands
 from .conftest import REPOSITORY
 from .trainable import make_trainable
 
@@ -62,20 +63,22 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     ids=["pretrain", "scratch", "sampled"],
 )
 def test_two_processes_train_and_judge_like_one(store: Store, tmp_path: Path, words: list[str]) -> None:
-    runs = [tmp_path / str(processes) for processes in (1, 2)]
-    for run, processes in zip(runs, (1, 2), strict=True):
-        done = antpipe(processes, "train", *words, *FLAGS, "--out", str(run), "--store", str(store.root))
-        assert done.returncode == 0, done.stderr
+    runs = [tmp_path / "one", tmp_path / "two"]
+    lines = [["train", *words, *FLAGS, "--out", str(run), "--store", str(store.root)] for run in runs]
+    alone, both = commands.run(*lines[0]), antpipe(2, *lines[1])
+    assert alone.code == 0, alone.err
+    assert both.returncode == 0, both.stderr
+    assert both.stdout.count("trained") == 1  # one of them speaks
     one, two = map(rows, runs)
     assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=1e-5)
     valid = [name for name in one[0] if name.startswith("valid_")]
     assert valid
     for name in valid:
         assert [row[name] for row in two] == pytest.approx([row[name] for row in one], abs=1e-9)
-    figures = []
-    for run in runs:
-        judged = antpipe(1, "evaluate", "--run", str(run), "--domains", "Shop", "--store", str(store.root), "--json")
-        figures.append(json.loads(judged.stdout))
+    figures = [
+        commands.run("evaluate", "--run", run, "--domains", "Shop", "--store", store.root, "--json").json()
+        for run in runs
+    ]
     assert figures[0][0]["protocols"] == figures[1][0]["protocols"]
 
 
@@ -85,9 +88,9 @@ def test_a_run_of_two_processes_is_not_resumed_by_one(store: Store, tmp_path: Pa
              "--store", str(store.root)]  # fmt: skip
     begun = antpipe(2, *words, "--save-every", "0", "--lr", "1e38")  # diverges in its second step
     assert begun.returncode != 0
-    alone = antpipe(1, *words, "--save-every", "0", "--lr", "1e38", "--resume")
-    assert alone.returncode == 2
-    assert "a run of 2 process(es), not of 1" in alone.stderr
+    alone = commands.run(*words, "--save-every", "0", "--lr", "1e38", "--resume")
+    assert alone.code == 2
+    assert "a run of 2 process(es), not of 1" in alone.err
 
 
 @pytest.mark.slow

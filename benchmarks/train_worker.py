@@ -1,0 +1,118 @@
+"""One process of the training benchmark: a way of taking steps, step by step as it is asked to.
+
+`python -m benchmarks.train_worker STAGE WAY TARGETS [quick]` prints the loss without dropout, then takes a step for
+each number it reads on stdin and prints what that took.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from antpipe.process import tune_process
+
+tune_process()  # before torch is loaded
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+
+from antpipe.config import ModelConfig, TrainConfig  # noqa: E402
+from antpipe.data import Candidates, Windows, item_inputs, make_batch, training_windows  # noqa: E402
+from antpipe.model import Ant  # noqa: E402
+from antpipe.train import TrainingData, pretraining_loss, target_loss  # noqa: E402
+from benchmarks import plain_training as plain  # noqa: E402
+from benchmarks.synthetic_shops import MAX_LEN, WIDTHS, training_data  # noqa: E402
+from benchmarks.train_sizes import FULL, QUICK  # noqa: E402
+
+CPU = torch.device("cpu")
+Loss = Callable[[NDArray[np.int64]], tuple["torch.Tensor", int, int]]  # of windows: loss, targets, items it projects
+
+
+def model_of(stage: str, quick: bool) -> Ant:
+    """The same weights for each way. Gates start at zero; here nothing does, so that a comparison sees them."""
+    torch.manual_seed(0)
+    model = Ant(replace(ModelConfig(), **({"width": 32} if quick else {})), WIDTHS, MAX_LEN)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    if stage == "relearn":
+        model.encoder.requires_grad_(False)
+    return model
+
+
+def plain_loss(stage: str, model: Ant, data: TrainingData, windows: Windows) -> Loss:
+    """The straightforward way: raw features in memory as one table a modality."""
+    whole = item_inputs(data.catalogue, WIDTHS, np.arange(len(data.catalogue)), CPU)
+    tables = {name: torch.cat([x, torch.zeros_like(x[:1])]) for name, x in whole.features.items()}
+
+    def loss(chosen: NDArray[np.int64]) -> tuple[torch.Tensor, int, int]:
+        rows = plain.rows_of(windows, chosen, MAX_LEN)
+        if stage == "relearn":
+            value = plain.plain_target_loss(model, tables, rows)
+        else:
+            weight = TrainConfig().image_text_weight
+            value = plain.plain_pretraining_loss(model, tables, whole.present["image"], rows, weight)
+        return value, len(rows.target), rows.items.size
+
+    return loss
+
+
+def our_loss(stage: str, model: Ant, data: TrainingData, windows: Windows) -> Loss:
+    """What antpipe's training loop does in a step."""
+    n = len(data.catalogue)
+    whole = item_inputs(data.catalogue, WIDTHS, np.arange(n), CPU) if stage == "relearn" else None
+    candidates = Candidates(n, n if stage == "relearn" else 0)
+
+    def loss(chosen: NDArray[np.int64]) -> tuple[torch.Tensor, int, int]:
+        batch = make_batch(windows, chosen, candidates, np.random.default_rng(0))
+        inputs = whole or item_inputs(data.catalogue, WIDTHS, batch.items, CPU)
+        value = (target_loss if stage == "relearn" else pretraining_loss)(model, inputs, batch, TrainConfig())
+        return value, len(batch.targets), len(batch.items)
+
+    return loss
+
+
+def windows_of_step(windows: Windows, order: NDArray[np.int64], step: int, targets: int) -> NDArray[np.int64]:
+    """Whole windows with at least `targets` targets in all, others in each step."""
+    ends = np.cumsum(windows.targets()[order])
+    start = int(np.searchsorted(ends, step * targets % max(1, int(ends[-1]) - targets)))
+    before = int(ends[start - 1]) if start else 0
+    return order[start : int(np.searchsorted(ends, before + targets)) + 1]
+
+
+def main(stage: str, way: str, targets: int, quick: bool) -> None:
+    sizes = (QUICK if quick else FULL)[stage]
+    data = training_data(sizes.items, sizes.users, sizes.prefixes)
+    windows = training_windows(data.sequences, data.catalogue.offsets)
+    order = np.random.default_rng(0).permutation(len(windows.first))
+    model = model_of(stage, quick)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.Adam(trained, lr=1e-3, fused=way != "plain")
+    loss_of = (plain_loss if way == "plain" else our_loss)(stage, model, data, windows)
+    with torch.no_grad():
+        value, _, _ = loss_of_without_dropout(model, loss_of, windows_of_step(windows, order, 0, targets))
+    print(json.dumps({"loss": value}), flush=True)
+    for line in sys.stdin:
+        wall, cpu = time.perf_counter(), time.process_time()
+        with torch.autocast("cpu", torch.bfloat16, enabled=way == "bf16"):
+            loss, done, items = loss_of(windows_of_step(windows, order, int(line), targets))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        took = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps(took | {"targets": done, "items": items, "peak": peak}), flush=True)
+
+
+def loss_of_without_dropout(model: Ant, loss_of: Loss, chosen: NDArray[np.int64]) -> tuple[float, int, int]:
+    model.eval()
+    value, targets, items = loss_of(chosen)
+    model.train()
+    return float(value), targets, items
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), "quick" in sys.argv[4:])

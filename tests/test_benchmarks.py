@@ -1,0 +1,50 @@
+"""The benchmarks compare equal things, and run; their figures are for quiet machines and are not judged here."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from antpipe.data import training_windows
+from benchmarks.synthetic_shops import training_data
+from benchmarks.train_sizes import QUICK
+from benchmarks.train_worker import loss_of_without_dropout, model_of, our_loss, plain_loss
+
+from .conftest import REPOSITORY
+
+
+@pytest.mark.parametrize("stage", ["relearn", "pretrain"])
+def test_the_straightforward_step_has_the_loss_and_gradients_of_ours(stage: str) -> None:
+    sizes = QUICK[stage]
+    data = training_data(sizes.items, sizes.users, sizes.prefixes)
+    windows, model = training_windows(data.sequences, data.catalogue.offsets), model_of(stage, quick=True).eval()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    found = []
+    for way in (plain_loss, our_loss):
+        value, targets, _ = way(stage, model, data, windows)(np.arange(9))
+        assert targets == windows.targets()[:9].sum()
+        found.append((value.item(), torch.autograd.grad(value, trained, allow_unused=True)))
+    (plain, theirs), (ours, mine) = found
+    assert ours == pytest.approx(plain, rel=1e-5)
+    for one, other in zip(theirs, mine, strict=True):
+        if one is None or other is None:  # the noise of the gates, which is off
+            assert one is other
+            continue
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+
+
+def test_the_model_trains_again_after_its_loss_without_dropout() -> None:
+    model = model_of("pretrain", quick=True)
+    loss_of_without_dropout(model, lambda _: (torch.tensor(1.0), 0, 0), np.arange(1))
+    assert model.training
+
+
+@pytest.mark.slow
+def test_the_training_benchmark_prints_a_row_for_each_way() -> None:
+    words = ["-m", "benchmarks.train_step", "--quick", "--repeats", "1", "--stage", "relearn"]
+    done = subprocess.run([sys.executable, *words], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "straightforward " in done.stdout
+    assert "antpipe fp32 " in done.stdout
