@@ -241,6 +241,7 @@ class TrainConfig(Config):
     image_text_weight: float = setting(1e-3, "weight of the image-text loss in pretrain", least=0)
     modalities: tuple[str, ...] = setting(MODALITIES, "modalities to use where a domain has them", MODALITIES)
     eval_every: int = setting(1, "epochs between validations", least=1)
+    valid_sample: int = setting(0, "validate on at most this many positions of each domain (0: all)", least=0)
     reference: bool = setting(False, "reproduce the quirks of the authors' code (docs/method.md)")
     patience: int = setting(0, "stop after this many epochs without a better validation (0: never)", least=0)
     limit_steps: int = setting(0, "stop after this many optimiser steps in all (0: no limit)", least=0)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Ints = NDArray[np.int64]
 # One more pass through the Transformer costs about as much as this many padded positions (2 cores, width 64 to 256).
 PADDING_WORTH_A_BLOCK = 512
+# Features of more bytes than this are given back after each use. The kernel maps far more than the rows one reads, so
+# that soon all of them would count as this process's memory.
+RESIDENT = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,13 @@ class Catalogue:
                 here = np.flatnonzero((rows >= start) & (rows < stop))
                 values[here] = feature.values[rows[here] - start]
                 present[here] = feature.present[rows[here] - start]
+                if self.mapped_bytes() > RESIDENT:
+                    feature.release()
         return values, present
+
+    def mapped_bytes(self) -> int:
+        """Size of all mapped features."""
+        return sum(one.values.nbytes for column in self.features.values() for one in column if one is not None)
 
 
 @dataclass(frozen=True)
@@ -308,6 +317,14 @@ def examples(sequences: Sequences, split: str) -> Examples:
     within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
     start = sequences.offsets[:-1][row]
     return Examples(sequences.user[row], sequences.items, start, start + low[row] + within, sequences.max_len)
+
+
+def sample(part: Examples, most: int) -> Examples:
+    """At most `most` of the examples, always the same ones; all of them where `most` is 0."""
+    if not 0 < most < len(part):
+        return part
+    some = np.sort(np.random.default_rng(0).choice(len(part), most, replace=False))
+    return Examples(part.user[some], part.items, part.start[some], part.end[some], part.max_len)
 
 
 def history_blocks(part: Examples, size: int) -> Iterator[tuple[Ints, Ints, Ints]]:

@@ -38,17 +38,19 @@ class Ranks:
 
 
 def catalogue_vectors(
-    model: "Ant", catalogue: Catalogue, domain: str, device: "torch.device", size: int = 8192
+    model: "Ant", catalogue: Catalogue, domain: str, device: "torch.device", size: int = 2048
 ) -> "torch.Tensor":
     """Vectors (N, D) of a domain's items, `size` at a time. The model must be in evaluation mode."""
     import torch
 
-    parts, rows = [], catalogue.rows(domain)
+    rows = catalogue.rows(domain)
+    kind = model.positions.weight.dtype
+    out = torch.empty(len(rows), model.config.width, dtype=kind, device=device)
     with torch.inference_mode():
         for start in range(0, len(rows), size):
             inputs = item_inputs(catalogue, model.widths, rows[start : start + size], device)
-            parts.append(model.items(inputs.features, inputs.ids, inputs.present).fused)
-    return torch.cat(parts)
+            out[start : start + size] = model.items(inputs.features, inputs.ids, inputs.present).fused
+    return out
 
 
 def history_vectors(model: "Ant", items: "torch.Tensor", part: Examples, size: int = 1024) -> "torch.Tensor":
@@ -65,21 +67,26 @@ def history_vectors(model: "Ant", items: "torch.Tensor", part: Examples, size: i
     return out
 
 
-def unit_rows(vectors: "torch.Tensor") -> Floats:
-    """Rows scaled to length 1, as a float32 array on the CPU."""
+def unit_rows(vectors: "torch.Tensor", size: int = 8192) -> Floats:
+    """Rows scaled to length 1, as a float32 array on the CPU; `vectors` is used up: the array may take its place."""
+    import torch
     import torch.nn.functional as F
 
-    rows: Floats = F.normalize(vectors.float(), dim=-1).cpu().numpy()
-    return rows
+    rows = vectors.detach().float().cpu()
+    with torch.inference_mode():
+        for start in range(0, len(rows), size):  # in place: a large catalogue is there only once
+            part = rows[start : start + size]
+            part.copy_(F.normalize(part, dim=-1))
+    array: Floats = rows.numpy()
+    return array
 
 
-def flat_index(items: Floats) -> Any:
-    """A FAISS index of exact inner products over unit vectors (N, D)."""
+def nearest(queries: Floats, items: Floats, k: int) -> tuple[Floats, NDArray[np.int64]]:
+    """The k items of the largest inner products, found exactly by FAISS: scores (Q, k) and rows (Q, k)."""
     import faiss
 
-    index = faiss.IndexFlatIP(items.shape[1])
-    index.add(items)
-    return index
+    scores, rows = faiss.knn(queries, items, k, metric=faiss.METRIC_INNER_PRODUCT)
+    return scores, rows
 
 
 def rank_examples(queries: Floats, items: Floats, part: Examples, size: int = 256) -> Ranks:
@@ -94,7 +101,6 @@ def rank_examples(queries: Floats, items: Floats, part: Examples, size: int = 25
             "the model gives vectors that are not finite: its training diverged, or its features are damaged",
             "antpipe train … --lr 1e-4 --force",
         )
-    index = flat_index(items)
     ranks = {name: np.full(len(part), np.inf) for name in PROTOCOLS}
     seen = np.zeros(len(part), np.bool_)
     targets = part.targets()
@@ -102,7 +108,7 @@ def rank_examples(queries: Floats, items: Floats, part: Examples, size: int = 25
         rows = np.arange(begin, min(begin + size, len(part)))
         keys = _history_keys(part, rows, len(items))
         longest = int(np.bincount(keys // len(items)).max())
-        _, candidates = index.search(queries[rows], min(len(items), DEPTH + longest + 1))  # (B, k)
+        _, candidates = nearest(queries[rows], items, min(len(items), DEPTH + longest + 1))  # (B, k)
         block, unsure = _rank_block(queries[rows], items, candidates, targets[rows], keys)
         for q in np.flatnonzero(unsure):  # near ties reach beyond the candidates: score the whole catalogue
             everything = np.arange(len(items))[None]

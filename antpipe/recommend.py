@@ -11,7 +11,7 @@ import numpy as np
 from antpipe.compatibility import open_run
 from antpipe.data import Examples
 from antpipe.errors import DataError, UsageError
-from antpipe.ranking import catalogue_vectors, flat_index, history_vectors, unit_rows
+from antpipe.ranking import catalogue_vectors, history_vectors, nearest, unit_rows
 from antpipe.store import Domain, Store
 
 TITLE_WIDTH = 70  # characters shown of the text of an item without a title
@@ -50,7 +50,7 @@ def recommend(
     part = Examples(np.zeros(1, np.int32), history, np.zeros(1, np.int64), ends, described.max_len)
     query = unit_rows(history_vectors(model, vectors, part))
     hidden = set() if include_seen else set(history.tolist())
-    scores, found = flat_index(unit_rows(vectors)).search(query, min(len(ids), k + len(hidden)))
+    scores, found = nearest(query, unit_rows(vectors), min(len(ids), k + len(hidden)))
     kept = [(int(item), float(score)) for item, score in zip(found[0], scores[0], strict=True) if item not in hidden]
     shown = place.table("items", ["title", "text"]).to_pylist()
     titles = [row["title"] or textwrap.shorten(row["text"] or "", TITLE_WIDTH, placeholder=" …") for row in shown]

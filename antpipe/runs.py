@@ -11,7 +11,7 @@ from antpipe import checkpoint, transfer
 from antpipe.checkpoint import Checkpoint
 from antpipe.compatibility import check_fit, reads_features_of_checkpoint
 from antpipe.config import WITHOUT_EFFECT, ModelConfig, TrainConfig
-from antpipe.data import Catalogue, examples, load_catalogue
+from antpipe.data import Catalogue, examples, load_catalogue, sample
 from antpipe.devices import choose_device, choose_precision
 from antpipe.errors import DataError, DivergedError, UsageError
 from antpipe.parallel import ALONE, World, of_first, together, world_of
@@ -259,7 +259,7 @@ def load_training_data(
             f"antpipe build-sequences --domains {','.join(domains)} --store {store.root}",
         )
     validation = {name: examples(part, "valid") for name, part in zip(domains, sequences, strict=True)}
-    validation = {name: part for name, part in validation.items() if len(part)}
+    validation = {name: sample(part, config.valid_sample) for name, part in validation.items() if len(part)}
     if not validation:
         raise DataError(f"{', '.join(domains)}: no user has an item to validate on; 3 items a user are needed")
     return TrainingData(catalogue, sequences, validation)

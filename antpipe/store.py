@@ -333,7 +333,7 @@ class Domain:
     def feature(self, modality: str) -> Feature:
         """A modality's features, mapped (nothing is read before it is used)."""
         self._require_fresh(modality)
-        batch = map_batch(self.path / f"{modality}.arrow")
+        batch, mapping = map_batch(self.path / f"{modality}.arrow")
         column = batch.column("values")
         values = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), column.type.list_size)
         if len(values) != self.rows():
@@ -341,14 +341,14 @@ class Domain:
                 f"{self.path / modality}.arrow: {len(values)} rows for {self.rows()} items",
                 self.command(modality, force=True),
             )
-        return Feature(values, batch.column("present").to_numpy(zero_copy_only=False))
+        return Feature(values, batch.column("present").to_numpy(zero_copy_only=False), mapping)
 
     def sequences(self) -> Sequences:
         """Everybody's sequence, mapped."""
         import numpy as np
 
         self._require_fresh("sequences")
-        batch = map_batch(self.path / "sequences.arrow")
+        batch, _ = map_batch(self.path / "sequences.arrow")
         items = batch.column("items")
         return Sequences(
             user=batch.column("user").to_numpy(),

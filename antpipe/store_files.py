@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,12 @@ class Feature:
 
     values: "NDArray[np.float16]"
     present: "NDArray[np.bool_]"
+    mapping: mmap.mmap | None = None
+
+    def release(self) -> None:
+        """Give back the memory of pages that were read; they are mapped again when they are read again."""
+        if self.mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self.mapping.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,10 @@ def read_stamp(path: Path) -> dict[str, str] | None:
     return stamp
 
 
-def map_batch(path: Path) -> "pa.RecordBatch":
+def map_batch(path: Path) -> "tuple[pa.RecordBatch, mmap.mmap]":
+    """The one record batch of an Arrow IPC file, and the mapping that its columns are views of."""
     import pyarrow as pa
 
-    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    with path.open("rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return pa.ipc.open_file(pa.py_buffer(mapping)).get_batch(0), mapping

@@ -1,8 +1,9 @@
 """A training step of antpipe beside the straightforward one: `python -m benchmarks.train_step`.
 
 Each way runs in a process of its own, so that its peak memory is its own; they take turns, step by step. The
-straightforward way is timed on few rows, of which time and memory of the whole batch follow: both are a constant (the
-catalogue) plus a part for each row, so two sizes give the line. `--plain-rows 2048` times the whole batch instead.
+straightforward way, with the system's memory settings and with antpipe's, is timed on few rows, of which time and
+memory of the whole batch follow: both are a constant (the catalogue) plus a part for each row, so two sizes give the
+line. `--plain-rows 2048` times the whole batch instead.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from typing import Any
 from benchmarks.train_sizes import FULL, QUICK, Sizes
 
 STAGES = ("relearn", "pretrain")
+PLAIN = {"plain": "straightforward", "plain-tuned": "  memory kept"}
 
 
 class Worker:
@@ -94,17 +96,18 @@ def compare(stage: str, plain_rows: tuple[int, ...], repeats: int, quick: bool) 
           f"antpipe {exact[1].loss:.7f}, relative difference {difference:.1e}")  # fmt: skip
     if difference > 1e-5:
         raise SystemExit("the two ways do not compute the same loss")
-    plains = [Worker(stage, "plain", rows, quick) for rows in plain_rows]
+    plains = {way: [Worker(stage, way, rows, quick) for rows in plain_rows] for way in PLAIN}
     ours = {way: Worker(stage, way, sizes.batch, quick) for way in ways}
+    everyone = [*(worker for group in plains.values() for worker in group), *ours.values()]
     for number in range(repeats + 1):
-        for worker in (*plains, *ours.values()):
+        for worker in everyone:
             worker.step(number)
-    table = [{"way": "straightforward", **extrapolated(plains, sizes.batch)}]
+    table: list[dict[str, Any]] = [{"way": PLAIN[way], **extrapolated(plains[way], sizes.batch)} for way in PLAIN]
     for way, worker in ours.items():
         figures = {name: worker.best(name) for name in ("wall", "cpu")}
         bound = least_operations(stage, sizes, worker.steps[-1]["items"]) / matmul_rate(way)
         table.append({"way": f"antpipe {way}", **figures, "peak": worker.steps[-1]["peak"], "bound": bound})
-    for worker in (*plains, *ours.values()):
+    for worker in everyone:
         worker.end()
     steps = -(-sizes.prefixes // sizes.batch)
     return [row | {"steps": steps, "epoch": steps * row["wall"]} for row in table]

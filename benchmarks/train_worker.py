@@ -2,6 +2,7 @@
 
 `python -m benchmarks.train_worker STAGE WAY TARGETS [quick]` prints the loss without dropout, then takes a step for
 each number it reads on stdin and prints what that took.
+WAY is `plain`, `plain-tuned` (the same in a process that keeps freed memory, as antpipe does), `fp32` or `bf16`.
 """
 
 import json
@@ -13,19 +14,20 @@ from dataclasses import replace
 
 from antpipe.process import tune_process
 
-tune_process()  # before torch is loaded
+if __name__ == "__main__" and sys.argv[2] != "plain":
+    tune_process()  # part of antpipe's way; before torch is loaded
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from antpipe.config import ModelConfig, TrainConfig  # noqa: E402
-from antpipe.data import Candidates, Windows, item_inputs, make_batch, training_windows  # noqa: E402
-from antpipe.model import Ant  # noqa: E402
-from antpipe.train import TrainingData, pretraining_loss, target_loss  # noqa: E402
-from benchmarks import plain_training as plain  # noqa: E402
-from benchmarks.synthetic_shops import MAX_LEN, WIDTHS, training_data  # noqa: E402
-from benchmarks.train_sizes import FULL, QUICK  # noqa: E402
+from antpipe.config import ModelConfig, TrainConfig
+from antpipe.data import Candidates, Windows, item_inputs, make_batch, training_windows
+from antpipe.model import Ant
+from antpipe.train import TrainingData, pretraining_loss, target_loss
+from benchmarks import plain_training as plain
+from benchmarks.synthetic_shops import MAX_LEN, WIDTHS, training_data
+from benchmarks.train_sizes import FULL, QUICK
 
 CPU = torch.device("cpu")
 Loss = Callable[[NDArray[np.int64]], tuple["torch.Tensor", int, int]]  # of windows: loss, targets, items it projects
@@ -90,8 +92,8 @@ def main(stage: str, way: str, targets: int, quick: bool) -> None:
     order = np.random.default_rng(0).permutation(len(windows.first))
     model = model_of(stage, quick)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.Adam(trained, lr=1e-3, fused=way != "plain")
-    loss_of = (plain_loss if way == "plain" else our_loss)(stage, model, data, windows)
+    optimiser = torch.optim.Adam(trained, lr=1e-3, fused=not way.startswith("plain"))
+    loss_of = (plain_loss if way.startswith("plain") else our_loss)(stage, model, data, windows)
     with torch.no_grad():
         value, _, _ = loss_of_without_dropout(model, loss_of, windows_of_step(windows, order, 0, targets))
     print(json.dumps({"loss": value}), flush=True)
