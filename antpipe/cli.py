@@ -14,7 +14,7 @@ from antpipe.commands import features, imports, ingest, judging, overview, train
 from antpipe.commands.flags import app, notice
 from antpipe.config import CONFIGS
 from antpipe.errors import AntpipeError, UsageError
-from antpipe.parallel import world_of
+from antpipe.parallel import leave, world_of
 from antpipe.process import tune_process
 from antpipe.settings import check_environment
 
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     tune_process()
     if world_of().rank and words[:1] != ["train"]:
         notice(f"{' '.join(words[:1])} runs in one process; this one has nothing to do")
-        sys.exit(0)
+        leave(0)
     try:
         check_environment(CONFIGS)
         code = app(words or ["--help"], standalone_mode=False) or 0
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
         fail(f"unexpected {type(error).__name__}: {error}", f"ANTPIPE_DEBUG=1 {shlex.join(['antpipe', *words])}")
     if code == INTERRUPTED:
         notice("interrupted; what was complete is kept")
-    sys.exit(code)
+    leave(code)
 
 
 def help_command(words: Sequence[str]) -> str:

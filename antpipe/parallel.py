@@ -5,12 +5,14 @@ split too: each process adds up the losses of its own positions, over the same c
 gradients is that of one process, but for the order in which floating-point numbers are added.
 """
 
+import atexit
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +63,20 @@ def together(world: World, device: "torch.device") -> Iterator[None]:
         dist.barrier()  # leave together: one that closes its connections early makes the others crash
     finally:
         dist.destroy_process_group()
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with this exit code, without tearing down the interpreter where it is one of several.
+
+    A thread of Gloo that lets go of its last tensor while the interpreter is torn down aborts the process
+    (https://github.com/pytorch/pytorch/pull/179291), and torchrun takes a finished training for a failed one.
+    """
+    if world_of().size == 1:
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def rows_of(n: int, world: World) -> slice:
