@@ -97,6 +97,10 @@ class TableConfig(Config):
         ("auto", "s", "ms", "us", "ns", "order"),
     )
     quotes: bool = setting(True, "double quotes enclose values of CSV and TSV files, and double each other")
+    limit: int = setting(
+        0, "read only the first rows of the interactions (of the items where these are alone), for a try (0: all)",
+        least=0,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

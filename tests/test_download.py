@@ -440,6 +440,12 @@ def test_all_addresses_are_encrypted_and_known_checksums_are_of_such_addresses()
     assert all(len(value) == 64 and int(value, 16) for value in KNOWN_SHA256.values())
 
 
+def test_a_known_checksum_goes_with_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KNOWN_SHA256, ("2018", "metaFiles2/meta_Shop.json.gz"), "0" * 64)
+    plan = plan_downloads("Shop", AmazonConfig(), DownloadConfig(release="2018"))
+    assert [file.sha256 for file in plan] == [None, "0" * 64]
+
+
 # -- the command ------------------------------------------------------------------------------------------------
 
 
@@ -494,6 +500,7 @@ def test_a_release_does_not_go_into_the_folder_of_another(shop: Mirror, tmp_path
     for more in ([], ["--dry-run"]):
         outcome = run(*words(shop, tmp_path, "--release", "2023", *more))
         check_refusal(outcome, 3, "holds Shop_5.json.gz", "release of 2023", next_command="--source DIR")
+        assert f"--download --release 2023 --base-url {shop.base}" in outcome.err
     assert len(shop.asked) == 2
     assert snapshot(tmp_path) == before
 
@@ -505,6 +512,27 @@ def test_metadata_of_another_release_under_the_same_name_are_refused(shop: Mirro
     shop.content["/categoryFiles/reviews_Shop_5.json.gz"] = shop.content["/categoryFilesSmall/Shop_5.json.gz"]
     outcome = run(*words(shop, tmp_path, "--release", "2014"))
     check_refusal(outcome, 3, "meta_Shop.json.gz: comes from", "metaFiles2", next_command="--source DIR")
+
+
+def test_a_benchmark_that_comes_from_elsewhere_is_refused_with_another_folder(shop: Mirror, tmp_path: Path) -> None:
+    assert isinstance(shop.content, dict)
+    line = encode(b"user_id,parent_asin,rating,timestamp", b"AAAAAAAAAAA,B000000000,5,1600000000000")
+    shop.content |= {
+        f"/benchmark/5core/last_out/Shop.{part}.csv.gz": gzip.compress(line) for part in ("train", "valid", "test")
+    }
+    more = ("--release", "2023", "--files", "benchmark", "--keep-without-metadata")
+    run(*words(shop, tmp_path, *more))
+    ledger = tmp_path / "in" / ".antpipe-downloads.json"
+    ledger.write_text(ledger.read_text().replace('"2023/', '"2022/'))
+    check_refusal(run(*words(shop, tmp_path, *more)), 3, "comes from", next_command="--source DIR")
+
+
+@pytest.mark.parametrize("content", ["[]", '{"a": 1}', '{"Shop_5.json.gz": {}}', "{"])
+def test_a_damaged_ledger_of_downloads_is_refused(shop: Mirror, tmp_path: Path, content: str) -> None:
+    run(*words(shop, tmp_path))
+    ledger = tmp_path / "in" / ".antpipe-downloads.json"
+    ledger.write_text(content)
+    check_refusal(run(*words(shop, tmp_path)), 3, f"{ledger}: damaged", next_command=f"rm {ledger}")
 
 
 def test_a_file_that_was_put_there_by_hand_is_kept(shop: Mirror, tmp_path: Path) -> None:

@@ -105,6 +105,28 @@ def test_several_targets_of_validation_and_test_are_kept(store: Store, tmp_path:
     assert sequences(take(store, folder)) == {"0": ([0, 1, 2, 3, 4, 0], 2, 4)}
 
 
+@pytest.mark.parametrize("row", ["0\t0 1 2\t2000000000", "0\t0 2000000000\t1"])
+def test_a_number_beyond_any_catalogue_is_refused_with_its_line(store: Store, tmp_path: Path, row: str) -> None:
+    folder = publish(tmp_path / "toy", {"0": [0, 1, 2, 3]})
+    (folder / "Toy.valid.inter").write_text(f"{HEADER}\n{row}\n")
+    with pytest.raises(DataError, match=r"Toy\.valid\.inter:2: user '0': an item has the number 2000000000, but only"):
+        take(store, folder)
+
+
+def test_a_row_without_a_user_is_refused_with_its_line(store: Store, tmp_path: Path) -> None:
+    folder = publish(tmp_path / "toy", {"0": [0, 1, 2, 3]})
+    (folder / "Toy.test.inter").write_text(f"{HEADER}\n \t0 1 2\t3\n")
+    with pytest.raises(DataError, match=r"Toy\.test\.inter:2: no user"):
+        take(store, folder)
+
+
+def test_a_blank_id_in_the_index_is_refused_with_its_line(store: Store, tmp_path: Path) -> None:
+    folder = publish(tmp_path / "toy")
+    index(folder, [" ", *IDS[1:]])
+    with pytest.raises(DataError, match=r"Toy\.item2index:1: "):
+        take(store, folder)
+
+
 def test_positions_that_are_no_target_in_the_files_train(store: Store, tmp_path: Path) -> None:
     folder = publish(tmp_path / "toy", {"0": [0, 1, 2, 3, 4]})
     (folder / "Toy.train.inter").write_text(f"{HEADER}\n")
@@ -358,8 +380,10 @@ def test_atomic_files_of_recbole_become_a_domain(store: Store, tmp_path: Path) -
 def test_a_folder_without_one_data_set_of_recbole_is_refused(tmp_path: Path, names: list[str], says: str) -> None:
     for name in names:
         (tmp_path / name).write_text(INTER)
-    with pytest.raises(DataError, match=says):
-        find_recbole(tmp_path, keep_without_metadata=False)
+    with pytest.raises(DataError, match=says) as caught:
+        find_recbole(tmp_path, "Shop", tmp_path / "store", keep_without_metadata=False)
+    asked = f"--path {tmp_path} --domains Shop --store {tmp_path}/store"
+    assert not caught.value.next_command or asked in caught.value.next_command
 
 
 def test_defaults_of_the_settings_are_those_of_ingest_table() -> None:

@@ -103,10 +103,13 @@ def test_the_formats_found_are_announced_and_reported(store: Store, source: Path
     said: list[str] = []
     ingest_amazon(store, source, "Shop", EVERYTHING, announce=said.append)
     assert said == [
+        "rules: identical lines once; repeats keep-all, equal times in file order; items without metadata dropped; "
+        "1 or more interactions a user, 1 an item; text: title, category, brand, features, description",
         "Shop_5.json.gz: reviews of 2014/2018, 3 lines",
         "meta_Shop.json.gz: metadata of 2018 (imageURL), 3 lines",
     ]
     assert report(store)["reviews"]["format"] == "reviews of 2014/2018"
+    assert report(store)["rules"] == said[0]
 
 
 def test_the_5_core_file_is_preferred_and_the_other_one_announced(store: Store, source: Path) -> None:

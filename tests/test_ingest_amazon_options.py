@@ -55,6 +55,19 @@ def test_an_ingest_is_stale_once_the_named_domain_has_other_users(store: Store, 
     assert {row[0] for row in interactions(store.domain("Shop"))} == {"a"}
 
 
+def test_status_notices_that_the_named_domain_has_other_users(store: Store, source: Path) -> None:
+    ingest_amazon(store, source, "Shop", WITHOUT_TARGET)
+    words = ("status", "--domains", "Shop", "--store", store.root, "--json")
+    assert run(*words).json()["Shop"][0]["status"] == "fresh"
+    make_domain(store, "Target", [{"item_id": "t"}], [("b", "t", 1)])
+    state = run(*words).json()["Shop"][0]
+    assert (state["artefact"], state["status"]) == ("items", "stale")
+    assert state["why"] == "Target: its users, who were left out, are others now"
+    assert state["next_command"].startswith("antpipe ingest amazon --domains Shop")
+    (store.root / "Target" / "users.parquet").write_bytes(b"")  # what cannot be read does not stop `status`
+    assert run(*words).code == 0
+
+
 def test_the_order_of_rows_in_the_named_domain_does_not_matter(store: Store, source: Path) -> None:
     ingest_amazon(store, source, "Shop", WITHOUT_TARGET)
     make_domain(store, "Target", [{"item_id": "t"}], [("q", "t", 5), ("a", "t", 6)])

@@ -130,7 +130,7 @@ def test_users_of_another_domain_can_be_left_out(store: Store, tmp_path: Path) -
     config = IngestConfig(min_user=1, min_item=1, drop_shared_users_from=("Shop",))
     ingest_table(store, "Source", source, config, TableConfig(), announce=str)
     assert [row[0] for row in interactions(store.domain("Source"))] == ["c"]
-    assert report(store, "Source")["shared_users"] == {"users": 2, "interactions": 3}
+    assert report(store, "Source")["shared_users"] == {"from": ["Shop"], "users": 2, "interactions": 3}
     assert ingest_table(store, "Source", source, config, TableConfig(), announce=str).status == "fresh"
     ingest(store, files(tmp_path, VISITS + "d,x,1500000009,\n"))
     assert ingest_table(store, "Source", source, config, TableConfig(), announce=str).status == "built"

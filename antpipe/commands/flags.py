@@ -38,6 +38,7 @@ Domains = Annotated[str, typer.Option("--domains", help="domains, separated by c
 OneDomain = Annotated[str, typer.Option("--domains", help="the domain")]
 Run = Annotated[Path, typer.Option("--run", help="folder of a trained run")]
 Force = Annotated[bool, typer.Option("--force", help="build again what is fresh, replace what is there")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done; write and fetch nothing")]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from antpipe import show
-from antpipe.commands.flags import Common, Force, command, imports, notice
+from antpipe.commands.flags import Common, DryRun, Force, command, imports, notice
 from antpipe.config import IngestConfig, LayoutConfig, TableConfig
 
 Folder = Annotated[Path, typer.Option("--path", help="folder of the data set")]
@@ -15,14 +15,20 @@ Name = Annotated[str, typer.Option("--domain", "--domains", help="name of the do
 
 @command(imports, "recbole")
 def import_recbole(
-    common: Common, path: Folder, domain: Name, config: IngestConfig, table: TableConfig, force: Force = False
+    common: Common,
+    path: Folder,
+    domain: Name,
+    config: IngestConfig,
+    table: TableConfig,
+    dry_run: DryRun = False,
+    force: Force = False,
 ) -> None:
     """RecBole's atomic files NAME.inter and NAME.item."""
     from antpipe.features.ingest.layout_recbole import find_recbole
     from antpipe.features.ingest.table import ingest_table
 
-    source = find_recbole(path, config.keep_without_metadata)
-    result = ingest_table(common.store, domain, source, config, table, force=force, announce=notice)
+    source = find_recbole(path, domain, common.store.root, config.keep_without_metadata)
+    result = ingest_table(common.store, domain, source, config, table, force=force, dry_run=dry_run, announce=notice)
     common.show([result], show.artefacts([result]))
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from antpipe import show
-from antpipe.commands.flags import Common, Domains, Force, command, ingest, names, notice
+from antpipe.commands.flags import Common, Domains, DryRun, Force, command, ingest, names, notice
 from antpipe.config import AmazonConfig, DownloadConfig, IngestConfig, SampleConfig, TableConfig
 from antpipe.progress import progress
 
@@ -24,7 +24,7 @@ def ingest_amazon(
     options: AmazonConfig,
     network: DownloadConfig,
     download: Annotated[bool, typer.Option("--download", help="fetch files that are not in the folder")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done; write and fetch nothing")] = False,
+    dry_run: DryRun = False,
     force: Force = False,
 ) -> None:
     """Amazon reviews and metadata, as published, from local files."""
@@ -67,6 +67,7 @@ def ingest_table(
     table: TableConfig,
     interactions: Annotated[Path | None, typer.Option("--interactions", help="table of who met what, when")] = None,
     items: Annotated[Path | None, typer.Option("--items", help="table of the items; alone: a catalogue")] = None,
+    dry_run: DryRun = False,
     force: Force = False,
 ) -> None:
     """Interactions and items of any shop, from CSV, TSV (both also .gz), Parquet or Arrow files."""
@@ -74,5 +75,5 @@ def ingest_table(
     from antpipe.features.ingest.table import table_source
 
     source = table_source(interactions, items)
-    result = stage(common.store, domain, source, config, table, force=force, announce=notice)
+    result = stage(common.store, domain, source, config, table, force=force, dry_run=dry_run, announce=notice)
     common.show([result], show.artefacts([result]))

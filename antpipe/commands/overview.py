@@ -16,11 +16,15 @@ def status(
     verify: Annotated[bool, typer.Option("--verify", help="read all files and compare their content hashes")] = False,
 ) -> None:
     """What the store holds: fresh, stale (why) or missing (next command)."""
+    from antpipe.features.ingest.shared_users import with_targets
     from antpipe.store import ARTEFACTS, Domain
 
     look = Domain.verify if verify else Domain.state
     chosen = names(domains) if domains else common.store.domains()
-    states = {name: [look(common.store.domain(name), artefact) for artefact in ARTEFACTS] for name in chosen}
+    places = {name: common.store.domain(name) for name in chosen}
+    states = {name: [look(place, artefact) for artefact in ARTEFACTS] for name, place in places.items()}
+    for name, place in places.items():
+        states[name] = [with_targets(common.store, place, s) if s.artefact == "items" else s for s in states[name]]
     # Pictures cannot be fetched where the items have no image URLs: there is nothing to tell.
     states = {
         name: [state for state in row if state.status != "missing" or state.next_command]

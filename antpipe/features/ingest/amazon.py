@@ -21,6 +21,7 @@ from antpipe.features.ingest.tables import (
     TEXTS,
     domain_statistics,
     require_same_source,
+    rules_told,
     write_domain,
 )
 from antpipe.settings import flags_of, to_json
@@ -79,12 +80,13 @@ def ingest_amazon(
             if _malformed(entry["report"]) <= config.max_rejects:
                 return StageResult(domain, "items", "fresh", entry["statistics"] | _figures(entry["report"]))
         require_same_source(target, parameters, folder, request.command())
+    announce(rules_told(config, config.text_fields))
     for path in files.ignored:
         announce(f"{path.name}: not read, {files.reviews[0].name} is")
     interactions, items, report, rejects = read_domain(files, request, elsewhere, announce)
     if not len(interactions):
         raise _nothing_left(request, report)
-    report |= {"folder": folder, "limit": options.limit}
+    report |= {"folder": folder, "limit": options.limit, "rules": rules_told(config, config.text_fields)}
     for name, paths in (("reviews", files.reviews), ("metadata", (files.metadata,))):
         known = [path for path in paths if path is not None]
         if known:

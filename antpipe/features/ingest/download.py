@@ -282,7 +282,8 @@ def _require_space(part: Part) -> None:
         total = part.total
         part.drop()
         raise DataError(
-            f"{part.target.parent}: {total:,} bytes are to come, {free:,} are free", f"df -h {part.target.parent}"
+            f"{part.target.parent}: {total:,} bytes are to come, {free:,} are free",
+            shlex.join(["df", "-h", str(part.target.parent)]),
         )
 
 

@@ -4,6 +4,7 @@ The format (recbole.io/docs/user_guide/data/atomic_files.html): tab-separated, a
 token_seq, float and float_seq; nothing is quoted.
 """
 
+import shlex
 from pathlib import Path
 
 from antpipe.errors import DataError
@@ -13,8 +14,10 @@ SUFFIXES = (".inter", ".inter.gz")
 PARTS = (".train", ".valid", ".test")
 
 
-def find_recbole(path: Path, keep_without_metadata: bool) -> Source:
-    """The atomic files of a folder. DataError where there is not exactly one data set in it, or none with items."""
+def find_recbole(path: Path, domain: str, store: Path, keep_without_metadata: bool) -> Source:
+    """The atomic files of a folder. DataError where there is not exactly one data set in it, or none with items.
+
+    domain, store: what is asked for, for the next command."""
     if not path.is_dir():
         raise DataError(f"--path {path}: no such folder")
     names = {file.name.removesuffix(".gz").removesuffix(".inter") for file in path.iterdir() if _is_inter(file)}
@@ -23,7 +26,7 @@ def find_recbole(path: Path, keep_without_metadata: bool) -> Source:
     if not whole and split:
         raise DataError(
             f"{path}: {split[0]} is split into .train, .valid and .test files, as UniSRec does",
-            f"antpipe import unisrec --path {path}",
+            _command("unisrec", path, domain, store),
         )
     if len(whole) != 1:
         raise DataError(f"{path}: one file NAME.inter is expected; there: {', '.join(whole) or 'none'}")
@@ -31,9 +34,14 @@ def find_recbole(path: Path, keep_without_metadata: bool) -> Source:
     if items is None and not keep_without_metadata:
         raise DataError(
             f"{path}: no file {whole[0]}.item, so no item has a text, price or picture; keep them all the same?",
-            f"antpipe import recbole --path {path} --keep-without-metadata",
+            f"{_command('recbole', path, domain, store)} --keep-without-metadata",
         )
     return Source(_one(path, whole[0], ".inter"), items, "import recbole", ("--path", str(path)))
+
+
+def _command(layout: str, path: Path, domain: str, store: Path) -> str:
+    words = ["antpipe", "import", layout, "--path", str(path), "--domains", domain, "--store", str(store)]
+    return shlex.join(words)
 
 
 def _is_inter(file: Path) -> bool:

@@ -65,6 +65,8 @@ def read_history_rows(files: Sequence[Path]) -> HistoryRows:
     part, line, starts = array("b"), array("q"), array("q", [0])
     for number, path in enumerate(files):
         for at, fields in read_fields(path, HEADER):
+            if not fields[0].strip():
+                raise DataError(f"{path}:{at}: no user")
             try:
                 items.extend(map(int, fields[1].split()))
                 target.append(int(fields[2]))

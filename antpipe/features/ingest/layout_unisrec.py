@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from antpipe.config import LayoutConfig
 from antpipe.errors import DataError
@@ -40,6 +41,7 @@ from antpipe.settings import flags_of
 from antpipe.store import Domain, StageResult, Store, file_sha256
 
 FORMAT = "import unisrec"
+MOST_UNMET = 1000  # numbers for each item met: one wrong digit must not make a catalogue of billions
 
 
 @dataclass(frozen=True)
@@ -131,12 +133,27 @@ def item_ids(layout: Layout, rows: HistoryRows, config: LayoutConfig) -> list[st
     if "item2index" in layout.others:
         ids = read_index(layout.others["item2index"])
     else:
-        ids = [str(number) for number in range(rows_of_text(layout.features, config.feature_width) or highest + 1)]
+        count = rows_of_text(layout.features, config.feature_width) or highest + 1
+        if count > MOST_UNMET * len(np.unique(met)) + MOST_UNMET:
+            first = int(np.argmax(np.maximum(rows.target, _highest_of_histories(rows))))
+            raise DataError(
+                f"{rows.where(first)}: an item has the number {highest}, but only {len(np.unique(met))} items are met: "
+                f"that is no numbering of a catalogue, unless {layout.name}.item2index shows it"
+            )
+        ids = [str(number) for number in range(count)]
     if highest >= len(ids) or met.min() < 0:
         wrong = (rows.target >= len(ids)) | (rows.target < 0)
         first = int(np.argmax(wrong)) if wrong.any() else _row_of_bad_history(rows, len(ids))
         raise DataError(f"{rows.where(first)}: an item is not one of the numbers 0 to {len(ids) - 1}")
     return ids
+
+
+def _highest_of_histories(rows: HistoryRows) -> NDArray[np.int32]:
+    """(R,) the highest item of each row's history, -1 where it has none."""
+    highest = np.full(len(rows.target), -1, np.int32)
+    filled = np.flatnonzero(np.diff(rows.starts))
+    highest[filled] = np.maximum.reduceat(rows.items, rows.starts[filled]) if len(filled) else -1
+    return highest
 
 
 def _parameters(layout: Layout, config: LayoutConfig) -> dict[str, Any]:
@@ -162,7 +179,7 @@ def read_index(path: Path) -> list[str]:
         name, _, number = text.rpartition("\t")
         if at == 1 and not number.isdecimal():
             continue  # a header
-        if not name or not number.isdecimal():
+        if not name.strip() or not number.isdecimal():
             raise DataError(f"{path}:{at}: {text[:80]!r} is not an id, a tab and a number")
         if int(number) in numbers or name in ids:
             raise DataError(f"{path}:{at}: {name!r} or its number {number} is there twice")

@@ -4,6 +4,7 @@ The folder's .antpipe-downloads.json says what each file came from; a file that 
 """
 
 import json
+import shlex
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -32,7 +33,7 @@ class Update(Protocol):
 def would_be_fetched(request: Request, config: DownloadConfig) -> list[StageResult]:
     """The files that `download_files` would fetch, with their addresses; those that are there are left out."""
     plan = plan_downloads(request.domain, request.options, config)
-    _require_no_other_release(request, plan, config.release)
+    _require_no_other_release(request, plan, config)
     return [
         StageResult(request.domain, file.local, "would be fetched", {"url": file.url})
         for file in plan
@@ -54,7 +55,7 @@ def download_files(
     """
     plan = plan_downloads(request.domain, request.options, config)
     command = request.command("--download", *flags_of(config))
-    _require_no_other_release(request, plan, config.release)
+    _require_no_other_release(request, plan, config)
     request.source.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(request.source / ".antpipe-downloads.lock", timeout=0):
@@ -74,7 +75,8 @@ def _download_one(
     """One file, if it is not there yet."""
     target = request.source / file.local
     if target.exists():
-        announce(_there_already(target, file, _ledger(request.source), command))
+        elsewhere = request.command("--download", *flags_of(config), source="DIR")
+        announce(_there_already(target, file, _ledger(request.source), command, elsewhere))
         return target
     announce(f"{file.url} -> {target}")
     with progress(target.name) as update:
@@ -89,36 +91,44 @@ def _download_one(
     return target
 
 
-def _there_already(target: Path, file: Download, ledger: dict[str, Any], command: str) -> str:
-    """What to say of a file that need not be fetched. DataError where it is not the one meant."""
+def _there_already(target: Path, file: Download, ledger: dict[str, Any], command: str, elsewhere: str) -> str:
+    """What to say of a file that need not be fetched. DataError where it is not the one meant.
+
+    command: of the next try; elsewhere: of one into another folder."""
     entry = ledger.get(file.local)
     if entry is None:
         return f"{target.name}: is there already, and was not downloaded by antpipe: kept"
     if entry["name"] != file.name:
         raise DataError(
             f"{target}: comes from {entry['url']}, asked for is {file.url}: choose another --source for this release",
-            command.replace(str(target.parent), "DIR"),
+            elsewhere,
         )
     if target.stat().st_size != entry["bytes"]:
         raise DataError(
             f"{target}: has {target.stat().st_size:,} bytes, {entry['bytes']:,} were downloaded",
-            f"rm {target}; {command}",
+            f"rm {shlex.quote(str(target))}; {command}",
         )
     return f"{target.name}: is there already"
 
 
 def _ledger(source: Path) -> dict[str, Any]:
     path = source / LEDGER
+    mend = f"rm {shlex.quote(str(path))}"
     try:
-        entries: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise DataError(f"{path}: damaged: {error}; it only says where the files came from", f"rm {path}") from None
-    return entries
+        raise DataError(f"{path}: damaged: {error}; it only says where the files came from", mend) from None
+    whole = isinstance(entries, dict) and all(
+        isinstance(entry, dict) and entry.keys() >= {"name", "url", "bytes"} for entry in entries.values()
+    )
+    if not whole:
+        raise DataError(f"{path}: damaged: it lists no files; it only says where they came from", mend)
+    return dict(entries)
 
 
-def _require_no_other_release(request: Request, plan: list[Download], release: str) -> None:
+def _require_no_other_release(request: Request, plan: list[Download], config: DownloadConfig) -> None:
     """Refuse a folder where `ingest` would take another file than the one downloaded, before anything is."""
     if not request.source.is_dir():
         return
@@ -128,6 +138,6 @@ def _require_no_other_release(request: Request, plan: list[Download], release: s
     if others:
         raise DataError(
             f"{request.source}: holds {', '.join(path.name for path in others)}, which would be read in place of the "
-            f"release of {release}: choose another --source",
-            request.command("--download", "--release", release, source="DIR"),
+            f"release of {config.release}: choose another --source",
+            request.command("--download", *flags_of(config), source="DIR"),
         )

@@ -7,7 +7,7 @@ ids are, as in the releases of Amazon reviews.
 import polars as pl
 
 from antpipe.errors import UsageError
-from antpipe.store import Store, digest
+from antpipe.store import Domain, State, Store, digest
 
 
 def users_of(store: Store, domain: str, targets: tuple[str, ...] | None) -> dict[str, pl.Series]:
@@ -24,6 +24,24 @@ def users_of(store: Store, domain: str, targets: tuple[str, ...] | None) -> dict
 def hashes_of(users: dict[str, pl.Series]) -> dict[str, str]:
     """A hash of each target's users, for the fingerprint: an ingest is stale once they are others."""
     return {name: digest(sorted(ids.to_list())) for name, ids in users.items()}
+
+
+def with_targets(store: Store, domain: Domain, state: State) -> State:
+    """`state` of the domain's items, or stale where a target has other users than those that were left out.
+
+    A target that is damaged or no longer in the store says nothing.
+    """
+    if state.status != "fresh":
+        return state
+    hashes = domain.entry("items")["parameters"].get("drop_shared_users_from") or {}
+    known = [name for name in hashes if name in store.domains()]
+    there = tuple(name for name in known if store.domain(name).state("items").status == "fresh")
+    now = hashes_of(users_of(store, domain.name, there))
+    changed = [name for name in there if now[name] != hashes[name]]
+    if not changed:
+        return state
+    why = f"{', '.join(changed)}: its users, who were left out, are others now"
+    return State("items", "stale", why, domain.command("items"))
 
 
 def places_of(users: pl.Series, elsewhere: dict[str, pl.Series]) -> pl.Series:

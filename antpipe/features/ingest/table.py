@@ -13,6 +13,7 @@ from antpipe.config import IngestConfig, TableConfig
 from antpipe.errors import DataError, UsageError
 from antpipe.features.ingest.clean import drop_repeats, k_core
 from antpipe.features.ingest.readers import Rejects
+from antpipe.features.ingest.shared_users import hashes_of, places_of, users_of
 from antpipe.features.ingest.table_columns import (
     INTERACTION_ROLES,
     ITEM_ROLES,
@@ -29,11 +30,13 @@ from antpipe.features.ingest.tables import (
     REJECTS,
     TEXTS,
     command_of,
+    domain_statistics,
     require_same_source,
+    rules_told,
     write_domain,
 )
 from antpipe.settings import flags_of, to_json
-from antpipe.store import Domain, StageResult, Store, digest, file_sha256
+from antpipe.store import Domain, StageResult, Store, file_sha256
 
 EXAMPLES = 3
 
@@ -63,21 +66,22 @@ def ingest_table(
     table: TableConfig,
     *,
     force: bool = False,
+    dry_run: bool = False,
     announce: Callable[[str], None],
 ) -> StageResult:
     """Read a domain from tables into the store; the columns and times chosen are announced.
 
     The rules and their order are those of `ingest amazon`: malformed rows, identical rows, users of other domains
     (where asked for), repeats of a (user, item), items without metadata, k-core; without interactions all items stay.
-    For each file, lines = kept + duplicate_lines + malformed. Raises UsageError for a --map that means nothing,
-    DataError for files, columns and times that cannot be used, too many malformed rows, nothing left, and a domain of
-    this name from another source
-    (unless `force`). The store is then as it was.
+    For each file, lines = kept + duplicate_lines + malformed. dry_run: all of this, but nothing is written. Raises
+    UsageError for a --map that means nothing, DataError for files, columns and times that cannot be used, too many
+    malformed rows, nothing left, and a domain of this name from another source (unless `force`). The store is then as
+    it was.
     """
     target = store.new_domain(domain)
     command = _command(store, domain, source, config, table)
     columns = _columns(source, config, table, command)
-    elsewhere = _users_elsewhere(store, domain, config)
+    elsewhere = users_of(store, domain, config.drop_shared_users_from)
     parameters = _parameters(source, columns, config, table, elsewhere)
     folder = " and ".join(str(one.table.path.resolve()) for one in columns.values())
     if not force:
@@ -87,6 +91,8 @@ def ingest_table(
         require_same_source(target, parameters, folder, command)
     for one in columns.values():
         announce(one.told())
+    rules = _rules(columns, config)
+    announce(rules)
     rejects = _rejects(store, domain, source, config, table)
     items, interactions, report = _read(columns, config, table, elsewhere, rejects, announce)
     if not len(items):
@@ -94,7 +100,12 @@ def ingest_table(
     report |= {
         "folder": folder,
         "picture_folder": _picture_folder(source) if items["image_files"].list.len().sum() else None,
+        "limit": table.limit,
+        "rules": rules,
     }
+    if dry_run:
+        statistics = domain_statistics(items, interactions.rename({"user_id": "user"}))
+        return StageResult(domain, "items", "would be built", statistics | _figures(report))
     statistics = write_domain(
         target,
         parameters=parameters,
@@ -107,6 +118,14 @@ def ingest_table(
     return StageResult(domain, "items", "built", statistics | _figures(report))
 
 
+def _rules(columns: dict[str, Columns], config: IngestConfig) -> str:
+    """What is done to the rows, as it is announced and stored."""
+    text = columns["items"].roles.get("text", config.text_fields) if "items" in columns else ("none",)
+    if "interactions" not in columns:
+        return f"rules: of several rows of an item the first; text: {', '.join(text)}"
+    return rules_told(config, text)
+
+
 def _rejects(store: Store, domain: str, source: Source, config: IngestConfig, table: TableConfig) -> Rejects:
     """Room for as many malformed rows as allowed, and the advice to allow more."""
     more = dataclasses.replace(config, max_rejects=10 * (config.max_rejects + 1))
@@ -114,7 +133,11 @@ def _rejects(store: Store, domain: str, source: Source, config: IngestConfig, ta
 
 
 def _parameters(
-    source: Source, columns: dict[str, Columns], config: IngestConfig, table: TableConfig, elsewhere: set[str]
+    source: Source,
+    columns: dict[str, Columns],
+    config: IngestConfig,
+    table: TableConfig,
+    elsewhere: dict[str, pl.Series],
 ) -> dict[str, Any]:
     """What the fingerprint covers."""
     parameters = {
@@ -123,9 +146,9 @@ def _parameters(
         "quotes": table.quotes,
     }  # fmt: skip
     del parameters["max_rejects"]  # how many bad rows are put up with does not change what the good ones give
-    if config.drop_shared_users_from:
-        parameters["shared_users"] = digest(sorted(elsewhere))
-    return parameters
+    if table.limit:
+        parameters["limit"] = table.limit
+    return parameters | {"drop_shared_users_from": hashes_of(elsewhere)}
 
 
 def _fresh(target: Domain, source: Source, parameters: dict[str, Any], config: IngestConfig) -> StageResult | None:
@@ -174,49 +197,39 @@ def _columns(source: Source, config: IngestConfig, table: TableConfig, command: 
     return columns
 
 
-def _users_elsewhere(store: Store, domain: str, config: IngestConfig) -> set[str]:
-    """The original ids of users whom the domains of --drop-shared-users-from have."""
-    users: set[str] = set()
-    for name in config.drop_shared_users_from or ():
-        if name == domain:
-            raise UsageError(f"--drop-shared-users-from {name}: this is the domain itself")
-        users.update(store.domain(name).table("users", ["user_id"])["user_id"].to_pylist())
-    return users
-
-
 def _read(
     columns: dict[str, Columns],
     config: IngestConfig,
     table: TableConfig,
-    elsewhere: set[str],
+    elsewhere: dict[str, pl.Series],
     rejects: Rejects,
     announce: Callable[[str], None],
 ) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
     """Clean ITEMS and INTERACTIONS, and the report."""
     if "interactions" not in columns:
-        everything = read_catalogue(columns["items"], None, config, rejects)
+        everything = read_catalogue(columns["items"], None, config.text_fields, rejects, table.limit)
         _announce_missing(everything, announce)
         return everything.table, INTERACTIONS.to_frame(), {"interactions": None, "items": everything.facts}
-    read = read_interactions(columns["interactions"], table.time_unit, rejects)
+    read = read_interactions(columns["interactions"], table, rejects)
     facts = read.facts
     announce(
         f"{facts['file']}: {facts['lines']} rows, times are {facts['time_unit']}, from {facts['first_time']} to "
         f"{facts['last_time']}" + ("" if read.ordered_only else " ms")
     )
-    shared = read.users.is_in(list(elsewhere)).arg_true()
+    shared = places_of(read.users, elsewhere)
     own = read.table.filter(~pl.col("user_id").is_in(shared.implode()))
     once = drop_repeats(own, config.repeats)
     catalogue: Catalogue | None = None
     if "items" in columns:
         # The k-core of a part lies within the k-core of the whole: texts of other items need not be kept.
         core = with_ids(k_core(once, config.min_user, config.min_item)[0], read)
-        catalogue = read_catalogue(columns["items"], set(core["item_id"]), config, rejects)
+        catalogue = read_catalogue(columns["items"], set(core["item_id"]), config.text_fields, rejects)
         _announce_missing(catalogue, announce)
     kept, cleaning = drop_items(once, catalogue, read.items, config)
     interactions = with_ids(kept, read)
     report = {
         "interactions": facts, "items": catalogue and catalogue.facts, "time_unit": facts["time_unit"],
-        "shared_users": {"users": len(shared), "interactions": len(read.table) - len(own)},
+        "shared_users": {"from": list(elsewhere), "users": len(shared), "interactions": len(read.table) - len(own)},
         "repeats_dropped": len(own) - len(once), **cleaning,
     }  # fmt: skip
     return items_of(interactions, catalogue), interactions, report
@@ -270,8 +283,10 @@ def _nothing_left(
     bare, core = report["without_metadata"], report["k_core"]["interactions_dropped"]
     if core:
         weaker = dataclasses.replace(config, min_user=1, min_item=1)
-    else:
+    elif bare["interactions"] and not bare["kept"]:
         weaker = dataclasses.replace(config, keep_without_metadata=True)
+    else:
+        weaker = dataclasses.replace(config, drop_shared_users_from=None)
     return DataError(
         f"domain {domain}: no interaction is left: of {report['interactions']['kept']} distinct rows, "
         f"{report['shared_users']['interactions']} were of users of other domains, "
@@ -294,6 +309,7 @@ def _figures(report: dict[str, Any]) -> dict[str, int]:
     """What cleaning took away, in short."""
     files = [report[name] for name in ("interactions", "items") if report[name] is not None]
     figures = {
+        **({"limit": report["limit"]} if report["limit"] else {}),
         "malformed": _malformed(report),
         "duplicate_lines": sum(facts["duplicate_lines"] for facts in files),
     }
@@ -301,7 +317,7 @@ def _figures(report: dict[str, Any]) -> dict[str, int]:
         return figures
     shared = report["shared_users"]
     return figures | {
-        **({"shared_users": shared["users"]} if shared["users"] else {}),
+        **({"shared_users_dropped": shared["users"]} if shared["from"] else {}),
         "repeats_dropped": report["repeats_dropped"],
         "items_without_metadata": report["without_metadata"]["items"],
         "k_core_dropped": report["k_core"]["interactions_dropped"],

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antpipe.errors import DataError
-from antpipe.features.ingest.readers import EXCERPT, Rejects
+from antpipe.features.ingest.readers import EXCERPT, LONGEST_LINE, Rejects
 
 DELIMITED, PARQUET, ARROW = (
     (".csv", ".tsv", ".tab", ".inter", ".item"),
@@ -71,13 +71,14 @@ def open_table(path: Path, quotes: bool) -> Table:
     return Table(path, "Parquet" if path.suffix.lower() in PARQUET else "Arrow IPC", schema.schema.names, dates)
 
 
-def read_rows(table: Table, columns: list[str], rejects: Rejects) -> Iterator[Row]:
+def read_rows(table: Table, columns: list[str], rejects: Rejects, limit: int = 0) -> Iterator[Row]:
     """The good rows of a file, in its order; the others go to `rejects`.
 
-    columns: as often as wanted, in any order; each must be there once. DataError where the file is damaged.
+    columns: as often as wanted, in any order; each must be there once. limit: rows to read, good or not (0: all).
+    DataError where the file is damaged.
     """
     places = [table.columns.index(name) for name in columns]
-    return _text_rows(table, places, rejects) if table.delimiter else _batch_rows(table, places, rejects)
+    return (_text_rows if table.delimiter else _batch_rows)(table, places, rejects, limit)
 
 
 def damaged(path: Path, why: object) -> DataError:
@@ -126,37 +127,40 @@ def _stream(path: Path) -> io.TextIOWrapper:
 
 
 def _reader(stream: io.TextIOWrapper, delimiter: str, quotes: bool) -> Any:
+    csv.field_size_limit(LONGEST_LINE)  # of the whole process; the usual 128 KiB would reject long texts
     if quotes:
         return csv.reader(stream, delimiter=delimiter, strict=True)
     return csv.reader(stream, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
 
 
-def _text_rows(table: Table, places: list[int], rejects: Rejects) -> Iterator[Row]:
-    width = len(table.columns)
+def _text_rows(table: Table, places: list[int], rejects: Rejects, limit: int) -> Iterator[Row]:
+    width, line, rows = len(table.columns), 1, 0
     try:
         with _stream(table.path) as stream:
             reader = _reader(stream, table.delimiter, table.quotes)
             next(reader)
-            while True:
+            while not limit or rows < limit:
                 line = reader.line_num + 1
                 try:
                     row = next(reader, None)
                 except csv.Error as error:
                     _require_one_line(table.path, line, reader.line_num, error)
                     rejects.add(table.path, line, f"not a row: {error}", b"")
+                    rows += 1
                     continue
                 if row is None:
                     return
                 if not row:
                     continue
+                rows += 1
                 joined = table.delimiter.join(row)
                 reason = _defect(joined, len(row), width, reader.line_num - line)
                 if reason:
                     rejects.add(table.path, line, reason, joined[:EXCERPT].encode("utf-8", "surrogateescape"))
                     continue
-                yield Row(line, [row[place] for place in places], hash(joined))
+                yield Row(line, [row[place] for place in places], hash(tuple(row)))  # joined, a,b|c is a|b,c
     except (OSError, EOFError, zlib.error) as error:
-        raise damaged(table.path, f"breaks off or is corrupt: {error}") from None
+        raise damaged(table.path, f"breaks off or is corrupt after line {line - 1}: {error}") from None
 
 
 def _defect(joined: str, values: int, width: int, more_lines: int) -> str:
@@ -194,14 +198,14 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
     try:
         if path.suffix.lower() in PARQUET:
             file = pq.ParquetFile(path)
-            yield pa.RecordBatch.from_pylist([], schema=file.schema_arrow)
+            yield _no_rows(file.schema_arrow)
             yield from file.iter_batches(BATCH)
             return
         with pa.memory_map(str(path)) as source:
             whole = source.read(6) == b"ARROW1"
             source.seek(0)
             reader = pa.ipc.open_file(source) if whole else pa.ipc.open_stream(source)
-            yield pa.RecordBatch.from_pylist([], schema=reader.schema)
+            yield _no_rows(reader.schema)
             if whole:
                 yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
             else:
@@ -210,11 +214,17 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
         raise damaged(path, f"cannot be read: {str(error).splitlines()[0]}") from None
 
 
-def _batch_rows(table: Table, places: list[int], rejects: Rejects) -> Iterator[Row]:
+def _no_rows(schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
+
+
+def _batch_rows(table: Table, places: list[int], rejects: Rejects, limit: int) -> Iterator[Row]:
     line = 0
     for batch in _batches(table.path):
         columns = [_plain(table.path, name, column) for name, column in zip(table.columns, batch.columns, strict=True)]
         for row in zip(*columns, strict=True):
+            if limit and line == limit:
+                return
             line += 1
             values = [row[place] for place in places]
             if all(not isinstance(value, str) or value.isascii() or _is_utf8(value) for value in values):
@@ -225,6 +235,7 @@ def _batch_rows(table: Table, places: list[int], rejects: Rejects) -> Iterator[R
 
 
 def _is_date(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
 
 

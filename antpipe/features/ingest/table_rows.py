@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from antpipe.config import IngestConfig
+from antpipe.config import TableConfig
 from antpipe.errors import DataError
 from antpipe.features.ingest.clean import drop_duplicate_lines
 from antpipe.features.ingest.price import parse_price
@@ -59,7 +59,7 @@ class Catalogue:
     missing: list[str]
 
 
-def read_interactions(columns: Columns, time_unit: str, rejects: Rejects) -> Interactions:
+def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -> Interactions:
     """Malformed rows go to `rejects`, of identical rows the first stays.
 
     Rows of a file without times are never identical: the same item again is another visit, and its place in the
@@ -72,7 +72,7 @@ def read_interactions(columns: Columns, time_unit: str, rejects: Rejects) -> Int
     user, item, rating, whole = array("i"), array("i"), array("f"), array("q")
     times = Times(typed=wanted[2] in table.dates)
     before = len(rejects.rows)
-    for row in read_rows(table, [name for name in wanted if name is not None], rejects):
+    for row in read_rows(table, [name for name in wanted if name is not None], rejects, config.limit):
         values = iter(row.values)
         ids_time_rating = [None if name is None else next(values) for name in wanted]
         try:
@@ -89,7 +89,7 @@ def read_interactions(columns: Columns, time_unit: str, rejects: Rejects) -> Int
     malformed = len(rejects.rows) - before
     if not user:
         raise _no_row(table.path, rejects, malformed)
-    milliseconds, unit = to_milliseconds(times, time_unit, table.path)
+    milliseconds, unit = to_milliseconds(times, config.time_unit, table.path)
     every = pl.DataFrame(
         {
             "user_id": np.asarray(user), "item_id": np.asarray(item), "timestamp": milliseconds,
@@ -105,15 +105,19 @@ def read_interactions(columns: Columns, time_unit: str, rejects: Rejects) -> Int
     )
 
 
-def read_catalogue(columns: Columns, wanted: set[str] | None, config: IngestConfig, rejects: Rejects) -> Catalogue:
-    """The wanted items (None: all). Of several rows of an item the first counts, the others are duplicates."""
+def read_catalogue(
+    columns: Columns, wanted: set[str] | None, text_fields: tuple[str, ...], rejects: Rejects, limit: int = 0
+) -> Catalogue:
+    """The wanted items (None: all). Of several rows of an item the first counts, the others are duplicates.
+
+    limit: rows to read (0: all)."""
     table = columns.table
     flat = [(role, name) for role, names in columns.roles.items() for name in names]
     ids: dict[str, None] = {}
     rows: list[dict[str, Any]] = []
     missing: list[str] = []
     before, good = len(rejects.rows), 0
-    for row in read_rows(table, [name for _, name in flat], rejects):
+    for row in read_rows(table, [name for _, name in flat], rejects, limit):
         values: dict[str, list[Any]] = {}
         for (role, _), value in zip(flat, row.values, strict=True):
             values.setdefault(role, []).append(value)
@@ -124,7 +128,7 @@ def read_catalogue(columns: Columns, wanted: set[str] | None, config: IngestConf
             continue
         good += 1
         if item_id not in ids and (wanted is None or item_id in wanted):
-            rows.append(describe(item_id, values, config.text_fields, table.path.parent, missing))
+            rows.append(describe(item_id, values, text_fields, table.path.parent, missing))
         ids[item_id] = None
     malformed = len(rejects.rows) - before
     if not good:
@@ -169,15 +173,27 @@ def pictures_of(value: Any, folder: Path, missing: list[str]) -> tuple[list[str]
     for name in dict.fromkeys(part.strip() for text in _listed(value) for part in text.split("|")):
         if name.lower().startswith(("http://", "https://")):
             urls.append(name)
-        elif name and len(name) <= LONGEST_PATH and "\x00" not in name and (folder / name).is_file():
+        elif name and _is_file(folder, name):
             files.append(str((folder / name).resolve()))
         elif name:
             missing.append(name[:200])
     return urls, files
 
 
+def _is_file(folder: Path, name: str) -> bool:
+    """Whether a file of this name is there; one that no file can have, or that may not be looked at, is not."""
+    if len(name) > LONGEST_PATH or "\x00" in name:
+        return False
+    try:
+        return (folder / name).is_file()
+    except OSError:  # a part longer than 255 bytes, a folder that is closed to us
+        return False
+
+
 def to_id(value: Any, what: str) -> str:
     """An id as text without blanks around it; a whole number in a float column is one without decimals."""
+    if isinstance(value, list | dict):
+        raise ValueError(f"{what} id {str(value)[:40]} is no single value")
     if isinstance(value, float):
         if not value.is_integer():  # NaN too
             raise ValueError(f"no {what} id" if math.isnan(value) else f"{what} id {value} is no whole number")

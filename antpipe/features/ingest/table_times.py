@@ -54,6 +54,8 @@ def parse_time(value: Any) -> tuple[int, float, bool]:
     if isinstance(value, int) and not isinstance(value, bool):
         return value, 0.0, False
     text = str(value).strip()
+    if "_" in text or not text.isascii():  # int and float would read 1_000
+        raise ValueError(f"time {text[:40]!r} is neither a number nor a date by ISO 8601")
     try:
         return int(text), 0.0, False
     except ValueError:
@@ -95,8 +97,12 @@ def to_milliseconds(times: Times, unit: str, path: Path) -> tuple[NDArray[np.int
     if unit == "auto":
         unit = _unit_of(whole, times, path)
     if unit == "order":
-        # Fractions count too, if there are any.
-        return (whole * 1000 + np.rint(part * 1000).astype(np.int64) if part.any() else whole), unit
+        if not part.any():
+            return whole, unit
+        largest = int(np.argmax(whole))
+        if whole[largest] > LATEST:  # a thousand times that would not fit
+            raise _too_late(path, times, largest, unit)
+        return whole * 1000 + np.rint(part * 1000).astype(np.int64), unit  # fractions count too
     largest = int(np.argmax(whole)) if len(whole) else 0
     if unit == "s":
         if whole.max(initial=0) > LATEST // 1000:

@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from antpipe.config import IngestConfig
 from antpipe.errors import DataError
 from antpipe.store import Domain, id_table_sha256
 
@@ -44,6 +45,16 @@ def require_same_source(domain: Domain, parameters: Mapping[str, Any], folder: s
             "or force it",
             f"{command} --force",
         )
+
+
+def rules_told(config: IngestConfig, text: Sequence[str]) -> str:
+    """The rules of cleaning in one line, in their order, as they are announced and stored. text: what makes it."""
+    shared = f"users of {', '.join(config.drop_shared_users_from)} left out; " if config.drop_shared_users_from else ""
+    return (
+        f"rules: identical lines once; {shared}repeats {config.repeats}, equal times in file order; items without "
+        f"metadata {'kept' if config.keep_without_metadata else 'dropped'}; {config.min_user} or more interactions a "
+        f"user, {config.min_item} an item; text: {', '.join(text)}"
+    )
 
 
 def command_of(form: str) -> str:
