@@ -183,7 +183,7 @@ def test_ratings_become_a_domain(store: Store, tmp_path: Path, name: str, line: 
     said: list[str] = []
     ingest_amazon(store, tmp_path / "in", "Shop", EVERYTHING, announce=said.append)
     assert interactions(store.domain("Shop")) == [(USER, ITEM, 1377129600000, 5.0)]
-    assert said[0] == f"{name}: {FORMATS['ratings-2014' if line == OF_2014 else 'ratings-2018'].about}, 2 lines"
+    assert f"{name}: {FORMATS['ratings-2014' if line == OF_2014 else 'ratings-2018'].about}, 2 lines" in said
     assert report(store)["reviews"]["duplicate_lines"] == 1
 
 
