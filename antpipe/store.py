@@ -32,6 +32,7 @@ from antpipe.store_files import (
     read_stamp,
     write_json,
 )
+from antpipe.store_lock import alone
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -246,36 +247,38 @@ class Domain:
     ) -> Iterator[Transaction]:
         """Write one artefact: all its files appear together at the end of the block, or none.
 
+        AntpipeError where another process is at it.
+
         parameters: what the fingerprint covers. id_table: only for `items`, the hash of the new ids.
         """
         from filelock import FileLock
 
         kind = ARTEFACTS[artefact]
-        stamp = {
-            "fingerprint": self.fingerprint(artefact, parameters),
-            "id_table": id_table or self.entry("items")["id_table"],
-        }
-        inputs = self._inputs(kind)
-        self.path.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{artefact}-", dir=self.path))
-        transaction = Transaction(scratch, stamp)
-        try:
-            yield transaction
-            missing = [name for name in kind.files if not (scratch / name).exists()]
-            if missing:
-                raise AssertionError(f"stage {kind.command} did not write {missing}")
-            entry = {
-                "fingerprint": stamp["fingerprint"], "stage": kind.command, "stage_version": kind.version,
-                "parameters": dict(parameters), "inputs": inputs, "id_table": stamp["id_table"],
-                "antpipe": __version__, "written": datetime.now(UTC).isoformat(timespec="seconds"),
-                "files": {name: file_facts(scratch / name) for name in kind.files}, **transaction.details,
-            }  # fmt: skip
-            with FileLock(self.path / ".lock"):
-                self._commit(artefact, scratch, entry)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-            if not any(self.path.iterdir()):
-                self.path.rmdir()
+        with alone(self.path, artefact):
+            for leftover in self.path.glob(f".new.{artefact}.*"):  # of a run that was killed
+                shutil.rmtree(leftover)
+            stamp = {
+                "fingerprint": self.fingerprint(artefact, parameters),
+                "id_table": id_table or self.entry("items")["id_table"],
+            }
+            inputs = self._inputs(kind)
+            scratch = Path(tempfile.mkdtemp(prefix=f".new.{artefact}.", dir=self.path))
+            transaction = Transaction(scratch, stamp)
+            try:
+                yield transaction
+                missing = [name for name in kind.files if not (scratch / name).exists()]
+                if missing:
+                    raise AssertionError(f"stage {kind.command} did not write {missing}")
+                entry = {
+                    "fingerprint": stamp["fingerprint"], "stage": kind.command, "stage_version": kind.version,
+                    "parameters": dict(parameters), "inputs": inputs, "id_table": stamp["id_table"],
+                    "antpipe": __version__, "written": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "files": {name: file_facts(scratch / name) for name in kind.files}, **transaction.details,
+                }  # fmt: skip
+                with FileLock(self.path / ".lock"):
+                    self._commit(artefact, scratch, entry)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
 
     def _commit(self, artefact: str, scratch: Path, entry: dict[str, Any]) -> None:
         manifest = self.manifest()

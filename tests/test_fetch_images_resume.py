@@ -38,8 +38,9 @@ def server() -> Iterator[PictureServer]:
 
 @pytest.fixture
 def domain(tmp_path: Path, server: PictureServer) -> Domain:
-    """A shop of COUNT items whose pictures take a while each."""
-    urls = [server.serve(f"/{n}", [0.1, answer(picture(n))]) for n in range(COUNT)]
+    """A shop of COUNT items whose pictures take a while each, the later ones longer: a signal sent when the fifth is
+    asked for comes in time on a busy machine too."""
+    urls = [server.serve(f"/{n}", [0.1 if n < 5 else 0.5, answer(picture(n))]) for n in range(COUNT)]
     store = Store(tmp_path / "store")
     return make_domain(store, "shop", [{"item_id": f"i{n:02}", "image_urls": [url]} for n, url in enumerate(urls)])
 

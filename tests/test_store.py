@@ -4,6 +4,8 @@ import json
 import os
 import shlex
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -14,8 +16,8 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from antpipe.errors import DataError, IntegrityError, UsageError
-from antpipe.store import ARTEFACTS, Store, digest, id_table_sha256, read_stamp, write_json
+from antpipe.errors import AntpipeError, DataError, IntegrityError, UsageError
+from antpipe.store import ARTEFACTS, Domain, Store, digest, id_table_sha256, read_stamp, write_json
 
 from .releases import snapshot
 from .shops import make_domain
@@ -299,3 +301,54 @@ def test_a_file_of_another_size_is_refused(store: Store) -> None:
         stream.write(b"more")
     with pytest.raises(IntegrityError):
         domain.feature("text")
+
+
+# -- one writer at a time ---------------------------------------------------------------------------------------------
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from antpipe.store import Store
+with Store(Path(sys.argv[1])).domain("shop").writing("price", {}):
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_writer_of_an_artefact_is_told_who_holds_it_and_a_kill_frees_it(tmp_path: Path) -> None:
+    domain = make_domain(Store(tmp_path), "shop", [{"item_id": "a"}])
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "writing\n"
+        with pytest.raises(AntpipeError, match=f"price is being written by process {holder.pid} on "):
+            write_price(domain)
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert list(domain.path.glob(".new.price.*"))
+    write_price(domain)
+    assert domain.state("price").status == "fresh"
+    assert not list(domain.path.glob(".new.price.*"))
+    assert not (domain.path / ".price.holder").exists()
+
+
+def test_different_artefacts_are_written_at_the_same_time(tmp_path: Path) -> None:
+    domain = make_domain(Store(tmp_path), "shop", [{"item_id": "a"}])
+    with domain.writing("text", {}) as out:
+        write_price(domain)
+        with out.feature("text", 1, 2) as feature:
+            feature.values[:] = 1
+    assert [domain.state(name).status for name in ("text", "price")] == ["fresh", "fresh"]
+
+
+def test_a_new_domain_of_which_nothing_came_leaves_no_folder(tmp_path: Path) -> None:
+    domain = Store(tmp_path).new_domain("shop")
+    with pytest.raises(ValueError, match="no"), domain.writing("items", {}, id_table="0"):
+        raise ValueError("no")
+    assert not domain.path.exists()
+
+
+def write_price(domain: Domain) -> None:
+    with domain.writing("price", {}) as out, out.feature("price", 1, 2):
+        pass
