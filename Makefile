@@ -11,7 +11,7 @@ demo: $(READY)
 	$(BIN)/antpipe demo --store demo-store
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(READY)
 	$(BIN)/ruff check .
