@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING, Any
 from antpipe import __version__
 from antpipe.errors import DataError, IntegrityError, UsageError
 from antpipe.store_files import (
+    Earlier,
     Feature,
     Sequences,
     Transaction,
     digest,
+    earlier_feature,
     file_facts,
     file_sha256,
     id_table_sha256,
@@ -32,14 +34,14 @@ from antpipe.store_files import (
     read_stamp,
     write_json,
 )
-from antpipe.store_lock import alone
+from antpipe.store_lock import alone, committing
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
-    "ARTEFACTS", "Domain", "Feature", "Sequences", "StageResult", "State", "Store",
-    "digest", "file_sha256", "id_table_sha256", "read_stamp", "write_json",
+    "ARTEFACTS", "Domain", "Earlier", "Feature", "Sequences", "StageResult", "State", "Store",
+    "alone", "digest", "earlier_feature", "file_sha256", "id_table_sha256", "read_stamp", "write_json",
 ]  # fmt: skip
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -251,8 +253,6 @@ class Domain:
 
         parameters: what the fingerprint covers. id_table: only for `items`, the hash of the new ids.
         """
-        from filelock import FileLock
-
         kind = ARTEFACTS[artefact]
         with alone(self.path, artefact):
             for leftover in self.path.glob(f".new.{artefact}.*"):  # of a run that was killed
@@ -275,8 +275,9 @@ class Domain:
                     "antpipe": __version__, "written": datetime.now(UTC).isoformat(timespec="seconds"),
                     "files": {name: file_facts(scratch / name) for name in kind.files}, **transaction.details,
                 }  # fmt: skip
-                with FileLock(self.path / ".lock"):
+                with committing(self.path):
                     self._commit(artefact, scratch, entry)
+                transaction.afterwards()
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
 

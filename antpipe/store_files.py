@@ -4,7 +4,7 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
+
+
+# Rows of a Parquet row group: readers that take a table piece by piece hold one in memory.
+ROW_GROUP = 65_536
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,19 @@ class Feature:
         """Give back the memory of pages that were read; they are mapped again when they are read again."""
         if self.mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
             self.mapping.madvise(mmap.MADV_DONTNEED)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A modality as it was built last, though the catalogue may have changed since.
+
+    values: (M, d) float16, mapped; present: (M,); content: (M, 16) uint8, what each vector was made of, zeros where
+    there was nothing.
+    """
+
+    values: "NDArray[np.float16]"
+    present: "NDArray[np.bool_]"
+    content: "NDArray[np.uint8]"
 
 
 @dataclass(frozen=True)
@@ -87,6 +104,7 @@ class Transaction:
         self.scratch = scratch
         self.stamp = stamp
         self.details: dict[str, Any] = {}
+        self.afterwards: Callable[[], None] = lambda: None  # called once all is in place
 
     def parquet(self, name: str, table: "pa.Table") -> None:
         import pyarrow.parquet as pq
@@ -95,6 +113,7 @@ class Transaction:
             table.replace_schema_metadata({"antpipe": json.dumps(self.stamp)}),
             self.scratch / name,
             compression="zstd",
+            row_group_size=ROW_GROUP,
         )
 
     def arrow(self, name: str, batch: "pa.RecordBatch") -> None:
@@ -106,16 +125,20 @@ class Transaction:
             writer.write_batch(batch)
 
     @contextmanager
-    def feature(self, modality: str, rows: int, width: int) -> Iterator[Feature]:
+    def feature(
+        self, modality: str, rows: int, width: int, content: "NDArray[np.uint8] | None" = None
+    ) -> Iterator[Feature]:
         """Arrays to fill, backed by a file so that memory stays flat; written as MODALITY.arrow at the end.
 
-        Rows start as zeros with present = false. Values that are not finite are refused.
+        Rows start as zeros with present = false. Values that are not finite are refused. content: (rows, 16) what each
+        row's vector is made of, kept in the file so that a later run can reuse vectors. OSError where the disk is full.
         """
         import numpy as np
         import pyarrow as pa
 
         backing = self.scratch / f".{modality}.values"
-        values = np.memmap(backing, np.float16, "w+", shape=(rows, width))
+        reserve(backing, rows * width * 2)
+        values = np.memmap(backing, np.float16, "r+", shape=(rows, width))
         present = np.zeros(rows, np.bool_)
         yield Feature(values, present)
         for start in range(0, rows, 65_536):
@@ -125,10 +148,29 @@ class Transaction:
                     f"{modality}: item {start + int(np.argmin(finite))} got a value that is not finite in float16"
                 )
         column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width)
-        self.arrow(f"{modality}.arrow", pa.record_batch({"values": column, "present": pa.array(present)}))
-        del column, values
+        columns = {"values": column, "present": pa.array(present)}
+        if content is not None:
+            data = pa.py_buffer(np.ascontiguousarray(content))
+            columns["content"] = pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), rows, [None, data])
+        self.arrow(f"{modality}.arrow", pa.record_batch(columns))
+        del column, columns, values
         backing.unlink()
         self.details |= {"rows": rows, "width": width, "present": int(present.sum())}
+
+
+def reserve(path: Path, size: int) -> None:
+    """A file of zeros whose space is taken at once: a mapped file that outgrows the disk later would end the process.
+
+    OSError where there is not enough.
+    """
+    with path.open("wb") as file:
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:  # macOS
+                os.truncate(file.fileno(), size)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def read_stamp(path: Path) -> dict[str, str] | None:
@@ -157,3 +199,24 @@ def map_batch(path: Path) -> "tuple[pa.RecordBatch, mmap.mmap]":
     with path.open("rb") as file:
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return pa.ipc.open_file(pa.py_buffer(mapping)).get_batch(0), mapping
+
+
+def earlier_feature(path: Path, entry: Mapping[str, Any]) -> Earlier | None:
+    """The vectors of MODALITY.arrow as its manifest entry describes it, whatever became of the catalogue.
+
+    None where the file is not the one of the entry, or does not say what its vectors were made of.
+    """
+    import numpy as np
+
+    stamp = read_stamp(path)
+    if stamp is None or stamp["fingerprint"] != entry.get("fingerprint"):
+        return None
+    if path.stat().st_size != entry["files"][path.name]["bytes"]:
+        return None
+    batch, _ = map_batch(path)
+    if "content" not in batch.schema.names:
+        return None
+    column = batch.column("values")
+    values = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), column.type.list_size)
+    content = np.frombuffer(batch.column("content").buffers()[1], np.uint8)[: 16 * len(column)].reshape(-1, 16)
+    return Earlier(values, batch.column("present").to_numpy(zero_copy_only=False), content)

@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from antpipe.errors import AntpipeError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 
 @contextmanager
@@ -39,6 +43,13 @@ def alone(folder: Path, artefact: str) -> Iterator[None]:
                     folder.rmdir()
     except Timeout:
         raise AntpipeError(f"{folder}: {artefact} is being written by {told(holder)}; wait for its end") from None
+
+
+def committing(folder: Path) -> "BaseFileLock":
+    """The lock of a domain while files are moved into place; waits for its turn, which is short."""
+    from filelock import FileLock
+
+    return FileLock(folder / ".lock")
 
 
 def told(holder: Path) -> str:
