@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,8 @@ def fit(
     size = len(data.catalogue)
     candidates = Candidates(size, drawn_items(size, pretraining, config))
     whole = np.arange(size)[rows_of(size, world)]
-    kept = item_inputs(data.catalogue, model.widths, whole, device) if candidates.drawn == size else None
+    inputs_of = partial(item_inputs, data.catalogue, model.widths, device=device, precision=config.precision)
+    kept = inputs_of(whole) if candidates.drawn == size else None
     loss_of = pretraining_loss if pretraining else target_loss
     seed_dropout(config.seed, world)
     at, best_weights = load_state(keep, model, optimiser) if keep and keep.begun else (Position(), {})
@@ -79,7 +81,7 @@ def fit(
         order = batches(windows, config.batch_size, config.seed, at.epoch, candidates, world.share)
         for batch in islice(order, at.step, last_step(config, at)):
             own = batch.items[rows_of(len(batch.items), world)]
-            inputs = kept or item_inputs(data.catalogue, model.widths, own, device)
+            inputs = kept or inputs_of(own)
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 loss = loss_of(model, inputs, batch, config, world)
             optimiser.zero_grad(set_to_none=True)
@@ -168,12 +170,15 @@ def hidden_states(model: "Ant", items: "torch.Tensor", batch: Batch) -> "torch.T
     """What the model expects at each of this process's positions: (p, D). items: (n, D) vectors of batch.items."""
     import torch
 
-    parts = [items[:0]]
-    for block in batch.blocks:
-        inputs = torch.from_numpy(block.inputs).to(items.device)
-        hidden = model.encode(items[inputs]).flatten(0, 1)  # (B * L, D)
-        parts.append(hidden[torch.from_numpy(block.positions).to(items.device)])
-    return torch.cat(parts)
+    if not batch.blocks:
+        return items[:0]
+    inputs = np.concatenate([block.inputs.ravel() for block in batch.blocks])  # (T,)
+    starts = np.cumsum([0, *(block.inputs.size for block in batch.blocks)])
+    positions = np.concatenate([start + block.positions for start, block in zip(starts, batch.blocks, strict=False)])
+    hidden = model.encode_blocks(
+        items[torch.from_numpy(inputs).to(items.device)], [block.inputs.shape for block in batch.blocks]
+    )
+    return hidden[torch.from_numpy(positions).to(items.device)]
 
 
 def target_loss(
