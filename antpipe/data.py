@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Ints = NDArray[np.int64]
 # One more pass through the Transformer costs about as much as this many padded positions (2 cores, width 64 to 256).
-PADDING_WORTH_A_BLOCK = 512
+PADDING_WORTH_A_BLOCK = 128
 # Features of more bytes than this are given back after each use. The kernel maps far more than the rows one reads, so
 # that soon all of them would count as this process's memory.
 RESIDENT = 1 << 29

@@ -73,10 +73,10 @@ class NoisyGate(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """x: (..., d); noise: (..., K) standard normal, or None for no noise. Returns (..., K), rows sum to 1."""
-        logits = x @ self.w_gate
-        if noise is not None:
-            logits = logits + noise * (F.softplus(x @ self.w_noise) + NOISE_FLOOR)
-        return logits.softmax(-1)
+        if noise is None:
+            return (x @ self.w_gate).softmax(-1)
+        logits, scale = (x @ torch.cat([self.w_gate, self.w_noise], 1)).chunk(2, -1)  # x is read once
+        return (logits + noise * (F.softplus(scale) + NOISE_FLOOR)).softmax(-1)
 
 
 class ModalityExperts(nn.Module):

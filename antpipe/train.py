@@ -13,12 +13,13 @@ import numpy as np
 
 from antpipe import losses
 from antpipe.checkpoint import keeping
+from antpipe.compiling import compile_parts, uncompiled
 from antpipe.config import TrainConfig
 from antpipe.data import Batch, Candidates, Catalogue, Examples, ItemInputs, batches, item_inputs, training_windows
 from antpipe.errors import DataError, DivergedError
 from antpipe.parallel import ALONE, World, add_gradients, gather_rows, of_first, rows_of, total
 from antpipe.ranking import evaluate, metrics
-from antpipe.resume import BAD_BATCH, Keeping, Position, between_steps, load_state, save_state
+from antpipe.resume import BAD_BATCH, Keeping, Position, after_epoch, between_steps, load_state
 from antpipe.store import Sequences
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def fit(
     kept = inputs_of(whole) if candidates.drawn == size else None
     loss_of = pretraining_loss if pretraining else target_loss
     seed_dropout(config.seed, world)
+    if config.compile:
+        compile_parts(model)
     at, best_weights = load_state(keep, model, optimiser) if keep and keep.begun else (Position(), {})
 
     while not at.finished:
@@ -109,7 +112,7 @@ def fit(
         record(row)
         at.epoch_done(row)
         if keep:
-            save_state(keep, model, optimiser, at, best_weights)
+            after_epoch(keep, model, optimiser, at, best_weights)
     model.load_state_dict(best_weights)
     return at.best_epoch, at.best
 
@@ -234,8 +237,9 @@ def pretraining_loss(
 
 def validate(model: "Ant", data: TrainingData, device: "torch.device") -> dict[str, float]:
     """Validation metrics of protocol `all`, the mean over domains (each counts the same)."""
-    results = [
-        metrics(evaluate(model, data.catalogue, domain, part, device).by_protocol["all"])
-        for domain, part in data.validation.items()
-    ]
+    with uncompiled(model):
+        results = [
+            metrics(evaluate(model, data.catalogue, domain, part, device).by_protocol["all"])
+            for domain, part in data.validation.items()
+        ]
     return {name: float(np.mean([result[name] for result in results])) for name in results[0]}
