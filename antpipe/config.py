@@ -259,7 +259,9 @@ class TrainConfig(Config):
     seed: int = setting(0, "seed of weights, order and dropout", least=0)
     device: str = setting("auto", "where to compute", ("auto", "cpu", "cuda"))
     save_every: float = setting(
-        300.0, "most seconds between training states (0: one each step); epochs that are not short end with one", least=0
+        300.0,
+        "most seconds between training states (0: one each step); all but short epochs end with one",
+        least=0,
     )
     track: str = setting("none", "show the figures of each epoch elsewhere too", ("none", "tensorboard", "wandb"))
 

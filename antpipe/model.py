@@ -175,8 +175,9 @@ class TransformerLayer(nn.Module):
         """
         qkv = self.qkv(x)
         if shapes:
-            blocks = zip(qkv.split([batch * length for batch, length in shapes]), shapes, strict=True)
-            context = torch.cat([self._attend(block.unflatten(0, shape), mask).flatten(0, 1) for block, shape in blocks])
+            blocks = torch.split(qkv, [batch * length for batch, length in shapes])
+            seen = (self._attend(block.view(*shape, -1), mask) for block, shape in zip(blocks, shapes, strict=True))
+            context = torch.cat([block.flatten(0, 1) for block in seen])
         else:
             context = self._attend(qkv, mask)
         x = self.attention_norm(x + dropout(self.out(context), self.hidden_dropout, self.training))
@@ -185,7 +186,7 @@ class TransformerLayer(nn.Module):
 
     def _attend(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
         """qkv: (B, L, 3 D). Returns what each position sees, (B, L, D)."""
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in qkv.chunk(3, -1))
+        q, k, v = (part.view(*part.shape[:2], self.heads, -1).transpose(1, 2) for part in qkv.chunk(3, -1))
         context = F.scaled_dot_product_attention(  # (B, heads, L, D / heads)
             q, k, v, mask, dropout_p=self.attention_dropout if self.training else 0.0, is_causal=mask is None
         )

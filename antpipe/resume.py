@@ -3,17 +3,15 @@
 The file holds everything that decides what comes next: weights, Adam's moments, the states of the random generators,
 the best weights so far and, as JSON in its header, the position, the running sums and the figures of the epochs done.
 It is replaced in one step, so at any moment it is complete or absent: every `--save-every` seconds and at the end of an
-epoch, where that takes little time beside the training since the last one. The learning rate and the order of the batches follow from the epoch and need no place in it.
+epoch, where that takes little time beside the training since the last one. The learning rate and the order of the
+batches follow from the epoch and need no place in it.
 """
 
 import json
 import resource
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -303,27 +301,6 @@ def add_row(out: Path, row: dict[str, Any]) -> None:
 
 def remove_state(run: Path) -> None:
     (run / STATE).unlink(missing_ok=True)
-
-
-@contextmanager
-def stopping() -> Iterator[Callable[[], bool]]:
-    """Yields whether Ctrl-C was pressed, so that training stops between two steps; a second one stops at once."""
-    asked = False
-
-    def note(*_: object) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    if threading.current_thread() is not threading.main_thread():  # only that one may handle signals
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def cost_of(at: Position, device: "torch.device") -> dict[str, float]:

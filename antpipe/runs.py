@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from antpipe import checkpoint, transfer
 from antpipe.checkpoint import Checkpoint
 from antpipe.compatibility import check_fit, reads_features_of_checkpoint
-from antpipe.compiling import require_compiler
+from antpipe.compiling import compile_parts, require_compiler
 from antpipe.config import WITHOUT_EFFECT, ModelConfig, TrainConfig
 from antpipe.data import Catalogue, examples, load_catalogue, sample
 from antpipe.devices import choose_device, choose_precision
 from antpipe.errors import DataError, DivergedError, UsageError
 from antpipe.parallel import ALONE, World, held_by_first, of_first, together, world_of
+from antpipe.process import stopping
 from antpipe.resume import (
     COST,
     FINISHED,
@@ -31,7 +32,6 @@ from antpipe.resume import (
     has_state,
     position_of,
     remove_state,
-    stopping,
     what_is_there,
 )
 from antpipe.settings import flags_of, to_json
@@ -202,6 +202,8 @@ def train_plan(
         progress(row)
 
     model, pretraining = plan.model.to(device), plan.stage == PRETRAIN
+    if config.compile:
+        compile_parts(model)
     tracker = "none" if world.rank else config.track
     with stopping() as asked, tracking(tracker, out, plan.described, rows) as track:
         keep = Keeping(out, plan.described, config.save_every, begun, asked, show, world)

@@ -13,7 +13,7 @@ import numpy as np
 
 from antpipe import losses
 from antpipe.checkpoint import keeping
-from antpipe.compiling import compile_parts, uncompiled
+from antpipe.compiling import uncompiled
 from antpipe.config import TrainConfig
 from antpipe.data import Batch, Candidates, Catalogue, Examples, ItemInputs, batches, item_inputs, training_windows
 from antpipe.errors import DataError, DivergedError
@@ -68,13 +68,10 @@ def fit(
     epoch_positions = int(windows.targets().sum()) + 1  # one more: no epoch is whole before its validation
     size = len(data.catalogue)
     candidates = Candidates(size, drawn_items(size, pretraining, config))
-    whole = np.arange(size)[rows_of(size, world)]
     inputs_of = partial(item_inputs, data.catalogue, model.widths, device=device, precision=config.precision)
-    kept = inputs_of(whole) if candidates.drawn == size else None
+    kept = inputs_of(np.arange(size)[rows_of(size, world)]) if candidates.drawn == size else None
     loss_of = pretraining_loss if pretraining else target_loss
     seed_dropout(config.seed, world)
-    if config.compile:
-        compile_parts(model)
     at, best_weights = load_state(keep, model, optimiser) if keep and keep.begun else (Position(), {})
 
     while not at.finished:

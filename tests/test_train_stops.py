@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from antpipe import checkpoint, runs, store_lock, train
+from antpipe import checkpoint, process, runs, store_lock, train
 from antpipe import resume as states
 from antpipe.errors import AntpipeError, DivergedError
 from antpipe.store import Store
@@ -107,7 +107,7 @@ def test_the_handler_of_ctrl_c_is_put_back(store: Store, tmp_path: Path) -> None
 
 
 def test_a_second_ctrl_c_stops_at_once() -> None:
-    with states.stopping() as asked:
+    with process.stopping() as asked:
         signal.raise_signal(signal.SIGINT)
         assert asked()
         with pytest.raises(KeyboardInterrupt):
