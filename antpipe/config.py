@@ -278,12 +278,15 @@ class TrainConfig(Config):
     precision: str = setting(
         "auto", "of matrix products in training; auto: bf16 where it is native", ("auto", "fp32", "bf16")
     )
+    compile: bool = setting(False, "torch.compile the model: minutes at the start, less time a step")
     sampled_above: int = setting(50_000, "items of a target from which on the softmax is over a sample", least=1)
     drawn: int = setting(8192, "items drawn for each step of a sampled softmax, besides the batch's own", least=1)
     seed: int = setting(0, "seed of weights, order and dropout", least=0)
     device: str = setting("auto", "where to compute", ("auto", "cpu", "cuda"))
     save_every: float = setting(
-        300.0, "seconds between training states within an epoch (0: each step); each epoch ends with one", least=0
+        300.0,
+        "most seconds between training states (0: one each step); all but short epochs end with one",
+        least=0,
     )
     track: str = setting("none", "show the figures of each epoch elsewhere too", ("none", "tensorboard", "wandb"))
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Ints = NDArray[np.int64]
 # One more pass through the Transformer costs about as much as this many padded positions (2 cores, width 64 to 256).
-PADDING_WORTH_A_BLOCK = 512
+PADDING_WORTH_A_BLOCK = 128
 # Features of more bytes than this are given back after each use. The kernel maps far more than the rows one reads, so
 # that soon all of them would count as this process's memory.
 RESIDENT = 1 << 29
@@ -71,14 +71,21 @@ class ItemInputs:
     ids: "torch.Tensor"
 
 
-def item_inputs(catalogue: Catalogue, widths: Mapping[str, int], rows: Ints, device: "torch.device") -> ItemInputs:
-    """Items by global row, with the modalities (and widths) a model reads, on its device."""
+def item_inputs(
+    catalogue: Catalogue, widths: Mapping[str, int], rows: Ints, device: "torch.device", precision: str = "fp32"
+) -> ItemInputs:
+    """Items by global row, with the modalities (and widths) a model reads, on its device.
+
+    precision: of the features; bf16 where all products with them are made in bf16 anyway (autocast).
+    """
     import torch
+
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
 
     features, present = {}, {}
     for modality, width in widths.items():
         values, there = catalogue.gather(rows, modality, width)
-        features[modality] = torch.from_numpy(values).to(device)
+        features[modality] = torch.from_numpy(values).to(device, kind)
         present[modality] = torch.from_numpy(there).to(device)
     return ItemInputs(features, present, torch.from_numpy(rows).to(device))
 

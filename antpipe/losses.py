@@ -21,12 +21,12 @@ def cosine_scores(queries: Tensor, candidates: Tensor) -> Tensor:
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Cross-entropy of cosine scores, a block of rows at a time: gradients are made together with the loss, so that
-    no (P, n) matrix is ever held, in memory or for the backward pass."""
+    """Cross-entropy of scores query * candidate, a block of rows at a time: gradients are made together with the
+    loss, so that no (P, n) matrix is ever held, in memory or for the backward pass."""
 
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, candidates: Tensor, labels: Tensor, scale: float, count: int,
+        ctx: Any, queries: Tensor, candidates: Tensor, labels: Tensor, count: int,
         groups: tuple[Tensor, Tensor] | None, log_inclusion: Tensor | None,
     ) -> Tensor:  # fmt: skip
         device = queries.device.type
@@ -39,33 +39,35 @@ class _CrossEntropy(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             for start in range(0, len(queries), size):
                 rows = slice(start, start + size)
-                block, label = queries[rows].to(low), labels[rows]  # (b, D), (b,)
-                scores = (block @ table.T).to(queries.dtype) * scale  # (b, n)
+                block, label = queries[rows].to(low), labels[rows, None]  # (b, D), (b, 1)
+                scores = (block @ table.T).to(queries.dtype)  # (b, n)
                 if log_inclusion is not None:
                     scores -= log_inclusion
                 if groups is not None:
                     others = groups[0][rows][:, None] == groups[1]
-                    scores.masked_fill_(others.scatter_(1, label[:, None], False), -torch.inf)
-                log_sum = scores.logsumexp(1)
-                total += (log_sum - scores.gather(1, label[:, None]).squeeze(1)).sum()
+                    scores.masked_fill_(others.scatter_(1, label, False), -torch.inf)
+                chosen, highest = scores.gather(1, label), scores.amax(1, keepdim=True)  # (b, 1)
+                weights = scores.sub_(highest).exp_()
+                sums = weights.sum(1, keepdim=True)  # (b, 1)
+                total += (sums.log() + highest - chosen).sum()
                 if query_grad is None and candidate_grad is None:
                     continue
-                shares = scores.sub_(log_sum[:, None]).exp_()
-                shares.scatter_add_(1, label[:, None], shares.new_full((len(label), 1), -1.0))
-                shares = shares.to(low)
+                # The gradient of the scores is weights / sums, less 1 at the label; dividing comes last, where there
+                # are D numbers a row instead of n.
+                weights = weights.scatter_add_(1, label, -sums).to(low)
                 if query_grad is not None:
-                    query_grad[rows] = (shares @ table).to(queries.dtype)
+                    query_grad[rows] = (weights @ table).to(queries.dtype) / sums
                 if candidate_grad is not None:
-                    candidate_grad += shares.T @ block
-        ctx.factor = scale / count
+                    candidate_grad += weights.T @ (queries[rows] / sums).to(low)
+        ctx.count = count
         ctx.save_for_backward(query_grad, candidate_grad)
         return total / count
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        parts = (part if part is None else part * (grad * ctx.factor) for part in ctx.saved_tensors)
-        return (*parts, None, None, None, None, None)
+        parts = (part if part is None else part * (grad / ctx.count) for part in ctx.saved_tensors)
+        return (*parts, None, None, None, None)
 
 
 def _cross_entropy(
@@ -78,7 +80,7 @@ def _cross_entropy(
     of the query's own id that is not its label is none; log_inclusion: (n,).
     """
     loss: Tensor = _CrossEntropy.apply(
-        F.normalize(queries, dim=-1), F.normalize(candidates, dim=-1), labels, 1 / temperature,
+        F.normalize(queries, dim=-1) / temperature, F.normalize(candidates, dim=-1), labels,
         max(1, len(queries) if count is None else count), groups, log_inclusion,
     )  # fmt: skip
     return loss

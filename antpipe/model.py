@@ -4,12 +4,14 @@ Letters in shape comments: n items, K experts, D width, d width of a raw feature
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from antpipe.config import MODALITIES, ModelConfig
 
@@ -27,8 +29,26 @@ def dropout(x: Tensor, share: float, training: bool) -> Tensor:
         return F.dropout(x, share, training)
     cut = round(share * 65536)
     bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    keep = bits.view(torch.int16)[: x.numel()].view(x.shape) >= cut - 32768
-    return torch.where(keep, x * (65536 / (65536 - cut)), 0.0)
+    mask = torch.empty(x.shape, dtype=x.dtype)  # numbers: multiplying by them is many times as fast as torch.where
+    torch.ge(bits.view(torch.int16)[: x.numel()].view(x.shape), cut - 32768, out=mask)
+    return x * mask.mul_(65536 / (65536 - cut))
+
+
+class _Mix(torch.autograd.Function):
+    """Sum over experts of gate times output. The gradients of torch's einsum are n small matrix products each, which
+    take twice as long as these."""
+
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, outputs: Tensor) -> Tensor:
+        """gates: (n, K), outputs: (n, K, D). Returns (n, D)."""
+        ctx.save_for_backward(gates, outputs)
+        return torch.einsum("nk,nkd->nd", gates, outputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        gates, outputs = ctx.saved_tensors
+        return (outputs * grad[:, None]).sum(-1), gates[..., None] * grad[:, None]
 
 
 @dataclass(frozen=True)
@@ -53,10 +73,10 @@ class NoisyGate(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """x: (..., d); noise: (..., K) standard normal, or None for no noise. Returns (..., K), rows sum to 1."""
-        logits = x @ self.w_gate
-        if noise is not None:
-            logits = logits + noise * (F.softplus(x @ self.w_noise) + NOISE_FLOOR)
-        return logits.softmax(-1)
+        if noise is None:
+            return (x @ self.w_gate).softmax(-1)
+        logits, scale = (x @ torch.cat([self.w_gate, self.w_noise], 1)).chunk(2, -1)  # x is read once
+        return (logits + noise * (F.softplus(scale) + NOISE_FLOOR)).softmax(-1)
 
 
 class ModalityExperts(nn.Module):
@@ -85,7 +105,7 @@ class ModalityExperts(nn.Module):
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """x: (n, d); noise: (n, K), drawn here in training where it is not given. Returns (n, D)."""
         if noise is None and self.training and self.noisy:
-            noise = torch.randn(len(x), len(self.weight), dtype=x.dtype, device=x.device)
+            noise = torch.randn(len(x), len(self.weight), dtype=self.weight.dtype, device=x.device)
         gates = self.gate(x, noise)  # (n, K)
         x = dropout(x, self.dropout, self.training)
         outputs = F.linear(x, self.weight.flatten(0, 1)).view(len(x), *self.weight.shape[:2])  # (n, K, D)
@@ -94,7 +114,7 @@ class ModalityExperts(nn.Module):
         else:
             assert self.bias is not None
             constant = self.bias
-        mixed: Tensor = torch.einsum("nk,nkd->nd", gates, outputs) + gates @ constant
+        mixed: Tensor = _Mix.apply(gates.to(outputs.dtype), outputs) + gates @ constant
         return mixed
 
 
@@ -148,16 +168,29 @@ class TransformerLayer(nn.Module):
         self.gate = NoisyGate(config.width, feed_forward_experts) if feed_forward_experts > 1 else None
         self.output_norm = nn.LayerNorm(config.width, config.layer_norm_eps)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """x: (B, L, D); mask: (B, 1, L, L) bool, True where a position may look, or None for plain causal."""
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+    def forward(self, x: Tensor, mask: Tensor | None, shapes: Sequence[tuple[int, int]] = ()) -> Tensor:
+        """x: (B, L, D), or (T, D) with the positions of blocks of these shapes (B, L), one block after the other.
+
+        mask: (B, 1, L, L) bool, True where a position may look, or None for plain causal.
+        """
+        qkv = self.qkv(x)
+        if shapes:
+            blocks = torch.split(qkv, [batch * length for batch, length in shapes])
+            seen = (self._attend(block.view(*shape, -1), mask) for block, shape in zip(blocks, shapes, strict=True))
+            context = torch.cat([block.flatten(0, 1) for block in seen])
+        else:
+            context = self._attend(qkv, mask)
+        x = self.attention_norm(x + dropout(self.out(context), self.hidden_dropout, self.training))
+        normed: Tensor = self.output_norm(x + self._feed(x))
+        return normed
+
+    def _attend(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
+        """qkv: (B, L, 3 D). Returns what each position sees, (B, L, D)."""
+        q, k, v = (part.view(*part.shape[:2], self.heads, -1).transpose(1, 2) for part in qkv.chunk(3, -1))
         context = F.scaled_dot_product_attention(  # (B, heads, L, D / heads)
             q, k, v, mask, dropout_p=self.attention_dropout if self.training else 0.0, is_causal=mask is None
         )
-        context = self.out(context.transpose(1, 2).flatten(2))
-        x = self.attention_norm(x + dropout(context, self.hidden_dropout, self.training))
-        normed: Tensor = self.output_norm(x + self._feed(x))
-        return normed
+        return context.transpose(1, 2).flatten(2)
 
     def _feed(self, x: Tensor) -> Tensor:
         if self.gate is None:
@@ -166,8 +199,8 @@ class TransformerLayer(nn.Module):
         noise = None
         if self.training and self.noisy:
             noise = torch.randn(*x.shape[:-1], len(self.feed_forward), dtype=x.dtype, device=x.device)
-        outputs = torch.stack([expert(x) for expert in self.feed_forward], -2)  # (B, L, experts, D)
-        return torch.einsum("blk,blkd->bld", self.gate(x, noise), outputs)
+        outputs = torch.stack([expert(x) for expert in self.feed_forward], -2)  # (..., experts, D)
+        return torch.einsum("...k,...kd->...d", self.gate(x, noise), outputs)
 
 
 class Ant(nn.Module):
@@ -258,9 +291,10 @@ class Ant(nn.Module):
 
     def embed_sequence(self, items: Tensor) -> Tensor:
         """items: (B, L, D) vectors, the oldest first. Returns the input of the first layer (B, L, D)."""
-        return dropout(
-            self.input_norm(items + self.positions.weight[: items.shape[1]]), self.config.hidden_dropout, self.training
-        )
+        return self._embed(items + self.positions.weight[: items.shape[1]])
+
+    def _embed(self, placed: Tensor) -> Tensor:
+        return dropout(self.input_norm(placed), self.config.hidden_dropout, self.training)
 
     def encode(self, items: Tensor, real: Tensor | None = None) -> Tensor:
         """items: (B, L, D), the oldest first, padded at the end. Returns (B, L, D): at l, what follows items 0..l.
@@ -276,4 +310,15 @@ class Ant(nn.Module):
             mask = causal & real[:, None, None, :]  # (B, 1, L, L)
         for layer in self.encoder:
             x = layer(x, mask)
+        return x
+
+    def encode_blocks(self, items: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+        """`encode` of several blocks of sequences at once: all but the attention is one operation for all of them.
+
+        items: (T, D), the positions of blocks of these shapes (B, L), one block after the other. Returns (T, D).
+        """
+        places = [torch.arange(length, device=items.device).repeat(count) for count, length in shapes]
+        x = self._embed(items + self.positions(torch.cat(places)))
+        for layer in self.encoder:
+            x = layer(x, None, shapes)
         return x

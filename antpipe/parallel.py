@@ -9,10 +9,12 @@ import atexit
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from antpipe.errors import AntpipeError
 
 if TYPE_CHECKING:
     import torch
@@ -151,6 +153,24 @@ def of_first(make: Callable[[], T], world: World) -> T:
     dist.broadcast_object_list(box)
     made: T = box[0]
     return made
+
+
+@contextmanager
+def held_by_first(hold: Callable[[], AbstractContextManager[None]], world: World) -> Iterator[None]:
+    """Be in a context that the first process enters for all of them; where it is refused there, it is for all."""
+    with ExitStack() as held:
+
+        def enter() -> AntpipeError | None:
+            try:
+                held.enter_context(hold())
+            except AntpipeError as error:
+                return error
+            return None
+
+        refused = of_first(enter, world)
+        if refused is not None:
+            raise refused
+        yield
 
 
 def of_all(value: T, world: World) -> list[T]:

@@ -1,8 +1,12 @@
-"""How the process uses memory and threads. Results do not depend on it."""
+"""How the process uses memory and threads, and how it takes Ctrl-C. Results do not depend on it."""
 
 import ctypes
 import os
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 # Numbers of mallopt's parameters in glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -29,3 +33,24 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(M_MMAP_MAX, 0) == 1 and mallopt(M_TRIM_THRESHOLD, NEVER_TRIM) == 1)
+
+
+@contextmanager
+def stopping() -> Iterator[Callable[[], bool]]:
+    """Yields whether Ctrl-C was pressed, so that training stops between two steps; a second one stops at once."""
+    asked = False
+
+    def note(*_: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    if threading.current_thread() is not threading.main_thread():  # only that one may handle signals
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -2,18 +2,16 @@
 
 The file holds everything that decides what comes next: weights, Adam's moments, the states of the random generators,
 the best weights so far and, as JSON in its header, the position, the running sums and the figures of the epochs done.
-It is replaced in one step, at the end of every epoch and every `--save-every` seconds within one, so at any moment
-it is complete or absent. The learning rate and the order of the batches follow from the epoch and need no place in it.
+It is replaced in one step, so at any moment it is complete or absent: every `--save-every` seconds and at the end of an
+epoch, where that takes little time beside the training since the last one. The learning rate and the order of the
+batches follow from the epoch and need no place in it.
 """
 
 import json
 import resource
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +33,9 @@ FORMAT = 2
 METRICS = "metrics.jsonl"  # a row an epoch
 COST = "cost.json"  # time and memory: apart from the checkpoint, which the same run writes byte for byte again
 BAD_BATCH = "nan-batch.npz"  # of a run that diverged
+# Epochs end with a state where training took this many times as long as writing the last one did: short epochs are
+# then not spent on writing states.
+TRAINING_PER_WRITING = 20
 NOTHING, UNFINISHED, FINISHED = "nothing", "unfinished", "finished"
 
 
@@ -91,6 +92,7 @@ class Keeping:
     show: Callable[[Position, float], None]  # gets the share of the epoch that is done
     world: World = ALONE
     saved_at: float = field(default_factory=time.monotonic)
+    writing: float = 0.0  # seconds that the last state took
 
 
 def has_state(run: Path) -> bool:
@@ -106,8 +108,8 @@ def save_state(
     Of several processes the first writes, with the random generators of all.
     """
 
+    began = time.monotonic()
     generators = of_all(random_states(), keep.world)
-    keep.saved_at = time.monotonic()
     if keep.world.rank:
         return
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
@@ -125,6 +127,17 @@ def save_state(
         scratch = keep.run / f".{STATE}"
         write_tensors(scratch, tensors, {"antpipe": json.dumps(header, allow_nan=False)})
         scratch.replace(path)
+    keep.saved_at = time.monotonic()
+    keep.writing = keep.saved_at - began
+
+
+def after_epoch(
+    keep: Keeping, model: "Ant", optimiser: "torch.optim.Adam", at: Position, best_weights: Mapping[str, "Tensor"]
+) -> None:
+    """Save the state, unless training since the last one took hardly longer than writing it would; always the last."""
+    least = min(keep.save_every, TRAINING_PER_WRITING * keep.writing)
+    if of_first(lambda: at.finished or time.monotonic() - keep.saved_at >= least, keep.world):
+        save_state(keep, model, optimiser, at, best_weights)
 
 
 def random_states() -> dict[str, "Tensor"]:
@@ -288,27 +301,6 @@ def add_row(out: Path, row: dict[str, Any]) -> None:
 
 def remove_state(run: Path) -> None:
     (run / STATE).unlink(missing_ok=True)
-
-
-@contextmanager
-def stopping() -> Iterator[Callable[[], bool]]:
-    """Yields whether Ctrl-C was pressed, so that training stops between two steps; a second one stops at once."""
-    asked = False
-
-    def note(*_: object) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    if threading.current_thread() is not threading.main_thread():  # only that one may handle signals
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def cost_of(at: Position, device: "torch.device") -> dict[str, float]:

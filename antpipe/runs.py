@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from antpipe import checkpoint, transfer
 from antpipe.checkpoint import Checkpoint
 from antpipe.compatibility import check_fit, reads_features_of_checkpoint
+from antpipe.compiling import compile_parts, require_compiler
 from antpipe.config import WITHOUT_EFFECT, ModelConfig, TrainConfig
 from antpipe.data import Catalogue, examples, load_catalogue, sample
 from antpipe.devices import choose_device, choose_precision
 from antpipe.errors import DataError, DivergedError, UsageError
-from antpipe.parallel import ALONE, World, of_first, together, world_of
+from antpipe.parallel import ALONE, World, held_by_first, of_first, together, world_of
+from antpipe.process import stopping
 from antpipe.resume import (
     COST,
     FINISHED,
@@ -29,11 +32,11 @@ from antpipe.resume import (
     has_state,
     position_of,
     remove_state,
-    stopping,
     what_is_there,
 )
 from antpipe.settings import flags_of, to_json
 from antpipe.store import Store, digest, write_json
+from antpipe.store_lock import alone
 from antpipe.tracking import require_tracker, tracking
 from antpipe.train import TrainingData, fit
 
@@ -122,7 +125,8 @@ def run_stage(
     of a run which was never interrupted (bit-equal on a CPU with the same number of threads). progress: told the
     figures of each epoch; stepping: after each step, the epochs done (a fraction) and the epoch's loss and rate so far.
     Returns the checkpoint and whether it was there already (the same run finished before). Raises UsageError where
-    the folder holds another run, or an unfinished one without force or resume, and KeyboardInterrupt after Ctrl-C.
+    the folder holds another run, or an unfinished one without force or resume, AntpipeError where another process
+    is training in it, and KeyboardInterrupt after Ctrl-C.
     """
     if source is not None and source.resolve() == out.resolve():
         raise UsageError(f"--out {out}: is the run to start from", "name another folder")
@@ -133,15 +137,18 @@ def run_stage(
         raise UsageError("--reference reproduces a step of one process", "the same command without torchrun")
     require_tracker(config.track)
     device = choose_device(config.device, world.local_rank if world.size > 1 else None)
+    if config.compile:
+        require_compiler(device)
     config = replace(config, precision=choose_precision(config.precision, device))
     if world.rank:  # the first one speaks for all
         notice, progress, stepping = nothing, nothing, None
-    with together(world, device):
+    with together(world, device), ExitStack() as held:
         plan = plan_run(
             store, domains, stage,
             model_config=model_config, config=config, source=source, own_stages=own_stages, notice=notice,
         )  # fmt: skip
         command = train_command(store, domains, stage, out, source, model_config, config)
+        held.enter_context(held_by_first(lambda: lock(out, force), world))
         there = NOTHING
         if not force:  # all look, and nobody writes before all have looked
             there = what_is_there(out, plan.described, resume=resume, command=command, processes=world.size)
@@ -154,6 +161,12 @@ def run_stage(
             plan, out, config, device, begun=there == UNFINISHED, command=command, notice=notice, progress=progress,
             stepping=stepping, world=world,
         ), False  # fmt: skip
+
+
+def lock(out: Path, force: bool) -> AbstractContextManager[None]:
+    """Hold the folder of a run as its only writer. A finished run, which is only looked at, needs no lock."""
+    only_look = not force and not has_state(out) and (out / checkpoint.DESCRIPTION).exists()
+    return nullcontext() if only_look else alone(out, "run")
 
 
 def nothing(_: object) -> None:
@@ -189,6 +202,8 @@ def train_plan(
         progress(row)
 
     model, pretraining = plan.model.to(device), plan.stage == PRETRAIN
+    if config.compile:
+        compile_parts(model)
     tracker = "none" if world.rank else config.track
     with stopping() as asked, tracking(tracker, out, plan.described, rows) as track:
         keep = Keeping(out, plan.described, config.save_every, begun, asked, show, world)

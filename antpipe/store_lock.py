@@ -1,4 +1,4 @@
-"""One writer at a time for each artefact of a domain; a second one is told who is at work."""
+"""One writer at a time for each artefact of a domain, and for each run; a second one is told who is at work."""
 
 import json
 import os

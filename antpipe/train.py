@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,13 @@ import numpy as np
 
 from antpipe import losses
 from antpipe.checkpoint import keeping
+from antpipe.compiling import uncompiled
 from antpipe.config import TrainConfig
 from antpipe.data import Batch, Candidates, Catalogue, Examples, ItemInputs, batches, item_inputs, training_windows
 from antpipe.errors import DataError, DivergedError
 from antpipe.parallel import ALONE, World, add_gradients, gather_rows, of_first, rows_of, total
 from antpipe.ranking import evaluate, metrics
-from antpipe.resume import BAD_BATCH, Keeping, Position, between_steps, load_state, save_state
+from antpipe.resume import BAD_BATCH, Keeping, Position, after_epoch, between_steps, load_state
 from antpipe.store import Sequences
 
 if TYPE_CHECKING:
@@ -66,8 +68,8 @@ def fit(
     epoch_positions = int(windows.targets().sum()) + 1  # one more: no epoch is whole before its validation
     size = len(data.catalogue)
     candidates = Candidates(size, drawn_items(size, pretraining, config))
-    whole = np.arange(size)[rows_of(size, world)]
-    kept = item_inputs(data.catalogue, model.widths, whole, device) if candidates.drawn == size else None
+    inputs_of = partial(item_inputs, data.catalogue, model.widths, device=device, precision=config.precision)
+    kept = inputs_of(np.arange(size)[rows_of(size, world)]) if candidates.drawn == size else None
     loss_of = pretraining_loss if pretraining else target_loss
     seed_dropout(config.seed, world)
     at, best_weights = load_state(keep, model, optimiser) if keep and keep.begun else (Position(), {})
@@ -79,7 +81,7 @@ def fit(
         order = batches(windows, config.batch_size, config.seed, at.epoch, candidates, world.share)
         for batch in islice(order, at.step, last_step(config, at)):
             own = batch.items[rows_of(len(batch.items), world)]
-            inputs = kept or item_inputs(data.catalogue, model.widths, own, device)
+            inputs = kept or inputs_of(own)
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 loss = loss_of(model, inputs, batch, config, world)
             optimiser.zero_grad(set_to_none=True)
@@ -107,7 +109,7 @@ def fit(
         record(row)
         at.epoch_done(row)
         if keep:
-            save_state(keep, model, optimiser, at, best_weights)
+            after_epoch(keep, model, optimiser, at, best_weights)
     model.load_state_dict(best_weights)
     return at.best_epoch, at.best
 
@@ -168,12 +170,15 @@ def hidden_states(model: "Ant", items: "torch.Tensor", batch: Batch) -> "torch.T
     """What the model expects at each of this process's positions: (p, D). items: (n, D) vectors of batch.items."""
     import torch
 
-    parts = [items[:0]]
-    for block in batch.blocks:
-        inputs = torch.from_numpy(block.inputs).to(items.device)
-        hidden = model.encode(items[inputs]).flatten(0, 1)  # (B * L, D)
-        parts.append(hidden[torch.from_numpy(block.positions).to(items.device)])
-    return torch.cat(parts)
+    if not batch.blocks:
+        return items[:0]
+    inputs = np.concatenate([block.inputs.ravel() for block in batch.blocks])  # (T,)
+    starts = np.cumsum([0, *(block.inputs.size for block in batch.blocks)])
+    positions = np.concatenate([start + block.positions for start, block in zip(starts, batch.blocks, strict=False)])
+    hidden = model.encode_blocks(
+        items[torch.from_numpy(inputs).to(items.device)], [block.inputs.shape for block in batch.blocks]
+    )
+    return hidden[torch.from_numpy(positions).to(items.device)]
 
 
 def target_loss(
@@ -229,8 +234,9 @@ def pretraining_loss(
 
 def validate(model: "Ant", data: TrainingData, device: "torch.device") -> dict[str, float]:
     """Validation metrics of protocol `all`, the mean over domains (each counts the same)."""
-    results = [
-        metrics(evaluate(model, data.catalogue, domain, part, device).by_protocol["all"])
-        for domain, part in data.validation.items()
-    ]
+    with uncompiled(model):
+        results = [
+            metrics(evaluate(model, data.catalogue, domain, part, device).by_protocol["all"])
+            for domain, part in data.validation.items()
+        ]
     return {name: float(np.mean([result[name] for result in results])) for name in results[0]}

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from antpipe.process import tune_process
 
@@ -62,15 +63,16 @@ def plain_loss(stage: str, model: Ant, data: TrainingData, windows: Windows) -> 
     return loss
 
 
-def our_loss(stage: str, model: Ant, data: TrainingData, windows: Windows) -> Loss:
+def our_loss(stage: str, model: Ant, data: TrainingData, windows: Windows, precision: str = "fp32") -> Loss:
     """What antpipe's training loop does in a step."""
     n = len(data.catalogue)
-    whole = item_inputs(data.catalogue, WIDTHS, np.arange(n), CPU) if stage == "relearn" else None
+    inputs_of = partial(item_inputs, data.catalogue, WIDTHS, device=CPU, precision=precision)
+    whole = inputs_of(np.arange(n)) if stage == "relearn" else None
     candidates = Candidates(n, n if stage == "relearn" else 0)
 
     def loss(chosen: NDArray[np.int64]) -> tuple[torch.Tensor, int, int]:
         batch = make_batch(windows, chosen, candidates, np.random.default_rng(0))
-        inputs = whole or item_inputs(data.catalogue, WIDTHS, batch.items, CPU)
+        inputs = whole or inputs_of(batch.items)
         value = (target_loss if stage == "relearn" else pretraining_loss)(model, inputs, batch, TrainConfig())
         return value, len(batch.targets), len(batch.items)
 
@@ -93,8 +95,8 @@ def main(stage: str, way: str, targets: int, quick: bool) -> None:
     model = model_of(stage, quick)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=1e-3, fused=not way.startswith("plain"))
-    loss_of = (plain_loss if way.startswith("plain") else our_loss)(stage, model, data, windows)
-    with torch.no_grad():
+    loss_of = (plain_loss if way.startswith("plain") else partial(our_loss, precision=way))(stage, model, data, windows)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=way == "bf16"):
         value, _, _ = loss_of_without_dropout(model, loss_of, windows_of_step(windows, order, 0, targets))
     print(json.dumps({"loss": value}), flush=True)
     for line in sys.stdin:

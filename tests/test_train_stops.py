@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from antpipe import checkpoint, runs, train
+from antpipe import checkpoint, process, runs, store_lock, train
 from antpipe import resume as states
 from antpipe.errors import AntpipeError, DivergedError
 from antpipe.store import Store
@@ -106,7 +107,7 @@ def test_the_handler_of_ctrl_c_is_put_back(store: Store, tmp_path: Path) -> None
 
 
 def test_a_second_ctrl_c_stops_at_once() -> None:
-    with states.stopping() as asked:
+    with process.stopping() as asked:
         signal.raise_signal(signal.SIGINT)
         assert asked()
         with pytest.raises(KeyboardInterrupt):
@@ -263,3 +264,57 @@ def test_settings_without_effect_are_no_part_of_the_fingerprint(store: Store, fi
         for config in (CONFIG, replace(CONFIG, **{field: other}))
     ]
     assert plans[0].described.fingerprint == plans[1].described.fingerprint
+
+
+def test_epochs_shorter_than_writing_states_are_not_slowed_by_them(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    original = states.write_tensors
+
+    def slow(*arguments: Any) -> None:
+        original(*arguments)
+        time.sleep(0.3)
+        written.append(str(states.position_of(tmp_path)) if states.has_state(tmp_path) else "nothing before")
+
+    monkeypatch.setattr(states, "write_tensors", slow)
+    trained(store, tmp_path, replace(CONFIG, epochs=6, save_every=300.0))
+    assert written == ["nothing before", "1 whole epochs"]  # the first epoch's and the last one's
+
+
+# -- two trainings in one folder ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [{}, {"force": True}, {"resume": True}])
+def test_a_second_training_in_a_folder_is_told_who_is_at_it(
+    store: Store, tmp_path: Path, undisturbed: dict[str, Any], more: dict[str, bool]
+) -> None:
+    refused: list[AntpipeError] = []
+
+    def intrude(done: float, _: dict[str, float]) -> None:
+        if done > 1 and not refused:
+            with torch.random.fork_rng(), pytest.raises(AntpipeError) as error:
+                trained(store, tmp_path, **more)
+            refused.append(error.value)
+
+    trained(store, tmp_path, stepping=intrude)
+    assert f"{tmp_path}: run is being written by process {os.getpid()} on " in refused[0].message
+    assert result(tmp_path) == undisturbed
+
+
+def test_a_finished_run_is_looked_at_without_a_lock(store: Store, tmp_path: Path) -> None:
+    trained(store, tmp_path)
+    with store_lock.alone(tmp_path, "run"):
+        assert trained(store, tmp_path)[1]
+
+
+def test_a_killed_training_leaves_no_lock(store: Store, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+    words = command(store, tmp_path)
+    killed = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(int(signal.SIGKILL)), *words], check=False, cwd=REPOSITORY,
+        capture_output=True,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / ".run.holder").exists()
+    trained(store, tmp_path, resume=True)
+    assert result(tmp_path)["weights"] == undisturbed["weights"]
