@@ -19,6 +19,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 import numpy as np
 from msgspec import Meta, Struct
+from numpy.typing import NDArray
 
 from antpipe.errors import DataError
 from antpipe.features.ingest.lines import again, line_ends, read_blocks, split
@@ -47,10 +48,6 @@ class Review2018(Struct, gc=False):
     item: Id = msgspec.field(name="asin")
     seconds: Seconds = msgspec.field(name="unixReviewTime")
     rating: Rating | None = msgspec.field(name="overall", default=None)
-
-    @property
-    def milliseconds(self) -> int:
-        return self.seconds * 1000
 
 
 class Review2023(Struct, gc=False):
@@ -118,6 +115,13 @@ def review_layout(line: bytes) -> type[Review]:
 
 def product_layout(_: bytes) -> type[Product]:
     return Product
+
+
+def milliseconds(reviews: list[Review]) -> NDArray[np.int64]:
+    """(N,) times of reviews of one release, since 1970."""
+    if reviews and isinstance(reviews[0], Review2018):
+        return 1000 * np.array([review.seconds for review in reviews], np.int64)  # type: ignore[union-attr]
+    return np.array([review.milliseconds for review in reviews], np.int64)  # type: ignore[union-attr]
 
 
 def review_format(review: Review) -> str:

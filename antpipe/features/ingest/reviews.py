@@ -19,6 +19,7 @@ from antpipe.features.ingest.readers import (
     Review,
     Review2018,
     Review2023,
+    milliseconds,
     read_records,
     review_format,
     review_layout,
@@ -100,7 +101,7 @@ def _columns(path: Path, request: Request, rejects: Rejects) -> tuple[list[str],
             yield (
                 [review.user for review in reviews],
                 [review.item for review in reviews],
-                [review.milliseconds for review in reviews],
+                milliseconds(reviews),
                 [review.rating for review in reviews],
                 line_hashes(block),
             )

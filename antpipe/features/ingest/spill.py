@@ -4,13 +4,15 @@ import mmap
 from collections.abc import Iterator, Sequence
 from typing import IO
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from antpipe.features.ingest.ids import numbered
 
 # Of many lines: users, items, milliseconds, ratings, hashes of the lines.
-Columns = tuple[Sequence[str], Sequence[str], Sequence[int], Sequence[float | None], pl.Series]
+Columns = tuple[Sequence[str], Sequence[str], Sequence[int] | NDArray[np.int64], Sequence[float | None], pl.Series]
 STORED = pl.Schema(
     {
         "user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64, "rating": pl.Float32,
@@ -54,4 +56,6 @@ class Spill:
         for at, name in enumerate(("user_id", "item_id")):
             places, ids[name] = numbered(stored[name])
             stored = stored.set_column(at, name, places.to_arrow())
+            if hasattr(mmap, "MADV_DONTNEED"):
+                mapping.madvise(mmap.MADV_DONTNEED)  # the ids are not needed again
         return pl.DataFrame(stored), ids["user_id"].alias("user_id"), ids["item_id"].alias("item_id")
