@@ -1,13 +1,18 @@
 """The benchmarks compare equal things, and run; their figures are for quiet machines and are not judged here."""
 
+import gzip
 import subprocess
 import sys
+from collections import Counter
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
 from antpipe.data import training_windows
+from benchmarks.review_lines import review_blocks
 from benchmarks.synthetic_shops import training_data
 from benchmarks.train_sizes import QUICK
 from benchmarks.train_worker import loss_of_without_dropout, model_of, our_loss, plain_loss
@@ -48,3 +53,26 @@ def test_the_training_benchmark_prints_a_row_for_each_way() -> None:
     assert done.returncode == 0, done.stderr
     assert "straightforward " in done.stdout
     assert "antpipe fp32 " in done.stdout
+
+
+@pytest.mark.slow
+def test_the_ingest_benchmark_finds_the_same_both_ways(tmp_path: Path) -> None:
+    words = ["-m", "benchmarks.ingest", "--quick", "--folder", str(tmp_path)]
+    done = subprocess.run([sys.executable, *words], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("both the same") == 2
+    assert "straightforward  " in done.stdout
+    assert "antpipe: memory at 6,000 lines" in done.stdout
+    again = b"".join(review_blocks(2_000, seed=0))
+    assert gzip.decompress((tmp_path / "Made_2000_5.json.gz").read_bytes()) == again
+
+
+def test_made_reviews_are_heavy_tailed_and_repeat_some_lines() -> None:
+    lines = b"".join(review_blocks(20_000, seed=1)).splitlines()
+    assert len(lines) == 20_000
+    assert 300 < len(lines) - len(set(lines)) < 900
+    rows = [msgspec.json.decode(line) for line in lines]
+    visits = sorted(Counter(row["reviewerID"] for row in rows).values())
+    assert visits[len(visits) // 2] <= 3
+    assert visits[-1] > 40
+    assert 200 < sum(len(row["reviewText"]) for row in rows) / len(rows) < 600

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import polars as pl
 from antpipe.config import AmazonConfig, IngestConfig
 from antpipe.errors import DataError
 from antpipe.features.ingest.clean import drop_repeats, k_core
-from antpipe.features.ingest.readers import Rejects, describe, product_format, product_layout, read_records, unreadable
+from antpipe.features.ingest.lines import unreadable
+from antpipe.features.ingest.readers import Rejects, describe, product_format, product_layout, read_records
 from antpipe.features.ingest.release_files import Files, Request, find_files
 from antpipe.features.ingest.reviews import Reviews, line_facts, read_reviews, with_ids
 from antpipe.features.ingest.shared_users import hashes_of, places_of, users_of
@@ -179,7 +181,7 @@ def read_catalogue(path: Path, wanted: set[str], text_fields: tuple[str, ...], r
     """The wanted items of a metadata file. Of several lines of an item the first counts, the others are duplicates."""
     ids: set[str] = set()
     rows, form, good = [], "", 0
-    for _, product in read_records(path, product_layout, rejects):
+    for product in chain.from_iterable(products for _, products in read_records(path, product_layout, rejects)):
         form = form or product_format(product)
         good += 1
         if product.item in wanted and product.item not in ids:

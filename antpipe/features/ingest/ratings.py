@@ -20,7 +20,8 @@ from itertools import chain, islice
 from pathlib import Path
 
 from antpipe.errors import DataError
-from antpipe.features.ingest.readers import Rejects, read_lines
+from antpipe.features.ingest.lines import again, read_lines
+from antpipe.features.ingest.readers import Rejects
 
 SAMPLE = 10_000  # lines that decide on the format
 CLEAR = 0.95  # share of the lines with evidence that must agree
@@ -154,7 +155,7 @@ def read_ratings(path: Path, columns: Columns, rejects: Rejects, limit: int) -> 
     numbered: Iterator[tuple[int, bytes]] = enumerate(read_lines(path), 1)
     head = next(numbered, None)
     if head is None:
-        raise DataError(f"{path}: empty", f"download {path.name} again, then repeat the command")
+        raise DataError(f"{path}: empty", again(path))
     if not header_roles(_fields(head[1])):
         numbered = chain([(1, head[1].removeprefix(BOM_UTF8))], numbered)
     for number, line in islice(numbered, limit or None):

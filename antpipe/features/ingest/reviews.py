@@ -1,10 +1,10 @@
 """The review files of a domain, of any kind, as one table of distinct lines."""
 
-import math
-from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -12,21 +12,27 @@ import polars as pl
 
 from antpipe.errors import DataError, UsageError
 from antpipe.features.ingest.clean import drop_duplicate_lines
+from antpipe.features.ingest.lines import line_hashes
 from antpipe.features.ingest.ratings import FORMATS, Row, find_columns, read_ratings
 from antpipe.features.ingest.readers import (
     Rejects,
     Review,
     Review2018,
     Review2023,
+    milliseconds,
     read_records,
     review_format,
     review_layout,
 )
 from antpipe.features.ingest.release_files import CSV, SPLITS, Request
+from antpipe.features.ingest.spill import Columns, Spill
 
 LAYOUTS: dict[str, Callable[[bytes], type[Review]]] = {
     "auto": review_layout, "reviews-2018": lambda _: Review2018, "reviews-2023": lambda _: Review2023,
 }  # fmt: skip
+
+
+ROWS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -43,36 +49,6 @@ class Reviews:
     facts: dict[str, Any]
 
 
-class Lines:
-    """Columns that grow line by line, and the numbers of the ids met."""
-
-    def __init__(self) -> None:
-        self.users: dict[str, int] = {}
-        self.items: dict[str, int] = {}
-        self.user_id: array[int] = array("i")
-        self.item_id: array[int] = array("i")
-        self.timestamp: array[int] = array("q")
-        self.rating: array[float] = array("f")
-        self.line_hash: array[int] = array("q")
-
-    def read(self, rows: Iterator[Row]) -> int:
-        """Take in all rows; returns how many there were."""
-        users, items, before = self.users, self.items, len(self.line_hash)
-        for line, user, item, milliseconds, stars in rows:
-            self.user_id.append(users.setdefault(user, len(users)))
-            self.item_id.append(items.setdefault(item, len(items)))
-            self.timestamp.append(milliseconds)
-            self.rating.append(math.nan if stars is None else stars)
-            self.line_hash.append(hash(line))  # salted anew in each run, but compared only within this one
-        return len(self.line_hash) - before
-
-    def table(self) -> pl.DataFrame:
-        """INTERACTIONS with numbers in place of ids, and line_hash."""
-        names = ("user_id", "item_id", "timestamp", "rating", "line_hash")
-        columns = {name: np.asarray(getattr(self, name)) for name in names}
-        return pl.DataFrame(columns).with_columns(pl.col("rating").fill_nan(None))
-
-
 def read_reviews(
     files: tuple[Path, ...], request: Request, rejects: Rejects, announce: Callable[[str], None]
 ) -> Reviews:
@@ -80,15 +56,17 @@ def read_reviews(
 
     With a limit, each file is read up to that line. DataError where no line is left.
     """
-    lines, forms, good, parts = Lines(), [], [], []
-    for path in files:
-        form, rows = _rows(path, request, rejects)
-        good.append(lines.read(rows))
-        forms.append(form[0])
-        malformed = rejects.count(path)
-        announce(f"{path.name}: {form[0]}, {good[-1] + malformed} lines")
-        parts.append({"file": path.name, "lines": good[-1] + malformed, "malformed": malformed})
-    every = lines.table()
+    forms, good, parts = [], [], []
+    with TemporaryFile(dir=folder_with_room(request.store.root)) as file:
+        spill = Spill(file)
+        for path in files:
+            form, columns = _columns(path, request, rejects)
+            good.append(spill.read(columns))
+            forms.append(form[0])
+            malformed = rejects.count(path)
+            announce(f"{path.name}: {form[0]}, {good[-1] + malformed} lines")
+            parts.append({"file": path.name, "lines": good[-1] + malformed, "malformed": malformed})
+        every, users, items = spill.table()
     if not len(every):
         raise DataError(f"{', '.join(map(str, files))}: no line is usable", request.command("--download", "--dry-run"))
     if len(files) == len(SPLITS):
@@ -98,10 +76,15 @@ def read_reviews(
     facts = line_facts(", ".join(dict.fromkeys(forms)), sum(map(rejects.count, files)), len(every), len(table))
     if len(files) > 1:
         facts["parts"] = parts
-    return Reviews(table, pl.Series("user_id", list(lines.users)), pl.Series("item_id", list(lines.items)), facts)
+    return Reviews(table, users, items, facts)
 
 
-def _rows(path: Path, request: Request, rejects: Rejects) -> tuple[list[str], Iterator[Row]]:
+def folder_with_room(root: Path) -> Path:
+    """The store's folder, or the one that it will come to lie in: where the results go, there is room."""
+    return next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
+
+
+def _columns(path: Path, request: Request, rejects: Rejects) -> tuple[list[str], Iterator[Columns]]:
     """What the lines of a file are, and these lines. The words come with the first good line where JSON is read."""
     wanted, limit = request.options.review_format, request.options.limit
     is_table = path.name.endswith(CSV)
@@ -109,15 +92,27 @@ def _rows(path: Path, request: Request, rejects: Rejects) -> tuple[list[str], It
         raise UsageError(f"--review-format {wanted}: {path.name} is {'no ' if not is_table else ''}comma-separated")
     if is_table:
         columns = find_columns(path, wanted, request.command())
-        return [columns.about], read_ratings(path, columns, rejects, limit)
+        return [columns.about], _of_rows(read_ratings(path, columns, rejects, limit))
     form = [""]
 
-    def rows() -> Iterator[Row]:
-        for line, review in read_records(path, LAYOUTS[wanted], rejects, limit):
-            form[0] = form[0] or review_format(review)
-            yield line, review.user, review.item, review.milliseconds, review.rating
+    def of_reviews() -> Iterator[Columns]:
+        for block, reviews in read_records(path, LAYOUTS[wanted], rejects, limit):
+            form[0] = form[0] or next(map(review_format, reviews), "")
+            yield (
+                [review.user for review in reviews],
+                [review.item for review in reviews],
+                milliseconds(reviews),
+                [review.rating for review in reviews],
+                line_hashes(block),
+            )
 
-    return form, rows()
+    return form, of_reviews()
+
+
+def _of_rows(rows: Iterator[Row]) -> Iterator[Columns]:
+    while some := list(islice(rows, ROWS_AT_ONCE)):
+        lines, users, items, milliseconds, ratings = zip(*some, strict=True)
+        yield users, items, milliseconds, ratings, line_hashes(b"".join(line + b"\n" for line in lines))
 
 
 def with_ids(interactions: pl.DataFrame, reviews: Reviews) -> pl.DataFrame:

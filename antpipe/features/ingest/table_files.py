@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antpipe.errors import DataError
-from antpipe.features.ingest.readers import EXCERPT, LONGEST_LINE, Rejects
+from antpipe.features.ingest.lines import LONGEST_LINE
+from antpipe.features.ingest.readers import EXCERPT, Rejects
 
 DELIMITED, PARQUET, ARROW = (
     (".csv", ".tsv", ".tab", ".inter", ".item"),

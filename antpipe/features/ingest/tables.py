@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from antpipe.config import IngestConfig
 from antpipe.errors import DataError
+from antpipe.features.ingest.ids import numbered
 from antpipe.store import Domain, id_table_sha256
 
 TEXT, TEXTS = pl.String(), pl.List(pl.String)
@@ -112,23 +114,33 @@ def _numbered(
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Items, users and interactions with their dense ids, as they are stored."""
     items = items.select(ITEMS.names()).cast(ITEMS)
-    users = interactions.select(pl.col("user_id").cast(pl.String)).unique(maintain_order=True)
+    user, user_ids = numbered(interactions["user_id"].cast(pl.String))
+    item, met = numbered(interactions["item_id"].cast(pl.String))
     if not keep_order:
-        items, users = items.sort("item_id"), users.sort("user_id")
+        items, order = items.sort("item_id"), user_ids.arg_sort()
+        user_ids, user = user_ids.gather(order), _inverse(order).gather(user)
     items = items.with_row_index("item").with_columns(pl.col("item").cast(pl.Int32))
-    users = users.with_row_index("user").with_columns(pl.col("user").cast(pl.Int32))
-    schema = pl.Schema({**INTERACTIONS, **(GIVEN_SPLIT if "split" in interactions.columns else {})})
-    interactions = (
-        interactions.select(schema.names())
-        .cast(schema)
-        .join(users, on="user_id", how="left", maintain_order="left")
-        .join(items.select("item", "item_id"), on="item_id", how="left", maintain_order="left")
-        .select("user", "item", *schema.names()[2:])
-        .sort("user", "timestamp", maintain_order=True)
+    place = met.to_frame("item_id").join(
+        items.select("item", "item_id"), on="item_id", how="left", maintain_order="left"
     )
-    if interactions["item"].null_count():
+    if place["item"].null_count():
         raise AssertionError("an interaction names an item that is not in the catalogue")
-    return items, users, interactions
+    schema = pl.Schema({**INTERACTIONS, **(GIVEN_SPLIT if "split" in interactions.columns else {})})
+    rest = [name for name in schema.names() if name not in ("user_id", "item_id")]
+    table = pl.DataFrame([user.alias("user"), place["item"].gather(item).alias("item")]).hstack(
+        interactions.select(pl.col(name).cast(schema[name]) for name in rest)
+    )
+    # One key after the other is twice as fast as both at once.
+    table = table.sort("timestamp", maintain_order=True).sort("user", maintain_order=True)
+    users = user_ids.to_frame("user_id").with_row_index("user").with_columns(pl.col("user").cast(pl.Int32))
+    return items, users, table
+
+
+def _inverse(order: pl.Series) -> pl.Series:
+    """The place at which each number of a permutation stands (int32)."""
+    inverse = np.empty(len(order), np.int32)
+    inverse[order.to_numpy()] = np.arange(len(order), dtype=np.int32)
+    return pl.Series(inverse)
 
 
 def _folder(scratch: Path, name: str) -> Path:
