@@ -115,20 +115,24 @@ class Transaction:
         import pyarrow as pa
 
         backing = self.scratch / f".{modality}.values"
-        values = np.memmap(backing, np.float16, "w+", shape=(rows, width))
-        present = np.zeros(rows, np.bool_)
-        yield Feature(values, present)
+        with backing.open("w+b") as file:
+            file.truncate(max(rows * width, 1) * 2)
+            mapping = mmap.mmap(file.fileno(), 0)
+        values = np.frombuffer(mapping, np.float16, rows * width).reshape(rows, width)
+        feature = Feature(values, np.zeros(rows, np.bool_), mapping)
+        yield feature
         for start in range(0, rows, 65_536):
             finite = np.isfinite(values[start : start + 65_536]).all(axis=1)
             if not finite.all():
                 raise DataError(
                     f"{modality}: item {start + int(np.argmin(finite))} got a value that is not finite in float16"
                 )
+            feature.release()
         column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width)
-        self.arrow(f"{modality}.arrow", pa.record_batch({"values": column, "present": pa.array(present)}))
-        del column, values
+        present = pa.array(feature.present)
+        self.arrow(f"{modality}.arrow", pa.record_batch({"values": column, "present": present}))
         backing.unlink()
-        self.details |= {"rows": rows, "width": width, "present": int(present.sum())}
+        self.details |= {"rows": rows, "width": width, "present": int(feature.present.sum())}
 
 
 def read_stamp(path: Path) -> dict[str, str] | None:
