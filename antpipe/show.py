@@ -80,8 +80,9 @@ def statistics(domains: "Sequence[Figures]", shared: "Sequence[Overlap]") -> str
 def states(by_domain: "Mapping[str, Sequence[State]]") -> str:
     """One line an artefact, with why it is stale and the command that builds it."""
     lines = []
+    width = max((len(state.artefact) for row in by_domain.values() for state in row), default=0)
     for name, row in by_domain.items():
         for state in row:
             hint = "  ".join(part for part in (state.why, state.next_command and f"next: {state.next_command}") if part)
-            lines.append(f"{name}  {state.artefact:<9}  {state.status:<7}  {hint}".rstrip())
+            lines.append(f"{name}  {state.artefact:<{width}}  {state.status:<7}  {hint}".rstrip())
     return "\n".join(lines)

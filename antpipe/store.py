@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antpipe import __version__
-from antpipe.artefacts import ArtefactKind, StageResult, State
+from antpipe.artefacts import ArtefactKind, StageResult, State, artefact_of, encoder_name
 from antpipe.errors import DataError, IntegrityError, UsageError
 from antpipe.store_files import (
     Feature,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARTEFACTS", "Domain", "Feature", "Sequences", "StageResult", "State", "Store",
-    "digest", "file_sha256", "id_table_sha256", "read_stamp", "write_json",
+    "artefact_of", "digest", "encoder_name", "file_sha256", "id_table_sha256", "read_stamp", "write_json",
 ]  # fmt: skip
 MANIFEST = "manifest.json"
 FORMAT = 1

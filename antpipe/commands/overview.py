@@ -17,6 +17,7 @@ def status(
 ) -> None:
     """What the store holds: fresh, stale (why) or missing (next command)."""
     from antpipe.features.ingest.shared_users import with_targets
+    from antpipe.features.whiten import with_fit
     from antpipe.store import ARTEFACTS, Domain
 
     look = Domain.verify if verify else Domain.state
@@ -25,7 +26,8 @@ def status(
     states = {name: [look(place, artefact) for artefact in ARTEFACTS] for name, place in places.items()}
     for name, place in places.items():
         states[name] = [with_targets(common.store, place, s) if s.artefact == "items" else s for s in states[name]]
-    # Pictures cannot be fetched where the items have no image URLs: there is nothing to tell.
+        states[name] = [with_fit(common.store, place, s) for s in states[name]]
+    # Of what cannot be built (pictures without an URL), or is built by those who ask for it, there is nothing to tell.
     states = {
         name: [state for state in row if state.status != "missing" or state.next_command]
         for name, row in states.items()
