@@ -115,6 +115,22 @@ class LayoutConfig(Config):
 
 
 @dataclass(frozen=True)
+class EmbeddingsConfig(Config):
+    """Vectors that were made elsewhere."""
+
+    section: ClassVar[str] = "import-embeddings"
+    ids: Path | None = setting(
+        None, "whose the rows are: one id a line, a JSON list, an .npy of strings, an item2index"
+    )
+    map: tuple[str, ...] = setting(
+        (),
+        "columns of Parquet: id=COLUMN, vector=COLUMN (or vector=A+B, vector=PREFIX*); of clip-retrieval: id=COLUMN",
+    )  # fmt: skip
+    encoder: str | None = setting(None, "what made them: domains go together where it is the same (default: the file)")
+    min_coverage: float = setting(0.0, "share of items that must have a vector (else exit code 4)", least=0, most=1)
+
+
+@dataclass(frozen=True)
 class TextConfig(Config):
     section: ClassVar[str] = "embed-text"
     encoder: str = setting(
@@ -316,5 +332,6 @@ class DemoConfig(Config):
 
 CONFIGS: tuple[type[Config], ...] = (
     IngestConfig, AmazonConfig, DownloadConfig, SampleConfig, TextConfig, ImageConfig, FetchConfig, PriceConfig,
-    WhitenConfig, SequenceConfig, TableConfig, LayoutConfig, ModelConfig, TrainConfig, EvaluateConfig, DemoConfig,
+    WhitenConfig, SequenceConfig, TableConfig, LayoutConfig, EmbeddingsConfig, ModelConfig, TrainConfig, EvaluateConfig,
+    DemoConfig,
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Files of the store: stamps, atomic JSON, and the writer of one artefact's files."""
 
 import hashlib
+import io
 import json
 import mmap
 import os
@@ -15,7 +16,10 @@ from antpipe.errors import DataError
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+    from _typeshed import ReadableBuffer
     from numpy.typing import NDArray
+
+PIECE = 1 << 24  # bytes written at a time
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,24 @@ def write_json(path: Path, value: Any) -> None:
     scratch.replace(path)
 
 
+class Sink(io.FileIO):
+    """A new file that takes large buffers in pieces, and gives back the memory of each piece that was written."""
+
+    def __init__(self, path: Path, mapped: Feature | None) -> None:
+        super().__init__(path, "wb")
+        self.mapped = mapped
+
+    def write(self, buffer: "ReadableBuffer") -> int:
+        view = memoryview(buffer)
+        for start in range(0, len(view), PIECE):
+            piece = view[start : start + PIECE]
+            while piece:
+                piece = piece[super().write(piece) :]
+            if self.mapped is not None and len(view) > PIECE:
+                self.mapped.release()
+        return len(view)
+
+
 class Transaction:
     """The files of one artefact while they are written. `details` is added to the manifest entry."""
 
@@ -97,12 +119,12 @@ class Transaction:
             compression="zstd",
         )
 
-    def arrow(self, name: str, batch: "pa.RecordBatch") -> None:
-        """One uncompressed record batch, so that readers can map it."""
+    def arrow(self, name: str, batch: "pa.RecordBatch", mapped: Feature | None = None) -> None:
+        """One uncompressed record batch, so that readers can map it. mapped: where its values lie, if in a file."""
         import pyarrow as pa
 
         batch = batch.replace_schema_metadata({"antpipe": json.dumps(self.stamp)})
-        with pa.OSFile(str(self.scratch / name), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        with Sink(self.scratch / name, mapped) as sink, pa.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)
 
     @contextmanager
@@ -129,8 +151,8 @@ class Transaction:
                 )
             feature.release()
         column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width)
-        present = pa.array(feature.present)
-        self.arrow(f"{modality}.arrow", pa.record_batch({"values": column, "present": present}))
+        batch = pa.record_batch({"values": column, "present": pa.array(feature.present)})
+        self.arrow(f"{modality}.arrow", batch, feature)
         backing.unlink()
         self.details |= {"rows": rows, "width": width, "present": int(feature.present.sum())}
 
