@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from antpipe.checkpoint import Checkpoint
+    from antpipe.features.known_encoders import Encoder
     from antpipe.statistics import Figures, Overlap
     from antpipe.store import StageResult, State
     from antpipe.transfer import GroupRow
@@ -56,6 +57,18 @@ def evaluations(results: Sequence[Mapping[str, Any]]) -> str:
 
 def recommendations(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(f"{row['rank']:>3}  {row['score']:.4f}  {row['item_id']}  {row['title']}" for row in rows)
+
+
+def encoders(rows: "Sequence[Encoder]") -> str:
+    """A row an encoder, under a line of heads."""
+    heads = ("name", "kind", "where", "access", "width", "tokens", "licence", "")
+    cells = [
+        (row.name, row.kind, row.where, row.access, row.width or "-", row.tokens or "-", row.licence or "-", row.get)
+        for row in rows
+    ]
+    table = [[str(cell) for cell in line] for line in (heads, *cells)] if cells else []
+    widths = [max(len(line[place]) for line in table) for place in range(len(heads))] if table else []
+    return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip() for line in table)
 
 
 def statistics(domains: "Sequence[Figures]", shared: "Sequence[Overlap]") -> str:

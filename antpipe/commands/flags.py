@@ -143,8 +143,8 @@ def names(text: str) -> list[str]:
     return parts
 
 
-def embedded(modality: str) -> str:
+def embedded(modality: str, flag: str = "--modality") -> str:
     """A modality whose features are vectors of an encoder; others are refused."""
     if modality not in EMBEDDED:
-        raise UsageError(f"--modality {modality}: choose from {', '.join(EMBEDDED)}")
+        raise UsageError(f"{flag} {modality}: choose from {', '.join(EMBEDDED)}")
     return modality

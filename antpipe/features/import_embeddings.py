@@ -15,7 +15,6 @@ from antpipe.errors import DataError, PartialError
 from antpipe.features.ingest.vectors import CHUNK, Vectors, open_vectors
 from antpipe.settings import flags_of
 from antpipe.store import Domain, Feature, StageResult, Store, digest
-from antpipe.store_files import Transaction
 
 FORMAT = "import embeddings"
 EXAMPLES = 20
@@ -115,7 +114,8 @@ def _write(
             "rows": len(vectors.ids), **{why: len(ids) for why, ids in unmatched.items()},
             "repeated": joined.repeated, "width": vectors.width, "encoder": parameters["encoder"],
         }  # fmt: skip
-        _list(out, modality, unmatched)
+        if any(unmatched.values()):
+            out.parquet(_name(modality), _table(unmatched))
         out.details |= {
             **details, "figures": figures, "unmatched": {why: ids[:EXAMPLES] for why, ids in unmatched.items()},
         }  # fmt: skip
@@ -204,12 +204,10 @@ def _name(modality: str) -> str:
     return f"{modality}_unmatched.parquet"
 
 
-def _list(out: Transaction, modality: str, unmatched: Mapping[str, Sequence[str]]) -> None:
-    """The file with all of them, where there are any."""
+def _table(unmatched: Mapping[str, Sequence[str]]) -> pa.Table:
     rows = [(one, why) for why, ids in unmatched.items() for one in ids]
-    if rows:
-        names = pa.array([one for one, _ in rows], pa.string())
-        out.parquet(_name(modality), pa.table({"id": names, "why": pa.array([why for _, why in rows])}))
+    columns = (pa.array(column, pa.string()) for column in zip(*rows, strict=True))
+    return pa.table(dict(zip(("id", "why"), columns, strict=True)))
 
 
 def _require_coverage(place: Domain, result: StageResult, least: float) -> None:
