@@ -56,6 +56,10 @@ class Checkpoint:
     def widths(self) -> dict[str, int]:
         return {name: modality["width"] for name, modality in self.modalities.items()}
 
+    def whitened(self) -> tuple[str, ...]:
+        """The modalities it reads in their whitened form."""
+        return tuple(self.train.get("whitened", ()))
+
     def build(self) -> "Ant":
         """A model of this shape, with first values."""
         from antpipe.model import Ant

@@ -8,7 +8,7 @@ from antpipe import checkpoint, transfer
 from antpipe.checkpoint import Checkpoint
 from antpipe.data import Catalogue, load_catalogue
 from antpipe.errors import DataError
-from antpipe.store import Store
+from antpipe.store import Store, artefact_of
 
 if TYPE_CHECKING:
     from antpipe.model import Ant
@@ -45,10 +45,11 @@ def check_fit(
     if reads_features_of_checkpoint(actions):
         for name, there in start.modalities.items():
             here = wanted.modalities[name]
+            _require_same_form(name, start, wanted, source)
             if not fits(there, here):
                 raise DataError(
                     f"{source} reads {name} of {shown(there)}, the domain has {shown(here)}",
-                    _rebuild(store, next(iter(wanted.domains)), name, there["encoder"]) + " (or --stage relearn)",
+                    _rebuild(store, next(iter(wanted.domains)), name, start) + " (or --stage relearn)",
                 )
             if there["encoder"] is None:
                 notice(f"{source} does not say what made its {name} features; only their width was compared")
@@ -63,11 +64,30 @@ def shown(modality: Mapping[str, Any]) -> str:
     return f"width {modality['width']} by {modality['encoder'] or 'an unknown encoder'}"
 
 
-def _rebuild(store: Store, domain: str, modality: str, encoder: str | None) -> str:
-    """The command that builds a modality the way a run read it, as far as the run says."""
+def _require_same_form(modality: str, start: Checkpoint, wanted: Checkpoint, source: Path) -> None:
+    """Whitened features mean nothing to experts that were trained on raw ones, and the other way round."""
+    before = modality in start.whitened()
+    if start.modalities[modality]["encoder"] is not None and before != (modality in wanted.whitened()):
+        there, here = ("whitened", "raw") if before else ("raw", "whitened")
+        kept = ",".join(start.whitened())
+        raise DataError(
+            f"{source} reads {there} {modality}, this run would read {here} {modality}",
+            f"the same command {f'with --whitened {kept}' if kept else 'without --whitened'} (or --stage relearn)",
+        )
+
+
+def _rebuild(store: Store, domain: str, modality: str, run: Checkpoint) -> str:
+    """The command that builds a modality of a domain the way a run read it, as far as the run says."""
+    encoder = run.modalities[modality]["encoder"]
     if modality == "price" or encoder is None:
         return store.domain(domain).command(modality, force=True)
-    return store.domain(domain).command_with(modality, "--encoder", encoder.rpartition(" (revision ")[0])
+    here = store.domain(domain).manifest().get(modality, {}).get("encoder", {})
+    name, _, rest = encoder.rpartition(" (revision ")
+    artefact = artefact_of(modality, run.whitened())
+    if artefact != modality and here.get("name") == name and rest.startswith(str(here.get("revision"))[:12]):
+        like = next((one for one in run.domains if artefact in run.domains[one] and one in store.domains()), "DOMAIN")
+        return store.domain(domain).command(artefact, flags=["--like", like])
+    return store.domain(domain).command_with(modality, "--encoder", name)
 
 
 def open_run(
@@ -85,19 +105,20 @@ def open_run(
         raise DataError(f"{run} has learned ids of {known}; {domain} is another catalogue")
     again = f"antpipe train --stage {described.stage} --domains {','.join(described.domains)} --out {run} --force …"
     for modality in described.modalities:
-        if seen and modality not in described.domains[domain] and modality in store.domain(domain).manifest():
+        artefact = artefact_of(modality, described.whitened())
+        if seen and artefact not in described.domains[domain] and modality in store.domain(domain).manifest():
             raise DataError(f"{modality} of {domain} was built after {run} was trained without it", again)
     for artefact, fingerprint in described.domains.get(domain, {}).items():
         if store.domain(domain).entry(artefact)["fingerprint"] != fingerprint:
             raise DataError(f"{artefact} of {domain} changed since {run} was trained on it", again)
     catalogue = load_catalogue(
-        store, tuple(described.domains) if seen else [domain], tuple(described.modalities), notice
+        store, tuple(described.domains) if seen else [domain], tuple(described.modalities), notice, described.whitened()
     )
     for name, encoder in catalogue.encoders.items():
         trained, here = described.modalities[name], {"width": catalogue.widths[name], "encoder": encoder}
         if not fits(trained, here):
             raise DataError(
                 f"{run} reads {name} of {shown(trained)}; {domain} has {shown(here)}",
-                _rebuild(store, domain, name, trained["encoder"]),
+                _rebuild(store, domain, name, described),
             )
     return model, described, catalogue

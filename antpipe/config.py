@@ -115,6 +115,22 @@ class LayoutConfig(Config):
 
 
 @dataclass(frozen=True)
+class EmbeddingsConfig(Config):
+    """Vectors that were made elsewhere."""
+
+    section: ClassVar[str] = "import-embeddings"
+    ids: Path | None = setting(
+        None, "whose the rows are: one id a line, a JSON list, an .npy of strings, an item2index"
+    )
+    map: tuple[str, ...] = setting(
+        (),
+        "columns of Parquet: id=COLUMN, vector=COLUMN (or vector=A+B, vector=PREFIX*); of clip-retrieval: id=COLUMN",
+    )  # fmt: skip
+    encoder: str | None = setting(None, "what made them: domains go together where it is the same (default: the file)")
+    min_coverage: float = setting(0.0, "share of items that must have a vector (else exit code 4)", least=0, most=1)
+
+
+@dataclass(frozen=True)
 class TextConfig(Config):
     """How texts become vectors."""
 
@@ -208,6 +224,24 @@ class PriceConfig(Config):
 
 
 @dataclass(frozen=True)
+class WhitenConfig(Config):
+    """PCA-whitening of features (Su et al. 2021, arXiv 2103.15316); an option, ANT reads features as they are."""
+
+    section: ClassVar[str] = "whiten"
+    dims: int = setting(0, "directions to keep, those of the largest variance (0: all in which items differ)", least=0)
+    epsilon: float = setting(0.0, "shrinkage: share of the mean variance that is added to each variance", least=0)
+    scope: str = setting("domain", "catalogue it is fitted on; global: all named domains", ("domain", "global"))
+    like: str | None = setting(None, "take over the whitening of this domain instead of fitting one")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.like is not None and (self.dims, self.epsilon, self.scope) != (0, 0.0, "domain"):
+            raise UsageError(
+                f"--like {self.like} takes over dimensions, shrinkage and scope: leave the other flags out"
+            )
+
+
+@dataclass(frozen=True)
 class SequenceConfig(Config):
     section: ClassVar[str] = "build-sequences"
     max_len: int = setting(50, "items the model looks back on", least=1)
@@ -257,6 +291,7 @@ class ModelConfig(Config):
 
 
 MODALITIES = ("text", "image", "price")
+EMBEDDED = ("text", "image")  # those that are vectors of an encoder
 
 
 @dataclass(frozen=True)
@@ -269,6 +304,7 @@ class TrainConfig(Config):
     lr_decay: float = setting(0.99, "factor on the learning rate an epoch, stages on the target", least=0)
     image_text_weight: float = setting(1e-3, "weight of the image-text loss in pretrain", least=0)
     modalities: tuple[str, ...] = setting(MODALITIES, "modalities to use where a domain has them", MODALITIES)
+    whitened: tuple[str, ...] = setting((), "modalities to read as `antpipe whiten` wrote them (ANT: none)", EMBEDDED)
     eval_every: int = setting(1, "epochs between validations", least=1)
     valid_sample: int = setting(0, "validate on at most this many positions of each domain (0: all)", least=0)
     reference: bool = setting(False, "reproduce the quirks of the authors' code (docs/method.md)")
@@ -289,6 +325,11 @@ class TrainConfig(Config):
         least=0,
     )
     track: str = setting("none", "show the figures of each epoch elsewhere too", ("none", "tensorboard", "wandb"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for modality in set(self.whitened) - set(self.modalities):
+            raise UsageError(f"--whitened {modality}: is not among --modalities {','.join(self.modalities)}")
 
 
 # Settings of [train] that cannot change what is learned: they are no part of a run's fingerprint.
@@ -318,6 +359,7 @@ class DemoConfig(Config):
 
 
 CONFIGS: tuple[type[Config], ...] = (
-    IngestConfig, AmazonConfig, DownloadConfig, SampleConfig, TextConfig, ImageConfig, FetchConfig,
-    PriceConfig, SequenceConfig, TableConfig, LayoutConfig, ModelConfig, TrainConfig, EvaluateConfig, DemoConfig,
+    IngestConfig, AmazonConfig, DownloadConfig, SampleConfig, TextConfig, ImageConfig, FetchConfig, PriceConfig,
+    WhitenConfig, SequenceConfig, TableConfig, LayoutConfig, EmbeddingsConfig, ModelConfig, TrainConfig, EvaluateConfig,
+    DemoConfig,
 )  # fmt: skip

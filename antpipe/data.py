@@ -4,6 +4,7 @@ Items of several domains share one numbering: domain i's item j is offsets[i] + 
 sums of the catalogues' sizes (never of the largest id seen).
 """
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from antpipe.config import MODALITIES
 from antpipe.errors import DataError
-from antpipe.store import Feature, Sequences, Store, digest
+from antpipe.store import Feature, Sequences, Store, artefact_of, encoder_name
 
 if TYPE_CHECKING:
     import torch
@@ -91,11 +92,16 @@ def item_inputs(
 
 
 def load_catalogue(
-    store: Store, domains: Sequence[str], modalities: Sequence[str], notice: Callable[[str], None]
+    store: Store,
+    domains: Sequence[str],
+    modalities: Sequence[str],
+    notice: Callable[[str], None],
+    whitened: Sequence[str] = (),
 ) -> Catalogue:
     """Map the features of the domains. A modality no domain has is left out; `notice` says what is missing.
 
-    Raises DataError where no modality is left, or where domains have features of different encoders.
+    whitened: modalities to read in their whitened form. Raises DataError where no modality is left, where one is there
+    but not whitened as asked for, or where domains have features of different encoders.
     """
     features: dict[str, tuple[Feature | None, ...]] = {}
     widths: dict[str, int] = {}
@@ -110,13 +116,15 @@ def load_catalogue(
                 notice(f"{name}: {modality} is {lack}; the model does without ({domain.command(modality)})")
                 column.append(None)
                 continue
-            column.append(domain.feature(modality))
+            artefact = artefact_of(modality, whitened)
+            entry = domain.entry(artefact)
+            column.append(domain.feature(artefact))
             encoder = encoder_name(entry)
             if encoders.setdefault(modality, encoder) != encoder:
                 first = next(one for one, feature in zip(domains, column, strict=False) if feature is not None)
                 raise DataError(
                     f"{modality} of {name} is made by {encoder}, that of {first} by {encoders[modality]}",
-                    domain.command(modality, flags=store.domain(first).manifest()[modality].get("flags", [])),
+                    alike(store, domains, first, name, modality, whitened),
                 )
             widths[modality] = entry["width"]
         if modality in widths:
@@ -127,20 +135,13 @@ def load_catalogue(
     return Catalogue(tuple(domains), np.cumsum([0, *sizes]), features, widths, encoders)
 
 
-def encoder_name(entry: dict[str, object]) -> str:
-    """What made a feature artefact, by its manifest entry: an encoder and its revision, or the price's coding.
-
-    Bins fitted on several catalogues are amounts of money, so the catalogues are part of the name; those fitted on one
-    are ranks in it, which mean the same in all domains.
-    """
-    encoder = entry.get("encoder")
-    if isinstance(encoder, dict):
-        variant = f", {encoder['variant']}" if "variant" in encoder else ""  # a prompt, for example
-        return f"{encoder['name']} (revision {str(encoder['revision'])[:12]}{variant})"
-    parameters = entry["parameters"]
-    assert isinstance(parameters, dict)
-    name = f"{parameters['encoding']} of {parameters['bins']} bins, scope {parameters['scope']}"
-    return f"{name} (fit {digest(parameters['fitted_on'])[:12]})" if "fitted_on" in parameters else name
+def alike(store: Store, domains: Sequence[str], first: str, other: str, modality: str, whitened: Sequence[str]) -> str:
+    """The command that gives two domains features of one kind: those of `first`, or one whitening for all."""
+    raw = [store.domain(name).manifest()[modality] for name in (first, other)]
+    if modality in whitened and encoder_name(raw[0]) == encoder_name(raw[1]):
+        words = ["antpipe", "whiten", "--modality", modality, "--domains", ",".join(domains), "--scope", "global"]
+        return shlex.join([*words, "--store", str(store.root)])
+    return store.domain(other).command(modality, flags=raw[0].get("flags", []))
 
 
 @dataclass(frozen=True)

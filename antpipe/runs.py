@@ -35,7 +35,7 @@ from antpipe.resume import (
     what_is_there,
 )
 from antpipe.settings import flags_of, to_json
-from antpipe.store import Store, digest, write_json
+from antpipe.store import Store, artefact_of, digest, write_json
 from antpipe.store_lock import alone
 from antpipe.tracking import require_tracker, tracking
 from antpipe.train import TrainingData, fit
@@ -265,7 +265,7 @@ def load_training_data(
     store: Store, domains: Sequence[str], config: TrainConfig, notice: Callable[[str], None]
 ) -> TrainingData:
     """Everything training reads, mapped from the store."""
-    catalogue = load_catalogue(store, domains, config.modalities, notice)
+    catalogue = load_catalogue(store, domains, config.modalities, notice, config.whitened)
     sequences = tuple(store.domain(name).sequences() for name in domains)
     lengths = {part.max_len for part in sequences}
     if len(lengths) > 1:
@@ -294,10 +294,11 @@ def describe_run(
     modalities = {m: {"width": w, "encoder": catalogue.encoders[m]} for m, w in catalogue.widths.items()}
     if start is not None and reads_features_of_checkpoint(actions):
         modalities = start.modalities | {m: v for m, v in modalities.items() if m in start.modalities}
+    read = [artefact_of(modality, config.whitened) for modality in modalities]
     domains = {
         name: {artefact: store.domain(name).entry(artefact)["fingerprint"] for artefact in artefacts}
         for name, artefacts in (
-            (name, [m for m in modalities if m in store.domain(name).manifest()] + ["sequences"])
+            (name, [*(a for a in read if a in store.domain(name).manifest()), "sequences"])
             for name in catalogue.domains
         )
     }

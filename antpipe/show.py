@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from antpipe.checkpoint import Checkpoint
+    from antpipe.features.known_encoders import Encoder
     from antpipe.statistics import Figures, Overlap
     from antpipe.store import StageResult, State
     from antpipe.transfer import GroupRow
@@ -58,6 +59,18 @@ def recommendations(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(f"{row['rank']:>3}  {row['score']:.4f}  {row['item_id']}  {row['title']}" for row in rows)
 
 
+def encoders(rows: "Sequence[Encoder]") -> str:
+    """A row an encoder, under a line of heads."""
+    heads = ("name", "kind", "where", "access", "width", "tokens", "licence", "")
+    cells = [
+        (row.name, row.kind, row.where, row.access, row.width or "-", row.tokens or "-", row.licence or "-", row.get)
+        for row in rows
+    ]
+    table = [[str(cell) for cell in line] for line in (heads, *cells)] if cells else []
+    widths = [max(len(line[place]) for line in table) for place in range(len(heads))] if table else []
+    return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip() for line in table)
+
+
 def statistics(domains: "Sequence[Figures]", shared: "Sequence[Overlap]") -> str:
     """A row a domain, then a row for each pair of domains that share users or items."""
     width = max(len("domain"), *(len(row.domain) for row in domains))
@@ -80,8 +93,9 @@ def statistics(domains: "Sequence[Figures]", shared: "Sequence[Overlap]") -> str
 def states(by_domain: "Mapping[str, Sequence[State]]") -> str:
     """One line an artefact, with why it is stale and the command that builds it."""
     lines = []
+    width = max((len(state.artefact) for row in by_domain.values() for state in row), default=0)
     for name, row in by_domain.items():
         for state in row:
             hint = "  ".join(part for part in (state.why, state.next_command and f"next: {state.next_command}") if part)
-            lines.append(f"{name}  {state.artefact:<9}  {state.status:<7}  {hint}".rstrip())
+            lines.append(f"{name}  {state.artefact:<{width}}  {state.status:<7}  {hint}".rstrip())
     return "\n".join(lines)

@@ -13,12 +13,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antpipe import __version__
+from antpipe.artefacts import ArtefactKind, StageResult, State, artefact_of, encoder_name
 from antpipe.errors import DataError, IntegrityError, UsageError
 from antpipe.store_files import (
     Earlier,
@@ -40,23 +40,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
-    "ARTEFACTS", "Domain", "Earlier", "Feature", "Sequences", "StageResult", "State", "Store",
-    "alone", "digest", "earlier_feature", "file_sha256", "id_table_sha256", "read_stamp", "write_json",
+    "ARTEFACTS", "Domain", "Earlier", "Feature", "Sequences", "StageResult", "State", "Store", "alone", "artefact_of",
+    "digest", "earlier_feature", "encoder_name", "file_sha256", "id_table_sha256", "read_stamp", "write_json",
 ]  # fmt: skip
 MANIFEST = "manifest.json"
 FORMAT = 1
 Manifest = dict[str, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class ArtefactKind:
-    """What a stage leaves in a domain. Raise `version` when the stage's output changes for equal parameters."""
-
-    command: str
-    files: tuple[str, ...]
-    inputs: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()  # inputs that count where they are there
-    version: int = 1
 
 
 ARTEFACTS: dict[str, ArtefactKind] = {
@@ -66,28 +55,14 @@ ARTEFACTS: dict[str, ArtefactKind] = {
     "image": ArtefactKind("embed-image", ("image.arrow",), ("items",), ("pictures",)),
     "price": ArtefactKind("quantize-price", ("price.arrow",), ("items",)),
     "sequences": ArtefactKind("build-sequences", ("sequences.arrow",), ("items",)),
-}
-
-
-@dataclass(frozen=True)
-class State:
-    """Of one artefact: `fresh`, `stale` (why), `partial` (usable, but there is more to be had) or `missing`, and the
-    command that makes it fresh, where there is anything to be made."""
-
-    artefact: str
-    status: str
-    why: str = ""
-    next_command: str = ""
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """What a stage did: `built` or `fresh` (nothing to do), and figures worth printing."""
-
-    domain: str
-    artefact: str
-    status: str
-    figures: dict[str, Any] = field(default_factory=dict)
+    **{
+        f"{modality}-white": ArtefactKind(
+            f"whiten --modality {modality}", (f"{modality}_white.arrow", f"{modality}_whitening.parquet"),
+            ("items", modality), on_request=True,
+        )
+        for modality in ("text", "image")
+    },
+}  # fmt: skip
 
 
 class Store:
@@ -151,7 +126,7 @@ class Domain:
         entry = self.manifest().get(artefact)
         if entry is None:
             raise DataError(f"domain {self.name}: no {artefact}", self.command(artefact))
-        for name in ARTEFACTS[artefact].files:
+        for name in entry["files"]:
             self._stamp(artefact, name, entry)
         return entry
 
@@ -160,11 +135,12 @@ class Domain:
 
         flags: its settings; None: those of the last time.
         """
-        entry = self.manifest().get(artefact, {})
-        if flags is None and entry.get("came_with_items"):
-            return self.command("items", force=True)
-        flags = entry.get("flags", []) if flags is None else flags
-        words = ["antpipe", *ARTEFACTS[artefact].command.split()]
+        entry, stage = self.manifest().get(artefact, {}), ARTEFACTS[artefact].command
+        if flags is None:
+            if entry.get("came_with_items"):
+                return self.command("items", force=True)
+            flags, stage = entry.get("flags", []), entry.get("stage", stage)
+        words = ["antpipe", *stage.split()]
         if artefact == "items":
             form = entry.get("parameters", {}).get("format", "amazon")
             words = ["antpipe", *(form.split() if form.startswith("import ") else ["ingest", form])]
@@ -176,7 +152,8 @@ class Domain:
 
     def command_with(self, artefact: str, flag: str, value: str) -> str:
         """The command that builds an artefact as it was last built, but for one setting."""
-        flags = list(self.manifest().get(artefact, {}).get("flags", []))
+        entry = self.manifest().get(artefact, {})
+        flags = list(entry.get("flags", [])) if entry.get("stage") == ARTEFACTS[artefact].command else []
         if flag in flags:
             del flags[flags.index(flag) : flags.index(flag) + 2]
         return self.command(artefact, flags=[*flags, flag, value])
@@ -199,23 +176,33 @@ class Domain:
 
     def state(self, artefact: str) -> State:
         """fresh, stale (an input or the stage changed, a file is damaged), partial or missing."""
-        manifest = self.manifest()
-        entry = manifest.get(artefact)
+        entry = self.manifest().get(artefact)
         if entry is None:
-            possible = artefact != "pictures" or self.has_image_urls()
-            return State(artefact, "missing", *(("", self.command(artefact)) if possible else ("no image URLs",)))
+            why = "built on request" if ARTEFACTS[artefact].on_request else ""
+            why = "no image URLs" if artefact == "pictures" and not self.has_image_urls() else why
+            return State(artefact, "missing", why, "" if why else self.command(artefact))
         try:
             self.entry(artefact)
         except (DataError, IntegrityError) as error:
             return State(artefact, "stale", error.message, self.command(artefact, force=True))
-        for name in {**entry["inputs"], **dict.fromkeys(ARTEFACTS[artefact].optional)}:
-            if manifest.get(name, {}).get("fingerprint") != entry["inputs"].get(name):
-                return State(artefact, "stale", f"{name} changed since", self.command(artefact))
-        if entry["stage_version"] != ARTEFACTS[artefact].version:
-            return State(artefact, "stale", "made by an older version of the stage", self.command(artefact))
+        why, mend = self._outdated(artefact, entry)
+        if why:
+            return State(artefact, "stale", why, mend)
         if "incomplete" in entry:
             return State(artefact, "partial", entry["incomplete"], self.command(artefact))
         return State(artefact, "fresh")
+
+    def _outdated(self, artefact: str, entry: Mapping[str, Any]) -> tuple[str, str]:
+        """Why an artefact is not what a run of its stage would give now, and the command that mends it; or nothing."""
+        manifest, kind = self.manifest(), ARTEFACTS[artefact]
+        for name in {**entry["inputs"], **dict.fromkeys(kind.optional)}:
+            if manifest.get(name, {}).get("fingerprint") != entry["inputs"].get(name):
+                return f"{name} changed since", self.command(artefact)
+            # Items are made from nothing in the store; whether they are damaged is told when they are read.
+            if name in kind.inputs and name != "items" and self.state(name).status == "stale":
+                return f"{name} is stale", self.state(name).next_command
+        older = entry["stage_version"] != kind.version
+        return ("made by an older version of the stage", self.command(artefact)) if older else ("", "")
 
     def _stamp(self, artefact: str, name: str, entry: Mapping[str, Any]) -> None:
         """Refuse a file that is not the one its manifest entry names."""
@@ -273,7 +260,8 @@ class Domain:
                     "fingerprint": stamp["fingerprint"], "stage": kind.command, "stage_version": kind.version,
                     "parameters": dict(parameters), "inputs": inputs, "id_table": stamp["id_table"],
                     "antpipe": __version__, "written": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "files": {name: file_facts(scratch / name) for name in kind.files}, **transaction.details,
+                    "files": {path.name: file_facts(path) for path in sorted(scratch.iterdir()) if path.is_file()},
+                    **transaction.details,
                 }  # fmt: skip
                 with committing(self.path):
                     self._commit(artefact, scratch, entry)
@@ -294,6 +282,8 @@ class Domain:
             if target.is_dir():
                 shutil.rmtree(target)
             path.replace(target)
+        for name in manifest.get(artefact, {}).get("files", {}).keys() - entry["files"].keys():
+            (self.path / name).unlink(missing_ok=True)  # of an earlier form of the artefact
         manifest[artefact] = entry
         write_json(self.path / MANIFEST, {"format": FORMAT, "domain": self.name, "artefacts": manifest})
         for leftover in self.path.glob("images-*"):
@@ -303,13 +293,13 @@ class Domain:
     # -- reading ------------------------------------------------------------------------------------------
 
     def table(self, name: str, columns: list[str] | None = None) -> "pa.Table":
-        """items, interactions, users, rejects or pictures as an Arrow table."""
+        """items, interactions, users, rejects, pictures, text_whitening … as an Arrow table."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        artefact = name if name in ARTEFACTS else "items"
-        self.entry(artefact)
         path = self.path / f"{name}.parquet"
+        artefact = next((one for one, kind in ARTEFACTS.items() if path.name in kind.files), "items")
+        self.entry(artefact)
         try:
             return pq.read_table(path, columns=columns)
         except (OSError, pa.ArrowInvalid) as error:
@@ -335,16 +325,15 @@ class Domain:
         return bool(statistics.get("with_image_url", True))
 
     def feature(self, modality: str) -> Feature:
-        """A modality's features, mapped (nothing is read before it is used)."""
+        """A modality's features, or `text-white` …, mapped (nothing is read before it is used)."""
         self._require_fresh(modality)
-        batch, mapping = map_batch(self.path / f"{modality}.arrow")
+        path = self.path / ARTEFACTS[modality].files[0]
+        batch, mapping = map_batch(path)
         column = batch.column("values")
         values = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), column.type.list_size)
         if len(values) != self.rows():
-            raise IntegrityError(
-                f"{self.path / modality}.arrow: {len(values)} rows for {self.rows()} items",
-                self.command(modality, force=True),
-            )
+            mend = self.command(modality, force=True)
+            raise IntegrityError(f"{path}: {len(values)} rows for {self.rows()} items", mend)
         return Feature(values, batch.column("present").to_numpy(zero_copy_only=False), mapping)
 
     def sequences(self) -> Sequences:

@@ -1,6 +1,7 @@
 """Files of the store: stamps, atomic JSON, and the writer of one artefact's files."""
 
 import hashlib
+import io
 import json
 import mmap
 import os
@@ -15,9 +16,10 @@ from antpipe.errors import DataError
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+    from _typeshed import ReadableBuffer
     from numpy.typing import NDArray
 
-
+PIECE = 1 << 24  # bytes written at a time
 # Rows of a Parquet row group: readers that take a table piece by piece hold one in memory.
 ROW_GROUP = 65_536
 
@@ -97,6 +99,24 @@ def write_json(path: Path, value: Any) -> None:
     scratch.replace(path)
 
 
+class Sink(io.FileIO):
+    """A new file that takes large buffers in pieces, and gives back the memory of each piece that was written."""
+
+    def __init__(self, path: Path, mapped: Feature | None) -> None:
+        super().__init__(path, "wb")
+        self.mapped = mapped
+
+    def write(self, buffer: "ReadableBuffer") -> int:
+        view = memoryview(buffer)
+        for start in range(0, len(view), PIECE):
+            piece = view[start : start + PIECE]
+            while piece:
+                piece = piece[super().write(piece) :]
+            if self.mapped is not None and len(view) > PIECE:
+                self.mapped.release()
+        return len(view)
+
+
 class Transaction:
     """The files of one artefact while they are written. `details` is added to the manifest entry."""
 
@@ -116,12 +136,12 @@ class Transaction:
             row_group_size=ROW_GROUP,
         )
 
-    def arrow(self, name: str, batch: "pa.RecordBatch") -> None:
-        """One uncompressed record batch, so that readers can map it."""
+    def arrow(self, name: str, batch: "pa.RecordBatch", mapped: Feature | None = None) -> None:
+        """One uncompressed record batch, so that readers can map it. mapped: where its values lie, if in a file."""
         import pyarrow as pa
 
         batch = batch.replace_schema_metadata({"antpipe": json.dumps(self.stamp)})
-        with pa.OSFile(str(self.scratch / name), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        with Sink(self.scratch / name, mapped) as sink, pa.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)
 
     @contextmanager
@@ -137,25 +157,27 @@ class Transaction:
         import pyarrow as pa
 
         backing = self.scratch / f".{modality}.values"
-        reserve(backing, rows * width * 2)
-        values = np.memmap(backing, np.float16, "r+", shape=(rows, width))
-        present = np.zeros(rows, np.bool_)
-        yield Feature(values, present)
+        reserve(backing, max(rows * width, 1) * 2)
+        with backing.open("r+b") as file:
+            mapping = mmap.mmap(file.fileno(), 0)
+        values = np.frombuffer(mapping, np.float16, rows * width).reshape(rows, width)
+        feature = Feature(values, np.zeros(rows, np.bool_), mapping)
+        yield feature
         for start in range(0, rows, 65_536):
             finite = np.isfinite(values[start : start + 65_536]).all(axis=1)
             if not finite.all():
                 raise DataError(
                     f"{modality}: item {start + int(np.argmin(finite))} got a value that is not finite in float16"
                 )
+            feature.release()
         column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width)
-        columns = {"values": column, "present": pa.array(present)}
+        columns = {"values": column, "present": pa.array(feature.present)}
         if content is not None:
             data = pa.py_buffer(np.ascontiguousarray(content))
             columns["content"] = pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), rows, [None, data])
-        self.arrow(f"{modality}.arrow", pa.record_batch(columns))
-        del column, columns, values
+        self.arrow(f"{modality}.arrow", pa.record_batch(columns), feature)
         backing.unlink()
-        self.details |= {"rows": rows, "width": width, "present": int(present.sum())}
+        self.details |= {"rows": rows, "width": width, "present": int(feature.present.sum())}
 
 
 def reserve(path: Path, size: int) -> None:

@@ -20,6 +20,7 @@ WITH_DOMAINS = {
     "fetch-images": "fetch-images --store {store}",
     "embed-image": "embed-image --encoder packaged/efficientnet-lite0 --store {store}",
     "quantize-price": "quantize-price --store {store}",
+    "whiten": "whiten --modality text --store {store}",
     "build-sequences": "build-sequences --store {store}",
     "train": f"train --stage scratch --out {{runs}}/new {TINY} --store {{store}}",
     "evaluate": "evaluate --run {runs}/pretrain --store {store}",

@@ -24,6 +24,7 @@ from antpipe.config import (
     AmazonConfig,
     DemoConfig,
     DownloadConfig,
+    EmbeddingsConfig,
     EvaluateConfig,
     FetchConfig,
     ImageConfig,
@@ -36,6 +37,7 @@ from antpipe.config import (
     TableConfig,
     TextConfig,
     TrainConfig,
+    WhitenConfig,
 )
 from antpipe.devices import choose_precision
 from antpipe.progress import progress
@@ -58,10 +60,12 @@ SETTINGS: dict[str, tuple[type[Config], ...]] = {
     "ingest table": (IngestConfig, TableConfig),
     "import recbole": (IngestConfig, TableConfig),
     "import unisrec": (LayoutConfig,),
+    "import embeddings": (EmbeddingsConfig,),
     "embed-text": (TextConfig,),
     "fetch-images": (FetchConfig,),
     "embed-image": (ImageConfig,),
     "quantize-price": (PriceConfig,),
+    "whiten": (WhitenConfig,),
     "build-sequences": (SequenceConfig,),
     "train": (TrainConfig, ModelConfig),
     "evaluate": (EvaluateConfig,),

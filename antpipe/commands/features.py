@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from antpipe import show
-from antpipe.commands.flags import Common, Domains, Force, app, command, names, notice
-from antpipe.config import FetchConfig, ImageConfig, PriceConfig, SequenceConfig, TextConfig
+from antpipe.commands.flags import Common, Domains, Force, Modality, app, command, embedded, names, notice
+from antpipe.config import FetchConfig, ImageConfig, PriceConfig, SequenceConfig, TextConfig, WhitenConfig
 from antpipe.errors import PartialError
 from antpipe.progress import Update, progress
 
@@ -63,6 +63,16 @@ def quantize_price(common: Common, domains: Domains, config: PriceConfig, force:
     from antpipe.features.quantize_price import quantize_price as stage
 
     results = stage(common.store, names(domains), config, force=force)
+    common.show(results, show.artefacts(results))
+
+
+@command(app, "whiten")
+def whiten(common: Common, domains: Domains, modality: Modality, config: WhitenConfig, force: Force = False) -> None:
+    """Features to uncorrelated columns of unit variance, as an artefact of their own."""
+    from antpipe.features.whiten import whiten as stage
+
+    with progress(f"{modality} whitened") as bar:
+        results = stage(common.store, names(domains), embedded(modality), config, force=force, progress=bar)
     common.show(results, show.artefacts(results))
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from antpipe.config import CONFIGS
+from antpipe.config import CONFIGS, EMBEDDED
 from antpipe.errors import UsageError
 from antpipe.parallel import world_of
 from antpipe.settings import Config, base_type, flag_name, read_toml, resolve
@@ -36,6 +36,7 @@ app.add_typer(imports, name="import")
 
 Domains = Annotated[str, typer.Option("--domains", help="domains, separated by commas")]
 OneDomain = Annotated[str, typer.Option("--domains", help="the domain")]
+Modality = Annotated[str, typer.Option("--modality", help=" or ".join(EMBEDDED))]
 Run = Annotated[Path, typer.Option("--run", help="folder of a trained run")]
 Force = Annotated[bool, typer.Option("--force", help="build again what is fresh, replace what is there")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done; write and fetch nothing")]
@@ -140,3 +141,10 @@ def names(text: str) -> list[str]:
     if not all(parts) or len(set(parts)) != len(parts):
         raise UsageError(f"--domains {text}: give each domain once, separated by commas")
     return parts
+
+
+def embedded(modality: str, flag: str = "--modality") -> str:
+    """A modality whose features are vectors of an encoder; others are refused."""
+    if modality not in EMBEDDED:
+        raise UsageError(f"{flag} {modality}: choose from {', '.join(EMBEDDED)}")
+    return modality

@@ -1,4 +1,4 @@
-"""Commands that take over data sets as other recommenders lay them out."""
+"""Commands that take over what other tools made: data sets as they lay them out, and vectors."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from antpipe import show
-from antpipe.commands.flags import Common, DryRun, Force, command, imports, notice
-from antpipe.config import IngestConfig, LayoutConfig, TableConfig
+from antpipe.commands.flags import Common, DryRun, Force, Modality, command, embedded, imports, notice
+from antpipe.config import EmbeddingsConfig, IngestConfig, LayoutConfig, TableConfig
 
 Folder = Annotated[Path, typer.Option("--path", help="folder of the data set")]
 Name = Annotated[str, typer.Option("--domain", "--domains", help="name of the domain")]
@@ -39,3 +39,19 @@ def import_unisrec(common: Common, path: Folder, domain: Name, config: LayoutCon
 
     results = stage(common.store, domain, path, config, force=force, announce=notice)
     common.show(results, show.artefacts(results))
+
+
+@command(imports, "embeddings")
+def import_embeddings(
+    common: Common,
+    path: Annotated[Path, typer.Option("--path", help="file or folder of the vectors")],
+    domain: Name,
+    modality: Modality,
+    config: EmbeddingsConfig,
+    force: Force = False,
+) -> None:
+    """Vectors made elsewhere (.npy, Parquet, .feat1CLS, clip-retrieval), joined by the ids of items."""
+    from antpipe.features.import_embeddings import import_embeddings as stage
+
+    result = stage(common.store, domain, path, embedded(modality), config, force=force, announce=notice)
+    common.show([result], show.artefacts([result]))

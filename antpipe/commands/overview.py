@@ -1,12 +1,12 @@
-"""Commands about the whole: what the store holds, and the demonstration."""
+"""Commands about the whole: what the store holds, which encoders there are, and the demonstration."""
 
 from typing import Annotated
 
 import typer
 
 from antpipe import show
-from antpipe.commands.flags import Common, Force, app, command, names, notice
-from antpipe.config import DemoConfig
+from antpipe.commands.flags import Common, Force, app, command, embedded, names, notice
+from antpipe.config import EMBEDDED, DemoConfig
 
 
 @command(app, "status")
@@ -17,6 +17,7 @@ def status(
 ) -> None:
     """What the store holds: fresh, stale (why) or missing (next command)."""
     from antpipe.features.ingest.shared_users import with_targets
+    from antpipe.features.whiten import with_fit
     from antpipe.store import ARTEFACTS, Domain
 
     look = Domain.verify if verify else Domain.state
@@ -25,13 +26,31 @@ def status(
     states = {name: [look(place, artefact) for artefact in ARTEFACTS] for name, place in places.items()}
     for name, place in places.items():
         states[name] = [with_targets(common.store, place, s) if s.artefact == "items" else s for s in states[name]]
-    # Pictures cannot be fetched where the items have no image URLs: there is nothing to tell.
+        states[name] = [with_fit(common.store, place, s) for s in states[name]]
+    # Of what cannot be built (pictures without an URL), or is built by those who ask for it, there is nothing to tell.
     states = {
         name: [state for state in row if state.status != "missing" or state.next_command]
         for name, row in states.items()
     }
     nothing = f"store {common.store.root}: no domain yet; next: antpipe ingest sample --store {common.store.root}"
     common.show(states, show.states(states) or nothing)
+
+
+@command(app, "encoders")
+def encoders(
+    common: Common,
+    kind: Annotated[str | None, typer.Option("--kind", help=f"only these: {' or '.join(EMBEDDED)}")] = None,
+    match: Annotated[str | None, typer.Option("--match", help="only names that contain this, of all there are")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="all that open_clip and timm can load, too")] = False,
+) -> None:
+    """Encoders on this machine and on the hub, by the names --encoder takes."""
+    from antpipe.features.list_encoders import list_encoders, more_to_show
+
+    every = everything or match is not None
+    rows = list_encoders(embedded(kind, "--kind") if kind else None, match, every)
+    if not every and kind != "text":
+        notice(more_to_show())
+    common.show(rows, show.encoders(rows) or f"no encoder has {match!r} in its name")
 
 
 @command(app, "stats")
