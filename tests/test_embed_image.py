@@ -11,7 +11,8 @@ from PIL import Image
 from antpipe.config import ImageConfig
 from antpipe.errors import DataError, PartialError
 from antpipe.features.embed_image import embed_image
-from antpipe.features.image_encoders import PACKAGED_IMAGE, ImageEncoder, load_image_encoder
+from antpipe.features.encoders import Located
+from antpipe.features.image_encoders import PACKAGED_IMAGE, locate_image_encoder
 from antpipe.store import Store
 
 from .fake_encoders import tiny_encoder
@@ -65,9 +66,10 @@ def test_an_item_is_the_mean_of_the_pictures_that_can_be_read(store: Store, tiny
     values = vectors(store)
     assert values[2] == pytest.approx((values[0] + values[1]) / 2, abs=2e-3)
     assert not values[3:].any()
-    assert result.figures == {
-        "items": 5, "present": 3, "coverage": 0.6, "pictures": 7, "unreadable": 3, "width": 16,
-        "encoder": "tiny/tiny.pt",
+    assert result.figures["items_per_second"] > 0
+    assert {name: result.figures[name] for name in result.figures if name not in ("cosine", "items_per_second")} == {
+        "items": 5, "present": 3, "coverage": 0.6, "pictures": 7, "unreadable": 3, "computed": 4, "reused": 0,
+        "shared": 0, "width": 16, "encoder": "tiny/tiny.pt", "precision": "fp32", "decode": "scaled",
     }  # fmt: skip
 
 
@@ -142,15 +144,15 @@ def test_other_weights_of_the_same_name_make_the_vectors_stale(store: Store, tin
     assert embed_image(store, "shop", tiny).status == "built"
 
 
-def test_pictures_that_change_owner_while_the_encoder_is_loaded_are_refused(
+def test_pictures_that_change_owner_while_the_encoder_is_looked_for_are_refused(
     store: Store, tiny: ImageConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load_slowly(*given: Any) -> ImageEncoder:
+    def locate_slowly(*given: Any) -> Located:
         picture_shop(store, {"1": picture(1)}, {"0": [], "A": ["1"]})
-        return load_image_encoder(*given)
+        return locate_image_encoder(*given)
 
     picture_shop(store, {"1": picture(1)}, {"A": ["1"]})
-    monkeypatch.setattr("antpipe.features.embed_image.load_image_encoder", load_slowly)
+    monkeypatch.setattr("antpipe.features.embed_image.locate_image_encoder", locate_slowly)
     with pytest.raises(DataError, match="items changed while their pictures were read"):
         embed_image(store, "shop", tiny)
     assert "image" not in store.domain("shop").manifest()
@@ -197,11 +199,15 @@ def test_pictures_that_cannot_be_read_at_all_change_nothing(store: Store, tiny: 
     assert domain.entry("image") == before
 
 
-def test_progress_ends_with_all_pictures(store: Store, tiny: ImageConfig) -> None:
-    picture_shop(store, {"1": picture(1), "bad": b""}, {"A": ["1", "bad"], "B": ["1"]})
+def test_progress_counts_items_whose_pictures_are_all_done(store: Store, tiny: ImageConfig) -> None:
+    picture_shop(store, {"1": picture(1), "bad": b""}, {"A": ["1", "bad"], "B": ["1"], "C": ["1"]})
     seen: list[tuple[int, int]] = []
-    embed_image(store, "shop", replace(tiny, batch_size=2), progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(2, 3), (3, 3)]
+
+    def progress(done: int, total: int, _note: str) -> None:
+        seen.append((done, total))
+
+    embed_image(store, "shop", replace(tiny, batch_size=1), progress=progress)
+    assert seen == [(0, 2), (1, 2), (2, 2)]
 
 
 @pytest.mark.realdata

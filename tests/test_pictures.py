@@ -12,6 +12,7 @@ from antpipe.features.pictures import (
     UnreadableError,
     first_of_each_item,
     folder_pictures,
+    hashed,
     pictures_digest,
     read_picture,
 )
@@ -176,9 +177,9 @@ def test_only_the_first_pictures_of_an_item_are_taken() -> None:
 def test_the_digest_of_pictures_follows_their_content(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     pictures = [Picture(0, "a.jpg", path)]
-    digests = [pictures_digest(pictures)]
+    digests = [pictures_digest(hashed(pictures))]
     for content in (b"1", b"2", b"1"):
         path.write_bytes(content)
-        digests.append(pictures_digest(pictures))
+        digests.append(pictures_digest(hashed(pictures)))
     assert digests[1] == digests[3]
     assert len(set(digests)) == 3

