@@ -123,8 +123,9 @@ class Decoding:
             num_workers=self.workers,
             prefetch_factor=2,
             persistent_workers=True,
-            # Not fork: a copy of a process whose threads of torch hold locks may never go on.
-            multiprocessing_context="forkserver",
+            # Not fork: a copy of a process whose threads of torch hold locks may never go on. Nor forkserver: its
+            # children keep it alive, so they do not notice the end of the process they work for.
+            multiprocessing_context="spawn",
             worker_init_fn=_begin,
         )
 

@@ -243,7 +243,10 @@ def _build(
         count = sum(len(sources) for sources in lists(Shard(0, plan.compute)))
         workers = choose_workers(config.workers, count, choose_device(config.device))
         make = partial(make_embedder, replace(settings, workers=workers))
-        compute(shards, make, lists, folder, engine=engine, pace=pace, say=say)
+        try:
+            compute(shards, make, lists, folder, engine=engine, pace=pace, say=say)
+        except DataError as error:
+            raise DataError(f"domain {place.name}: {error.message}; image is as before", again) from error
         before = bad_before(place) if earlier is not None else None
         with out.feature("image", place.rows(), encoder.width, plan.content) as feature:
             bad = all_bad(lists, plan, assemble(feature, plan, shards, folder, earlier), before or [])

@@ -132,7 +132,7 @@ def _load_open_clip(located: Located, device: "torch.device") -> tuple[Any, Any,
     import open_clip
 
     model, _, tag = located.asked.partition("/")
-    settings = open_clip.get_pretrained_cfg(model, tag)  # empty for a file or a folder
+    settings = _preprocessing(model, tag)
     in_folder = located.path.is_dir()
     # The located weights by their path, not by their tag: they are those the revision speaks of. This function of
     # open_clip refuses to go on with random weights; the others only log it.
@@ -147,6 +147,21 @@ def _load_open_clip(located: Located, device: "torch.device") -> tuple[Any, Any,
     )
     facts = {"pooling": "projected, not normalised", "library": f"open_clip {open_clip.__version__}"}
     return transform, network.eval(), facts
+
+
+def _preprocessing(model: str, tag: str) -> dict[str, Any]:
+    """The preprocessing of a tag of open_clip; of a checkpoint file, what all tags of its model have in common.
+
+    Models as SigLIP have another one than CLIP, and open_clip names it for the tags alone. Empty for a folder or a
+    repository, which bring their own.
+    """
+    import open_clip
+
+    settings: dict[str, Any] = open_clip.get_pretrained_cfg(model, tag)
+    known = [open_clip.get_pretrained_cfg(model, one) for one in open_clip.list_pretrained_tags_by_model(model)]
+    if settings or not known:
+        return settings
+    return {key: value for key, value in known[0].items() if all(other.get(key) == value for other in known)}
 
 
 def _load_efficientnet(located: Located, device: "torch.device") -> tuple[Any, Any, dict[str, Any]]:
