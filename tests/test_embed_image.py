@@ -85,6 +85,47 @@ def test_pictures_left_out_are_listed_with_their_reasons(store: Store, tiny: Ima
     ]
 
 
+def odd_files() -> dict[str, bytes]:
+    """What catalogues hold besides plain pictures."""
+
+    def written(image: Image.Image, form: str, **options: Any) -> bytes:
+        stream = io.BytesIO()
+        image.save(stream, form, **options)
+        return stream.getvalue()
+
+    plain = Image.open(io.BytesIO(picture(1, (300, 200))))
+    turned = Image.Exif()
+    turned[274] = 6
+    jpeg = written(plain, "JPEG", quality=95)
+    return {
+        "plain": jpeg, "grey": written(plain.convert("L"), "JPEG"), "cmyk": written(plain.convert("CMYK"), "JPEG"),
+        "turned": written(plain.rotate(90, expand=True), "JPEG", exif=turned, quality=95),
+        "animated": written(plain, "GIF", save_all=True, append_images=[plain.rotate(180)]),
+        "truncated": jpeg[: len(jpeg) // 2], "huge": written(Image.new("1", (20_000, 20_000)), "PNG"), "zero": b"",
+        "strip": picture(1, (210, 10)), "html": b"<html>404</html>",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("decode", ["exact", "scaled"])
+def test_odd_files_are_embedded_or_told_with_the_reason(store: Store, tiny: ImageConfig, decode: str) -> None:
+    files = odd_files()
+    domain = picture_shop(store, files, {name: [name] for name in files})
+    result = embed_image(store, "shop", replace(tiny, decode=decode))
+    present = domain.feature("image").present
+    names = domain.item_ids()
+    assert {name for name, here in zip(names, present, strict=True) if here} == {
+        "plain", "grey", "cmyk", "turned", "animated",
+    }  # fmt: skip
+    assert domain.entry("image")["unreadable_reasons"] == {
+        "damaged": 1, "too many pixels": 1, "empty file": 1, "too long and narrow": 1, "not a picture": 1,
+    }  # fmt: skip
+    assert result.figures["coverage"] == 0.5
+    values = dict(zip(names, vectors(store), strict=True))
+    for name, likeness in (("turned", 0.999), ("animated", 0.98), ("cmyk", 0.98)):  # GIF has few colours
+        one, other = values["plain"], values[name]
+        assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) > likeness, name
+
+
 def test_at_most_twenty_examples_are_kept(store: Store, tiny: ImageConfig) -> None:
     domain = picture_shop(
         store, {"1": picture(1), "bad": b""}, {"A": ["1"], **{f"B{i:02}": ["bad"] for i in range(25)}}
