@@ -116,12 +116,37 @@ class LayoutConfig(Config):
 
 @dataclass(frozen=True)
 class TextConfig(Config):
+    """How texts become vectors; what is measured is in docs/performance.md."""
+
     section: ClassVar[str] = "embed-text"
     encoder: str = setting(
         "sentence-transformers/all-MiniLM-L6-v2", "sentence-transformers name, folder, or packaged/all-MiniLM-L6-v2"
     )
+    prompt: str | None = setting(None, "name of a prompt of the model, put before each text")
+    prefix: str = setting("", "words put before each text, for models that ask for them")
+    dims: int | None = setting(None, "keep only the first dimensions, of Matryoshka models (default: all)", least=1)
+    normalize: bool = setting(False, "scale vectors to length 1, where the model does not")
     device: str = setting("auto", "where to compute", ("auto", "cpu", "cuda"))
-    batch_size: int = setting(64, "texts a step", least=1)
+    precision: str = setting(
+        "auto", "of the encoder's weights; auto: bf16 where the processor has it", ("auto", "fp32", "bf16")
+    )
+    min_cosine: float = setting(
+        0.999, "least cosine to vectors in fp32, measured on a sample; below it, all is computed in fp32", least=0,
+        most=1,
+    )  # fmt: skip
+    backend: str = setting("torch", "what runs the encoder", ("torch", "onnx", "openvino"))
+    compile: bool = setting(False, "let torch compile the encoder: slower to start, faster then")
+    token_budget: int = setting(2048, "tokens a step, padding included", least=1)
+    shard_size: int = setting(8192, "texts that are computed and kept together: what a kill costs at most", least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prefix and self.prompt is not None:
+            raise UsageError("--prefix and --prompt: choose one")
+        if self.compile and self.backend != "torch":
+            raise UsageError(f"--compile with --backend {self.backend}: it is for --backend torch")
+        if self.precision == "bf16" and self.backend == "onnx":
+            raise UsageError("--precision bf16 with --backend onnx: ONNX models have the precision of their file")
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,8 @@ def encoder_name(entry: dict[str, object]) -> str:
     """
     encoder = entry.get("encoder")
     if isinstance(encoder, dict):
-        return f"{encoder['name']} (revision {str(encoder['revision'])[:12]})"
+        variant = f", {encoder['variant']}" if "variant" in encoder else ""  # a prompt, for example
+        return f"{encoder['name']} (revision {str(encoder['revision'])[:12]}{variant})"
     parameters = entry["parameters"]
     assert isinstance(parameters, dict)
     name = f"{parameters['encoding']} of {parameters['bins']} bins, scope {parameters['scope']}"

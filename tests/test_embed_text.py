@@ -1,8 +1,10 @@
 import json
 import logging
 import math
+import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ import pytest
 
 from antpipe.config import TextConfig
 from antpipe.errors import DataError, UsageError
-from antpipe.features.embed_text import embed_text, rows_by_text
+from antpipe.features import text_encoders
+from antpipe.features.embed_text import embed_text
 from antpipe.features.encoders import folder_digest, quiet
-from antpipe.features.text_encoders import PACKAGED_TEXT, TextEncoder
+from antpipe.features.text_encoders import PACKAGED_TEXT
 from antpipe.store import Store
 
 from .fake_encoders import COMMIT, empty_hub
@@ -28,7 +31,7 @@ ITEMS = [
     {"item_id": "e", "text": "red leather wallet"},
     {"item_id": "f", "text": " \n"},
 ]
-CONFIG = TextConfig(encoder=PACKAGED_TEXT, device="cpu")
+CONFIG = TextConfig(encoder=PACKAGED_TEXT, device="cpu", precision="fp32")
 
 
 @pytest.fixture
@@ -91,38 +94,38 @@ def test_manifest_says_what_made_the_vectors(embedded: Store) -> None:
 
     entry = embedded.domain("shop").entry("text")
     assert entry["encoder"] == {
-        "name": PACKAGED_TEXT, "source": "packaged", "revision": folder_digest(MINILM), "pooling": "mean",
-        "dimension": 384, "max_tokens": 256, "library": f"sentence-transformers {sentence_transformers.__version__}",
+        "name": PACKAGED_TEXT, "source": "packaged", "revision": folder_digest(MINILM), "licence": "apache-2.0",
+        "pooling": "mean", "dimension": 384, "max_tokens": 256, "backend": "torch", "precision": "fp32",
+        "prompt": None, "library": f"sentence-transformers {sentence_transformers.__version__}",
     }  # fmt: skip
-    assert entry["figures"] == {
-        "items": 6, "present": 4, "coverage": 0.6667, "texts": 3, "width": 384, "encoder": PACKAGED_TEXT,
+    figures = entry["figures"]
+    assert figures.pop("items_per_second") > 0
+    assert figures.pop("cosine") == pytest.approx(1, abs=1e-5)
+    assert figures == {
+        "items": 6, "present": 4, "coverage": 0.6667, "texts": 3, "computed": 3, "reused": 0, "shared": 1,
+        "width": 384, "encoder": PACKAGED_TEXT, "precision": "fp32",
     }  # fmt: skip
 
 
-def test_a_second_run_is_fresh_whatever_the_batch_size(embedded: Store) -> None:
-    result = embed_text(embedded, "shop", TextConfig(encoder=PACKAGED_TEXT, batch_size=1, device="auto"))
+def test_a_second_run_is_fresh_whatever_the_sizes_of_steps(embedded: Store) -> None:
+    result = embed_text(embedded, "shop", replace(CONFIG, token_budget=1, shard_size=1, device="auto"))
     assert result.status == "fresh"
     assert result.figures["present"] == 4
 
 
 def test_force_rebuilds_the_same_vectors_in_other_batches(embedded: Store, store: Store) -> None:
     embed_text(store, "shop", CONFIG)
-    result = embed_text(store, "shop", TextConfig(encoder=PACKAGED_TEXT, batch_size=1, device="cpu"), force=True)
-    assert result.status == "built"
+    result = embed_text(store, "shop", replace(CONFIG, token_budget=1, shard_size=2), force=True)
+    assert (result.status, result.figures["reused"]) == ("built", 0)
     rebuilt, before = store.domain("shop").feature("text").values, embedded.domain("shop").feature("text").values
     assert rebuilt.astype(float) == pytest.approx(before.astype(float), abs=2e-4)
 
 
-def test_every_text_is_embedded_once_longest_first() -> None:
-    rows_of = rows_by_text(["bb", "", "a", "cccc", "bb", "  "])
-    assert list(rows_of.items()) == [("cccc", [3]), ("bb", [0, 4]), ("a", [2])]
-
-
-def test_progress_ends_with_all_texts(store: Store) -> None:
-    seen: list[tuple[int, int]] = []
-    config = TextConfig(encoder=PACKAGED_TEXT, batch_size=2, device="cpu")
-    embed_text(store, "shop", config, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(2, 3), (3, 3)]
+def test_progress_ends_with_all_texts_and_tells_the_pace(store: Store) -> None:
+    seen: list[tuple[int, int, str]] = []
+    embed_text(store, "shop", replace(CONFIG, shard_size=2), progress=lambda *step: seen.append(step))
+    assert [step[:2] for step in seen] == [(2, 3), (3, 3)]
+    assert seen[-1][2].endswith(" texts/s, 0 s left")
 
 
 def test_libraries_print_nothing(store: Store, capfd: pytest.CaptureFixture[str]) -> None:
@@ -139,11 +142,11 @@ def test_logging_is_as_before_after_a_quiet_stretch() -> None:
 
 def test_a_folder_goes_by_its_own_name_and_content(store: Store, tmp_path: Path) -> None:
     folder = model_folder(tmp_path)
-    config = TextConfig(encoder=str(folder), device="cpu")
+    config = replace(CONFIG, encoder=str(folder))
     assert embed_text(store, "shop", config).status == "built"
     encoder = store.domain("shop").entry("text")["encoder"]
     assert (encoder["name"], encoder["source"], encoder["revision"]) == ("my-encoder", "folder", folder_digest(MINILM))
-    assert embed_text(store, "shop", TextConfig(encoder=f"{folder.parent}/./{folder.name}/")).status == "fresh"
+    assert embed_text(store, "shop", replace(CONFIG, encoder=f"{folder.parent}/./{folder.name}/")).status == "fresh"
 
 
 def test_another_pooling_in_a_folder_makes_the_vectors_stale(store: Store, tmp_path: Path) -> None:
@@ -240,26 +243,31 @@ def test_a_refused_run_leaves_the_vectors_there_were(store: Store, tmp_path: Pat
     assert store.domain("shop").feature("text").present.sum() == 4
 
 
-def test_an_interrupted_run_leaves_no_trace(store: Store) -> None:
-    def interrupt(*_: int) -> None:
+def test_an_interrupted_run_leaves_nothing_but_finished_shards(store: Store) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     before = sorted(path.name for path in store.domain("shop").path.iterdir())
     with pytest.raises(KeyboardInterrupt):
         embed_text(store, "shop", CONFIG, progress=interrupt)
     after = sorted(path.name for path in store.domain("shop").path.iterdir())
-    assert set(after) - set(before) == {".text.lock"}
+    assert [re.sub(r"-[0-9a-f]{12}$", "", name) for name in sorted(set(after) - set(before))] == [
+        ".shards-text", ".text.lock",
+    ]  # fmt: skip
     assert "text" not in store.domain("shop").manifest()
 
 
 def test_texts_that_change_while_the_encoder_is_loaded_are_not_passed_off_as_the_new_ones(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load_slowly(*_: object) -> TextEncoder:
-        make_domain(store, "shop", [{**item, "text": "something else"} for item in ITEMS])
-        return TextEncoder(lambda texts: np.ones((len(texts), 4), np.float32), 4, {})
+    load = text_encoders.load_model
 
-    monkeypatch.setattr("antpipe.features.embed_text.load_text_encoder", load_slowly)
+    def load_slowly(*arguments: Any, **more: Any) -> Any:
+        make_domain(store, "shop", [{**item, "text": "something else"} for item in ITEMS])
+        return load(*arguments, **more)
+
+    text_encoders.load_checked.cache_clear()
+    monkeypatch.setattr(text_encoders, "load_model", load_slowly)
     with pytest.raises(DataError, match="items changed while text was built"):
         embed_text(store, "shop", CONFIG)
     assert "text" not in store.domain("shop").manifest()

@@ -29,7 +29,10 @@ def embed_text(common: Common, domains: Domains, config: TextConfig, force: Forc
     """Texts to vectors, with sentence-transformers."""
     from antpipe.features.embed_text import embed_text as stage
 
-    embed(common, domains, "text", lambda name, bar: stage(common.store, name, config, force=force, progress=bar))
+    def run(name: str, bar: Update) -> "StageResult":
+        return stage(common.store, name, config, force=force, progress=bar, say=notice)
+
+    embed(common, domains, "text", run)
 
 
 @command(app, "embed-image")

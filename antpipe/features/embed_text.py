@@ -1,15 +1,49 @@
-"""embed-text: an item's text becomes a vector of a frozen sentence encoder."""
+"""embed-text: an item's text becomes a vector of a frozen sentence encoder.
 
-from collections.abc import Callable
-from dataclasses import replace
+The catalogue is read, embedded and written piece by piece (shards.py), each different text once. Vectors are computed
+in bf16 where the processor is made for it, if a sample shows that they are those of fp32.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from antpipe.config import TextConfig
-from antpipe.devices import choose_device
+from antpipe.devices import choose_device, choose_precision
 from antpipe.errors import DataError
-from antpipe.features.encoders import silent
-from antpipe.features.text_encoders import PACKAGED_TEXT, TextEncoder, load_text_encoder, locate_text_encoder
+from antpipe.features.encoders import Located, silent, unsaid
+from antpipe.features.shard_files import ShardFolder, open_shards, sweep
+from antpipe.features.shards import (
+    Contents,
+    Engine,
+    Pace,
+    Plan,
+    Shard,
+    Show,
+    assemble,
+    compute,
+    cut,
+    earlier_vectors,
+    plan_rows,
+    run_here,
+    told_of_disk,
+)
+from antpipe.features.text_column import TextColumn
+from antpipe.features.text_encoders import PACKAGED_TEXT, TextSettings, locate_text_encoder, reference
+from antpipe.features.token_batches import make_embedder
 from antpipe.settings import flags_of
-from antpipe.store import Feature, StageResult, Store
+from antpipe.store import ARTEFACTS, Domain, Earlier, StageResult, Store
+
+# Where and in what steps to compute is for this machine, not for a repetition of the command.
+MACHINE = ("device", "compile", "token_budget", "shard_size")
+SAMPLE = 64  # texts whose vectors are compared with those of fp32
+SAME = 0.9999  # cosine of vectors in fp32 that differ in rounding alone
+SHARD_BYTES = 1 << 25  # of text, at most: a shard is in memory as a whole
 
 
 def embed_text(
@@ -18,59 +52,187 @@ def embed_text(
     config: TextConfig,
     *,
     force: bool = False,
-    progress: Callable[[int, int], None] = silent,
+    progress: Show = silent,
+    say: Callable[[str], None] = unsaid,
+    engine: Engine = run_here,
 ) -> StageResult:
     """Write text.arrow: (N, d) float16, d the encoder's width; an item without text is zeros and not present.
 
-    progress: is called with the texts done and all texts. Raises DataError where the encoder cannot be had or no
-    item has a text, UsageError for an unknown packaged encoder or a device that is not here.
+    What is finished survives a kill; vectors of texts that were embedded before in the same way are copied. force:
+    compute all anew. progress: is called with the texts done, all texts, and the pace; say: with what a user should
+    know; engine: computes the shards. Raises DataError where the encoder cannot be had or no item has a text,
+    UsageError for an unknown packaged encoder, prompt or device; AntpipeError where the disk fails or another process
+    writes the artefact.
     """
     place = store.domain(domain)
-    # Where and in what steps to compute is for this machine, not for a repetition of the command.
-    machine = ("device", "batch_size")
-    mend = place.command("text", flags=flags_of(replace(config, encoder=PACKAGED_TEXT), machine))
-    located = locate_text_encoder(config.encoder, mend)
-    # The revision covers weights, pooling, prompt and length limit; device and batch size do not change the result.
-    parameters = {"encoder": located.name, "revision": located.revision}
+    mend = place.command("text", flags=flags_of(replace(config, encoder=PACKAGED_TEXT), MACHINE))
+    located = locate_text_encoder(config.encoder, mend, config.backend)
+    # The revision covers weights, pooling, prompts and length limit; what is left out changes rounding at most.
+    names = ("prompt", "prefix", "dims", "normalize", "backend", "precision", "min_cosine")
+    parameters = {"encoder": located.name, "revision": located.revision} | {n: getattr(config, n) for n in names}
     if not force and place.is_fresh("text", parameters):
+        sweep(place.path, "text")
         return StageResult(domain, "text", "fresh", place.entry("text")["figures"])
-    with place.writing("text", parameters) as out:  # from here on, a change of the items is noticed
-        rows_of = rows_by_text(place.table("items", ["text"])["text"].to_pylist())
-        if not rows_of:
-            raise DataError(f"domain {domain}: no item has a text", place.command("items", force=True))
-        encoder = load_text_encoder(located, choose_device(config.device), mend)
-        with out.feature("text", place.rows(), encoder.width) as feature:
-            _fill(feature, rows_of, encoder, config.batch_size, progress)
+    again = place.command("text", flags=flags_of(config, MACHINE), force=force)
+    with told_of_disk(place, "text", again), place.writing("text", parameters) as out:
+        work = _look(place, config, _wanted(place, config, located, {} if force else parameters), force)
+        folder = _open(work, config)
+        try:
+            choice = _settle(work, folder, config.min_cosine, say)
+        except DataError as error:
+            raise DataError(error.message, error.next_command or mend) from error
+        plan, earlier, shards = work.planned(choice.settings)
+        if len(plan.copied):
+            say(f"{domain}: {len(plan.compute)} new or changed texts to embed, {len(plan.copied)} kept from before")
+        pace = Pace(len(plan.compute), progress, "texts")
+        make = partial(make_embedder, choice.settings)
+        compute(shards, make, work.column, folder, engine=engine, pace=pace, say=say)
+        with out.feature("text", place.rows(), choice.facts["dimension"], work.content) as feature:
+            assemble(feature, plan, shards, folder, earlier)
             present = int(feature.present.sum())
-        figures = {
-            "items": place.rows(), "present": present, "coverage": round(present / place.rows(), 4),
-            "texts": len(rows_of), "width": encoder.width, "encoder": located.name,
-        }  # fmt: skip
-        out.details |= {"encoder": encoder.facts, "figures": figures, "flags": flags_of(config, machine)}
+        figures = _figures(plan, present, choice, pace)
+        details = {"encoder": choice.facts, "recipe": recipe(choice.settings), "figures": figures}
+        out.details |= details | {"flags": flags_of(config, MACHINE)}
+        out.afterwards = folder.remove
     return StageResult(domain, "text", "built", figures)
 
 
-def rows_by_text(texts: list[str]) -> dict[str, list[int]]:
-    """Each text that is not blank, with the rows it stands in; longest first, so that a batch pads little."""
-    rows_of: dict[str, list[int]] = {}
-    for row, text in enumerate(texts):
-        if text.strip():
-            rows_of.setdefault(text, []).append(row)
-    return {text: rows_of[text] for text in sorted(rows_of, key=lambda text: (-len(text), text))}
+def recipe(settings: TextSettings) -> dict[str, Any]:
+    """All a vector depends on besides its text: what was computed with the same recipe can be copied."""
+    return {
+        "version": ARTEFACTS["text"].version, "source": settings.located.source, "revision": settings.located.revision,
+        "prompt": settings.prompt, "prefix": settings.prefix, "dims": settings.dims, "normalize": settings.normalize,
+        "backend": settings.backend, "precision": settings.precision,
+    }  # fmt: skip
 
 
-def _fill(
-    feature: Feature,
-    rows_of: dict[str, list[int]],
-    encoder: TextEncoder,
-    batch_size: int,
-    progress: Callable[[int, int], None],
-) -> None:
-    """Embed every text once and copy its vector to all its rows."""
-    texts = list(rows_of)
-    for start in range(0, len(texts), batch_size):
-        batch = texts[start : start + batch_size]
-        for text, vector in zip(batch, encoder.encode(batch), strict=True):
-            feature.values[rows_of[text]] = vector
-            feature.present[rows_of[text]] = True
-        progress(start + len(batch), len(texts))
+def _figures(plan: Plan, present: int, choice: "Choice", pace: Pace) -> dict[str, Any]:
+    counts = plan.figures()
+    return {
+        "items": len(plan.content), "present": present, "coverage": round(present / len(plan.content), 4),
+        "texts": counts["different"], **{name: counts[name] for name in ("computed", "reused", "shared")},
+        "width": choice.facts["dimension"], "encoder": choice.facts["name"], "precision": choice.facts["precision"],
+        "cosine": round(choice.cosine, 6), "items_per_second": round(pace.rate(), 1),
+    }  # fmt: skip
+
+
+# -- what is to be done ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Work:
+    """A catalogue to embed. sizes: (N,) bytes of each text. wanted: how, if the sample does not speak against it."""
+
+    place: Domain
+    column: TextColumn
+    content: Contents
+    sizes: NDArray[np.int64]
+    wanted: TextSettings
+    shard_size: int
+    force: bool
+
+    def planned(self, settings: TextSettings) -> tuple[Plan, Earlier | None, list[Shard]]:
+        """What to copy from where and what to compute, in which shards."""
+        earlier = None if self.force else earlier_vectors(self.place, "text", recipe(settings))
+        plan = plan_rows(self.content, earlier)
+        return plan, earlier, cut(plan.compute, self.shard_size, self.sizes, SHARD_BYTES)
+
+
+def _wanted(place: Domain, config: TextConfig, located: Located, parameters: Mapping[str, Any]) -> TextSettings:
+    """How to compute. What was decided when the artefact was built with the same parameters stands: a changed
+    catalogue is no reason to compute all its vectors anew."""
+    device = choose_device(config.device)
+    entry = place.manifest().get("text", {})
+    backend, precision = config.backend, choose_precision(config.precision, device)
+    if backend == "onnx":
+        precision = "fp32"
+    if "recipe" in entry and entry["parameters"] == parameters:
+        backend, precision = entry["recipe"]["backend"], entry["recipe"]["precision"]
+    return TextSettings(
+        located=located, device=str(device), backend=backend, precision=precision,
+        compile=config.compile and backend == "torch", prompt=config.prompt, prefix=config.prefix, dims=config.dims,
+        normalize=config.normalize, token_budget=config.token_budget,
+    )  # fmt: skip
+
+
+def _look(place: Domain, config: TextConfig, wanted: TextSettings, force: bool) -> Work:
+    """Read all texts once, keeping what stands for them."""
+    mend = place.command("items", force=True)
+    column = TextColumn(str(place.path / "items.parquet"), mend)
+    content, sizes = column.scan(place.rows())
+    if not content.any():
+        raise DataError(f"domain {place.name}: no item has a text", mend)
+    return Work(place, column, content, sizes, wanted, config.shard_size, force)
+
+
+def _open(work: Work, config: TextConfig) -> ShardFolder:
+    """The folder of what an interrupted run finished of this very work."""
+    settings = {
+        **recipe(work.wanted), "id_table": work.place.entry("items")["id_table"], "device": work.wanted.device,
+        "compile": work.wanted.compile, "token_budget": work.wanted.token_budget,
+        "shard": [work.shard_size, SHARD_BYTES], "asked": [config.precision, config.min_cosine],
+        "libraries": {name: version(name) for name in ("torch", "transformers", "sentence-transformers")},
+    }  # fmt: skip
+    plan, _, _ = work.planned(work.wanted)
+    return open_shards(work.place.path, "text", plan.key(settings))
+
+
+# -- precision ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How it is done. cosine: the least one to the vectors of the library in fp32, over a sample of the texts."""
+
+    settings: TextSettings
+    cosine: float
+    facts: dict[str, Any]
+
+
+def _settle(work: Work, folder: ShardFolder, least: float, say: Callable[[str], None]) -> Choice:
+    """The settings that are wanted, or fp32 where a sample shows a cosine below `least`; what an interrupted run
+    settled stands. DataError where not even fp32 gives the vectors of the library."""
+    notes = folder.notes()
+    plain = replace(work.wanted, backend="torch", precision="fp32", compile=False)
+    if notes:
+        there = next(one for one in (work.wanted, plain) if recipe(one) == notes["recipe"])
+        return Choice(there, notes["cosine"], notes["facts"])
+    for settings in dict.fromkeys((work.wanted, plain)):
+        choice = _measured(work, settings)
+        if choice.cosine >= (SAME if settings == plain else least):
+            folder.note({"recipe": recipe(settings), "cosine": choice.cosine, "facts": choice.facts})
+            return choice
+        if settings != plain:
+            how = f"{settings.backend} {settings.precision}{' compiled' if settings.compile else ''}"
+            say(
+                f"{work.place.name}: the cosine of {how} to fp32 vectors is only {choice.cosine:.5f} (--min-cosine "
+                f"{least}): computing in fp32 instead"
+            )
+    raise DataError(
+        f"text encoder {plain.located.asked}: in batches its vectors are not those of the library's encode: cosine "
+        f"{choice.cosine:.5f}"
+    )
+
+
+def _measured(work: Work, settings: TextSettings) -> Choice:
+    """The least cosine of these settings: measured on texts that are to be computed, and as it was for copied ones."""
+    plan, earlier, _ = work.planned(settings)
+    cosines, facts = [], {}
+    if earlier is not None:
+        entry = work.place.manifest()["text"]
+        cosines, facts = [float(entry["figures"]["cosine"])], entry["encoder"] | {"name": settings.located.name}
+    if len(plan.compute):
+        by_size = plan.compute[np.argsort(work.sizes[plan.compute], kind="stable")]
+        chosen = np.unique(np.linspace(0, len(by_size) - 1, min(SAMPLE, len(by_size))).astype(int))
+        sample = work.column.at(np.sort(by_size[chosen]))
+        expected, facts = reference(settings, sample)
+        vectors = make_embedder(settings)(sample, lambda _: None)
+        cosines += list(_cosines(expected, vectors.values))
+    return Choice(settings, min(cosines), facts)
+
+
+def _cosines(one: "NDArray[Any]", other: "NDArray[Any]") -> Iterator[float]:
+    """Cosine of each row of one to that of the other; vectors of zeros fit each other alone."""
+    for a, b in zip(one.astype(np.float64), other.astype(np.float64), strict=True):
+        lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+        yield float(a @ b) / lengths if lengths else float(not a.any() and not b.any())

@@ -36,8 +36,12 @@ class Located:
     path: Path
 
 
-def silent(done: int, total: int) -> None:
-    """Progress that is not shown: `done` of `total` units of work."""
+def silent(_done: int, _total: int, _note: str = "") -> None:
+    """Progress that is not shown: units of work that are done, all units, a note."""
+
+
+def unsaid(_: str) -> None:
+    """A notice that is not shown."""
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
 """Sentence encoders: the packaged one, local folders and models of the hub, all through sentence-transformers."""
 
+import importlib.util
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,24 +14,32 @@ from antpipe.errors import DataError, UsageError
 from antpipe.features.encoders import INSTALL_PACKAGED, Located, first_line, folder_digest, quiet
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
 
 PACKAGED_TEXT = "packaged/all-MiniLM-L6-v2"
-# The same weights in formats that are not read here.
+# The same weights in formats that are read only by the back end of the name.
 OTHER_FORMATS = ["onnx/*", "openvino/*", "*.onnx", "*.h5", "*.ot", "*.msgpack", "*.tflite", "*.mlmodel", "*.gguf"]
+# The module each back end of sentence-transformers needs; the extra of antpipe that installs it has the same name.
+BACKENDS = {"torch": "torch", "onnx": "optimum.onnxruntime", "openvino": "optimum.intel"}
 
 
 @dataclass(frozen=True)
-class TextEncoder:
-    """encode: n texts -> (n, width) float32. facts: what the manifest keeps of the encoder."""
+class TextSettings:
+    """All an embedder is made from, in whatever process. precision: what is computed in, fp32 or bf16."""
 
-    encode: Callable[[Sequence[str]], "NDArray[np.float32]"]
-    width: int
-    facts: dict[str, Any]
+    located: Located
+    device: str
+    backend: str
+    precision: str
+    compile: bool
+    prompt: str | None
+    prefix: str
+    dims: int | None
+    normalize: bool
+    token_budget: int
 
 
-def locate_text_encoder(name: str, mend: str) -> Located:
+def locate_text_encoder(name: str, mend: str, backend: str = "torch") -> Located:
     """Find `packaged/…`, a local folder or a model of the hub (a name without `/` is one of sentence-transformers/).
 
     mend: the command that runs the stage with the packaged encoder. Raises DataError where the model cannot be had,
@@ -46,7 +55,7 @@ def locate_text_encoder(name: str, mend: str) -> Located:
         raise DataError(f"text encoder {name}: no such folder", mend)
     try:
         with quiet():
-            folder = _hub_snapshot(name if "/" in name else f"sentence-transformers/{name}")
+            folder = _hub_snapshot(name if "/" in name else f"sentence-transformers/{name}", backend)
     except Exception as error:  # hub client, HTTP client and file system each raise errors of their own
         raise DataError(
             f"text encoder {name}: not on this machine and not to be had from the model hub ({first_line(error)}). "
@@ -66,64 +75,147 @@ def _packaged_text(name: str) -> Path:
     return Path(get_model_path())
 
 
-def _hub_snapshot(repository: str) -> Path:
+def _hub_snapshot(repository: str, backend: str) -> Path:
     """The local folder of a hub model, named by its commit; files that are here are not fetched again."""
     from huggingface_hub import snapshot_download
 
     pickled = "pytorch_model*.bin"
-    folder = Path(snapshot_download(repository, ignore_patterns=[*OTHER_FORMATS, pickled]))
+    others = [pattern for pattern in OTHER_FORMATS if backend == "torch" or not pattern.startswith(f"{backend}/")]
+    folder = Path(snapshot_download(repository, ignore_patterns=[*others, pickled]))
     if not any(folder.glob("*.safetensors")):
         folder = Path(snapshot_download(repository, allow_patterns=[pickled]))
     return folder
 
 
-def load_text_encoder(located: Located, device: "torch.device", mend: str) -> TextEncoder:
-    """Load a sentence-transformers model in float32 and inference mode; its own pooling and normalisation apply.
+def require_backend(backend: str) -> None:
+    """DataError, with its installation, where a back end's library is not here."""
+    module = BACKENDS[backend]
+    parent = module.partition(".")[0]
+    if importlib.util.find_spec(parent) is None or importlib.util.find_spec(module) is None:
+        raise DataError(f"--backend {backend}: {module} is not installed", f"pip install 'antpipe[{backend}]'")
 
-    The last one stays loaded, for the next domain.
-    Raises DataError where the folder is no such model, or where its weights leave parameters that matter unset (the
-    library would draw them at random): two loads with different seeds must embed a text equally.
+
+def load_model(settings: TextSettings, seed: int = 0) -> Any:
+    """The SentenceTransformer in inference mode, its transformer in the precision of the settings.
+
+    In bf16 its weights are bf16; what comes after the transformer (pooling, dense layers, normalisation) computes in
+    float32. seed: of parameters that the weights lack (see `load_checked`). Raises DataError where it cannot be loaded.
     """
-    try:
-        return _load(located, device)
-    except DataError as error:
-        raise DataError(error.message, mend) from error
-
-
-@lru_cache(maxsize=1)
-def _load(located: Located, device: "torch.device") -> TextEncoder:
     import sentence_transformers
     import torch
 
-    def load(seed: int) -> Any:
-        torch.manual_seed(seed)
-        return sentence_transformers.SentenceTransformer(str(located.path), device=str(device)).float().eval()
-
-    def encode(texts: Sequence[str]) -> "NDArray[np.float32]":
-        with torch.inference_mode():
-            vectors = model.encode(list(texts), batch_size=len(texts), show_progress_bar=False)
-        return np.asarray(vectors, dtype=np.float32)
-
+    require_backend(settings.backend)
+    hint = {"fp32": "f32", "bf16": "bf16"}[settings.precision]
+    more = {"ov_config": {"INFERENCE_PRECISION_HINT": hint}} if settings.backend == "openvino" else {}
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
-            model = load(0)
-            probe = encode(["red leather wallet"])
-            model = load(1)
-            complete = np.allclose(probe, encode(["red leather wallet"]), atol=1e-5)
+            torch.manual_seed(seed)
+            model = sentence_transformers.SentenceTransformer(
+                str(settings.located.path), device=settings.device, backend=settings.backend, model_kwargs=more
+            ).eval()
+            if settings.backend == "torch":
+                model = model.float()
+                if settings.precision == "bf16":
+                    model[0].to(torch.bfloat16)
+                    model[0].register_forward_hook(_in_float32)
     except Exception as error:  # the library raises whatever it meets in the files
-        raise DataError(f"text encoder {located.asked}: cannot be loaded: {first_line(error)}") from error
-    if not complete:
+        raise DataError(f"text encoder {settings.located.asked}: cannot be loaded: {first_line(error)}") from error
+    return model
+
+
+def _in_float32(_module: Any, _inputs: Any, features: dict[str, Any]) -> dict[str, Any]:
+    """What the transformer hands on, in float32."""
+    import torch
+
+    return {
+        name: value.float() if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16 else value
+        for name, value in features.items()
+    }
+
+
+@lru_cache(maxsize=1)
+def load_checked(settings: TextSettings) -> Any:
+    """`load_model`; the last one stays loaded, for the next domain.
+
+    Raises DataError, too, where the folder's weights leave parameters that matter unset (the library would draw them
+    at random): two loads with different seeds must embed a text equally.
+    """
+    probe = ["red leather wallet"]
+    model = load_model(settings, seed=1)
+    first = library_vectors(model, settings, probe)
+    model = load_model(settings, seed=0)
+    if not np.allclose(first, library_vectors(model, settings, probe), atol=1e-5):
         raise DataError(
-            f"text encoder {located.asked}: the weights in {located.path} are not those of the model its config.json "
-            "describes: some of its parameters are missing"
+            f"text encoder {settings.located.asked}: the weights in {settings.located.path} are not those of the model "
+            "its config.json describes: some of its parameters are missing"
         )
-    limit = model.max_seq_length  # None or infinite where the model reads texts of any length
-    facts = {
-        "name": located.name, "source": located.source, "revision": located.revision, "pooling": _pooling(model),
-        "dimension": probe.shape[1], "max_tokens": int(limit) if limit and math.isfinite(limit) else None,
+    return model
+
+
+def library_vectors(model: Any, settings: TextSettings, texts: list[str]) -> "NDArray[np.float32]":
+    """(n, d): the texts as the library itself embeds them. DataError where it cannot."""
+    try:
+        with quiet():
+            vectors = model.encode(
+                texts, prompt=prompt_of(model, settings), truncate_dim=settings.dims, show_progress_bar=False,
+                normalize_embeddings=settings.normalize, batch_size=16,
+            )  # fmt: skip
+    except Exception as error:  # as above
+        raise DataError(f"text encoder {settings.located.asked}: cannot embed: {first_line(error)}") from error
+    vectors = np.asarray(vectors, dtype=np.float32)
+    if settings.dims is not None and vectors.shape[1] < settings.dims:
+        raise UsageError(f"--dims {settings.dims}: {settings.located.asked} makes {vectors.shape[1]}")
+    return vectors
+
+
+def reference(settings: TextSettings, texts: list[str]) -> "tuple[NDArray[np.float32], dict[str, Any]]":
+    """(n, d): what the texts are in fp32, by the library's own `encode`; and the facts of the encoder."""
+    plain = replace(settings, backend="torch", precision="fp32", compile=False)
+    model = load_checked(plain)
+    vectors = library_vectors(model, plain, texts)
+    return vectors, encoder_facts(model, settings, vectors.shape[1])
+
+
+def prompt_of(model: Any, settings: TextSettings) -> str | None:
+    """What is put before each text: the prefix, the model's prompt of the name asked for, or its default prompt."""
+    if settings.prefix:
+        return settings.prefix
+    name = settings.prompt if settings.prompt is not None else model.default_prompt_name
+    if name is None:
+        return None
+    if name not in model.prompts:
+        known = ", ".join(model.prompts) or "none"
+        raise UsageError(f"--prompt {name}: {settings.located.asked} has no such prompt (there: {known})")
+    prompt: str = model.prompts[name]
+    return prompt or None
+
+
+def encoder_facts(model: Any, settings: TextSettings, width: int) -> dict[str, Any]:
+    """What the manifest keeps of the encoder. licence: as its model card says; None where it does not."""
+    import sentence_transformers
+
+    located, limit = settings.located, model.max_seq_length
+    facts: dict[str, Any] = {
+        "name": located.name, "source": located.source, "revision": located.revision, "licence": _licence(located),
+        "pooling": _pooling(model), "dimension": width, "backend": settings.backend, "precision": settings.precision,
+        "max_tokens": int(limit) if limit and math.isfinite(limit) else None,  # no limit: texts of any length
+        "prompt": prompt_of(model, settings),
         "library": f"sentence-transformers {sentence_transformers.__version__}",
     }  # fmt: skip
-    return TextEncoder(encode, probe.shape[1], facts)
+    # Vectors of the same weights that do not go together with the plain ones: part of the encoder's name in training.
+    words = [f"prompt {facts['prompt']!r}"] if settings.prefix or settings.prompt is not None else []
+    words += ["normalised"] if settings.normalize else []
+    return facts | ({"variant": ", ".join(words)} if words else {})
+
+
+def _licence(located: Located) -> str | None:
+    """The licence named in the head of the model card (https://huggingface.co/docs/hub/model-cards)."""
+    try:
+        head = (located.path / "README.md").read_text(encoding="utf-8", errors="replace").split("\n---", 1)[0]
+    except OSError:
+        return None
+    found = re.search(r"^license:[ \t]*([^\s#]+)", head, re.MULTILINE) if head.startswith("---") else None
+    return found[1].strip("\"'") if found else None
 
 
 def _pooling(model: Any) -> str:
