@@ -23,7 +23,7 @@ import numpy as np
 import antpipe
 from antpipe.config import EngineConfig
 from antpipe.errors import AntpipeError, UsageError
-from antpipe.features.engines import noted_threads
+from antpipe.features.engines import Carrying, noted_threads
 from antpipe.features.shards import Advance, Embedder, Shard, ShardFolder, compute_shard
 from antpipe.process import tune_process
 
@@ -46,6 +46,7 @@ class RayEngine:
 
     config: EngineConfig
     say: Callable[[str], None]
+    carrying: Carrying | None = None
 
     def __call__(
         self,
@@ -56,15 +57,16 @@ class RayEngine:
         advance: Advance,
     ) -> Iterator[int]:
         threads = noted_threads(folder, self.config.threads, self.say)
-        if self.config.shards is not None:
-            read = written_inputs(shards, read, folder, self.say)
+        if self.carrying is not None:
+            read = written_inputs(shards, read, folder, self.carrying, self.say)
         work = Work(make, read, folder, threads, versions())
         sizes = {shard.number: len(shard.rows) for shard in shards}
         cpus = self.config.ray_cpus or (1.0 if self.config.ray_gpus else float(threads))
         with cluster(self.config, cpus, sum(shard.rows.nbytes for shard in shards)), silence():
             workers = min(self._workers(cpus), len(shards))
             self.say(
-                f"{len(shards)} shards on {workers} Ray worker{'s' if workers > 1 else ''}, {threads} threads each"
+                f"{counted(len(shards), 'shard')} on {counted(workers, 'Ray worker')}, "
+                f"{counted(threads, 'thread')} each"
             )
             for number, error in computed(work, shards, workers, cpus, self.config.ray_gpus):
                 if error:
@@ -88,6 +90,10 @@ class RayEngine:
         return asked or room
 
 
+def counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def room_of(resources: Mapping[str, float], cpus: float, gpus: float) -> int:
     """How many workers a node with these resources holds. Workers that share a GPU share it whole: .4 holds 2."""
     room = floor(resources.get("CPU", 0) / cpus + 1e-9)
@@ -101,15 +107,16 @@ def written_inputs(
     shards: Sequence[Shard],
     read: Callable[[Shard], Sequence[Any]],
     folder: ShardFolder,
+    carrying: Carrying,
     say: Callable[[str], None],
 ) -> Callable[[Shard], Sequence[Any]]:
     """Put the contents of shards into the folder, one after the other; returns what reads them there."""
     missing = [shard for shard in shards if not folder.has_input(shard.number)]
     if missing:
-        say(f"writing the contents of {len(missing)} shards to {folder.path}")
+        say(f"writing the contents of {counted(len(missing), 'shard')} to {folder.path}")
     for shard in missing:
-        folder.write_input(shard.number, read(shard))
-    return Inputs(folder)
+        folder.write_input(shard.number, [carrying.pack(content) for content in read(shard)])
+    return Inputs(folder, carrying)
 
 
 @dataclass(frozen=True)
@@ -117,9 +124,10 @@ class Inputs:
     """Reads contents from the folder of shards."""
 
     folder: ShardFolder
+    carrying: Carrying
 
     def __call__(self, shard: Shard) -> Sequence[Any]:
-        return self.folder.read_input(shard.number)
+        return [self.carrying.unpack(content) for content in self.folder.read_input(shard.number)]
 
 
 # -- on the workers -------------------------------------------------------------------------------------------

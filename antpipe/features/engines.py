@@ -13,9 +13,26 @@ LOCAL = EngineConfig()
 INSTALL_RAY = "pip install 'antpipe[ray]'"
 
 
-def engine_of(config: EngineConfig, say: Callable[[str], None]) -> Engine:
+@dataclass(frozen=True)
+class Carrying:
+    """How contents travel in files, one by one: as text, bytes or numbers, or lists and mappings of them."""
+
+    pack: Callable[[Any], Any]
+    unpack: Callable[[Any], Any]
+
+
+def same(content: Any) -> Any:
+    return content
+
+
+PLAIN = Carrying(same, same)
+
+
+def engine_of(config: EngineConfig, say: Callable[[str], None], carrying: Carrying | None = None) -> Engine:
     """The engine of these settings. say: is told what a user should know.
 
+    carrying: how the contents of each shard are carried to workers that do not see what they are read from, or for
+    whom what reads them is too much; None where workers read like this process does (a shared file system).
     Raises DataError where Ray is asked for and not installed, UsageError where settings contradict each other.
     """
     if config.engine == "local":
@@ -28,7 +45,7 @@ def engine_of(config: EngineConfig, say: Callable[[str], None]) -> Engine:
         raise DataError("--engine ray: ray is not installed", INSTALL_RAY)
     from antpipe.features.engine_ray import RayEngine
 
-    return RayEngine(config, say)
+    return RayEngine(config, say, carrying)
 
 
 def worker_device(config: EngineConfig, asked: str, here: str) -> str:

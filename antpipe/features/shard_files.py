@@ -100,7 +100,7 @@ class ShardFolder:
             if number is not None and number < len(sizes) and self.is_finished(number, sizes[number]):
                 found.append(number)
             elif info.base_name != PLAN and not info.base_name.startswith(INPUT):
-                self.filesystem.delete_file(info.path)
+                self._delete(info.base_name)
         return sorted(found)
 
     def is_finished(self, number: int, size: int) -> bool:
