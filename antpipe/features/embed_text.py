@@ -159,7 +159,7 @@ def _wanted(place: Domain, config: TextConfig, located: Located, parameters: Map
 def _look(place: Domain, config: TextConfig, wanted: TextSettings, force: bool) -> Work:
     """Read all texts once, keeping what stands for them."""
     mend = place.command("items", force=True)
-    column = TextColumn(str(place.path / "items.parquet"), mend)
+    column = TextColumn(str((place.path / "items.parquet").absolute()), mend)
     content, sizes = column.scan(place.rows())
     if not content.any():
         raise DataError(f"domain {place.name}: no item has a text", mend)

@@ -23,7 +23,7 @@ import numpy as np
 import antpipe
 from antpipe.config import EngineConfig
 from antpipe.errors import AntpipeError, UsageError
-from antpipe.features.engines import Carrying, noted_threads
+from antpipe.features.engines import Carrying, counted, noted_threads
 from antpipe.features.shards import Advance, Embedder, Shard, ShardFolder, compute_shard
 from antpipe.process import tune_process
 
@@ -88,10 +88,6 @@ class RayEngine:
                 raise AntpipeError(lack, "ray status")
             self.say(f"{lack} yet; waiting for one")
         return asked or room
-
-
-def counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def room_of(resources: Mapping[str, float], cpus: float, gpus: float) -> int:

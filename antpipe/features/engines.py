@@ -87,6 +87,10 @@ class LocalEngine:
             torch.set_num_threads(before)
 
 
+def counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def noted_threads(folder: ShardFolder, asked: int, say: Callable[[str], None]) -> int:
     """How many threads of torch every process of this work computes with: sums are split by threads and so rounded.
 
@@ -101,5 +105,5 @@ def noted_threads(folder: ShardFolder, asked: int, say: Callable[[str], None]) -
         return threads
     noted = int(notes["threads"])
     if asked and asked != noted:
-        say(f"the work was begun with {noted} threads in each process and goes on so, not with {asked}")
+        say(f"the work was begun with {counted(noted, 'thread')} in each process and goes on so, not with {asked}")
     return noted

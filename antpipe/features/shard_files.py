@@ -213,6 +213,7 @@ def open_shards(root: Path, artefact: str, key: str, at: str | None = None) -> S
         except (OSError, pa.ArrowInvalid) as error:
             raise UsageError(f"--shards {at}: cannot be written: {error}") from error
         return folder
+    root = root.absolute()  # other processes stand elsewhere
     path = root / f".shards-{artefact}-{key[:12]}"
     for other in _folders(root, artefact):
         if other != path:
