@@ -202,6 +202,25 @@ class ImageConfig(Config):
 
 
 @dataclass(frozen=True)
+class EngineConfig(Config):
+    """Who computes the shards of embed-text and embed-image, and with what (docs/scale.md)."""
+
+    section: ClassVar[str] = "engine"
+    engine: str = setting("local", "who computes: this process, or the workers of a Ray cluster", ("local", "ray"))
+    threads: int = setting(0, "threads of torch in each process (0: as torch chooses here)", least=0)
+    shards: str | None = setting(
+        None, "folder or address (s3://…) through which shards are exchanged with workers that do not see the store "
+        "(default: the store)"
+    )  # fmt: skip
+    ray_address: str | None = setting(
+        None, "cluster, HOST:PORT or auto (default: $RAY_ADDRESS, else one is started on this machine)"
+    )
+    ray_workers: int = setting(0, "workers (0: as many as the cluster has room for)", least=0)
+    ray_cpus: float = setting(0.0, "CPUs a worker takes (0: one for each thread; with a GPU, one)", least=0)
+    ray_gpus: float = setting(0.0, "GPUs a worker takes; a fraction where workers share one", least=0)
+
+
+@dataclass(frozen=True)
 class FetchConfig(Config):
     """How the pictures of a catalogue are downloaded (docs/data.md says what is refused)."""
 
@@ -381,7 +400,7 @@ class DemoConfig(Config):
 
 
 CONFIGS: tuple[type[Config], ...] = (
-    IngestConfig, AmazonConfig, DownloadConfig, SampleConfig, TextConfig, ImageConfig, FetchConfig, PriceConfig,
-    WhitenConfig, SequenceConfig, TableConfig, LayoutConfig, EmbeddingsConfig, ModelConfig, TrainConfig, EvaluateConfig,
-    DemoConfig,
+    IngestConfig, AmazonConfig, DownloadConfig, SampleConfig, TextConfig, ImageConfig, EngineConfig, FetchConfig,
+    PriceConfig, WhitenConfig, SequenceConfig, TableConfig, LayoutConfig, EmbeddingsConfig, ModelConfig, TrainConfig,
+    EvaluateConfig, DemoConfig,
 )  # fmt: skip

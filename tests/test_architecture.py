@@ -19,8 +19,10 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 # What features/ may import besides itself: everything else belongs to training, ranking or the command line.
-GROUND = {"antpipe.config", "antpipe.settings", "antpipe.errors", "antpipe.store", "antpipe.devices"}
-HEAVY = {"torch", "torchvision", "sentence_transformers", "open_clip", "faiss"}
+GROUND = {
+    "antpipe.config", "antpipe.settings", "antpipe.errors", "antpipe.store", "antpipe.devices", "antpipe.process",
+}  # fmt: skip
+HEAVY = {"torch", "torchvision", "sentence_transformers", "open_clip", "faiss", "ray"}
 LONGEST = 350
 # Longer on purpose: the one place of all paths and schemas.
 ALLOWED_LINES = {"antpipe.store": 370}

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING
 
 from antpipe import show
 from antpipe.commands.flags import Common, Domains, Force, Modality, app, command, embedded, names, notice
-from antpipe.config import FetchConfig, ImageConfig, PriceConfig, SequenceConfig, TextConfig, WhitenConfig
+from antpipe.config import (
+    EngineConfig,
+    FetchConfig,
+    ImageConfig,
+    PriceConfig,
+    SequenceConfig,
+    TextConfig,
+    WhitenConfig,
+)
 from antpipe.errors import PartialError
 from antpipe.progress import Update, progress
 
@@ -25,12 +33,14 @@ def fetch_images(common: Common, domains: Domains, config: FetchConfig, force: F
 
 
 @command(app, "embed-text")
-def embed_text(common: Common, domains: Domains, config: TextConfig, force: Force = False) -> None:
+def embed_text(
+    common: Common, domains: Domains, config: TextConfig, engine: EngineConfig, force: Force = False
+) -> None:
     """Texts to vectors, with sentence-transformers."""
     from antpipe.features.embed_text import embed_text as stage
 
     def run(name: str, bar: Update) -> "StageResult":
-        return stage(common.store, name, config, force=force, progress=bar, say=notice)
+        return stage(common.store, name, config, force=force, progress=bar, say=notice, engine=engine)
 
     embed(common, domains, "text", run)
 

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from antpipe.config import TextConfig
+from antpipe.config import EngineConfig, TextConfig
 from antpipe.devices import choose_device, choose_precision
 from antpipe.errors import DataError
 from antpipe.features.encoders import Located, silent, unsaid
+from antpipe.features.engines import LOCAL, PLAIN, engine_of, worker_device
 from antpipe.features.shard_files import ShardFolder, open_shards, sweep
 from antpipe.features.shards import (
     Contents,
-    Engine,
     Pace,
     Plan,
     Shard,
@@ -30,7 +30,6 @@ from antpipe.features.shards import (
     cut,
     earlier_vectors,
     plan_rows,
-    run_here,
     told_of_disk,
 )
 from antpipe.features.text_column import TextColumn
@@ -54,17 +53,18 @@ def embed_text(
     force: bool = False,
     progress: Show = silent,
     say: Callable[[str], None] = unsaid,
-    engine: Engine = run_here,
+    engine: EngineConfig = LOCAL,
 ) -> StageResult:
     """Write text.arrow: (N, d) float16, d the encoder's width; an item without text is zeros and not present.
 
     What is finished survives a kill; vectors of texts that were embedded before in the same way are copied. force:
     compute all anew. progress: is called with the texts done, all texts, and the pace; say: with what a user should
-    know; engine: computes the shards. Raises DataError where the encoder cannot be had or no item has a text,
+    know; engine: who computes the shards. Raises DataError where the encoder cannot be had or no item has a text,
     UsageError for an unknown packaged encoder, prompt or device; AntpipeError where the disk fails or another process
     writes the artefact.
     """
     place = store.domain(domain)
+    run = engine_of(engine, say, PLAIN if engine.shards else None)
     mend = place.command("text", flags=flags_of(replace(config, encoder=PACKAGED_TEXT), MACHINE))
     located = locate_text_encoder(config.encoder, mend, config.backend)
     # The revision covers weights, pooling, prompts and length limit; what is left out changes rounding at most.
@@ -73,10 +73,11 @@ def embed_text(
     if not force and place.is_fresh("text", parameters):
         sweep(place.path, "text")
         return StageResult(domain, "text", "fresh", place.entry("text")["figures"])
-    again = place.command("text", flags=flags_of(config, MACHINE), force=force)
+    again = place.command("text", flags=flags_of(config, MACHINE) + flags_of(engine), force=force)
     with told_of_disk(place, "text", again), place.writing("text", parameters) as out:
         work = _look(place, config, _wanted(place, config, located, {} if force else parameters), force)
-        folder = _open(work, config)
+        device = worker_device(engine, config.device, work.wanted.device)
+        folder = _open(work, config, device, engine.shards)
         try:
             choice = _settle(work, folder, config.min_cosine, say)
         except DataError as error:
@@ -85,8 +86,8 @@ def embed_text(
         if len(plan.copied):
             say(f"{domain}: {len(plan.compute)} new or changed texts to embed, {len(plan.copied)} kept from before")
         pace = Pace(len(plan.compute), progress, "texts")
-        make = partial(make_embedder, choice.settings)
-        compute(shards, make, work.column, folder, engine=engine, pace=pace, say=say)
+        make = partial(make_embedder, replace(choice.settings, device=device))
+        compute(shards, make, work.column, folder, engine=run, pace=pace, say=say)
         with out.feature("text", place.rows(), choice.facts["dimension"], work.content) as feature:
             assemble(feature, plan, shards, folder, earlier)
             present = int(feature.present.sum())
@@ -158,23 +159,23 @@ def _wanted(place: Domain, config: TextConfig, located: Located, parameters: Map
 def _look(place: Domain, config: TextConfig, wanted: TextSettings, force: bool) -> Work:
     """Read all texts once, keeping what stands for them."""
     mend = place.command("items", force=True)
-    column = TextColumn(str(place.path / "items.parquet"), mend)
+    column = TextColumn(str((place.path / "items.parquet").absolute()), mend)
     content, sizes = column.scan(place.rows())
     if not content.any():
         raise DataError(f"domain {place.name}: no item has a text", mend)
     return Work(place, column, content, sizes, wanted, config.shard_size, force)
 
 
-def _open(work: Work, config: TextConfig) -> ShardFolder:
-    """The folder of what an interrupted run finished of this very work."""
+def _open(work: Work, config: TextConfig, device: str, at: str | None) -> ShardFolder:
+    """The folder of what an interrupted run finished of this very work. device: of the embedders; at: --shards."""
     settings = {
-        **recipe(work.wanted), "id_table": work.place.entry("items")["id_table"], "device": work.wanted.device,
+        **recipe(work.wanted), "id_table": work.place.entry("items")["id_table"], "device": device,
         "compile": work.wanted.compile, "token_budget": work.wanted.token_budget,
         "shard": [work.shard_size, SHARD_BYTES], "asked": [config.precision, config.min_cosine],
         "libraries": {name: version(name) for name in ("torch", "transformers", "sentence-transformers")},
     }  # fmt: skip
     plan, _, _ = work.planned(work.wanted)
-    return open_shards(work.place.path, "text", plan.key(settings))
+    return open_shards(work.place.path, "text", plan.key(settings), at)
 
 
 # -- precision ------------------------------------------------------------------------------------------------

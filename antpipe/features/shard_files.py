@@ -19,10 +19,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import fs
 
-from antpipe.errors import AntpipeError, IntegrityError
+from antpipe.errors import AntpipeError, IntegrityError, UsageError
 from antpipe.store import alone
 
 PLAN = "plan.json"
+INPUT = "input-"  # names of files with what is to be embedded begin so
+BEGUN = "begun-"
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,7 @@ class ShardFolder:
         facts = {"key": self.key, "failures": [[int(position), why] for position, why in vectors.failures]}
         batch = pa.record_batch({"values": column, "present": pa.array(vectors.present)})
         batch = batch.replace_schema_metadata({"shard": json.dumps(facts)})
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, batch.schema) as writer:
-            writer.write_batch(batch)
-        self._put(_name(number), sink.getvalue())
+        self._put(_name(number), _file_of(batch))
 
     def read(self, number: int) -> Vectors:
         """A finished shard. IntegrityError where the file is damaged."""
@@ -98,21 +97,64 @@ class ShardFolder:
         found = []
         for info in self.filesystem.get_file_info(fs.FileSelector(self.path)):
             number = _number(info.base_name)
-            if number is not None and number < len(sizes) and self._is_sound(number, sizes[number]):
+            if number is not None and number < len(sizes) and self.is_finished(number, sizes[number]):
                 found.append(number)
-            elif info.base_name != PLAN:
-                self.filesystem.delete_file(info.path)
+            elif info.base_name != PLAN and not info.base_name.startswith(INPUT):
+                self._delete(info.base_name)
         return sorted(found)
 
-    def _is_sound(self, number: int, size: int) -> bool:
+    def is_finished(self, number: int, size: int) -> bool:
+        """Whether a shard of so many contents is there and can be read."""
         try:
             return len(self.read(number).present) == size
         except IntegrityError:
             return False
 
+    # -- for workers that share nothing else with the process that plans ---------------------------------------
+
+    def has_input(self, number: int) -> bool:
+        info = self.filesystem.get_file_info(f"{self.path}/{_input(number)}")
+        return bool(info.type == fs.FileType.File)
+
+    def write_input(self, number: int, contents: Sequence[Any]) -> None:
+        """Put what a shard is to be computed from into the folder. contents: texts, bytes, or lists of them."""
+        batch = pa.record_batch({"content": pa.array(list(contents))})
+        self._put(_input(number), _file_of(batch))
+
+    def read_input(self, number: int) -> list[Any]:
+        """What `write_input` wrote. IntegrityError where it is not there or damaged."""
+        path = f"{self.path}/{_input(number)}"
+        try:
+            with self.filesystem.open_input_file(path) as source:
+                contents: list[Any] = pa.ipc.open_file(source).get_batch(0).column("content").to_pylist()
+        except (OSError, pa.ArrowInvalid, KeyError) as error:
+            raise IntegrityError(f"{path}: the contents of a shard cannot be read: {error}") from error
+        return contents
+
+    def remove_input(self, number: int) -> None:
+        self._delete(_input(number))
+
+    def begin(self, number: int) -> int:
+        """Note that somebody sets about a shard; returns how often that happened without an end, this time included."""
+        name = f"{BEGUN}{number:06}"
+        try:
+            with self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
+                times = int(stream.read() or b"0") + 1
+        except FileNotFoundError:
+            times = 1
+        self._put(name, str(times).encode())
+        return times
+
+    def end(self, number: int) -> None:
+        self._delete(f"{BEGUN}{number:06}")
+
     def remove(self) -> None:
         with suppress(FileNotFoundError):
             self.filesystem.delete_dir(self.path)
+
+    def _delete(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            self.filesystem.delete_file(f"{self.path}/{name}")
 
     def _put(self, name: str, content: "bytes | pa.Buffer") -> None:
         """A file that appears whole."""
@@ -130,8 +172,20 @@ class ShardFolder:
             raise
 
 
+def _file_of(batch: pa.RecordBatch) -> pa.Buffer:
+    """The bytes of an Arrow IPC file."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue()
+
+
 def _name(number: int) -> str:
     return f"shard-{number:06}.arrow"
+
+
+def _input(number: int) -> str:
+    return f"{INPUT}{number:06}.arrow"
 
 
 def _number(name: str) -> int | None:
@@ -144,11 +198,22 @@ def _folders(root: Path, artefact: str) -> list[Path]:
     return sorted(root.glob(f".shards-{artefact}-*"))
 
 
-def open_shards(root: Path, artefact: str, key: str) -> ShardFolder:
+def open_shards(root: Path, artefact: str, key: str, at: str | None = None) -> ShardFolder:
     """The folder for shards of this key in a domain's folder, with what is in it; those of other keys are removed.
 
-    To be called while the artefact is being written, which keeps other processes away.
+    To be called while the artefact is being written, which keeps other processes away. at: another folder or address
+    (s3://…) to keep them below; other stores may use it, too, so nothing is removed there. Raises UsageError where
+    there is no such place.
     """
+    if at is not None:
+        filesystem, base = shard_place(at)
+        folder = ShardFolder(filesystem, f"{base.rstrip('/')}/{root.name}-{artefact}-{key[:12]}", key)
+        try:
+            filesystem.create_dir(folder.path, recursive=True)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UsageError(f"--shards {at}: cannot be written: {error}") from error
+        return folder
+    root = root.absolute()  # other processes stand elsewhere
     path = root / f".shards-{artefact}-{key[:12]}"
     for other in _folders(root, artefact):
         if other != path:
@@ -163,6 +228,28 @@ def sweep(root: Path, artefact: str) -> None:
         with suppress(AntpipeError), alone(root, artefact):
             for folder in _folders(root, artefact):
                 local().delete_dir(str(folder))
+
+
+def shard_place(address: str) -> tuple[fs.FileSystem, str]:
+    """File system and path of a local folder or an address: one pyarrow knows (file, s3, gs, hdfs), else fsspec.
+
+    Raises UsageError where the address is none, or a library is missing that it needs.
+    """
+    if "://" not in address and "::" not in address:
+        return local(), str(Path(address).expanduser().resolve())
+    try:
+        filesystem, path = fs.FileSystem.from_uri(address)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as unknown:
+        try:
+            import fsspec
+
+            other, path = fsspec.core.url_to_fs(address)
+        except (ImportError, ValueError) as error:
+            raise UsageError(f"--shards {address}: {unknown}; {error}") from error
+        filesystem = fs.PyFileSystem(fs.FSSpecHandler(other))
+    except OSError as error:
+        raise UsageError(f"--shards {address}: {error}") from error
+    return filesystem, path
 
 
 def local() -> fs.FileSystem:

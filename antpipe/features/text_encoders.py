@@ -49,7 +49,7 @@ def locate_text_encoder(name: str, mend: str, backend: str = "torch") -> Located
         folder = _packaged_text(name)
         return Located(name, name, "packaged", folder_digest(folder), folder)
     if folder.is_dir():
-        return Located(name, folder.resolve().name, "folder", folder_digest(folder), folder)
+        return Located(name, folder.resolve().name, "folder", folder_digest(folder), folder.absolute())
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise DataError(f"text encoder {name}: no such folder", mend)
     try:
