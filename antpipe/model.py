@@ -148,14 +148,19 @@ class TransformerLayer(nn.Module):
         self.gate = NoisyGate(config.width, feed_forward_experts) if feed_forward_experts > 1 else None
         self.output_norm = nn.LayerNorm(config.width, config.layer_norm_eps)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """x: (B, L, D); mask: (B, 1, L, L) bool, True where a position may look, or None for plain causal."""
+    def forward(self, x: Tensor, mask: Tensor | None, last_only: bool = False) -> Tensor:
+        """x: (B, L, D); mask: (B, 1, L, L) bool, True where a position may look, or None for plain causal.
+
+        Returns (B, L, D), or with last_only what is at the last position, (B, D).
+        """
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
         context = F.scaled_dot_product_attention(  # (B, heads, L, D / heads)
             q, k, v, mask, dropout_p=self.attention_dropout if self.training else 0.0, is_causal=mask is None
         )
-        context = self.out(context.transpose(1, 2).flatten(2))
-        x = self.attention_norm(x + dropout(context, self.hidden_dropout, self.training))
+        context = context.transpose(1, 2).flatten(2)
+        if last_only:  # attention with one query a row would be faster still, but its last digits depend on threads
+            x, context = x[:, -1], context[:, -1]
+        x = self.attention_norm(x + dropout(self.out(context), self.hidden_dropout, self.training))
         normed: Tensor = self.output_norm(x + self._feed(x))
         return normed
 
@@ -166,8 +171,8 @@ class TransformerLayer(nn.Module):
         noise = None
         if self.training and self.noisy:
             noise = torch.randn(*x.shape[:-1], len(self.feed_forward), dtype=x.dtype, device=x.device)
-        outputs = torch.stack([expert(x) for expert in self.feed_forward], -2)  # (B, L, experts, D)
-        return torch.einsum("blk,blkd->bld", self.gate(x, noise), outputs)
+        outputs = torch.stack([expert(x) for expert in self.feed_forward], -2)  # (..., experts, D)
+        return torch.einsum("...k,...kd->...d", self.gate(x, noise), outputs)
 
 
 class Ant(nn.Module):
@@ -277,3 +282,12 @@ class Ant(nn.Module):
         for layer in self.encoder:
             x = layer(x, mask)
         return x
+
+    def encode_last(self, items: Tensor) -> Tensor:
+        """items: (B, L, D), the oldest first, without padding. Returns (B, D): what follows them, as the last of
+        `encode`, whose last layer is not needed elsewhere."""
+        x = self.embed_sequence(items)
+        for layer in self.encoder[:-1]:
+            x = layer(x, None)
+        expected: Tensor = self.encoder[-1](x, None, last_only=True)
+        return expected

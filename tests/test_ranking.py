@@ -51,7 +51,7 @@ def test_ranks_equal_brute_force_with_ties_and_histories(data: st.DataObject) ->
     histories = data.draw(st.lists(st.lists(some, min_size=1, max_size=12), min_size=1, max_size=9))
     part = make_examples(histories, data.draw(st.lists(some, min_size=len(histories), max_size=len(histories))))
     queries = unit(rng.normal(size=(len(part), 6)))
-    ranks = rank_examples(queries, items, part, size=data.draw(st.integers(1, 12)))
+    ranks = rank_examples(queries, items, part, block_size=data.draw(st.integers(0, 12)))
     for name, expected in brute_force(queries, items, part).items():
         assert ranks.by_protocol[name].tolist() == expected.tolist()
 
@@ -67,7 +67,7 @@ def test_ranks_do_not_depend_on_the_block_size() -> None:
     rng = np.random.default_rng(0)
     items, queries = unit(rng.normal(size=(700, 16))), unit(rng.normal(size=(300, 16)))
     part = make_examples(rng.integers(0, 700, (300, 20)).tolist(), rng.integers(0, 700, 300).tolist())
-    one, many = (rank_examples(queries, items, part, size=size) for size in (1, 256))
+    one, many = (rank_examples(queries, items, part, block_size=size) for size in (1, 256))
     assert one.by_protocol["all"].tolist() == many.by_protocol["all"].tolist()
     assert one.by_protocol["unseen"].tolist() == many.by_protocol["unseen"].tolist()
 
