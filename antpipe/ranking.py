@@ -67,10 +67,9 @@ def history_vectors(model: "Ant", items: "torch.Tensor", part: Examples, size: i
     out = torch.empty(len(part), items.shape[1], dtype=items.dtype, device=items.device)
     with torch.inference_mode():
         for rows, inputs in history_blocks(part, size):
-            if len(rows) < LEAST_ROWS:
-                rows, inputs = np.resize(rows, LEAST_ROWS), np.resize(inputs, (LEAST_ROWS, inputs.shape[1]))
-            read = items[torch.from_numpy(inputs).to(items.device)]  # (B, L, D)
-            out[torch.from_numpy(rows).to(items.device)] = model.encode_last(read)
+            repeated = np.resize(inputs, (max(LEAST_ROWS, len(rows)), inputs.shape[1]))
+            read = items[torch.from_numpy(repeated).to(items.device)]  # (B, L, D)
+            out[torch.from_numpy(rows).to(items.device)] = model.encode_last(read)[: len(rows)]
     return out
 
 
