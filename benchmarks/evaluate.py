@@ -24,8 +24,9 @@ QUICK = (60, 400)
 WIDTH = 256
 SCORES_AT_ONCE = 1 << 26  # of the straightforward way, 256 MB
 Floats = NDArray[np.float32]
-# Most that the metrics may differ: float32 puts a few items on the wrong side of a target that scores all but the same.
-NEAR_TIES = 1e-5
+# Positions that may come out otherwise: the straightforward way's float32 puts an item that scores all but the same on
+# the wrong side of the target; antpipe scores such items again in float64.
+NEAR_TIES = 5
 Figures = dict[str, dict[str, float]]
 
 
@@ -56,8 +57,8 @@ def plain_metrics(queries: Floats, items: Floats, part: Any) -> Figures:
         orders = np.argsort(-(queries[begin : begin + step] @ items.T), axis=1)
         for q, order in enumerate(orders, begin):
             history = set(part.items[part.start[q] : part.end[q]].tolist())
-            ranked = order.tolist()
-            unseen = [item for item in ranked[: max(CUTOFFS) + len(history)] if item not in history]
+            ranked = order[: max(CUTOFFS) + len(history)].tolist()
+            unseen = [item for item in ranked if item not in history]
             for name, listed in (("all", ranked), ("unseen", unseen)):
                 for k in CUTOFFS:
                     top = listed[:k]
@@ -163,12 +164,11 @@ def compare(users: int, items: int, repeats: int) -> None:
             worker.turn()
     plain, ours = workers.values()
     theirs, mine = plain.answers[0]["figures"], ours.answers[0]["figures"]
-    for protocol, expected in theirs.items():
-        for name, value in expected.items():
-            if abs(value - mine[protocol][name]) > NEAR_TIES:
-                raise SystemExit(f"{protocol} {name}: straightforward {value}, antpipe {mine[protocol][name]}")
-    print(f"{users:,} users x {items:,} items, width {WIDTH}: equal metrics, such as recall@10 of all "
-          f"{mine['all']['recall@10']:.4f}, of unseen {mine['unseen']['recall@10']:.4f}")  # fmt: skip
+    most = max(abs(value - mine[name][metric]) for name, row in theirs.items() for metric, value in row.items())
+    if most > NEAR_TIES / users:
+        raise SystemExit(f"the two ways do not compute the same metrics: {theirs}, {mine}")
+    print(f"{users:,} users x {items:,} items, width {WIDTH}: recall@10 {mine['all']['recall@10']:.4f} (all), "
+          f"{mine['unseen']['recall@10']:.4f} (unseen); metrics differ by at most {most:.1e}")  # fmt: skip
     print(f"{'way':18}{'CPU s':>9}{'wall s':>9}{'times':>8}{'peak MB':>9}{'added MB':>10}")
     for name, worker in workers.items():
         added = worker.best("peak") - worker.answers[0]["before"]
@@ -194,13 +194,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
     parser.add_argument("--work", choices=("plain", "ours", "whole"), help=argparse.SUPPRESS)
-    parser.add_argument("--users", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--items", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--users", type=int, help="with --items: another size")
+    parser.add_argument("--items", type=int)
     asked = parser.parse_args()
     if asked.work:
         work(asked.work, asked.users, asked.items)
         return
     sizes = [QUICK] if asked.quick else [SIZES[asked.size]] if asked.size else list(SIZES.values())
+    if asked.users and asked.items:
+        sizes = [(asked.users, asked.items)]
     for users, items in sizes:
         compare(users, items, asked.repeats)
     whole(*sizes[0], asked.repeats)
