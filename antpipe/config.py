@@ -382,6 +382,18 @@ class EvaluateConfig(Config):
     section: ClassVar[str] = "evaluate"
     split: str = setting("test", "positions to predict", ("valid", "test"))
     device: str = setting("auto", "where to compute", ("auto", "cpu", "cuda"))
+    block_size: int = setting(
+        0, "positions ranked at once (0: as many as fit about 100 MB); no figure depends on it", least=0
+    )
+    index: str = setting(
+        "exact", "search that proposes the candidates; ivf and hnsw are approximate, and so are their figures",
+        ("exact", "ivf", "hnsw"),
+    )  # fmt: skip
+    nlist: int = setting(0, "inverted lists of ivf (0: 4 times the square root of the items)", least=0)
+    nprobe: int = setting(16, "inverted lists of ivf that are searched", least=1)
+    hnsw_m: int = setting(32, "links of each item in the graph of hnsw", least=2)
+    ef_construction: int = setting(40, "items kept in view while the graph of hnsw is built", least=1)
+    ef_search: int = setting(128, "items kept in view while the graph of hnsw is searched", least=1)
 
 
 @dataclass(frozen=True)

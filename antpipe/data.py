@@ -336,16 +336,17 @@ def sample(part: Examples, most: int) -> Examples:
     return Examples(part.user[some], part.items, part.start[some], part.end[some], part.max_len)
 
 
-def history_blocks(part: Examples, size: int) -> Iterator[tuple[Ints, Ints, Ints]]:
-    """Histories cut to the last max_len items, in blocks of at most `size` examples of similar length.
+def history_blocks(part: Examples, size: int) -> Iterator[tuple[Ints, Ints]]:
+    """Histories cut to the last max_len items, in blocks of at most `size` examples of one length: without padding,
+    so that what comes out for one example does not depend on the others.
 
-    Yields example numbers (B,), inputs (B, L) padded at the end, and the last real position of each (B,).
+    Yields example numbers (B,) and inputs (B, L).
     """
     length = np.minimum(part.end - part.start, part.max_len)
     order = np.argsort(length, kind="stable")
-    for begin in range(0, len(order), size):
-        rows = order[begin : begin + size]
-        column = np.arange(length[rows].max())
-        first = part.end[rows] - length[rows]
-        place = np.where(column < length[rows][:, None], first[:, None] + column, first[:, None])
-        yield rows, part.items[place].astype(np.int64), length[rows] - 1
+    for same in np.split(order, np.flatnonzero(np.diff(length[order])) + 1):
+        for begin in range(0, len(same), size):
+            rows = same[begin : begin + size]
+            column = np.arange(length[rows[0]])
+            first = part.end[rows] - length[rows]
+            yield rows, part.items[first[:, None] + column].astype(np.int64)

@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from antpipe.approximate import build_index, recall_of_exact
 from antpipe.compatibility import open_run
 from antpipe.config import EvaluateConfig
-from antpipe.data import examples
+from antpipe.data import Examples, examples
 from antpipe.devices import choose_device
 from antpipe.errors import DataError
-from antpipe.ranking import PROTOCOLS, evaluate, summary
+from antpipe.ranking import PROTOCOLS, Ranks, rank_examples, summary, unit_vectors
+from antpipe.slices import groups, slice_figures, training_counts
 from antpipe.store import Store, write_json
 
 
@@ -20,12 +23,10 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Rank the targets of a split among the domain's whole catalogue.
 
-    Writes RUN/evaluation-DOMAIN-SPLIT.json and RUN/ranks-DOMAIN-SPLIT.parquet (user, position, target, seen, and
-    the rank by protocol, null beyond the deepest cutoff). Returns what the JSON holds.
+    Writes RUN/evaluation-DOMAIN-SPLIT.json and RUN/ranks-DOMAIN-SPLIT.parquet (user, position, target, seen,
+    occurrences of the target in training, and the rank by protocol, null beyond the deepest cutoff). Figures of an
+    approximate index go to files of their own, whose names end with it: -ivf or -hnsw. Returns what the JSON holds.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     device = choose_device(config.device)
     model, described, catalogue = open_run(store, run, domain, notice)
     sequences = store.domain(domain).sequences()
@@ -37,21 +38,38 @@ def evaluate_run(
     part = examples(sequences, config.split)
     if not len(part):
         raise DataError(f"domain {domain}: no position to predict in split {config.split}")
-    ranks = evaluate(model.to(device), catalogue, domain, part, device)
+    queries, items = unit_vectors(model.to(device), catalogue, domain, part, device)
+    exact = config.index == "exact"
+    search, index = (None, {"kind": "exact"}) if exact else build_index(items, config)
+    if search:
+        index |= recall_of_exact(queries, items, search)
+    ranks = rank_examples(queries, items, part, config.block_size, search)
+    counts = training_counts(sequences, len(items))
+    divided = groups(part, counts, catalogue, domain, tuple(described.modalities))
     result = {
         "domain": domain, "split": config.split, "stage": described.stage, "run_fingerprint": described.fingerprint,
-        "items": store.domain(domain).rows(), **summary(ranks),
+        "items": len(items), "users": len(np.unique(part.user)), "approximate": not exact, "index": index,
+        **summary(ranks), "slices": slice_figures(ranks, part.user, divided),
     }  # fmt: skip
-    name = f"{domain}-{config.split}"
+    name = f"{domain}-{config.split}" + ("" if exact else f"-{config.index}")
+    write_ranks(run / f"ranks-{name}.parquet", part, ranks, counts)
+    write_json(run / f"evaluation-{name}.json", result)
+    return result
+
+
+def write_ranks(path: Path, part: Examples, ranks: Ranks, counts: NDArray[np.int64]) -> None:
+    """The rank of every position as a table; it takes the place of an older one only when it is whole."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     columns: dict[str, Any] = {
         "user": part.user, "position": (part.end - part.start).astype(np.int32),
         "target": part.targets().astype(np.int32), "seen": ranks.seen,
+        "occurrences": counts[part.targets()].astype(np.int32),
     }  # fmt: skip
     for protocol in PROTOCOLS:
         values = ranks.by_protocol[protocol]
         columns[f"rank_{protocol}"] = pa.array(values, mask=np.isinf(values))
-    scratch = run / f".ranks-{name}.parquet"
+    scratch = path.with_name(f".{path.name}")
     pq.write_table(pa.table(columns), scratch, compression="zstd")
-    scratch.replace(run / f"ranks-{name}.parquet")
-    write_json(run / f"evaluation-{name}.json", result)
-    return result
+    scratch.replace(path)

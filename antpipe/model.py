@@ -180,9 +180,13 @@ class TransformerLayer(nn.Module):
             context = torch.cat([block.flatten(0, 1) for block in seen])
         else:
             context = self._attend(qkv, mask)
-        x = self.attention_norm(x + dropout(self.out(context), self.hidden_dropout, self.training))
-        normed: Tensor = self.output_norm(x + self._feed(x))
-        return normed
+        return self._after_attention(x, context)
+
+    def last(self, x: Tensor) -> Tensor:
+        """x: (B, L, D). Returns what `forward` has at the last position, (B, D)."""
+        # Attention with one query a row would be faster still, but its last digits depend on the number of threads.
+        context = self._attend(self.qkv(x), None)
+        return self._after_attention(x[:, -1], context[:, -1])
 
     def _attend(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
         """qkv: (B, L, 3 D). Returns what each position sees, (B, L, D)."""
@@ -191,6 +195,12 @@ class TransformerLayer(nn.Module):
             q, k, v, mask, dropout_p=self.attention_dropout if self.training else 0.0, is_causal=mask is None
         )
         return context.transpose(1, 2).flatten(2)
+
+    def _after_attention(self, x: Tensor, context: Tensor) -> Tensor:
+        """What a position makes of itself and of what it sees, (..., D) each."""
+        x = self.attention_norm(x + dropout(self.out(context), self.hidden_dropout, self.training))
+        normed: Tensor = self.output_norm(x + self._feed(x))
+        return normed
 
     def _feed(self, x: Tensor) -> Tensor:
         if self.gate is None:
@@ -322,3 +332,13 @@ class Ant(nn.Module):
         for layer in self.encoder:
             x = layer(x, None, shapes)
         return x
+
+    def encode_last(self, items: Tensor) -> Tensor:
+        """items: (B, L, D), the oldest first, without padding. Returns (B, D): what follows them, as the last of
+        `encode`, whose last layer is not needed elsewhere."""
+        x = self.embed_sequence(items)
+        for layer in self.encoder[:-1]:
+            x = layer(x, None)
+        last = self.encoder[-1]
+        assert isinstance(last, TransformerLayer)
+        return last.last(x)

@@ -4,7 +4,7 @@ Two protocols, never mixed: `all` ranks every item; `unseen` leaves out what is 
 that is in its own history then counts as a miss).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +22,16 @@ if TYPE_CHECKING:
 CUTOFFS = (10, 20, 50)
 DEPTH = max(CUTOFFS)  # ranks beyond it are not told apart: no metric reads them
 PROTOCOLS = ("all", "unseen")
-# Most that a score of FAISS (float32) differs from the same score in float64, both of unit vectors.
-TOLERANCE = 4e-6
-SCORED_AT_ONCE = 1 << 24  # numbers (128 MB in float64)
+SCORED_AT_ONCE = 1 << 22  # numbers (32 MB in float64)
+CANDIDATES_AT_ONCE = 1 << 21  # of a block of examples; a block takes about 40 bytes for each
+# Items or histories that pass the model together; fewer are repeated. BLAS adds up products of a few rows in another
+# order, which depends on the number of threads; with MKL, from 12 rows on each row comes out the same (widths 64, 256).
+LEAST_ROWS = 16
+LARGEST_BLOCK = 4096  # examples; FAISS multiplies as many queries at a time
 Floats = NDArray[np.float32]
+Found = tuple[Floats, NDArray[np.int64]]
+# Queries (B, D) and k -> scores (B, k), best first, and rows (B, k), -1 where fewer were found.
+Search = Callable[[Floats, int], Found]
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,9 @@ def catalogue_vectors(
     out = torch.empty(len(rows), model.config.width, dtype=kind, device=device)
     with torch.inference_mode():
         for start in range(0, len(rows), size):
-            inputs = item_inputs(catalogue, model.widths, rows[start : start + size], device)
-            out[start : start + size] = model.items(inputs.features, inputs.ids, inputs.present).fused
+            some = rows[start : start + size]
+            inputs = item_inputs(catalogue, model.widths, np.resize(some, max(LEAST_ROWS, len(some))), device)
+            out[start : start + size] = model.items(inputs.features, inputs.ids, inputs.present).fused[: len(some)]
     return out
 
 
@@ -59,11 +66,10 @@ def history_vectors(model: "Ant", items: "torch.Tensor", part: Examples, size: i
 
     out = torch.empty(len(part), items.shape[1], dtype=items.dtype, device=items.device)
     with torch.inference_mode():
-        for rows, inputs, last in history_blocks(part, size):
-            hidden = model.encode(items[torch.from_numpy(inputs).to(items.device)])  # (B, L, D)
-            out[torch.from_numpy(rows).to(items.device)] = hidden[
-                torch.arange(len(rows), device=items.device), torch.from_numpy(last).to(items.device)
-            ]
+        for rows, inputs in history_blocks(part, size):
+            repeated = np.resize(inputs, (max(LEAST_ROWS, len(rows)), inputs.shape[1]))
+            read = items[torch.from_numpy(repeated).to(items.device)]  # (B, L, D)
+            out[torch.from_numpy(rows).to(items.device)] = model.encode_last(read)[: len(rows)]
     return out
 
 
@@ -81,7 +87,7 @@ def unit_rows(vectors: "torch.Tensor", size: int = 8192) -> Floats:
     return array
 
 
-def nearest(queries: Floats, items: Floats, k: int) -> tuple[Floats, NDArray[np.int64]]:
+def nearest(queries: Floats, items: Floats, k: int) -> Found:
     """The k items of the largest inner products, found exactly by FAISS: scores (Q, k) and rows (Q, k)."""
     import faiss
 
@@ -89,12 +95,17 @@ def nearest(queries: Floats, items: Floats, k: int) -> tuple[Floats, NDArray[np.
     return scores, rows
 
 
-def rank_examples(queries: Floats, items: Floats, part: Examples, size: int = 256) -> Ranks:
+def rank_examples(
+    queries: Floats, items: Floats, part: Examples, block_size: int = 0, search: Search | None = None
+) -> Ranks:
     """Ranks of the targets under both protocols. queries: (Q, D), items: (N, D), unit vectors.
 
-    FAISS proposes candidates: DEPTH, plus as many as a history may take away, plus the target. They are scored
-    again in float64, so that ranks depend neither on the size of blocks nor on the number of threads. Raises DataError
-    for vectors that are not finite: nothing compares with them, so every target would come out first.
+    FAISS proposes candidates: DEPTH, plus as many as a history may take away, plus the target. Where float32 does not
+    tell an item from the target, both are scored again in float64, so that ranks depend neither on the size of blocks
+    nor on the number of threads. block_size: examples at a time (0: as many as CANDIDATES_AT_ONCE allows). search:
+    proposes the candidates in place of the exact search; ranks are then those among them, and a target that is not
+    among them is a miss. Raises DataError for vectors that are not finite: nothing compares with them, so every
+    target would come out first.
     """
     if not (np.isfinite(queries).all() and np.isfinite(items).all()):
         raise DataError(
@@ -104,20 +115,33 @@ def rank_examples(queries: Floats, items: Floats, part: Examples, size: int = 25
     ranks = {name: np.full(len(part), np.inf) for name in PROTOCOLS}
     seen = np.zeros(len(part), np.bool_)
     targets = part.targets()
-    for begin in range(0, len(part), size):
-        rows = np.arange(begin, min(begin + size, len(part)))
+    for rows, k in _blocks(part, len(items), block_size):
         keys = _history_keys(part, rows, len(items))
-        longest = int(np.bincount(keys // len(items)).max())
-        _, candidates = nearest(queries[rows], items, min(len(items), DEPTH + longest + 1))  # (B, k)
-        block, unsure = _rank_block(queries[rows], items, candidates, targets[rows], keys)
-        for q in np.flatnonzero(unsure):  # near ties reach beyond the candidates: score the whole catalogue
-            everything = np.arange(len(items))[None]
-            own = keys[keys // len(items) == q] % len(items)
-            block[:, q, None], _ = _rank_block(queries[rows[q], None], items, everything, targets[rows[q], None], own)
+        found = search(queries[rows], k) if search else nearest(queries[rows], items, k)
+        block, enough = _rank_block(queries[rows], items, found, targets[rows], keys)
+        if search:
+            block[:, ~(found[1] == targets[rows, None]).any(1)] = np.inf
+        else:
+            _rank_among_all(block, np.flatnonzero(~enough), queries[rows], items, targets[rows], keys)
         seen[rows] = np.isin(np.arange(len(rows)) * len(items) + targets[rows], keys)
         ranks["all"][rows] = block[0]
         ranks["unseen"][rows] = np.where(seen[rows], np.inf, block[1])
     return Ranks(ranks, seen)
+
+
+def _blocks(part: Examples, n: int, block_size: int) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """Examples in blocks of similar history length, and how many candidates of n items each block needs."""
+    length = part.end - part.start
+    order = np.argsort(length, kind="stable")
+    most = block_size or LARGEST_BLOCK
+    begin = 0
+    while begin < len(order):
+        rows = order[begin : begin + most]
+        k = min(n, DEPTH + int(length[rows[-1]]) + 1)
+        if not block_size and len(rows) * k > CANDIDATES_AT_ONCE:
+            rows = rows[: max(1, CANDIDATES_AT_ONCE // k)]
+        yield rows, k
+        begin += len(rows)
 
 
 def _history_keys(part: Examples, rows: NDArray[np.int64], n: int) -> NDArray[np.int64]:
@@ -129,36 +153,60 @@ def _history_keys(part: Examples, rows: NDArray[np.int64], n: int) -> NDArray[np
 
 
 def _rank_block(
-    queries: Floats, items: Floats, candidates: NDArray[np.int64], targets: NDArray[np.int64], keys: NDArray[np.int64]
+    queries: Floats, items: Floats, found: Found, targets: NDArray[np.int64], keys: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Ranks (2, B) among candidates (B, k), for `all` and for `unseen`, and where these candidates do not
+    """Ranks (2, B) among the candidates found, (B, k) each, for `all` and for `unseen`, and where these candidates
     suffice (B,). An item is better or equal by its float64 score; equal rows of `items` have equal scores."""
-    scores = _exact_scores(queries, items, candidates)
-    goal = _exact_scores(queries, items, targets[:, None])
-    hidden = np.isin(np.arange(len(queries))[:, None] * len(items) + candidates, keys)
-    all_items = candidates != targets[:, None]
-    complete = (candidates.shape[1] == len(items)) | (goal[:, 0] > scores.min(1) + 2 * TOLERANCE)
-    ranks, unsure = [], np.zeros(len(queries), np.bool_)
-    for allowed in (all_items, all_items & ~hidden):
-        better = ((scores > goal) & allowed).sum(1)
-        equal = ((scores == goal) & allowed).sum(1)
-        ranks.append(np.where(better < DEPTH, 1 + better + equal / 2, np.inf))
-        unsure |= ~complete & (((scores > goal + TOLERANCE) & allowed).sum(1) < DEPTH)
-    return np.stack(ranks), unsure
+    scores, candidates = found
+    # Most that a float32 inner product of unit vectors is off, in whatever order it is summed (Higham, Accuracy and
+    # Stability of Numerical Algorithms, 2002, section 3.1).
+    tolerance = (queries.shape[1] + 2) * 2.0**-24
+    goal = _exact_scores(queries, items, np.arange(len(queries)), targets)
+    other = (candidates != targets[:, None]) & (candidates >= 0)
+    better = other & (scores > goal[:, None] + tolerance)
+    row, column = np.nonzero(other & ~better & (scores >= goal[:, None] - tolerance))  # too near for float32
+    near = _exact_scores(queries, items, row, candidates[row, column])
+    better[row, column] = near > goal[row]
+    equal = np.zeros_like(better)
+    equal[row, column] = near == goal[row]
+    visible = ~np.isin(np.arange(len(queries))[:, None] * len(items) + candidates, keys)
+    complete = (candidates.shape[1] == len(items)) | (goal > scores[:, -1] + tolerance)
+    ranks, enough = [], np.ones(len(queries), np.bool_)
+    for allowed in (np.ones_like(visible), visible):
+        above = (better & allowed).sum(1)
+        ranks.append(np.where(above < DEPTH, 1 + above + (equal & allowed).sum(1) / 2, np.inf))
+        enough &= complete | (above >= DEPTH)
+    return np.stack(ranks), enough
 
 
-def _exact_scores(queries: Floats, items: Floats, candidates: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Inner products (B, k) in float64 of queries (B, D) and items[candidates], a bounded number at a time: k grows
-    with the longest history, and is N where the whole catalogue is scored."""
-    scores = np.empty(candidates.shape)
-    columns = max(1, SCORED_AT_ONCE // queries.shape[1])
-    rows = max(1, columns // candidates.shape[1])
-    for row in range(0, len(scores), rows):
-        query = queries[row : row + rows].astype(np.float64)
-        for column in range(0, candidates.shape[1], columns):
-            some = candidates[row : row + rows, column : column + columns]
-            found = np.einsum("bkd,bd->bk", items[some].astype(np.float64), query)
-            scores[row : row + rows, column : column + columns] = found
+def _rank_among_all(
+    block: NDArray[np.float64],
+    places: NDArray[np.int64],
+    queries: Floats,
+    items: Floats,
+    targets: NDArray[np.int64],
+    keys: NDArray[np.int64],
+) -> None:
+    """Replace the ranks block[:, places]: near ties reach beyond their candidates, so the whole catalogue is scored."""
+    n = len(items)
+    for some in np.array_split(places, -(-len(places) * n // CANDIDATES_AT_ONCE) or 1) if len(places) else ():
+        own = np.isin(keys // n, some)
+        renumbered = np.searchsorted(some, keys[own] // n) * n + keys[own] % n
+        everything = np.broadcast_to(np.arange(n), (len(some), n))
+        scores = queries[some] @ items.T
+        block[:, some], _ = _rank_block(queries[some], items, (scores, everything), targets[some], renumbered)
+
+
+def _exact_scores(
+    queries: Floats, items: Floats, row: NDArray[np.int64], item: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Inner products (p,) in float64 of queries[row] and items[item], (p,) each, a bounded number at a time."""
+    scores = np.empty(len(row))
+    step = max(1, SCORED_AT_ONCE // queries.shape[1])
+    for start in range(0, len(row), step):
+        some = slice(start, start + step)
+        left, right = queries[row[some]].astype(np.float64), items[item[some]].astype(np.float64)
+        scores[some] = np.einsum("pd,pd->p", left, right)
     return scores
 
 
@@ -174,14 +222,21 @@ def metrics(ranks: NDArray[np.float64]) -> dict[str, float]:
     return values
 
 
-def evaluate(model: "Ant", catalogue: Catalogue, domain: str, part: Examples, device: "torch.device") -> Ranks:
-    """Ranks of one domain's examples by a model; the catalogue holds that domain, alone or among others."""
+def unit_vectors(
+    model: "Ant", catalogue: Catalogue, domain: str, part: Examples, device: "torch.device"
+) -> tuple[Floats, Floats]:
+    """Unit vectors of what a model expects after each history (Q, D) and of the domain's items (N, D)."""
     was_training = model.training
     model.eval()
     items = catalogue_vectors(model, catalogue, domain, device)
     queries = history_vectors(model, items, part)
     model.train(was_training)
-    return rank_examples(unit_rows(queries), unit_rows(items), part)
+    return unit_rows(queries), unit_rows(items)
+
+
+def evaluate(model: "Ant", catalogue: Catalogue, domain: str, part: Examples, device: "torch.device") -> Ranks:
+    """Ranks of one domain's examples by a model; the catalogue holds that domain, alone or among others."""
+    return rank_examples(*unit_vectors(model, catalogue, domain, part, device), part)
 
 
 def summary(ranks: Ranks) -> dict[str, Any]:

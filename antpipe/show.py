@@ -40,19 +40,36 @@ def groups(rows: "Sequence[GroupRow]") -> str:
     return "\n".join(lines)
 
 
-def evaluations(results: Sequence[Mapping[str, Any]]) -> str:
-    """A table a domain, one row a protocol."""
+def evaluations(results: Sequence[Mapping[str, Any]], slices: bool = False) -> str:
+    """A table a domain, one row a protocol, or with `slices` one for each slice that has positions, too."""
     lines = []
     for result in results:
         lines.append(
             f"{result['domain']}  {result['split']}  positions={result['positions']} items={result['items']} "
             f"target_in_history={result['target_in_history']:.4f}"
         )
+        if result["approximate"]:
+            lines.append(f"approximate, not comparable with exact figures: {inline(result['index'])}")
         names = list(next(iter(result["protocols"].values())))
         lines.append("protocol  " + "  ".join(f"{name:>9}" for name in names))
         for protocol, values in result["protocols"].items():
             lines.append(f"{protocol:<8}  " + "  ".join(f"{values[name]:9.4f}" for name in names))
+        if slices:
+            lines += ["", *_slices(result, names)]
     return "\n".join(lines)
+
+
+def _slices(result: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """The rows of a result's slices, both protocols under each other."""
+    heads = "  ".join(f"{name:>9}" for name in names)
+    lines = [f"{'slice':<22}{'positions':>9}{'users':>9}  protocol  {heads}"]
+    for group, parts in result["slices"].items():
+        for part, figures in parts.items():
+            for protocol, values in figures["protocols"].items():
+                cells = "  ".join(f"{values[name]:9.4f}" for name in names)
+                label = f"{group} {part}"
+                lines.append(f"{label:<22}{figures['positions']:>9}{figures['users']:>9}  {protocol:<8}  {cells}")
+    return lines
 
 
 def recommendations(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from antpipe.data import training_windows
+from benchmarks.evaluate import QUICK as EVALUATED
+from benchmarks.evaluate import our_metrics, plain_metrics, split_of, vectors_of
 from benchmarks.review_lines import review_blocks
 from benchmarks.synthetic_shops import training_data
 from benchmarks.train_sizes import QUICK
@@ -76,3 +78,23 @@ def test_made_reviews_are_heavy_tailed_and_repeat_some_lines() -> None:
     assert visits[len(visits) // 2] <= 3
     assert visits[-1] > 40
     assert 200 < sum(len(row["reviewText"]) for row in rows) / len(rows) < 600
+
+
+def test_the_straightforward_evaluation_has_the_metrics_of_ours() -> None:
+    part = split_of(*EVALUATED)
+    queries, items = vectors_of(*EVALUATED, part)
+    plain, ours = plain_metrics(queries, items, part), our_metrics(queries, items, part)
+    assert set(plain) == set(ours) == {"all", "unseen"}
+    assert plain["all"] != plain["unseen"]
+    for protocol, figures in plain.items():
+        assert ours[protocol] == pytest.approx(figures, abs=1e-12)
+
+
+@pytest.mark.slow
+def test_the_evaluation_benchmark_prints_a_row_for_each_way() -> None:
+    words = ["-m", "benchmarks.evaluate", "--quick", "--repeats", "1"]
+    done = subprocess.run([sys.executable, *words], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "straightforward " in done.stdout
+    assert "antpipe " in done.stdout
+    assert "with encoding: CPU" in done.stdout

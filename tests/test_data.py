@@ -116,11 +116,11 @@ def test_valid_and_test_examples_are_the_last_two_items(sizes: list[int], max_le
 def test_history_blocks_hold_the_last_items_before_each_target(sizes: list[int], max_len: int, size: int) -> None:
     part = examples(make_sequences(sizes, max_len), "test")
     seen = []
-    for rows, inputs, last in history_blocks(part, size):
+    for rows, inputs in history_blocks(part, size):
         assert len(rows) <= size
-        for row, history, end in zip(rows, inputs, last, strict=True):
+        for row, history in zip(rows, inputs, strict=True):
             expected = part.items[max(part.start[row], part.end[row] - max_len) : part.end[row]]
-            assert history[: end + 1].tolist() == expected.tolist()
+            assert history.tolist() == expected.tolist()
             seen.append(row)
     assert sorted(seen) == list(range(len(part)))
 

@@ -1,6 +1,7 @@
 """The network against the formulas written out."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -79,6 +80,14 @@ def test_a_causal_pass_equals_a_pass_for_each_prefix(model: Ant) -> None:
     for stop in range(1, 7):
         alone = model.encode(sequence[:, :stop])[0, -1]
         assert torch.allclose(together[stop - 1], alone, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("experts", [1, 3])
+def test_encoding_for_the_last_position_alone_equals_the_last_of_the_whole_pass(experts: int) -> None:
+    config = replace(SMALL, feed_forward_experts=experts, layers=3)
+    model = Ant(config, {"text": 5}, max_len=6).double().eval()
+    sequence = torch.randn(4, 5, config.width, dtype=torch.float64)
+    assert torch.allclose(model.encode_last(sequence), model.encode(sequence)[:, -1], rtol=1e-10, atol=1e-12)
 
 
 def test_padding_does_not_reach_real_positions(model: Ant) -> None:

@@ -25,7 +25,8 @@ FLAGS = (
 def antpipe(processes: int, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in one process, or in several by torchrun."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    program = [sys.executable, *(launcher if processes > 1 else []), "-m", "antpipe"]
+    # The dashes: torchrun would take --run for the beginning of an option of its own.
+    program = [sys.executable, *([*launcher, "-m", "--"] if processes > 1 else ["-m"]), "antpipe"]
     return subprocess.run([*program, *words], cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 

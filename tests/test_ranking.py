@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from antpipe import ranking
 from antpipe.data import Examples
 from antpipe.errors import DataError
-from antpipe.ranking import DEPTH, Ranks, metrics, rank_examples, summary
+from antpipe.ranking import CUTOFFS, DEPTH, PROTOCOLS, Ranks, metrics, rank_examples, summary
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -51,7 +51,7 @@ def test_ranks_equal_brute_force_with_ties_and_histories(data: st.DataObject) ->
     histories = data.draw(st.lists(st.lists(some, min_size=1, max_size=12), min_size=1, max_size=9))
     part = make_examples(histories, data.draw(st.lists(some, min_size=len(histories), max_size=len(histories))))
     queries = unit(rng.normal(size=(len(part), 6)))
-    ranks = rank_examples(queries, items, part, size=data.draw(st.integers(1, 12)))
+    ranks = rank_examples(queries, items, part, block_size=data.draw(st.integers(0, 12)))
     for name, expected in brute_force(queries, items, part).items():
         assert ranks.by_protocol[name].tolist() == expected.tolist()
 
@@ -67,7 +67,7 @@ def test_ranks_do_not_depend_on_the_block_size() -> None:
     rng = np.random.default_rng(0)
     items, queries = unit(rng.normal(size=(700, 16))), unit(rng.normal(size=(300, 16)))
     part = make_examples(rng.integers(0, 700, (300, 20)).tolist(), rng.integers(0, 700, 300).tolist())
-    one, many = (rank_examples(queries, items, part, size=size) for size in (1, 256))
+    one, many = (rank_examples(queries, items, part, block_size=size) for size in (1, 256))
     assert one.by_protocol["all"].tolist() == many.by_protocol["all"].tolist()
     assert one.by_protocol["unseen"].tolist() == many.by_protocol["unseen"].tolist()
 
@@ -115,3 +115,58 @@ def test_summary_keeps_the_protocols_apart() -> None:
     both = summary(Ranks({"all": np.array([1.0]), "unseen": np.array([np.inf])}, np.array([True])))
     assert both["protocols"]["all"]["recall@10"] == 1.0
     assert both["protocols"]["unseen"]["recall@10"] == 0.0
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_metrics_are_those_of_ir_measures(protocol: str) -> None:
+    import ir_measures
+    from ir_measures import RR, R, nDCG
+
+    rng = np.random.default_rng(5)
+    items, queries = unit(rng.normal(size=(120, 8))), unit(rng.normal(size=(60, 8)))
+    part = make_examples(rng.integers(0, 120, (60, 9)).tolist(), rng.integers(0, 120, 60).tolist())
+    scores = queries.astype(np.float64) @ items.astype(np.float64).T
+    wanted, run = {}, {}
+    for q, target in enumerate(part.targets()):
+        history = set(part.items[part.start[q] : part.end[q]].tolist()) if protocol == "unseen" else set()
+        wanted[str(q)] = {str(target): 1}
+        run[str(q)] = {str(item): float(scores[q, item]) for item in range(120) if item not in history}
+    ours = metrics(rank_examples(queries, items, part).by_protocol[protocol])
+    for k in CUTOFFS:
+        theirs = ir_measures.calc_aggregate([R @ k, nDCG @ k, RR @ k], wanted, run)
+        expected = {f"recall@{k}": theirs[R @ k], f"ndcg@{k}": theirs[nDCG @ k], f"mrr@{k}": theirs[RR @ k]}
+        assert {name: ours[name] for name in expected} == pytest.approx(expected, rel=1e-9)
+
+
+def test_ranks_do_not_depend_on_the_number_of_threads() -> None:
+    import faiss
+
+    rng = np.random.default_rng(2)
+    items = np.repeat(unit(rng.normal(size=(900, 24))), 2, axis=0)[rng.permutation(1800)]  # each item has a twin
+    part = make_examples(rng.integers(0, 1800, (300, 15)).tolist(), rng.integers(0, 1800, 300).tolist())
+    queries, threads = unit(rng.normal(size=(300, 24))), faiss.omp_get_max_threads()
+    found = []
+    try:
+        for count in (1, 2, 5):
+            faiss.omp_set_num_threads(count)
+            ranks = rank_examples(queries, items, part, block_size=64 * count)
+            found.append({name: values.tolist() for name, values in ranks.by_protocol.items()})
+    finally:
+        faiss.omp_set_num_threads(threads)
+    assert found == [found[0]] * 3
+
+
+def test_one_long_history_does_not_make_the_other_blocks_larger() -> None:
+    histories = [[0, 1]] * 20 + [list(range(90))]
+    part = make_examples(histories, [3] * 21)
+    blocks = list(ranking._blocks(part, 1000, 10))
+    assert [len(rows) for rows, _ in blocks] == [10, 10, 1]
+    assert [k for _, k in blocks] == [DEPTH + 3, DEPTH + 3, DEPTH + 91]
+
+
+def test_blocks_shrink_where_the_candidates_of_long_histories_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = make_examples([list(range(40))] * 30, [3] * 30)
+    monkeypatch.setattr(ranking, "CANDIDATES_AT_ONCE", 500)
+    blocks = list(ranking._blocks(part, 1000, 0))
+    assert sorted(np.concatenate([rows for rows, _ in blocks]).tolist()) == list(range(30))
+    assert all(len(rows) * k <= 500 for rows, k in blocks)

@@ -7,15 +7,24 @@ import typer
 from antpipe import show
 from antpipe.commands.flags import Common, Domains, OneDomain, Run, app, command, names, notice
 from antpipe.config import EvaluateConfig
+from antpipe.parallel import world_of
 
 
 @command(app, "evaluate")
-def evaluate(common: Common, run: Run, domains: Domains, config: EvaluateConfig) -> None:
+def evaluate(
+    common: Common,
+    run: Run,
+    domains: Domains,
+    config: EvaluateConfig,
+    slices: Annotated[bool, typer.Option("--slices", help="print figures by kind of target and history too")] = False,
+) -> None:
     """Full ranking over the target's catalogue, under both protocols."""
     from antpipe.evaluate import evaluate_run
 
+    if world_of().rank:  # of several processes the first one evaluates
+        return
     results = [evaluate_run(common.store, run, name, config, notice) for name in names(domains)]
-    common.show(results, show.evaluations(results))
+    common.show(results, show.evaluations(results, slices))
 
 
 @command(app, "recommend")
