@@ -232,6 +232,7 @@ class ModelConfig(Config):
 
 
 MODALITIES = ("text", "image", "price")
+NO_MODALITY = "none"  # items are their ids alone
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,9 @@ class TrainConfig(Config):
     pretrain_lr_decay: float = setting(0.995, "factor on the learning rate an epoch, pretrain", least=0)
     lr_decay: float = setting(0.99, "factor on the learning rate an epoch, stages on the target", least=0)
     image_text_weight: float = setting(1e-3, "weight of the image-text loss in pretrain", least=0)
-    modalities: tuple[str, ...] = setting(MODALITIES, "modalities to use where a domain has them", MODALITIES)
+    modalities: tuple[str, ...] = setting(
+        MODALITIES, "modalities to use where a domain has them; none: ids alone", (*MODALITIES, NO_MODALITY)
+    )
     eval_every: int = setting(1, "epochs between validations", least=1)
     valid_sample: int = setting(0, "validate on at most this many positions of each domain (0: all)", least=0)
     reference: bool = setting(False, "reproduce the quirks of the authors' code (docs/method.md)")
@@ -261,6 +264,15 @@ class TrainConfig(Config):
         300.0, "seconds between training states within an epoch (0: each step); each epoch ends with one", least=0
     )
     track: str = setting("none", "show the figures of each epoch elsewhere too", ("none", "tensorboard", "wandb"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if NO_MODALITY in self.modalities and len(self.modalities) > 1:
+            raise UsageError(f"--modalities {','.join(self.modalities)}: {NO_MODALITY} goes with no other")
+
+    def features(self) -> tuple[str, ...]:
+        """The modalities to read."""
+        return () if self.modalities == (NO_MODALITY,) else self.modalities
 
 
 # Settings of [train] that cannot change what is learned: they are no part of a run's fingerprint.

@@ -90,7 +90,12 @@ class Keeping:
     asked_to_stop: Callable[[], bool]
     show: Callable[[Position, float], None]  # gets the share of the epoch that is done
     world: World = ALONE
+    pause_after: int = 0  # epochs (0: never)
     saved_at: float = field(default_factory=time.monotonic)
+
+
+class Paused(Exception):  # noqa: N818 -- no error
+    """Training stopped after as many epochs as it was asked for; its state is in the folder."""
 
 
 def has_state(run: Path) -> bool:
@@ -125,6 +130,15 @@ def save_state(
         scratch = keep.run / f".{STATE}"
         write_tensors(scratch, tensors, {"antpipe": json.dumps(header, allow_nan=False)})
         scratch.replace(path)
+
+
+def after_epoch(
+    keep: Keeping, model: "Ant", optimiser: "torch.optim.Adam", at: Position, best_weights: Mapping[str, "Tensor"]
+) -> None:
+    """Save the state, and raise Paused where this was the last epoch for now."""
+    save_state(keep, model, optimiser, at, best_weights)
+    if keep.pause_after == len(at.rows) and not at.finished:
+        raise Paused
 
 
 def random_states() -> dict[str, "Tensor"]:

@@ -17,7 +17,7 @@ from antpipe.data import Batch, Candidates, Catalogue, Examples, ItemInputs, bat
 from antpipe.errors import DataError, DivergedError
 from antpipe.parallel import ALONE, World, add_gradients, gather_rows, of_first, rows_of, total
 from antpipe.ranking import evaluate, metrics
-from antpipe.resume import BAD_BATCH, Keeping, Position, between_steps, load_state, save_state
+from antpipe.resume import BAD_BATCH, Keeping, Position, after_epoch, between_steps, load_state
 from antpipe.store import Sequences
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def fit(
     record: gets epoch, loss, learning rate, seconds, positions a second and the validation metrics. keep: where the
     training state is written and gone on from; without it, training leaves nothing on disk. world: this process among
     those that train together (parallel.py). Returns the best epoch (from 1) and its validation metrics, the mean over
-    domains. Raises DivergedError where the loss is not finite.
+    domains. Raises DivergedError where the loss is not finite, Paused where `keep` asks for a pause.
     """
     import torch
 
@@ -107,7 +107,7 @@ def fit(
         record(row)
         at.epoch_done(row)
         if keep:
-            save_state(keep, model, optimiser, at, best_weights)
+            after_epoch(keep, model, optimiser, at, best_weights)
     model.load_state_dict(best_weights)
     return at.best_epoch, at.best
 
