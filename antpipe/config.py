@@ -279,6 +279,21 @@ class TrainConfig(Config):
 WITHOUT_EFFECT = ("device", "save_every", "track")
 
 
+CANDIDATES = ("scratch", "finetune", "relearn", "relearn-then-unfreeze")
+
+
+@dataclass(frozen=True)
+class RaceConfig(Config):
+    """How `train --stage auto` chooses (racing.py)."""
+
+    section: ClassVar[str] = "race"
+    candidates: tuple[str, ...] = setting(CANDIDATES, "what --stage auto chooses among", CANDIDATES)
+    first_rung: float = setting(
+        0.125, "share of the epochs after which the worse half is dropped; again at twice that, and so on",
+        least=0.001, most=0.5,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class EvaluateConfig(Config):
     section: ClassVar[str] = "evaluate"
@@ -303,5 +318,6 @@ class DemoConfig(Config):
 
 CONFIGS: tuple[type[Config], ...] = (
     IngestConfig, AmazonConfig, DownloadConfig, SampleConfig, TextConfig, ImageConfig, FetchConfig,
-    PriceConfig, SequenceConfig, TableConfig, LayoutConfig, ModelConfig, TrainConfig, EvaluateConfig, DemoConfig,
+    PriceConfig, SequenceConfig, TableConfig, LayoutConfig, ModelConfig, TrainConfig, RaceConfig, EvaluateConfig,
+    DemoConfig,
 )  # fmt: skip
