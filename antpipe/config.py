@@ -302,6 +302,28 @@ class EvaluateConfig(Config):
 
 
 @dataclass(frozen=True)
+class CompareConfig(Config):
+    """What is compared and how it is judged (docs/verdict.md). The training settings are those of [train]."""
+
+    section: ClassVar[str] = "compare"
+    arms: tuple[str, ...] = setting(
+        ("scratch", "finetune", "relearn"),
+        "stages (also auto and your own) and baselines: popularity, item-knn, markov, tfidf-nearest, text-nearest, "
+        "sasrec, unisrec; baselines stands for all of these",
+    )
+    seeds: int = setting(5, "seeds of each arm, counted from --seed", least=1)
+    protocol: str = setting("all", "protocol the verdict is about; both are reported", ("all", "unseen"))
+    alpha: float = setting(0.05, "accepted chance of any false finding", least=1e-6, most=0.5)
+    resamples: int = setting(10_000, "resamples of users and seeds for a standard error", least=100)
+    resample_seed: int = setting(0, "seed of the resampling", least=0)
+    leave_one_out: bool = setting(False, "pre-train on all --sources and on all but each one, to find which one hurts")
+    pretrain_epochs: int | None = setting(None, "epochs of pre-training on --sources (default: --epochs)", least=1)
+    pretrain_batch_size: int | None = setting(
+        None, "training positions a step of pre-training on --sources (default: --batch-size)", least=1
+    )
+
+
+@dataclass(frozen=True)
 class DemoConfig(Config):
     """Sizes small enough for a demonstration on two processor cores; they are not recommended settings."""
 
@@ -319,5 +341,5 @@ class DemoConfig(Config):
 CONFIGS: tuple[type[Config], ...] = (
     IngestConfig, AmazonConfig, DownloadConfig, SampleConfig, TextConfig, ImageConfig, FetchConfig,
     PriceConfig, SequenceConfig, TableConfig, LayoutConfig, ModelConfig, TrainConfig, RaceConfig, EvaluateConfig,
-    DemoConfig,
+    CompareConfig, DemoConfig,
 )  # fmt: skip

@@ -43,6 +43,13 @@ def race(decision: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def to_do(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line a run of a comparison, and how many are to be trained or judged."""
+    lines = [f"{row['target']}  {row['arm']}  seed {row['seed']}  {row['state']}  {row['folder']}" for row in rows]
+    left = sum(row["state"] != "finished" for row in rows)
+    return "\n".join([*lines, f"{len(rows)} runs, {left} to do"])
+
+
 def groups(rows: "Sequence[GroupRow]") -> str:
     """The table of `train --dry-run`."""
     lines = [f"{'group':<12}{'action':<8}{'tensors':>8}{'parameters':>12}"]
