@@ -41,7 +41,7 @@ def run_comparison(request: Request, *, force: bool, notice: Say, watch: Watch) 
     Returns the content of comparison.json (see comparison.outcome). Raises UsageError or DataError, before anything is
     trained as far as possible, where arms, runs and targets do not go together; the difference is named.
     """
-    request = replace(request, training=settled(request.training))
+    request, notice = replace(request, training=settled(request.training)), once(notice)
     arms, to_pretrain = plan_arms(request)
     work = list(jobs(arms, request))
     check_request(request, work, force=force)
@@ -59,6 +59,18 @@ def run_comparison(request: Request, *, force: bool, notice: Say, watch: Watch) 
     scratch.write_text(text, encoding="utf-8")
     scratch.replace(request.out / f"{OUTCOME}.md")
     return outcome
+
+
+def once(notice: Say) -> Say:
+    """Say each thing a single time: what holds for one run of a comparison mostly holds for all."""
+    said: set[str] = set()
+
+    def say(message: str) -> None:
+        if message not in said:
+            said.add(message)
+            notice(message)
+
+    return say
 
 
 def settled(training: TrainConfig) -> TrainConfig:
@@ -265,12 +277,14 @@ def train_job(job: Job, request: Request, force: bool, notice: Say, watch: Watch
         }  # fmt: skip
         was_there = True
         if arm.kind == RACED:
-            done, was_there, _ = run_auto(
+            label = f"{job.target}  {arm.name}  seed {job.seed}: "
+            request_of_run["notice"] = lambda message: notice(f"{label}{message}")
+            _, was_there, _ = run_auto(
                 request.store, [job.target], **request_of_run, race=request.race,
                 resume=not force and (job.folder / FOLDER).exists(),
             )  # fmt: skip
         elif arm.kind != GIVEN:
-            done, was_there = run_stage(
+            _, was_there = run_stage(
                 request.store, [job.target], arm.stage, **request_of_run, own_stages=request.own_stages,
                 resume=not force and has_state(job.folder),
             )  # fmt: skip

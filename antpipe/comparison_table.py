@@ -80,10 +80,26 @@ def remarks(target: str, facts: Mapping[str, Any], found: Mapping[str, Any]) -> 
             lines.append(
                 f"source {source}, {stage}: {said['says'] or 'too few seeds to say'} (without it {', '.join(cells)})"
             )
+    lines += which_hurts(target, found["sources"].get(target, {}))
     for name, arm in facts["arms"].items():
         chosen = [run["chosen"] for run in arm["runs"] if run["chosen"]]
         lines += [f"{name} chose {', '.join(chosen)} (by seed, on validation)"] if chosen else []
     return lines + [f"note: {note}" for note in facts["notes"]]
+
+
+def which_hurts(target: str, by_stage: Mapping[str, Any]) -> list[str]:
+    """The source that hurts, by name, or that none is shown to."""
+    cases = [(source, stage, said) for stage, sources in by_stage.items() for source, said in sources.items()]
+    if not cases:
+        return []
+    hurting = [f"{source} ({stage})" for source, stage, said in cases if said["says"] == "hurts"]
+    if hurting:
+        return [f"sources that hurt {target}: {', '.join(hurting)}"]
+    metric = next(iter(cases[0][2]["differences"]))
+    source, stage, said = max(cases, key=lambda case: case[2]["differences"][metric]["difference"])
+    change = said["differences"][metric]["difference"]
+    return [f"sources that hurt {target}: none is shown to ({source} comes closest: without it {metric} of {stage} "
+            f"changes by {change:+.4f})"]  # fmt: skip
 
 
 def leaving(one: Mapping[str, Any]) -> str:
