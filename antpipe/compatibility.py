@@ -29,6 +29,11 @@ def check_fit(
     notice: Callable[[str], None],
 ) -> None:
     """Refuse a checkpoint whose kept parts do not fit the features or the model, naming both sides."""
+    if actions["ids"] == transfer.KEEP and start.domains != wanted.domains:
+        raise DataError(
+            f"{source} was trained on {', '.join(start.domains) or 'another catalogue'}; this stage goes on from a run "
+            f"on {', '.join(wanted.domains)}, with the same features and sequences"
+        )
     if actions["encoder"] != transfer.RESET:
         trained, asked = start.model_config(), wanted.model_config()
         for key in ("width", "layers", "heads", "inner_width", "feed_forward_experts", "feed_forward_expert_layers"):

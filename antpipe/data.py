@@ -100,8 +100,9 @@ def load_catalogue(
 ) -> Catalogue:
     """Map the features of the domains. A modality no domain has is left out; `notice` says what is missing.
 
-    whitened: modalities to read in their whitened form. Raises DataError where no modality is left, where one is there
-    but not whitened as asked for, or where domains have features of different encoders.
+    modalities: none at all for a model that knows items by their ids. whitened: those to read in their whitened form.
+    Raises DataError where no modality is left, where one is there but not whitened as asked for, or where domains have
+    features of different encoders.
     """
     features: dict[str, tuple[Feature | None, ...]] = {}
     widths: dict[str, int] = {}
@@ -129,7 +130,7 @@ def load_catalogue(
             widths[modality] = entry["width"]
         if modality in widths:
             features[modality] = tuple(column)
-    if not widths:
+    if modalities and not widths:
         raise DataError(f"{', '.join(domains)}: no feature to learn from", store.domain(domains[0]).command("text"))
     sizes = [store.domain(name).rows() for name in domains]
     return Catalogue(tuple(domains), np.cumsum([0, *sizes]), features, widths, encoders)

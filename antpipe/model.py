@@ -217,7 +217,8 @@ class Ant(nn.Module):
     """Item side, sequence side and their match.
 
     widths: width d of each modality's raw features; the modalities it names are those the model has.
-    max_len: number of positions. items: size of the catalogue, needed where the model is transductive.
+    max_len: number of positions. items: size of the catalogue, needed where the model is transductive. Without any
+    modality, a transductive model knows items by their ids alone.
     """
 
     def __init__(self, config: ModelConfig, widths: Mapping[str, int], max_len: int, items: int | None = None) -> None:
@@ -285,11 +286,12 @@ class Ant(nn.Module):
             assert present is not None
             features = {name: self._hide(name, features[name], present[name]) for name in self.widths}
         parts = {name: module(features[name]) for name, module in self.modalities.items()}
-        fused = torch.stack(list(parts.values())).sum(0)  # (n, D)
-        if self.config.fusion and "text" in parts and "image" in parts:
+        fused = torch.stack(list(parts.values())).sum(0) if parts else None  # (n, D)
+        if self.config.fusion and fused is not None and "text" in parts and "image" in parts:
             fused = fused + self.config.fusion * (parts["image"] * parts["text"])
         if self.ids is not None and ids is not None:
-            fused = fused + self.ids(ids)
+            fused = self.ids(ids) if fused is None else fused + self.ids(ids)
+        assert fused is not None, "items have neither features nor ids"
         return ItemVectors(fused, parts)
 
     def _hide(self, name: str, x: Tensor, present: Tensor) -> Tensor:

@@ -91,8 +91,13 @@ class Keeping:
     asked_to_stop: Callable[[], bool]
     show: Callable[[Position, float], None]  # gets the share of the epoch that is done
     world: World = ALONE
+    pause_after: int = 0  # epochs (0: never)
     saved_at: float = field(default_factory=time.monotonic)
     writing: float = 0.0  # seconds that the last state took
+
+
+class Paused(Exception):  # noqa: N818 -- no error
+    """Training stopped after as many epochs as it was asked for; its state is in the folder."""
 
 
 def has_state(run: Path) -> bool:
@@ -107,7 +112,6 @@ def save_state(
 
     Of several processes the first writes, with the random generators of all.
     """
-
     began = time.monotonic()
     generators = of_all(random_states(), keep.world)
     if keep.world.rank:
@@ -134,10 +138,16 @@ def save_state(
 def after_epoch(
     keep: Keeping, model: "Ant", optimiser: "torch.optim.Adam", at: Position, best_weights: Mapping[str, "Tensor"]
 ) -> None:
-    """Save the state, unless training since the last one took hardly longer than writing it would; always the last."""
+    """Save the state, unless training since the last one took hardly longer than writing it would; always the last.
+
+    Raises Paused where this was the last epoch for now.
+    """
     least = min(keep.save_every, TRAINING_PER_WRITING * keep.writing)
-    if of_first(lambda: at.finished or time.monotonic() - keep.saved_at >= least, keep.world):
+    pause = keep.pause_after == len(at.rows) and not at.finished
+    if of_first(lambda: at.finished or pause or time.monotonic() - keep.saved_at >= least, keep.world):
         save_state(keep, model, optimiser, at, best_weights)
+    if pause:
+        raise Paused
 
 
 def random_states() -> dict[str, "Tensor"]:

@@ -87,6 +87,8 @@ def plan_run(
             f"--reference needs the softmax over all {len(data.catalogue)} items, not over a sample",
             f"the same command with --sampled-above {len(data.catalogue)}",
         )
+    if not config.features():
+        check_ids_only(stage, actions, model_config, config)
     described = describe_run(
         store, data.catalogue, stage=stage, actions=actions, model_config=model_config, config=config, start=start
     )
@@ -115,6 +117,7 @@ def run_stage(
     own_stages: Mapping[str, object] = MappingProxyType({}),
     force: bool,
     resume: bool = False,
+    pause_after: int = 0,
     notice: Callable[[str], None],
     progress: Callable[[dict[str, Any]], None],
     stepping: Callable[[float, dict[str, float]], None] | None = None,
@@ -122,7 +125,8 @@ def run_stage(
     """Plan a run (see plan_run), train it, and write the checkpoint of its best epoch to `out`.
 
     force: begin anew whatever the folder holds. resume: go on where an unfinished run in it stands; the result is that
-    of a run which was never interrupted (bit-equal on a CPU with the same number of threads). progress: told the
+    of a run which was never interrupted (bit-equal on a CPU with the same number of threads). pause_after: raise Paused
+    after this many epochs, with the state kept to be resumed (0: train to the end). progress: told the
     figures of each epoch; stepping: after each step, the epochs done (a fraction) and the epoch's loss and rate so far.
     Returns the checkpoint and whether it was there already (the same run finished before). Raises UsageError where
     the folder holds another run, or an unfinished one without force or resume, AntpipeError where another process
@@ -158,8 +162,8 @@ def run_stage(
         if resume and there == NOTHING:
             notice(f"{out} holds nothing to resume; training begins")
         return train_plan(
-            plan, out, config, device, begun=there == UNFINISHED, command=command, notice=notice, progress=progress,
-            stepping=stepping, world=world,
+            plan, out, config, device, begun=there == UNFINISHED, command=command, pause_after=pause_after,
+            notice=notice, progress=progress, stepping=stepping, world=world,
         ), False  # fmt: skip
 
 
@@ -181,6 +185,7 @@ def train_plan(
     *,
     begun: bool,
     command: str,
+    pause_after: int,
     notice: Callable[[str], None],
     progress: Callable[[dict[str, Any]], None],
     stepping: Callable[[float, dict[str, float]], None] | None,
@@ -206,7 +211,7 @@ def train_plan(
         compile_parts(model)
     tracker = "none" if world.rank else config.track
     with stopping() as asked, tracking(tracker, out, plan.described, rows) as track:
-        keep = Keeping(out, plan.described, config.save_every, begun, asked, show, world)
+        keep = Keeping(out, plan.described, config.save_every, begun, asked, show, world, pause_after)
         try:
             best_epoch, best = fit(
                 model, plan.data,
@@ -261,11 +266,20 @@ def _check_request(
     return checkpoint.describe(source)
 
 
+def check_ids_only(stage: str, actions: transfer.Stage, model_config: ModelConfig, config: TrainConfig) -> None:
+    """Refuse what `--modalities none` does not go with: features are then neither learned nor taken over."""
+    if not model_config.transductive:
+        raise UsageError("--modalities none leaves an item nothing but its id", "the same command with --transductive")
+    if config.reference or (reads_features_of_checkpoint(actions) and actions["ids"] != transfer.KEEP):
+        what = "--reference" if config.reference else f"--stage {stage}"
+        raise UsageError(f"{what} reads features of items: it does not go with --modalities none")
+
+
 def load_training_data(
     store: Store, domains: Sequence[str], config: TrainConfig, notice: Callable[[str], None]
 ) -> TrainingData:
     """Everything training reads, mapped from the store."""
-    catalogue = load_catalogue(store, domains, config.modalities, notice, config.whitened)
+    catalogue = load_catalogue(store, domains, config.features(), notice, config.whitened)
     sequences = tuple(store.domain(name).sequences() for name in domains)
     lengths = {part.max_len for part in sequences}
     if len(lengths) > 1:

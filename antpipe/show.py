@@ -33,6 +33,24 @@ def run(folder: object, checkpoint: "Checkpoint", status: str) -> str:
     return f"{folder}  {checkpoint.stage}  {status}  {inline(figures)}"
 
 
+def race(decision: Mapping[str, Any]) -> str:
+    """What `--stage auto` chose and why, and who was dropped when."""
+    lines = [f"chosen: {decision['chosen']}  ({decision['why']})"]
+    for rung in decision["rungs"]:
+        scores = sorted(rung["scores"].items(), key=lambda pair: -pair[1])
+        cells = (f"{name} {score:.4f}{'' if name in rung['kept'] else ' (dropped)'}" for name, score in scores)
+        lines.append(f"after {rung['epochs']} of {decision['epochs']} epochs: {', '.join(cells)}")
+    lines += [f"left out: {name}: {why}" for name, why in decision["left_out"].items()]
+    return "\n".join(lines)
+
+
+def to_do(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line a run of a comparison, and how many are to be trained or judged."""
+    lines = [f"{row['target']}  {row['arm']}  seed {row['seed']}  {row['state']}  {row['folder']}" for row in rows]
+    left = sum(row["state"] != "finished" for row in rows)
+    return "\n".join([*lines, f"{len(rows)} runs, {left} to do"])
+
+
 def groups(rows: "Sequence[GroupRow]") -> str:
     """The table of `train --dry-run`."""
     lines = [f"{'group':<12}{'action':<8}{'tensors':>8}{'parameters':>12}"]

@@ -56,7 +56,7 @@ def fit(
     record: gets epoch, loss, learning rate, seconds, positions a second and the validation metrics. keep: where the
     training state is written and gone on from; without it, training leaves nothing on disk. world: this process among
     those that train together (parallel.py). Returns the best epoch (from 1) and its validation metrics, the mean over
-    domains. Raises DivergedError where the loss is not finite.
+    domains. Raises DivergedError where the loss is not finite, Paused where `keep` asks for a pause.
     """
     import torch
 

@@ -22,7 +22,7 @@ Stage = Mapping[str, str]  # what happens to each group
 STAGES: dict[str, Stage] = {
     "pretrain": dict.fromkeys(GROUPS, RESET),
     "scratch": dict.fromkeys(GROUPS, RESET),
-    # Ids belong to one catalogue: no stage can keep them.
+    # Ids belong to one catalogue: no stage that goes to another can keep them.
     "finetune": dict.fromkeys(GROUPS, KEEP) | {"ids": RESET},
     "relearn": {
         "encoder": FREEZE, "positions": RESET, "input_norm": KEEP, "experts": RESET, "gates": RESET, "ids": RESET,
@@ -31,6 +31,12 @@ STAGES: dict[str, Stage] = {
     "relearn-unfrozen": {
         "encoder": KEEP, "positions": RESET, "input_norm": KEEP, "experts": RESET, "gates": RESET, "ids": RESET,
     },
+    # As UniSRec (arXiv 2206.05941) is carried over: sequence encoder and positions frozen, the adaptor goes on.
+    "unisrec": {
+        "encoder": FREEZE, "positions": FREEZE, "input_norm": KEEP, "experts": KEEP, "gates": KEEP, "ids": RESET,
+    },
+    # Goes on from a run on the same target (checked), so that even ids may stay.
+    "unfreeze": dict.fromkeys(GROUPS, KEEP),
 }  # fmt: skip
 
 # Single tensors that the authors' code treats unlike their group (the `reference` switch; docs/method.md).

@@ -278,3 +278,51 @@ def test_a_stage_that_freezes_everything_is_refused(store: Store, source: Path) 
         plan_run(
             store, ["Target"], "ice", model_config=MODEL, config=TRAINING, source=source, own_stages=own, notice=str
         )
+
+
+def test_items_may_be_their_ids_alone(store: Store, tmp_path: Path) -> None:
+    done, _ = run_stage(
+        store, ["Target"], "scratch", out=tmp_path / "run", model_config=replace(MODEL, transductive=True),
+        config=replace(TRAINING, modalities=("none",), epochs=40, lr=4e-3), source=None, force=False, notice=str,
+        progress=str,
+    )  # fmt: skip
+    assert done.modalities == {}
+    assert set(done.domains["Target"]) == {"sequences"}
+    assert not [name for name in weights(tmp_path / "run") if name.startswith("modalities")]
+    assert done.metrics["recall@10"] > 0.7  # 10 of 24 items would be .42 by chance
+    assert open_run(store, tmp_path / "run", "Target", str)[1] == checkpoint.describe(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("stage", "transductive", "more", "message"),
+    [
+        ("scratch", False, {}, "nothing but its id"),
+        ("scratch", True, {"reference": True}, "--reference reads features"),
+        ("finetune", True, {}, "--stage finetune reads features"),
+    ],
+)
+def test_ids_alone_are_refused_where_features_are_needed(
+    store: Store, source: Path, stage: str, transductive: bool, more: dict[str, bool], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        plan_run(
+            store, ["Target"], stage, model_config=replace(MODEL, transductive=transductive),
+            config=replace(TRAINING, modalities=("none",), **more), source=source if stage == "finetune" else None,
+            notice=str,
+        )  # fmt: skip
+
+
+def test_unfreezing_keeps_even_the_ids_of_a_run_on_the_same_target(store: Store, source: Path, tmp_path: Path) -> None:
+    request = {"model_config": replace(MODEL, transductive=True), "config": TRAINING, "notice": str}
+    run_stage(
+        store, ["Target"], "relearn", out=tmp_path / "run", source=source, force=False, progress=str, **request
+    )  # fmt: skip
+    plan = plan_run(store, ["Target"], "unfreeze", source=tmp_path / "run", **request)
+    before = weights(tmp_path / "run")
+    assert all(torch.equal(before[name], tensor) for name, tensor in plan.model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in plan.model.parameters())
+
+
+def test_unfreezing_refuses_a_run_on_another_domain(store: Store, source: Path) -> None:
+    with pytest.raises(DataError, match="was trained on Source; this stage goes on from a run on Target"):
+        plan_run(store, ["Target"], "unfreeze", model_config=MODEL, config=TRAINING, source=source, notice=str)

@@ -135,11 +135,13 @@ def config_flag(field: "dataclasses.Field[Any]") -> inspect.Parameter:
     return keyword(field.name, Annotated[kind | None, option], None)
 
 
-def names(text: str) -> list[str]:
+def names(text: str, flag: str = "--domains") -> list[str]:
     """`A,B` -> [A, B]; empty and repeated names are refused."""
     parts = [part.strip() for part in text.split(",")]
     if not all(parts) or len(set(parts)) != len(parts):
-        raise UsageError(f"--domains {text}: give each domain once, separated by commas")
+        raise UsageError(
+            f"{flag} {text}: give each {'domain' if flag == '--domains' else 'one'} once, separated by commas"
+        )
     return parts
 
 

@@ -1,13 +1,17 @@
 """Commands that use a run."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from antpipe import show
-from antpipe.commands.flags import Common, Domains, OneDomain, Run, app, command, names, notice
-from antpipe.config import EvaluateConfig
+from antpipe.commands.flags import Common, Domains, Force, OneDomain, Run, app, command, names, notice
+from antpipe.config import CompareConfig, EvaluateConfig, ModelConfig, RaceConfig, TrainConfig
+from antpipe.errors import UsageError
 from antpipe.parallel import world_of
+from antpipe.progress import progress
 
 
 @command(app, "evaluate")
@@ -25,6 +29,61 @@ def evaluate(
         return
     results = [evaluate_run(common.store, run, name, config, notice) for name in names(domains)]
     common.show(results, show.evaluations(results, slices))
+
+
+@command(app, "compare")
+def compare(
+    common: Common,
+    targets: Annotated[str, typer.Option("--target", "--targets", "--domains", help="targets, separated by commas")],
+    config: CompareConfig,
+    training: TrainConfig,
+    model: ModelConfig,
+    race: RaceConfig,
+    out: Annotated[Path, typer.Option("--out", help="folder of the comparison: runs, results, tables")],
+    origins: Annotated[str | None, typer.Option("--from", help="pre-trained runs, separated by commas")] = None,
+    sources: Annotated[str | None, typer.Option("--sources", help="domains to pre-train on here")] = None,
+    given: Annotated[
+        list[str] | None, typer.Option("--run", help="runs that are there, as ARM=DIR,DIR2 (a seed each); repeatable")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be trained")] = False,
+    force: Force = False,
+) -> None:
+    """Train several ways to a recommender, with equal seeds and budget, and say whether transfer helped."""
+    from antpipe import checkpoint
+    from antpipe.arms import Request
+    from antpipe.compare import OUTCOME, run_comparison, what_would_be_done
+    from antpipe.comparison_table import as_text
+
+    folders = [Path(part) for part in names(origins, "--from")] if origins else []
+    runs = given_runs(given or [])
+    origin = [*folders, *(some[0] for some in runs.values())]
+    if origin:
+        model = common.resolve(ModelConfig, checkpoint.describe(origin[0]).model_config())
+    request = Request(
+        common.store, out, tuple(names(targets, "--target")), config, model, training, race, tuple(folders),
+        tuple(names(sources, "--sources")) if sources else (), runs, common.toml.get("stage", {}),
+    )  # fmt: skip
+    if dry_run:
+        rows = what_would_be_done(request)
+        common.show(rows, show.to_do(rows))
+        return
+    try:
+        found = run_comparison(request, force=force, notice=notice, watch=progress)
+    except KeyboardInterrupt:
+        notice("next: the same command goes on from here")
+        raise
+    common.show(found, f"{as_text(found)}\n\n{out / OUTCOME}.json, {out / OUTCOME}.md")
+
+
+def given_runs(words: Sequence[str]) -> dict[str, list[Path]]:
+    """`ARM=DIR,DIR2` of each --run."""
+    found: dict[str, list[Path]] = {}
+    for word in words:
+        name, _, folders = word.partition("=")
+        if not name or not all(folders.split(",")):
+            raise UsageError(f"--run {word}: write ARM=DIR, or ARM=DIR,DIR2")
+        found.setdefault(name, []).extend(Path(folder) for folder in folders.split(","))
+    return found
 
 
 @command(app, "recommend")

@@ -7,7 +7,7 @@ import typer
 
 from antpipe import show
 from antpipe.commands.flags import Common, Domains, Force, app, command, imports, names, notice
-from antpipe.config import ModelConfig, TrainConfig
+from antpipe.config import ModelConfig, RaceConfig, TrainConfig
 from antpipe.errors import UsageError
 from antpipe.parallel import world_of
 from antpipe.progress import progress
@@ -18,18 +18,20 @@ SHOWN_EPOCH = ("loss", "valid_recall@10", "seconds")  # the rest is in RUN/metri
 @command(app, "train")
 def train(
     common: Common,
-    stage: Annotated[str, typer.Option("--stage", help="pretrain, scratch, finetune, relearn, or one of your own")],
+    stage: Annotated[str, typer.Option("--stage", help="pretrain, scratch, finetune, relearn, auto, or your own")],
     domains: Domains,
     config: TrainConfig,
     model: ModelConfig,
+    race: RaceConfig,
     out: Annotated[Path | None, typer.Option("--out", help="folder of the run")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="run to start from (finetune, relearn)")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show what the stage does with each group")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="go on where an interrupted run in --out stands")] = False,
     force: Force = False,
 ) -> None:
-    """Train one stage: pretrain on sources; scratch, finetune or relearn on a target."""
+    """Train one stage: pretrain on sources; scratch, finetune or relearn on a target; auto chooses on validation."""
     from antpipe import checkpoint
+    from antpipe.racing import AUTO
     from antpipe.resume import read_cost
     from antpipe.runs import plan_run, run_stage
     from antpipe.transfer import group_table
@@ -39,6 +41,9 @@ def train(
     request: dict[str, Any] = {
         "model_config": model, "config": config, "source": source, "own_stages": common.toml.get("stage", {}),
     }  # fmt: skip
+    if stage == AUTO:
+        train_auto(common, names(domains), request, race, out, dry_run=dry_run, resume=resume, force=force)
+        return
     if dry_run:
         plan = plan_run(common.store, names(domains), stage, **request, notice=notice)
         rows = group_table(plan.actions, plan.model)
@@ -61,6 +66,48 @@ def train(
     if not was_there and not world_of().rank:
         notice(f"{out}: {show.inline(read_cost(out))}")
     common.show(done, show.run(out, done, "fresh" if was_there else "trained"))
+
+
+def train_auto(
+    common: Common,
+    domains: list[str],
+    request: dict[str, Any],
+    race: RaceConfig,
+    out: Path | None,
+    *,
+    dry_run: bool,
+    resume: bool,
+    force: bool,
+) -> None:
+    """Race the stages for a target and say which one was chosen, and why."""
+    from antpipe.racing import run_auto, rungs
+
+    config, own_stages = request["config"], request.pop("own_stages")
+    if own_stages:
+        notice(f"--stage auto chooses among {', '.join(race.candidates)}; your own stages take no part")
+    if dry_run:
+        marks = rungs(config.epochs, config.eval_every, race.first_rung)
+        plan = {"candidates": race.candidates, "rungs": marks, "epochs": config.epochs}
+        drops = ", ".join(map(str, marks)) or "no"
+        common.show(plan, f"{', '.join(race.candidates)}: the worse half goes after {drops} of {config.epochs} epochs")
+        return
+    if out is None:
+        raise UsageError("--out is missing: name the folder of the run, or add --dry-run")
+    with progress(f"{out.name} auto") as update:
+
+        def epoch(row: dict[str, Any]) -> None:
+            update(row["epoch"], config.epochs, show.inline({name: row.get(name, "") for name in SHOWN_EPOCH}))
+
+        try:
+            done, was_there, decision = run_auto(
+                common.store, domains, **request, race=race, out=out, force=force, resume=resume, notice=notice,
+                progress=epoch,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            notice("next: the same command with --resume")
+            raise
+    result = {"checkpoint": done, "auto": decision}
+    common.show(result, f"{show.run(out, done, 'fresh' if was_there else 'trained')}\n{show.race(decision)}")
 
 
 @command(imports, "ant-checkpoint")

@@ -1,0 +1,77 @@
+"""A baseline judged on a domain, in files like those of a run: evaluation-DOMAIN-SPLIT.json and ranks-….parquet."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from antpipe.baselines.item_knn import item_knn
+from antpipe.baselines.markov import markov
+from antpipe.baselines.popularity import popularity
+from antpipe.baselines.scores import Scorer, rank_scores
+from antpipe.baselines.text_nearest import text_nearest, tfidf_nearest
+from antpipe.data import Examples, examples
+from antpipe.errors import DataError
+from antpipe.ranking import PROTOCOLS, Ranks, summary
+from antpipe.store import Domain, Store, digest, write_json
+
+VERSION = 1  # raise it when a baseline's scores change
+# By name: what it reads of a domain, and how to make it.
+BASELINES: dict[str, tuple[tuple[str, ...], Callable[[Domain], Scorer]]] = {
+    "popularity": (("sequences",), lambda domain: popularity(domain.sequences(), domain.rows())),
+    "item-knn": (("sequences",), lambda domain: item_knn(domain.sequences(), domain.rows())),
+    "markov": (("sequences",), lambda domain: markov(domain.sequences(), domain.rows())),
+    "tfidf-nearest": (("sequences", "items"), tfidf_nearest),
+    "text-nearest": (("sequences", "text"), text_nearest),
+}
+
+
+def baseline_fingerprint(store: Store, name: str, domain: str) -> str:
+    """Of all that determines a baseline's ranks. DataError where the domain lacks what it reads."""
+    reads, _ = BASELINES[name]
+    return digest(
+        [name, VERSION, {artefact: store.domain(domain).entry(artefact)["fingerprint"] for artefact in reads}]
+    )
+
+
+def judge_baseline(store: Store, name: str, domain: str, folder: Path, split: str = "test") -> dict[str, Any]:
+    """Rank the targets of a split by a baseline, one of BASELINES, fitted on the training part.
+
+    Writes the two files to `folder` and returns what the JSON holds, as evaluate_run does for a run.
+    """
+    place = store.domain(domain)
+    part = examples(place.sequences(), split)
+    if not len(part):
+        raise DataError(f"domain {domain}: no position to predict in split {split}")
+    fingerprint = baseline_fingerprint(store, name, domain)
+    began = time.perf_counter()
+    _, make = BASELINES[name]
+    ranks = rank_scores(make(place), part, place.rows())
+    seconds = time.perf_counter() - began
+    result = {
+        "domain": domain, "split": split, "stage": name, "run_fingerprint": fingerprint,
+        "items": place.rows(), **summary(ranks), "seconds": seconds,
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    write_ranks(folder, f"{domain}-{split}", part, ranks)
+    write_json(folder / f"evaluation-{domain}-{split}.json", result)
+    return result
+
+
+def write_ranks(folder: Path, name: str, part: Examples, ranks: Ranks) -> None:
+    """The rank of every position, as a run's evaluation leaves it; null beyond the deepest cutoff."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[str, Any] = {
+        "user": part.user, "position": (part.end - part.start).astype(np.int32),
+        "target": part.targets().astype(np.int32), "seen": ranks.seen,
+    }  # fmt: skip
+    for protocol in PROTOCOLS:
+        values = ranks.by_protocol[protocol]
+        columns[f"rank_{protocol}"] = pa.array(values, mask=np.isinf(values))
+    scratch = folder / f".ranks-{name}.parquet"
+    pq.write_table(pa.table(columns), scratch, compression="zstd")
+    scratch.replace(folder / f"ranks-{name}.parquet")

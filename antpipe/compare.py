@@ -1,0 +1,309 @@
+"""`antpipe compare`: train what is missing, judge everything on the test split, and say whether transfer helped.
+
+All of it is in one folder: pre-trained mixes in pretrain/, runs in TARGET/, one small JSON a run in results/, and the
+outcome in comparison.json and comparison.md. Interrupted anywhere, the same command goes on.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from antpipe import checkpoint, comparison
+from antpipe.arms import CONTROL, GIVEN, RACED, TRAINED, UNTRAINED, Job, Mix, Request, jobs, plan_arms
+from antpipe.baselines.judge import baseline_fingerprint, judge_baseline
+from antpipe.checkpoint import DESCRIPTION, Checkpoint
+from antpipe.comparison_table import as_markdown
+from antpipe.config import WITHOUT_EFFECT, EvaluateConfig, TrainConfig
+from antpipe.data import examples
+from antpipe.devices import choose_device, choose_precision
+from antpipe.errors import DataError, UsageError
+from antpipe.evaluate import evaluate_run
+from antpipe.progress import Update
+from antpipe.racing import FOLDER, read_decision, run_auto, without_next
+from antpipe.resume import COST, has_state, read_cost
+from antpipe.runs import PRETRAIN, nothing, plan_run, run_stage
+from antpipe.settings import flag_name
+from antpipe.store import write_json
+
+SPLIT = "test"
+OUTCOME = "comparison"  # .json and .md
+Say = Callable[[str], None]
+Watch = Callable[[str], AbstractContextManager[Update]]
+
+
+def run_comparison(request: Request, *, force: bool, notice: Say, watch: Watch) -> dict[str, Any]:
+    """Train what is missing, evaluate, test, and write comparison.json and comparison.md to the folder.
+
+    force: train everything of this comparison anew. notice: gets a line a run. watch: shows progress under a label.
+    Returns the content of comparison.json (see comparison.outcome). Raises UsageError or DataError, before anything is
+    trained as far as possible, where arms, runs and targets do not go together; the difference is named.
+    """
+    request, notice = replace(request, training=settled(request.training)), once(notice)
+    arms, to_pretrain = plan_arms(request)
+    work = list(jobs(arms, request))
+    check_request(request, work, force=force)
+    for mix in to_pretrain:
+        pretrain(mix, request, force, notice, watch)
+    check_alike(request, work, force=force)  # now that every run to start from is there
+    results = []
+    for number, job in enumerate(work, 1):
+        results.append(finish(job, request, force, notice, watch))
+        notice(f"[{number}/{len(work)}] {job.target}  {job.arm.name}  seed {job.seed}: {results[-1]['status']}")
+    outcome = comparison.outcome(request, arms, work, results)
+    write_json(request.out / f"{OUTCOME}.json", outcome)
+    text = as_markdown(outcome)
+    scratch = request.out / f".{OUTCOME}.md"
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(request.out / f"{OUTCOME}.md")
+    return outcome
+
+
+def once(notice: Say) -> Say:
+    """Say each thing a single time: what holds for one run of a comparison mostly holds for all."""
+    said: set[str] = set()
+
+    def say(message: str) -> None:
+        if message not in said:
+            said.add(message)
+            notice(message)
+
+    return say
+
+
+def settled(training: TrainConfig) -> TrainConfig:
+    """With the precision that `auto` stands for here: it is part of a budget."""
+    return replace(training, precision=choose_precision(training.precision, choose_device(training.device)))
+
+
+def what_would_be_done(request: Request) -> list[dict[str, Any]]:
+    """For --dry-run: a row for each pre-training and run with its state: finished, unfinished or missing."""
+    request = replace(request, training=settled(request.training))
+    arms, to_pretrain = plan_arms(request)
+    work = list(jobs(arms, request))
+    check_request(request, work, force=True)
+    rows = [{"target": ", ".join(mix.domains), "arm": PRETRAIN, "seed": mix.training.seed, "folder": mix.folder}
+            for mix in to_pretrain]  # fmt: skip
+    rows += [{"target": job.target, "arm": job.arm.name, "seed": job.seed, "folder": job.folder} for job in work]
+    return [{**row, "folder": str(row["folder"]), "state": state_of(Path(str(row["folder"])))} for row in rows]
+
+
+def state_of(folder: Path) -> str:
+    if has_state(folder) or (folder / FOLDER).exists():
+        return "unfinished"
+    return "finished" if (folder / DESCRIPTION).exists() or any(folder.glob("evaluation-*.json")) else "missing"
+
+
+# -- checks -----------------------------------------------------------------------------------------------------
+
+
+def check_request(request: Request, work: Sequence[Job], *, force: bool) -> None:
+    """Refuse what can be known to fail before anything is trained."""
+    names = {job.arm.name for job in work}
+    if not request.targets or len(set(request.targets)) != len(request.targets):
+        raise UsageError("--target: give each target once")
+    for target in request.targets:
+        if not len(examples(request.store.domain(target).sequences(), SPLIT)):
+            raise DataError(f"domain {target}: no position to predict in split {SPLIT}")
+    if CONTROL not in names and any(job.arm.judged for job in work):
+        raise UsageError(f"a verdict on transfer needs the control: add {CONTROL} to --arms, or --run {CONTROL}=RUN")
+    for job in work:
+        if job.arm.kind == UNTRAINED:
+            baseline_fingerprint(request.store, job.arm.name, job.target)
+    check_seeds(request, work)
+    check_alike(request, work, force=force)
+
+
+def planned(job: Job, request: Request) -> Checkpoint:
+    """What a run would be, by its description."""
+    return plan_run(
+        request.store, [job.target], job.arm.stage, model_config=job.arm.model, config=job.training(),
+        source=job.arm.mix.folder if job.arm.mix else None, own_stages=request.own_stages, notice=nothing,
+    ).described  # fmt: skip
+
+
+def check_seeds(request: Request, work: Sequence[Job]) -> None:
+    """All arms have equal seeds on a target, or none."""
+    for target in request.targets:
+        by_arm: dict[str, list[int]] = {}
+        for job in work:
+            if job.target == target and job.arm.kind != UNTRAINED:
+                by_arm.setdefault(job.arm.name, []).append(job.seed)
+        first = CONTROL if CONTROL in by_arm else next(iter(by_arm), CONTROL)
+        for name, seeds in by_arm.items():
+            if sorted(seeds) != sorted(by_arm[first]):
+                raise UsageError(
+                    f"{target}: {name} has the seeds {told(seeds)}, {first} has {told(by_arm[first])}; "
+                    "only equal seeds are compared"
+                )
+
+
+def check_alike(request: Request, work: Sequence[Job], *, force: bool) -> None:
+    """Refuse runs that differ from their target's control in catalogue, split, features, model or budget: those handed
+    in, and those that are to be trained or were, as far as what they start from is there."""
+    for target in request.targets:
+        there: list[tuple[Job, Checkpoint]] = []
+        for job in sorted((job for job in work if job.target == target), key=lambda job: job.arm.name != CONTROL):
+            if job.arm.kind == GIVEN:
+                there.append((job, checkpoint.describe(job.folder)))
+                check_current(request, job, there[-1][1])
+            elif job.arm.kind == TRAINED and job.arm not in [other.arm for other, _ in there]:
+                if job.arm.mix and not (job.arm.mix.folder / DESCRIPTION).exists():
+                    continue
+                there.append((job, planned(job, request)))
+                if not force:
+                    check_finished(job, there[-1][1])
+        alike = [pair for pair in there if pair[0].arm.alike]
+        for job, described in alike[1:]:
+            first, control = alike[0]
+            found = unlike(described, control, target)
+            if found:
+                raise UsageError(
+                    f"{target}: {job.arm.name} ({job.folder}) and {first.arm.name} ({first.folder}) "
+                    f"are not comparable: {'; '.join(found)}"
+                )
+
+
+def check_current(request: Request, job: Job, described: Checkpoint) -> None:
+    """Refuse a run handed in whose target was another catalogue or split, or had other features, than now."""
+    place = request.store.domain(job.target)
+    for artefact, fingerprint in described.domains[job.target].items():
+        if place.entry(artefact)["fingerprint"] != fingerprint:
+            raise DataError(
+                f"{job.folder} was trained on other {named(artefact)} of {job.target} than are in {request.store.root}"
+            )
+
+
+def check_finished(job: Job, wanted: Checkpoint) -> None:
+    """Refuse a folder of this comparison that holds a run with other settings; they are named."""
+    if (job.folder / DESCRIPTION).exists():
+        found = checkpoint.describe(job.folder)
+        if found.fingerprint != wanted.fingerprint:
+            differing = unlike(found, wanted, job.target) or ["another run to start from"]
+            raise UsageError(
+                f"{job.folder} holds another run: {'; '.join(differing)}", "name another --out, or add --force"
+            )
+
+
+def named(artefact: str) -> str:
+    return "sequences (catalogue, split or --max-len)" if artefact == "sequences" else f"{artefact} features"
+
+
+def unlike(one: Checkpoint, other: Checkpoint, target: str) -> list[str]:
+    """What sets two runs on a target apart besides their stage and seed, a phrase each."""
+    found = []
+    mine, theirs = one.domains.get(target, {}), other.domains.get(target, {})
+    if set(mine) != set(theirs):
+        found.append(f"reads {told(set(mine) - {'sequences'})} (not {told(set(theirs) - {'sequences'})})")
+    for artefact in [name for name in mine if name in theirs and mine[name] != theirs[name]]:
+        found.append(f"other {named(artefact)} of {target}")
+    for old, new in ((other.model, one.model), (other.train, one.train)):
+        for name in old | new:
+            before, now = (json.loads(json.dumps(side.get(name))) for side in (old, new))  # tuples as lists
+            if before != now and name not in (*WITHOUT_EFFECT, "seed"):
+                found.append(f"--{flag_name(name)} {told(now)} (not {told(before)})")
+    return found
+
+
+def told(value: object) -> str:
+    if not isinstance(value, Iterable) or isinstance(value, str):
+        return str(value)
+    return ", ".join(str(part) for part in sorted(value)) or "nothing"
+
+
+# -- work -------------------------------------------------------------------------------------------------------
+
+
+def pretrain(mix: Mix, request: Request, force: bool, notice: Say, watch: Watch) -> None:
+    """Pre-train a mix of sources, unless that was done."""
+    with watch(f"pretrain {mix.name}") as update:
+        done, was_there = run_stage(
+            request.store, mix.domains, PRETRAIN, out=mix.folder, model_config=mix.model, config=mix.training,
+            source=None, force=force, resume=not force and has_state(mix.folder), notice=without_next(notice),
+            progress=lambda row: update(row["epoch"], mix.training.epochs),
+        )  # fmt: skip
+    notice(f"pretrain {mix.name} ({', '.join(mix.domains)}): {'fresh' if was_there else 'trained'}, "
+           f"best epoch {done.best_epoch} of {done.epochs}")  # fmt: skip
+
+
+def finish(job: Job, request: Request, force: bool, notice: Say, watch: Watch) -> dict[str, Any]:
+    """Train (or fit) and evaluate one run as far as that is not done; the content of its JSON in results/.
+
+    It has the run's fingerprint and weights, budget, seconds of training and the evaluation under both protocols.
+    """
+    path = request.out / job.record()
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() and not force else {}
+    facts = fit_baseline(job, request) if job.arm.kind == UNTRAINED else train_job(job, request, force, notice, watch)
+    status = facts.pop("status")
+    same = all(known.get(key) == facts[key] for key in ("fingerprint", "weights_sha256"))
+    if same and ranks_of(job).exists():
+        return {**known, "status": status}
+    if job.arm.kind == UNTRAINED:
+        found = judge_baseline(request.store, job.arm.name, job.target, job.folder, SPLIT)
+        facts["seconds"] = found["seconds"]
+    else:
+        judging = EvaluateConfig(split=SPLIT, device=request.training.device)
+        found = evaluate_run(request.store, job.folder, job.target, judging, notice)
+    record = {
+        "arm": job.arm.name, "kind": job.arm.kind, "mix": job.arm.mix.name if job.arm.mix else None,
+        "target": job.target, "seed": job.seed, "run": str(job.folder), **facts,
+        **{key: found[key] for key in ("split", "items", "positions", "target_in_history", "protocols")},
+    }  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, record)
+    return {**record, "status": status}
+
+
+def ranks_of(job: Job) -> Path:
+    return job.folder / f"ranks-{job.target}-{SPLIT}.parquet"
+
+
+def fit_baseline(job: Job, request: Request) -> dict[str, Any]:
+    """A baseline without training is fitted when it is judged; this only says which one it is."""
+    fingerprint = baseline_fingerprint(request.store, job.arm.name, job.target)
+    return {"fingerprint": fingerprint, "weights_sha256": "", "budget": {}, "seconds": 0.0, "status": "judged"}
+
+
+def train_job(job: Job, request: Request, force: bool, notice: Say, watch: Watch) -> dict[str, Any]:
+    """Train a run unless it is finished or was handed in; what is recorded of it."""
+    arm, training = job.arm, job.training()
+    source = arm.mix.folder if arm.mix else None
+    with watch(f"{job.target} {arm.name} seed {job.seed}") as update:
+        request_of_run: dict[str, Any] = {
+            "out": job.folder, "model_config": arm.model, "config": training, "source": source, "force": force,
+            "notice": without_next(notice), "progress": lambda row: update(row["epoch"], training.epochs),
+        }  # fmt: skip
+        was_there = True
+        if arm.kind == RACED:
+            label = f"{job.target}  {arm.name}  seed {job.seed}: "
+            request_of_run["notice"] = lambda message: notice(f"{label}{message}")
+            _, was_there, _ = run_auto(
+                request.store, [job.target], **request_of_run, race=request.race,
+                resume=not force and (job.folder / FOLDER).exists(),
+            )  # fmt: skip
+        elif arm.kind != GIVEN:
+            _, was_there = run_stage(
+                request.store, [job.target], arm.stage, **request_of_run, own_stages=request.own_stages,
+                resume=not force and has_state(job.folder),
+            )  # fmt: skip
+    done = checkpoint.describe(job.folder)
+    return {
+        "fingerprint": done.fingerprint, "weights_sha256": done.weights_sha256, "budget": budget_of(done),
+        "seconds": seconds_of(job), "status": "fresh" if was_there else "trained",
+    } | ({"chosen": read_decision(job.folder)["chosen"]} if arm.kind == RACED else {})  # fmt: skip
+
+
+def budget_of(done: Checkpoint) -> dict[str, Any]:
+    """What a run was allowed and took: settings of training that are a budget, and the epochs it went through."""
+    kept = ("epochs", "batch_size", "lr", "lr_decay", "patience", "limit_steps", "precision")
+    return {**{key: done.train[key] for key in kept}, "epochs_done": done.epochs, "best_epoch": done.best_epoch}
+
+
+def seconds_of(job: Job) -> float | None:
+    """Seconds of training, of all candidates where there was a race; None where the run does not tell."""
+    decision: Mapping[str, Any] = read_decision(job.folder)
+    if decision:
+        return float(sum(decision["seconds"].values()))
+    return read_cost(job.folder)["seconds"] if (job.folder / COST).exists() else None

@@ -1,0 +1,250 @@
+"""`train --stage auto`: who is dropped when, that the winner is the run it would have been alone, and no test split."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from antpipe import checkpoint, data, racing, runs
+from antpipe.config import CANDIDATES, RaceConfig
+from antpipe.data import Examples, examples
+from antpipe.errors import DataError, UsageError
+from antpipe.racing import DECISION, FOLDER, STAGES_OF, read_decision, run_auto, rungs, survivors
+from antpipe.store import Sequences, Store
+
+from .trainable import MODEL, TRAINING, WIDTHS, make_trainable, train_quickly
+
+FOUR = replace(TRAINING, epochs=4)
+RACE = RaceConfig(first_rung=0.25)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
+    """A store with Source, Target and Wide (a wider text encoder), and a run pre-trained on Source."""
+    folder = tmp_path_factory.mktemp("race")
+    store = Store(folder / "store")
+    make_trainable(store, "Source", seed=1)
+    make_trainable(store, "Target", seed=2)
+    make_trainable(store, "Wide", seed=3, widths={**WIDTHS, "text": 20})
+    train_quickly(store, "pretrain", ["Source"], folder / "source")
+    return store, folder / "source"
+
+
+@pytest.fixture(scope="module")
+def whole(place: tuple[Store, Path]) -> tuple[Any, Path, list[str]]:
+    """A race that nothing disturbed: what it returned, its folder, and what was said."""
+    said: list[str] = []
+    out = place[1].with_name("whole")
+    return auto(place, out, notice=said.append), out, said
+
+
+def auto(place: tuple[Store, Path], out: Path, domain: str = "Target", **more: Any) -> Any:
+    store, source = place
+    request = {"race": RACE, "config": FOUR, "force": False, "notice": str, "progress": str, **more}
+    return run_auto(store, [domain], out=out, model_config=MODEL, source=source, **request)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "eval_every", "first", "expected"),
+    [
+        (100, 1, 0.125, [12, 25, 50]),
+        (8, 1, 0.125, [1, 2, 4]),
+        (8, 3, 0.125, [3, 6]),  # an epoch without validation tells nothing
+        (3, 1, 0.125, [1, 2]),
+        (1, 1, 0.125, []),
+        (100, 1, 0.5, [50]),
+    ],
+)
+def test_rungs_double_and_are_validated(epochs: int, eval_every: int, first: float, expected: list[int]) -> None:
+    assert rungs(epochs, eval_every, first) == expected
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        ({"a": 0.1, "b": 0.4, "c": 0.2, "d": 0.3}, ["b", "d"]),
+        ({"a": 0.1, "b": 0.4, "c": 0.2}, ["b", "c"]),
+        ({"a": 0.1, "b": 0.4, "c": 0.1, "d": 0.1}, ["a", "b", "c", "d"]),  # a tie is no reason to drop anybody
+        ({"a": 0.1, "b": 0.2}, ["b"]),
+        ({"a": 0.1}, ["a"]),
+    ],
+)
+def test_the_better_half_goes_on(scores: dict[str, float], kept: list[str]) -> None:
+    assert survivors(scores) == kept
+
+
+def test_every_candidate_has_its_stages() -> None:
+    assert set(STAGES_OF) == set(CANDIDATES)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load_weights(run, checkpoint.describe(run))
+
+
+def scored(monkeypatch: pytest.MonkeyPatch, winner: str) -> None:
+    """Let this candidate always be the best on validation."""
+    real = racing.score_at
+    monkeypatch.setattr(
+        racing, "score_at", lambda legs, epochs: real(legs, epochs) + (legs[-1].folder.name == winner)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("winner", ["scratch", "relearn"])
+def test_the_winner_equals_the_run_trained_alone(
+    place: tuple[Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, winner: str
+) -> None:
+    scored(monkeypatch, winner)
+    done, was_there, decision = auto(place, tmp_path / "auto")
+    store, source = place
+    start = None if winner == "scratch" else source
+    train_quickly(store, winner, ["Target"], tmp_path / "alone", start, epochs=4)
+    assert (decision["chosen"], was_there) == (winner, False)
+    assert done == checkpoint.describe(tmp_path / "alone")
+    ours, theirs = weights(tmp_path / "auto"), weights(tmp_path / "alone")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert len((tmp_path / "auto" / "metrics.jsonl").read_text().splitlines()) == 4
+    assert not (tmp_path / "auto" / FOLDER).exists()
+
+
+def test_relearning_and_then_unfreezing_goes_on_from_the_first_rung_with_everything_trained(
+    place: tuple[Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored(monkeypatch, "relearn-then-unfreeze")
+    done, _, decision = auto(place, tmp_path / "auto")
+    assert decision["chosen"] == "relearn-then-unfreeze"
+    assert (done.stage, done.train["epochs"]) == ("unfreeze", 3)
+    store, source = place
+    train_quickly(store, "relearn", ["Target"], tmp_path / "first", source, epochs=1)
+    train_quickly(store, "unfreeze", ["Target"], tmp_path / "second", tmp_path / "first", epochs=3)
+    assert done == checkpoint.describe(tmp_path / "second")
+    assert not torch.equal(weights(tmp_path / "auto")["encoder.0.qkv.weight"], weights(source)["encoder.0.qkv.weight"])
+
+
+def test_the_decision_says_who_was_dropped_when_and_why(whole: tuple[Any, Path, list[str]]) -> None:
+    (_, _, decision), out, said = whole
+    assert decision == json.loads((out / DECISION).read_text())
+    first = decision["rungs"][0]
+    assert first["epochs"] == 1
+    assert set(first["scores"]) == set(CANDIDATES)
+    assert first["scores"]["relearn"] == first["scores"]["relearn-then-unfreeze"]  # the same until they part
+    assert set(first["kept"]) == set(survivors(first["scores"]))
+    last = decision["rungs"][-1]
+    assert decision["chosen"] in last["kept"]
+    assert f"after {last['epochs']} epochs" in decision["why"]
+    assert decision["selection"] == "valid recall@10, protocol all"
+    assert [line for line in said if line.startswith("after 1 epochs")]
+
+
+def test_losers_train_no_further_than_their_rung(place: tuple[Store, Path], tmp_path: Path) -> None:
+    trained: dict[str, int] = {}
+
+    def count(folder: Path) -> Callable[[dict[str, Any]], None]:
+        return lambda row: trained.__setitem__(folder.name, row["epoch"])
+
+    real = runs.run_stage
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(racing, "run_stage", lambda *a, **k: real(*a, **{**k, "progress": count(k["out"])}))
+        _, _, decision = auto(place, tmp_path / "auto", race=replace(RACE, candidates=("scratch", "relearn")))
+    for name, epochs in trained.items():
+        until = [rung["epochs"] for rung in decision["rungs"] if name in rung["scores"]]
+        assert epochs == (4 if name == decision["chosen"] else until[-1])
+
+
+def test_the_test_split_is_never_read(
+    place: tuple[Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def guarded(sequences: Sequences, split: str) -> Examples:
+        assert split == "valid", "the test split was read"
+        return examples(sequences, split)
+
+    for module in (data, runs):
+        monkeypatch.setattr(module, "examples", guarded)
+    _, _, decision = auto(place, tmp_path / "auto")
+    assert decision["rungs"]
+
+
+def test_other_test_items_change_neither_the_choice_nor_the_weights(
+    place: tuple[Store, Path], whole: tuple[Any, Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = racing.Store.domain
+
+    def poisoned(self: Store, name: str) -> Any:
+        domain = real(self, name)
+        read = domain.sequences
+
+        def sequences() -> Sequences:
+            there = read()
+            items = there.items.copy()
+            items[there.offsets[1:] - 1] = 0
+            return replace(there, items=items)
+
+        domain.sequences = sequences  # type: ignore[method-assign]
+        return domain
+
+    (_, _, before), folder, _ = whole
+    monkeypatch.setattr(racing.Store, "domain", poisoned)
+    _, _, after = auto(place, tmp_path / "after")
+    assert (after["chosen"], after["rungs"]) == (before["chosen"], before["rungs"])
+    ours, theirs = weights(folder), weights(tmp_path / "after")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_an_interrupted_race_goes_on_to_the_same_end(
+    place: tuple[Store, Path], whole: tuple[Any, Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+    real = racing.train_until
+
+    def interrupted(*arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(racing, "train_until", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            auto(place, tmp_path / "auto")
+    with pytest.raises(UsageError, match="unfinished race: --resume goes on"):
+        auto(place, tmp_path / "auto")
+    done, _, decision = auto(place, tmp_path / "auto", resume=True)
+    assert done == whole[0][0]
+    both = (decision, whole[0][2])
+    without_times = [{key: value for key, value in one.items() if key != "seconds"} for one in both]
+    assert without_times[0] == without_times[1]
+
+
+def test_a_finished_race_is_not_run_again_and_another_one_is_refused(
+    place: tuple[Store, Path], whole: tuple[Any, Path, list[str]]
+) -> None:
+    first, out, _ = whole
+    stamp = (out / "checkpoint.json").stat().st_mtime_ns
+    assert auto(place, out) == (first[0], True, first[2])
+    with pytest.raises(UsageError, match="holds another run"):
+        auto(place, out, config=replace(FOUR, seed=1))
+    assert (out / "checkpoint.json").stat().st_mtime_ns == stamp
+    assert read_decision(out) == first[2]
+
+
+def test_a_candidate_that_cannot_read_the_target_is_left_out_by_name(place: tuple[Store, Path], tmp_path: Path) -> None:
+    two = replace(TRAINING, epochs=2)
+    _, _, decision = auto(place, tmp_path / "auto", domain="Wide", config=two)
+    assert list(decision["left_out"]) == ["finetune"]
+    assert "text of width 12" in decision["left_out"]["finetune"]
+    assert "finetune" not in decision["rungs"][0]["scores"]
+
+
+def test_what_all_candidates_lack_is_an_error(place: tuple[Store, Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no domain 'Nowhere'"):
+        auto(place, tmp_path / "auto", domain="Nowhere")
+    assert not (tmp_path / "auto").exists()
+
+
+def test_a_race_needs_a_run_to_start_from(place: tuple[Store, Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="give one domain and --from RUN"):
+        auto((place[0], None), tmp_path / "auto")  # type: ignore[arg-type]
