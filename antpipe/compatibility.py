@@ -93,10 +93,9 @@ def _rebuild(store: Store, domain: str, modality: str, run: Checkpoint) -> str:
 
 def _whitened_alike(store: Store, run: Checkpoint, artefact: str) -> str:
     """A domain that is still whitened as the run read it."""
-    for name, read in run.domains.items():
-        if name in store.domains() and artefact in read:
-            if store.domain(name).manifest().get(artefact, {}).get("fingerprint") == read[artefact]:
-                return name
+    for name in [one for one, read in run.domains.items() if artefact in read and one in store.domains()]:
+        if store.domain(name).manifest().get(artefact, {}).get("fingerprint") == run.domains[name][artefact]:
+            return name
     return "DOMAIN"
 
 
