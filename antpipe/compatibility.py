@@ -1,5 +1,6 @@
 """Whether a checkpoint fits a model and the features of a domain; opening a run for a domain."""
 
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,11 +89,19 @@ def _rebuild(store: Store, domain: str, modality: str, run: Checkpoint) -> str:
         return store.domain(domain).command(modality, force=True)
     here = store.domain(domain).manifest().get(modality, {}).get("encoder", {})
     name, _, rest = encoder.rpartition(" (revision ")
-    artefact = artefact_of(modality, run.whitened())
-    if artefact != modality and here.get("name") == name and rest.startswith(str(here.get("revision"))[:12]):
-        like = next((one for one in run.domains if artefact in run.domains[one] and one in store.domains()), "DOMAIN")
-        return store.domain(domain).command(artefact, flags=["--like", like])
+    if modality in run.whitened() and here.get("name") == name and rest.startswith(str(here.get("revision"))[:12]):
+        like = _whitened_alike(store, run, artefact_of(modality, run.whitened()))
+        words = ["antpipe", "whiten", "--modality", modality, "--domains", domain, "--store", str(store.root)]
+        return shlex.join([*words, "--like", like])
     return store.domain(domain).command_with(modality, "--encoder", name)
+
+
+def _whitened_alike(store: Store, run: Checkpoint, artefact: str) -> str:
+    """A domain that is still whitened as the run read it."""
+    for name in [one for one, read in run.domains.items() if artefact in read and one in store.domains()]:
+        if store.domain(name).manifest().get(artefact, {}).get("fingerprint") == run.domains[name][artefact]:
+            return name
+    return "DOMAIN"
 
 
 def open_run(

@@ -303,8 +303,8 @@ def test_raw_and_whitened_features_do_not_stand_in_for_each_other(
 
 
 def test_a_run_reads_another_domain_through_the_same_map_only(store: Store, tmp_path: Path) -> None:
+    whiten(store, ["A", "B"], "text", WhitenConfig(scope="global", dims=4))
     whiten(store, ["A"], "text", WhitenConfig())
-    whiten(store, ["B"], "text", WhitenConfig())
     train_quickly(store, "pretrain", ["A"], tmp_path / "source", whitened=("text",))
     with pytest.raises(DataError, match="whitened") as caught:
         open_run(store, tmp_path / "source", "B", str)
