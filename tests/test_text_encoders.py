@@ -86,7 +86,7 @@ def test_batches_stay_within_the_budget_and_advance_counts_each_text_once() -> N
 
 def test_texts_are_padded_at_the_side_the_tokenizer_pads(monkeypatch: pytest.MonkeyPatch) -> None:
     embedder = TextEmbedder(load_model(PACKAGED), PACKAGED)
-    right = {text: row for text, row in rows_of(embedder)}
+    right = dict(rows_of(embedder))
     monkeypatch.setattr(embedder.model.tokenizer, "padding_side", "left")
     for text, (ids, mask) in rows_of(embedder):
         expected_ids, expected_mask = right[text]
