@@ -8,7 +8,7 @@ import torch
 
 from antpipe.config import ModelConfig
 from antpipe.errors import UsageError
-from antpipe.model import INIT_STD, Ant, ModalityExperts, dropout
+from antpipe.model import INIT_STD, Ant, ModalityExperts, _Mix, dropout
 
 WIDTHS = {"text": 5, "image": 7, "price": 4}
 SMALL = ModelConfig(width=8, experts=3, heads=2)
@@ -205,3 +205,30 @@ def test_dropout_of_nothing_or_outside_training_changes_nothing(share: float, tr
 
 def test_dropout_of_all_leaves_zeros() -> None:
     assert not dropout(torch.ones(3, 4), 1.0, training=True).any()
+
+
+def test_blocks_encoded_together_are_each_encoded_alone(model: Ant) -> None:
+    shapes = [(3, 2), (1, 6), (2, 4)]
+    blocks = [torch.randn(*shape, 8, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    together = model.encode_blocks(torch.cat([block.flatten(0, 1) for block in blocks]), shapes)
+    alone = torch.cat([model.encode(block).flatten(0, 1) for block in blocks])
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
+    trained = [*blocks, *model.positions.parameters(), *model.encoder.parameters()]
+    weights = torch.randn_like(alone)
+    mine, theirs = (torch.autograd.grad((out * weights).sum(), trained) for out in (together, alone))
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_mixed_experts_have_the_gradients_of_the_sum_written_out() -> None:
+    gates = torch.rand(5, 3, dtype=torch.float64, requires_grad=True)
+    outputs = torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(_Mix.apply, (gates, outputs))
+
+
+def test_the_gradient_of_dropout_goes_where_values_went() -> None:
+    x = torch.ones(1000, requires_grad=True)
+    kept = dropout(x, 0.3, training=True)
+    kept.sum().backward()
+    assert torch.equal(x.grad, kept.detach())
+    assert sorted(set(kept.tolist())) == pytest.approx([0.0, 1 / 0.7], rel=1e-4)

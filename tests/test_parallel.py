@@ -11,6 +11,7 @@ import pytest
 from antpipe.parallel import ALONE, World, rows_of, world_of
 from antpipe.resume import METRICS
 from antpipe.store import Store
+from antpipe.store_lock import alone
 
 from . import commands
 from .conftest import REPOSITORY
@@ -92,6 +93,16 @@ def test_a_run_of_two_processes_is_not_resumed_by_one(store: Store, tmp_path: Pa
     alone = commands.run(*words, "--save-every", "0", "--lr", "1e38", "--resume")
     assert alone.code == 2
     assert "a run of 2 process(es), not of 1" in alone.err
+
+
+@pytest.mark.slow
+def test_processes_of_a_second_training_are_all_refused(store: Store, tmp_path: Path) -> None:
+    words = ["train", "--stage", "scratch", "--domains", "Shop", *FLAGS, "--out", str(tmp_path), "--store"]
+    with alone(tmp_path, "run"):
+        refused = antpipe(2, *words, str(store.root))
+    assert refused.returncode != 0
+    assert "run is being written by process" in refused.stderr
+    assert not (tmp_path / METRICS).exists()
 
 
 @pytest.mark.slow
