@@ -154,7 +154,7 @@ def read_domain(
     if files.metadata is not None:
         # The k-core of a part lies within the k-core of the whole: texts of other items need not be kept.
         core = with_ids(k_core(once, rules.min_user, rules.min_item)[0], reviews)
-        catalogue = read_catalogue(files.metadata, set(core["item_id"]), rules.text_fields, rejects)
+        catalogue = read_catalogue(files.metadata, set(core["item_id"].unique()), rules.text_fields, rejects)
         announce(f"{files.metadata.name}: {catalogue.facts['format']}, {catalogue.facts['lines']} lines")
     described = reviews.items.is_in(catalogue.ids.implode()).arg_true()
     kept, cleaning = drop_items(once, described, rules)
