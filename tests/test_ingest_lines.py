@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from antpipe.config import AmazonConfig, IngestConfig
 from antpipe.errors import DataError
+from antpipe.features.ingest import amazon
 from antpipe.features.ingest import lines as module
 from antpipe.features.ingest.amazon import ingest_amazon
 from antpipe.features.ingest.lines import line_hashes, read_blocks, read_lines
 from antpipe.features.ingest.readers import MALFORMED, Review2018, decode, decode_block
 from antpipe.store import Store
 
-from .releases import encode, review
+from .releases import encode, product, publish, review
 
 EVERYTHING = IngestConfig(min_user=1, min_item=1, keep_without_metadata=True)
 # Pieces of which some lines are whole objects, some hold two, and some are completed by the next one only.
@@ -147,6 +148,21 @@ def test_many_blocks_give_what_one_gives(tmp_path: Path, monkeypatch: pytest.Mon
         tables.append([domain.table(name).to_pylist() for name in ("users", "items", "interactions", "rejects")])
     assert tables[0] == tables[1]
     assert tables[0][3][0]["line"] == len(rows) + len(rows[::7]) + 1
+
+
+def test_a_catalogue_is_the_same_however_many_items_are_kept_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(tmp_path / "Shop_5.json", *(review("a", f"B{n}", n) for n in range(7)))
+    publish(tmp_path / "meta_Shop.json", *(product(f"B{n}", price=f"${n}.50") for n in range(7)), product("B3"))
+    tables = []
+    for rows in (10_000, 3):
+        monkeypatch.setattr(amazon, "ROWS_AT_ONCE", rows)
+        store = Store(tmp_path / f"store{rows}")
+        ingest_amazon(store, tmp_path, "Shop", IngestConfig(min_user=1, min_item=1))
+        tables.append(store.domain("Shop").table("items").to_pylist())
+    assert tables[0] == tables[1]
+    assert len(tables[0]) == 7
 
 
 def test_working_files_have_no_name(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from antpipe.settings import flags_of, to_json
 from antpipe.store import StageResult, Store, file_sha256
 
 AS_PUBLISHED = AmazonConfig()
+ROWS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def read_domain(
     if files.metadata is not None:
         # The k-core of a part lies within the k-core of the whole: texts of other items need not be kept.
         core = with_ids(k_core(once, rules.min_user, rules.min_item)[0], reviews)
-        catalogue = read_catalogue(files.metadata, set(core["item_id"]), rules.text_fields, rejects)
+        catalogue = read_catalogue(files.metadata, set(core["item_id"].unique()), rules.text_fields, rejects)
         announce(f"{files.metadata.name}: {catalogue.facts['format']}, {catalogue.facts['lines']} lines")
     described = reviews.items.is_in(catalogue.ids.implode()).arg_true()
     kept, cleaning = drop_items(once, described, rules)
@@ -180,15 +181,19 @@ def drop_shared_users(reviews: Reviews, elsewhere: dict[str, pl.Series]) -> tupl
 def read_catalogue(path: Path, wanted: set[str], text_fields: tuple[str, ...], rejects: Rejects) -> Catalogue:
     """The wanted items of a metadata file. Of several lines of an item the first counts, the others are duplicates."""
     ids: set[str] = set()
-    rows, form, good = [], "", 0
+    parts, rows, form, good = [], [], "", 0
     for product in chain.from_iterable(products for _, products in read_records(path, product_layout, rejects)):
         form = form or product_format(product)
         good += 1
         if product.item in wanted and product.item not in ids:
             rows.append(describe(product, text_fields))
+            if len(rows) == ROWS_AT_ONCE:  # a table takes a fraction of the memory of its rows as dictionaries
+                parts.append(pl.DataFrame(rows, schema=ITEMS))
+                rows = []
         ids.add(product.item)
     facts = line_facts(form, rejects.count(path), good, len(ids))
-    return Catalogue(pl.DataFrame(rows, schema=ITEMS), pl.Series("item_id", list(ids)), facts)
+    table = pl.concat([*parts, pl.DataFrame(rows, schema=ITEMS)])
+    return Catalogue(table, pl.Series("item_id", list(ids)), facts)
 
 
 def drop_items(
