@@ -142,17 +142,10 @@ def _begin(_: int) -> None:
     warnings.simplefilter("ignore")
 
 
-def _one_thread() -> None:
-    """Of a thread that decodes: it takes one core, not all of them for the little that torch does there."""
-    import torch
-
-    torch.set_num_threads(1)
-
-
 def _in_threads(decoder: Decoder, batches: Sequence[Sequence[Source]]) -> Iterator[Decoded]:
     """The batch after the one that is asked for is being decoded meanwhile."""
     ahead: deque[Any] = deque()
-    with ThreadPoolExecutor(os.cpu_count(), initializer=_one_thread) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         for batch in batches:
             ahead.append([pool.submit(decoder.one, source) for source in batch])
             if len(ahead) > 1:
