@@ -1,12 +1,15 @@
 """Batches of picture files to pixels, ahead of the model: in threads of this process or in worker processes.
 
-Worker processes are those of torch's DataLoader: they end with their parent, and one that is killed is noticed.
+Worker processes are those of torch's DataLoader: one that is killed is noticed; and they end with their parent.
 Threads start at once; processes take seconds and the memory of an interpreter with torch each, and decode without
 waiting for this process's interpreter lock.
 """
 
 import hashlib
+import multiprocessing
 import os
+import signal
+import threading
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -135,11 +138,21 @@ def _as_it_is(decoded: Any) -> Any:
 
 
 def _begin(_: int) -> None:
-    """Of a worker process: Ctrl-C is for its parent; Pillow's remarks on odd files help nobody."""
-    import signal
+    """Of a worker process: Ctrl-C is for its parent; Pillow's remarks on odd files help nobody.
 
+    It ends at once when its parent does. Left to itself it would wait for somebody to take the pixels it has ready: the
+    DataLoader looks after its parent only between batches.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _in_threads(decoder: Decoder, batches: Sequence[Sequence[Source]]) -> Iterator[Decoded]:
