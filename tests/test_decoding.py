@@ -135,12 +135,16 @@ def test_processes_decode_as_threads_do_until_one_is_killed(tmp_path: Path) -> N
 PARENT = """
 import multiprocessing, sys, time
 from pathlib import Path
-from antpipe.features.decoding import Decoding
-from tests.test_decoding import decoder, sources
+from torchvision.transforms import Compose, Normalize, Resize, ToTensor
+from antpipe.features.decoding import Decoder, Decoding
+from antpipe.features.preparation import split_transform
+from tests.test_decoding import sources
 
 if __name__ == "__main__":
-    decoding = Decoding(decoder(), 1)
-    list(decoding.batches([sources(Path(sys.argv[1]), 1)]))
+    large = Decoder(split_transform(Compose([Resize(900), ToTensor(), Normalize([0], [1])])), scaled=False)
+    batches = Decoding(large, 1).batches([sources(Path(sys.argv[1]), 1)] * 9)
+    next(batches)
+    time.sleep(1)  # the next ones wait, more than a pipe holds
     print(multiprocessing.active_children()[0].pid, flush=True)
     time.sleep(60)
 """

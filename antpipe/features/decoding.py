@@ -1,12 +1,15 @@
 """Batches of picture files to pixels, ahead of the model: in threads of this process or in worker processes.
 
-Worker processes are those of torch's DataLoader: they end with their parent, and one that is killed is noticed.
+Worker processes are those of torch's DataLoader: one that is killed is noticed; and they end with their parent.
 Threads start at once; processes take seconds and the memory of an interpreter with torch each, and decode without
 waiting for this process's interpreter lock.
 """
 
 import hashlib
+import multiprocessing
 import os
+import signal
+import threading
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -135,24 +138,27 @@ def _as_it_is(decoded: Any) -> Any:
 
 
 def _begin(_: int) -> None:
-    """Of a worker process: Ctrl-C is for its parent; Pillow's remarks on odd files help nobody."""
-    import signal
+    """Of a worker process: Ctrl-C is for its parent; Pillow's remarks on odd files help nobody.
 
+    It ends at once when its parent does. Left to itself it would wait for somebody to take the pixels it has ready: the
+    DataLoader looks after its parent only between batches.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _one_thread() -> None:
-    """Of a thread that decodes: it takes one core, not all of them for the little that torch does there."""
-    import torch
-
-    torch.set_num_threads(1)
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _in_threads(decoder: Decoder, batches: Sequence[Sequence[Source]]) -> Iterator[Decoded]:
     """The batch after the one that is asked for is being decoded meanwhile."""
     ahead: deque[Any] = deque()
-    with ThreadPoolExecutor(os.cpu_count(), initializer=_one_thread) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         for batch in batches:
             ahead.append([pool.submit(decoder.one, source) for source in batch])
             if len(ahead) > 1:

@@ -65,7 +65,7 @@ def _load(located: Located, device: "torch.device", precision: str) -> ImageEnco
 
     try:
         with quiet():
-            transform, network, facts = _loader_of(located)(located, device)
+            transform, network, facts = library_model(located, device)
             preparation = split_transform(transform)
             blank = _blank(preparation)
     except DataError:
@@ -92,10 +92,12 @@ def _load(located: Located, device: "torch.device", precision: str) -> ImageEnco
     return ImageEncoder(preparation, encode, width, facts)
 
 
-def _loader_of(located: Located) -> Any:
+def library_model(located: Located, device: "torch.device") -> tuple[Any, Any, dict[str, Any]]:
+    """As the library gives it: transform of a picture, network in float32 and inference mode, and facts for the
+    manifest. Raises whatever the library meets in the files."""
     if located.source == "packaged":
-        return _load_efficientnet
-    return load_timm if located.asked.startswith(TIMM) else _load_open_clip
+        return _load_efficientnet(located, device)
+    return load_timm(located, device) if located.asked.startswith(TIMM) else _load_open_clip(located, device)
 
 
 def _blank(preparation: Preparation) -> "NDArray[Any]":

@@ -49,7 +49,7 @@ class Preparation:
         if scaled and self.quick is not None:
             import torch
 
-            # Strides of a picture, colours last: the kernels of torch know them and need no copy.
+            # With the strides of a picture, colours last, torch resizes without a copy and in the calling thread.
             tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)
             return np.ascontiguousarray(self.quick(tensor).numpy())
         prepared = self.exact(image)
