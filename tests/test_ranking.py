@@ -170,3 +170,18 @@ def test_blocks_shrink_where_the_candidates_of_long_histories_would_not_fit(monk
     blocks = list(ranking._blocks(part, 1000, 0))
     assert sorted(np.concatenate([rows for rows, _ in blocks]).tolist()) == list(range(30))
     assert all(len(rows) * k <= 500 for rows, k in blocks)
+
+
+def test_no_matrix_of_all_scores_is_held() -> None:
+    import tracemalloc
+
+    rng = np.random.default_rng(0)
+    items, queries = unit(rng.normal(size=(4000, 8))), unit(rng.normal(size=(9000, 8)))
+    part = make_examples(rng.integers(0, 4000, (9000, 4)).tolist(), rng.integers(0, 4000, 9000).tolist())
+    tracemalloc.start()
+    try:
+        rank_examples(queries, items, part)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 9000 * 4000  # bytes: a quarter of such a matrix in float32
