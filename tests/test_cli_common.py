@@ -22,6 +22,7 @@ from antpipe.cli import app
 from antpipe.config import (
     CONFIGS,
     AmazonConfig,
+    CompareConfig,
     DemoConfig,
     DownloadConfig,
     EvaluateConfig,
@@ -31,6 +32,7 @@ from antpipe.config import (
     LayoutConfig,
     ModelConfig,
     PriceConfig,
+    RaceConfig,
     SampleConfig,
     SequenceConfig,
     TableConfig,
@@ -63,7 +65,8 @@ SETTINGS: dict[str, tuple[type[Config], ...]] = {
     "embed-image": (ImageConfig,),
     "quantize-price": (PriceConfig,),
     "build-sequences": (SequenceConfig,),
-    "train": (TrainConfig, ModelConfig),
+    "train": (TrainConfig, ModelConfig, RaceConfig),
+    "compare": (CompareConfig, TrainConfig, ModelConfig, RaceConfig),
     "evaluate": (EvaluateConfig,),
     "demo": (DemoConfig,),
 }
