@@ -23,6 +23,7 @@ WITH_DOMAINS = {
     "whiten": "whiten --modality text --store {store}",
     "build-sequences": "build-sequences --store {store}",
     "train": f"train --stage scratch --out {{runs}}/new {TINY} --store {{store}}",
+    "compare": f"compare --arms scratch --out {{runs}}/new {TINY} --store {{store}}",
     "evaluate": "evaluate --run {runs}/pretrain --store {store}",
     "recommend": "recommend --run {runs}/pretrain --items i001 --store {store}",
     "status": "status --store {store}",

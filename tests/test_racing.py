@@ -16,6 +16,7 @@ from antpipe.errors import DataError, UsageError
 from antpipe.racing import DECISION, FOLDER, STAGES_OF, read_decision, run_auto, rungs, survivors
 from antpipe.store import Sequences, Store
 
+from .commands import run
 from .trainable import MODEL, TRAINING, WIDTHS, make_trainable, train_quickly
 
 FOUR = replace(TRAINING, epochs=4)
@@ -248,3 +249,46 @@ def test_what_all_candidates_lack_is_an_error(place: tuple[Store, Path], tmp_pat
 def test_a_race_needs_a_run_to_start_from(place: tuple[Store, Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="give one domain and --from RUN"):
         auto((place[0], None), tmp_path / "auto")  # type: ignore[arg-type]
+
+
+COMMAND = ("train", "--stage", "auto", "--domains", "Target", "--epochs", "2", "--batch-size", "64", "--device", "cpu")
+
+
+def test_the_command_says_what_it_chose_and_why(place: tuple[Store, Path], tmp_path: Path) -> None:
+    store, source = place
+    words = (
+        *COMMAND,
+        "--candidates",
+        "scratch,relearn",
+        "--first-rung",
+        "0.5",
+        "--from",
+        source,
+        "--store",
+        store.root,
+    )
+    outcome = run(*words, "--dry-run")
+    assert outcome.out == "scratch, relearn: the worse half goes after 1 of 2 epochs\n"
+    outcome = run(*words, "--out", tmp_path / "auto")
+    assert outcome.code == 0, outcome.err
+    first, chosen, rung = outcome.out.splitlines()
+    decision = read_decision(tmp_path / "auto")
+    assert first.startswith(f"{tmp_path}/auto  {decision['chosen']}  trained  best_epoch=")
+    assert chosen == f"chosen: {decision['chosen']}  ({decision['why']})"
+    assert rung.startswith("after 1 of 2 epochs: ")
+    again = run(*words, "--out", tmp_path / "auto", "--json").json()
+    assert again["auto"] == decision
+    assert again["checkpoint"]["stage"] == decision["chosen"]
+
+
+def test_ctrl_c_ends_a_race_with_130_and_says_how_to_go_on(
+    place: tuple[Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(racing, "train_until", interrupted)
+    store, source = place
+    outcome = run(*COMMAND, "--from", source, "--store", store.root, "--out", tmp_path / "auto")
+    assert outcome.code == 130
+    assert "antpipe: next: the same command with --resume" in outcome.err.splitlines()
