@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-LINES_A_USER, LINES_AN_ITEM = 3.3, 17.5  # on average, as in the complete reviews of books of that release
+LINES_A_USER, LINES_AN_ITEM = 3.3, 17.5  # on average; Home_and_Kitchen of 2023: 2.9 and 18.2
 SPREAD = 1.5  # of the logarithm of their shares: two thirds of the lines are in the 5-core
 REPEATED = 0.03  # share of lines that repeat one just before
 TEXTS, WORDS = 20_000, 30_000
