@@ -33,7 +33,7 @@ def settle(
     wanted: ImageSettings, sample: Sequence[Source], least: float, say: Callable[[str], None]
 ) -> tuple[ImageSettings, Fidelity]:
     """The settings that are wanted, or, of bf16 and scaled decoding, without what brings the cosine below `least`."""
-    vectors = Vectors(wanted, sample)
+    vectors = SampleVectors(wanted, sample)
     settings = wanted
     while True:
         fidelity = measured(vectors, settings)
@@ -60,7 +60,7 @@ def plain(settings: ImageSettings) -> ImageSettings:
     return replace(settings, precision="fp32", decode="exact")
 
 
-class Vectors:
+class SampleVectors:
     """Vectors of the sample under different settings, each computed once."""
 
     def __init__(self, wanted: ImageSettings, sample: Sequence[Source]) -> None:
@@ -77,7 +77,7 @@ class Vectors:
         return self.found[precision, decode]
 
 
-def measured(vectors: Vectors, settings: ImageSettings) -> Fidelity:
+def measured(vectors: SampleVectors, settings: ImageSettings) -> Fidelity:
     if settings == plain(settings):
         return Fidelity(0, 1.0, 1.0, 1.0)
     # In this order a model is loaded once for each precision.
