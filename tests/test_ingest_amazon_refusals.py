@@ -168,7 +168,7 @@ def test_a_missing_metadata_file_names_the_way_round(filled: Store, source: Path
 
 
 @pytest.mark.parametrize("name", ["Shop_5.json.gz", "meta_Shop.json.gz"])
-@pytest.mark.parametrize("content", [b"", gzip.compress(b"")])
+@pytest.mark.parametrize("content", [b"", gzip.compress(b"")], ids=["no byte", "no line"])
 def test_an_empty_file_is_refused(filled: Store, source: Path, name: str, content: bytes) -> None:
     (source / name).write_bytes(content)
     assert_refused(filled, source, EVERYTHING, f"{source / name}: empty")

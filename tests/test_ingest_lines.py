@@ -81,7 +81,9 @@ def test_equal_lines_have_equal_hashes_wherever_they_stand() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [gzip.compress(b"a\nb\n") + gzip.compress(b"c\n"), gzip.compress(b"a\nb\nc\n") + bytes(600)]
+    "content",
+    [gzip.compress(b"a\nb\n") + gzip.compress(b"c\n"), gzip.compress(b"a\nb\nc\n") + bytes(600)],
+    ids=["members", "zeros"],
 )
 def test_several_gzip_members_and_zeros_at_the_end_are_read_like_one(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.gz").write_bytes(content)
