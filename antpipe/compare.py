@@ -239,7 +239,7 @@ def finish(job: Job, request: Request, force: bool, notice: Say, watch: Watch) -
     status = facts.pop("status")
     same = all(known.get(key) == facts[key] for key in ("fingerprint", "weights_sha256"))
     if same and ranks_of(job).exists():
-        return {**known, "status": status}
+        return {**known, "status": "fresh" if job.arm.kind == UNTRAINED else status}
     if job.arm.kind == UNTRAINED:
         found = judge_baseline(request.store, job.arm.name, job.target, job.folder, SPLIT)
         facts["seconds"] = found["seconds"]

@@ -51,7 +51,7 @@ def test_the_step_test_above_kills_at_every_step(store: Store, tmp_path: Path) -
 
 
 MOMENTS = [
-    (train, "save_state", True), (train, "save_state", False), (train, "validate", False), (train, "validate", True),
+    (states, "save_state", True), (states, "save_state", False), (train, "validate", False), (train, "validate", True),
     (runs, "add_row", False), (runs, "add_row", True), (checkpoint, "write_tensors", False),
     (checkpoint, "write_json", False), (checkpoint, "write_json", True), (runs, "write_json", True),
     (runs, "remove_state", False), (runs, "remove_state", True), (states, "write_tensors", True),
