@@ -239,7 +239,7 @@ def finish(job: Job, request: Request, force: bool, notice: Say, watch: Watch) -
     status = facts.pop("status")
     same = all(known.get(key) == facts[key] for key in ("fingerprint", "weights_sha256"))
     if same and ranks_of(job).exists():
-        return {**known, "status": status}
+        return {**known, "status": "fresh" if job.arm.kind == UNTRAINED else status}
     if job.arm.kind == UNTRAINED:
         found = judge_baseline(request.store, job.arm.name, job.target, job.folder, SPLIT)
         facts["seconds"] = found["seconds"]
@@ -277,8 +277,8 @@ def train_job(job: Job, request: Request, force: bool, notice: Say, watch: Watch
         }  # fmt: skip
         was_there = True
         if arm.kind == RACED:
-            label = f"{job.target}  {arm.name}  seed {job.seed}: "
-            request_of_run["notice"] = lambda message: notice(f"{label}{message}")
+            label = f"{job.target}  {arm.name}  seed {job.seed}"
+            request_of_run["notice"] = lambda said: notice(f"{label}, {said}" if said.startswith("after ") else said)
             _, was_there, _ = run_auto(
                 request.store, [job.target], **request_of_run, race=request.race,
                 resume=not force and (job.folder / FOLDER).exists(),

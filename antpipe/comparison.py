@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antpipe.arms import CONTROL, UNTRAINED, WHOLE, Arm, Job, Request
-from antpipe.errors import IntegrityError
+from antpipe.errors import DataError, IntegrityError
 from antpipe.ranking import PROTOCOLS
 from antpipe.verdict import Difference, differences, gains, holm, judge
 
@@ -43,8 +43,15 @@ def outcome(
 
     `targets`: by name its size, and by arm the `protocols` (mean, std and seeds of each metric), `differences` to the
     control (by protocol and metric; Holm-corrected within a protocol over judged arms, targets and metrics) and the
-    `verdict`; `notes` are remarks in words. `sources`: what leaving each one out changes.
+    `verdict`; `notes` are remarks in words. `sources`: what leaving each one out changes. Raises DataError where a run
+    was judged by other protocols.
     """
+    for result in results:
+        if set(result["protocols"]) != set(PROTOCOLS):
+            raise DataError(
+                f"{result['run']} was judged by the protocols {', '.join(result['protocols'])}, "
+                f"the others by {', '.join(PROTOCOLS)}"
+            )
     config = request.config
     targets: dict[str, Any] = {}
     ranked: dict[str, dict[str, Ranked]] = {}

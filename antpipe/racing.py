@@ -143,6 +143,9 @@ def able_candidates(request: Request) -> tuple[dict[str, str], dict[str, str]]:
     """Candidates that can train here with the fingerprint of their first stage, and the others with the reason."""
     able, left_out = {}, {}
     for name in request.race.candidates:
+        if len(STAGES_OF[name]) > request.training.epochs:
+            left_out[name] = f"it takes at least {len(STAGES_OF[name])} epochs"
+            continue
         leg = legs_of(name, request)[0]
         try:
             plan = plan_run(
@@ -155,6 +158,8 @@ def able_candidates(request: Request) -> tuple[dict[str, str], dict[str, str]]:
                 raise
             left_out[name] = error.message
             request.notice(f"{name} is left out: {error.message}")
+    if not able:
+        raise DataError(f"no candidate can train on {request.domain}: {'; '.join(left_out.values())}")
     return able, left_out
 
 
@@ -174,7 +179,7 @@ def run_race(names: list[str], left_out: dict[str, str], request: Request) -> di
     """Train, compare and drop until one is left, then train that one to the end."""
     found: list[dict[str, Any]] = []
     racing = names
-    for rung in rungs_of(request):
+    for rung in rungs_of(request) or [request.training.epochs]:  # too few epochs for rungs: all of them train
         if len(racing) == 1:
             break
         scores = {}
@@ -248,8 +253,7 @@ def told(scores: Mapping[str, float]) -> str:
 def reason(chosen: str, found: list[dict[str, Any]], left_out: Mapping[str, str]) -> str:
     """Why this one, in a sentence."""
     if not found:
-        others = f"; {', '.join(left_out)} cannot train here" if left_out else ""
-        return f"{chosen} is the only candidate{others}" if left_out else f"{chosen}: too few epochs for a race"
+        return "the only candidate" + (f"; left out: {', '.join(left_out)}" if left_out else "")
     last = found[-1]
     level = [name for name, score in last["scores"].items() if score == last["scores"][chosen] and name != chosen]
     return f"valid_{SELECTION} after {last['epochs']} epochs: {told(last['scores'])}" + (

@@ -12,7 +12,7 @@ from antpipe import comparison
 from antpipe.arms import TRAINED, UNTRAINED, Arm, Job, Mix, Request
 from antpipe.comparison_table import as_markdown, as_text
 from antpipe.config import CompareConfig, ModelConfig, RaceConfig, TrainConfig
-from antpipe.errors import IntegrityError
+from antpipe.errors import DataError, IntegrityError
 from antpipe.store import Store
 from antpipe.verdict import holm
 
@@ -142,3 +142,12 @@ def test_ranks_of_other_positions_are_refused_by_name(tmp_path: Path) -> None:
     write_ranks(jobs[1], 0.5, users=USERS - 1)
     with pytest.raises(IntegrityError, match=r"b/ranks-One-test\.parquet: its positions differ from those of scratch"):
         comparison.load_ranks(jobs)
+
+
+def test_a_run_judged_by_other_protocols_is_refused_by_name(tmp_path: Path) -> None:
+    job = Job(SCRATCH, "One", 0, tmp_path / "mine")
+    result = write_ranks(job, 0.5)
+    del result["protocols"]["unseen"]
+    request = Request(Store(tmp_path), tmp_path, ("One",), CONFIG, MODEL, TRAINING, RaceConfig())
+    with pytest.raises(DataError, match="mine was judged by the protocols all, the others by all, unseen"):
+        comparison.outcome(request, [SCRATCH], [job], [result])

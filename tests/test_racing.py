@@ -240,6 +240,19 @@ def test_a_candidate_that_cannot_read_the_target_is_left_out_by_name(place: tupl
     assert "finetune" not in decision["rungs"][0]["scores"]
 
 
+def test_with_one_epoch_all_candidates_that_fit_into_it_are_trained(place: tuple[Store, Path], tmp_path: Path) -> None:
+    _, _, decision = auto(place, tmp_path / "auto", config=replace(TRAINING, epochs=1))
+    [rung] = decision["rungs"]
+    assert (rung["epochs"], set(rung["scores"])) == (1, {"scratch", "finetune", "relearn"})
+    assert rung["scores"][decision["chosen"]] == max(rung["scores"].values())
+    assert decision["left_out"] == {"relearn-then-unfreeze": "it takes at least 2 epochs"}
+
+
+def test_a_race_that_nobody_can_enter_is_an_error(place: tuple[Store, Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no candidate can train on Wide: .* text of width 12"):
+        auto(place, tmp_path / "auto", domain="Wide", race=RaceConfig(candidates=("finetune",)))
+
+
 def test_what_all_candidates_lack_is_an_error(place: tuple[Store, Path], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no domain 'Nowhere'"):
         auto(place, tmp_path / "auto", domain="Nowhere")

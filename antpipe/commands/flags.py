@@ -140,7 +140,7 @@ def names(text: str, flag: str = "--domains") -> list[str]:
     parts = [part.strip() for part in text.split(",")]
     if not all(parts) or len(set(parts)) != len(parts):
         raise UsageError(
-            f"{flag} {text}: give each {'domain' if flag == '--domains' else 'one'} once, separated by commas"
+            f"{flag} {text}: give each {'run' if flag == '--from' else 'domain'} once, separated by commas"
         )
     return parts
 

@@ -60,7 +60,7 @@ def compare(
     if origin:
         model = common.resolve(ModelConfig, checkpoint.describe(origin[0]).model_config())
     request = Request(
-        common.store, out, tuple(names(targets, "--target")), config, model, training, race, tuple(folders),
+        common.store, out, tuple(names(targets)), config, model, training, race, tuple(folders),
         tuple(names(sources, "--sources")) if sources else (), runs, common.toml.get("stage", {}),
     )  # fmt: skip
     if dry_run:
