@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antpipe import checkpoint, transfer
+from antpipe.catalogue import Catalogue, load_catalogue
 from antpipe.checkpoint import Checkpoint
-from antpipe.data import Catalogue, load_catalogue
 from antpipe.errors import DataError
 from antpipe.store import Store, artefact_of
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from antpipe.data import Catalogue, Examples, history_blocks, item_inputs
+from antpipe.catalogue import Catalogue, item_inputs
+from antpipe.data import Examples, history_blocks
 from antpipe.errors import DataError
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from antpipe.data import Catalogue, Examples
+from antpipe.catalogue import Catalogue
+from antpipe.data import Examples
 from antpipe.ranking import Ranks, metrics
 from antpipe.store import Sequences
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from antpipe import losses
+from antpipe.catalogue import Catalogue, ItemInputs, item_inputs
 from antpipe.checkpoint import keeping
 from antpipe.compiling import uncompiled
 from antpipe.config import TrainConfig
-from antpipe.data import Batch, Candidates, Catalogue, Examples, ItemInputs, batches, item_inputs, training_windows
+from antpipe.data import Batch, Candidates, Examples, batches, training_windows
 from antpipe.errors import DataError, DivergedError
 from antpipe.parallel import ALONE, World, add_gradients, gather_rows, of_first, rows_of, total
 from antpipe.ranking import evaluate, metrics

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from antpipe.data import Catalogue
+from antpipe.catalogue import Catalogue
 from antpipe.store import Feature, Sequences
 from antpipe.train import TrainingData
 

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from antpipe.catalogue import item_inputs
 from antpipe.config import ModelConfig, TrainConfig
-from antpipe.data import Candidates, Windows, item_inputs, make_batch, training_windows
+from antpipe.data import Candidates, Windows, make_batch, training_windows
 from antpipe.model import Ant
 from antpipe.train import TrainingData, pretraining_loss, target_loss
 from benchmarks import plain_training as plain

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from antpipe import losses, transfer
+from antpipe.catalogue import Catalogue
 from antpipe.config import ModelConfig
-from antpipe.data import Catalogue, Examples, training_windows
+from antpipe.data import Examples, training_windows
 from antpipe.features import embed_image
 from antpipe.features.image_models import ImageEncoder
 from antpipe.features.preparation import Preparation

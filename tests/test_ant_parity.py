@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from antpipe import losses, transfer
+from antpipe.catalogue import ItemInputs
 from antpipe.config import TrainConfig
-from antpipe.data import Batch, Candidates, ItemInputs, Windows, make_batch
+from antpipe.data import Batch, Candidates, Windows, make_batch
 from antpipe.interop import ant_quirks
 from antpipe.interop.ant_reference import rename
 from antpipe.model import Ant

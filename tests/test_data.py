@@ -7,17 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from antpipe.catalogue import Catalogue, load_catalogue
 from antpipe.config import PriceConfig
-from antpipe.data import (
-    Candidates,
-    Catalogue,
-    batches,
-    block_ends,
-    examples,
-    history_blocks,
-    load_catalogue,
-    training_windows,
-)
+from antpipe.data import Candidates, batches, block_ends, examples, history_blocks, training_windows
 from antpipe.errors import DataError
 from antpipe.features.quantize_price import quantize_price
 from antpipe.store import Feature, Sequences, Store

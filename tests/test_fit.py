@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from antpipe import train
+from antpipe.catalogue import item_inputs
 from antpipe.config import TrainConfig
-from antpipe.data import Batch, Candidates, batches, item_inputs, training_windows
+from antpipe.data import Batch, Candidates, batches, training_windows
 from antpipe.model import Ant
 from antpipe.ranking import evaluate
 from antpipe.runs import load_training_data

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from antpipe.data import Catalogue, examples
+from antpipe.catalogue import Catalogue
+from antpipe.data import examples
 from antpipe.ranking import CUTOFFS, PROTOCOLS, Ranks, metrics
 from antpipe.slices import groups, head_items, slice_figures, training_counts
 from antpipe.store import Feature, Sequences
