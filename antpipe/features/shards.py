@@ -188,22 +188,26 @@ class Pace:
 
     def __init__(self, total: int, show: Show, unit: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.total, self.show, self.unit, self.clock = total, show, unit, clock
-        self.done = self.before = 0
-        self.begun = clock()
+        self.done = 0
+        self.marks = [(clock(), 0)]  # the beginning, then the first step
 
     def skip(self, count: int) -> None:
         """So many are done already, by an earlier run."""
         self.done += count
-        self.before += count
+        self.marks = [(self.clock(), self.done)]
 
     def advance(self, count: int) -> None:
         self.done += count
         self.show(self.done, self.total, self.note())
+        if len(self.marks) == 1:
+            self.marks.append((self.clock(), self.done))
 
     def rate(self) -> float:
-        """Contents a second in this run; 0 where none was computed."""
-        seconds = self.clock() - self.begun
-        return (self.done - self.before) / seconds if seconds > 0 else 0.0
+        """Contents a second in this run, after the first step, which had to wait for the encoder; 0 where none was
+        computed."""
+        began, before = self.marks[-1] if self.done > self.marks[-1][1] else self.marks[0]
+        seconds = self.clock() - began
+        return (self.done - before) / seconds if seconds > 0 else 0.0
 
     def note(self) -> str:
         rate = self.rate()
