@@ -100,16 +100,13 @@ class Plan:
 
 def plan_rows(content: Contents, earlier: Earlier | None = None) -> Plan:
     """content: (N, 16) uint8. earlier: vectors that may be copied; those that are not present are computed anew."""
-    before = earlier.content if earlier is not None else np.zeros((0, CONTENT_BYTES), np.uint8)
-    first = first_of_equal(np.concatenate([before, content]))
-    first, old = first[len(before) :], first[: len(before)]
-    if earlier is not None:  # of equal contents all are present or none is: they share one vector
-        usable = earlier.present & (old >= 0)
-        reused = (first >= 0) & (first < len(before))
-        reused[reused] = usable[first[reused]]
-    else:
-        reused = np.zeros(len(content), np.bool_)
     own = first_of_equal(content)
+    first, reused = own, np.zeros(len(content), np.bool_)
+    if earlier is not None:
+        count = len(earlier.content)
+        first = first_of_equal(np.concatenate([earlier.content, content]))[count:]  # a row of one or, above, the other
+        there = (first >= 0) & (first < count)
+        reused[there] = earlier.present[first[there]]  # equal contents are all present, or none is
     firsts = own == np.arange(len(content))
     copied = np.flatnonzero(firsts & reused)
     return Plan(content, own, np.flatnonzero(firsts & ~reused), copied, first[copied])
