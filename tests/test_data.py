@@ -12,7 +12,7 @@ from antpipe.config import PriceConfig
 from antpipe.data import Candidates, batches, block_ends, examples, history_blocks, training_windows
 from antpipe.errors import DataError
 from antpipe.features.quantize_price import quantize_price
-from antpipe.store import Feature, Sequences, Store
+from antpipe.store import Feature, Sequences, Store, encoder_name
 
 from .shops import make_domain
 
@@ -179,3 +179,10 @@ def test_prices_ranked_within_each_catalogue_are_joined(tmp_path: Path) -> None:
     quantize_price(store, ["cheap"], PriceConfig())
     quantize_price(store, ["dear"], PriceConfig())
     assert len(load_catalogue(store, ["cheap", "dear"], ["price"], str)) == 8
+
+
+def test_vectors_with_a_prompt_are_told_apart_from_those_without() -> None:
+    encoder = {"name": "e5", "revision": "0123456789abcdef"}
+    assert encoder_name({"encoder": encoder}) == "e5 (revision 0123456789ab)"
+    variant = encoder | {"variant": "prompt 'query: '"}
+    assert encoder_name({"encoder": variant}) == "e5 (revision 0123456789ab, prompt 'query: ')"
