@@ -20,7 +20,7 @@ MODULES = {
 }
 # What features/ may import besides itself: everything else belongs to training, ranking or the command line.
 GROUND = {"antpipe.config", "antpipe.settings", "antpipe.errors", "antpipe.store", "antpipe.devices"}
-HEAVY = {"torch", "torchvision", "sentence_transformers", "open_clip", "faiss"}
+HEAVY = {"torch", "torchvision", "sentence_transformers", "open_clip", "timm", "faiss"}
 LONGEST = 350
 # Longer on purpose: the one place of all paths and schemas.
 ALLOWED_LINES = {"antpipe.store": 370}
