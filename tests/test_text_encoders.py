@@ -2,10 +2,10 @@
 
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,15 @@ from antpipe.devices import choose_precision
 from antpipe.errors import DataError, UsageError
 from antpipe.features.embed_text import embed_text
 from antpipe.features.encoders import Located, folder_digest, quiet
-from antpipe.features.text_encoders import PACKAGED_TEXT, TextSettings, encoder_facts, load_model, reference
+from antpipe.features.text_encoders import (
+    BACKENDS,
+    PACKAGED_TEXT,
+    TextSettings,
+    encoder_facts,
+    load_model,
+    locate_text_encoder,
+    reference,
+)
 from antpipe.features.token_batches import TextEmbedder, make_embedder, token_features
 from antpipe.store import Store
 
@@ -86,7 +94,7 @@ def test_batches_stay_within_the_budget_and_advance_counts_each_text_once() -> N
 
 def test_texts_are_padded_at_the_side_the_tokenizer_pads(monkeypatch: pytest.MonkeyPatch) -> None:
     embedder = TextEmbedder(load_model(PACKAGED), PACKAGED)
-    right = {text: row for text, row in rows_of(embedder)}
+    right = dict(rows_of(embedder))
     monkeypatch.setattr(embedder.model.tokenizer, "padding_side", "left")
     for text, (ids, mask) in rows_of(embedder):
         expected_ids, expected_mask = right[text]
@@ -199,12 +207,45 @@ def test_settings_that_do_not_go_together_are_refused(given: dict[str, Any]) -> 
 def test_a_back_end_that_is_not_installed_is_answered_with_its_installation(
     backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name.startswith("optimum") else sys)
+    monkeypatch.setitem(BACKENDS, backend, "not_here.part")
     store = Store(tmp_path)
     make_domain(store, "shop", [{"item_id": "a", "text": "wool"}])
-    with pytest.raises(DataError, match=f"--backend {backend}: optimum") as caught:
+    with pytest.raises(DataError, match=f"--backend {backend}: not_here.part is not installed") as caught:
         embed_text(store, "shop", TextConfig(encoder=PACKAGED_TEXT, device="cpu", backend=backend))
     assert caught.value.next_command == f"pip install 'antpipe[{backend}]'"
+
+
+@pytest.mark.parametrize(
+    ("backend", "read"), [("torch", []), ("onnx", ["onnx/model.onnx"]), ("openvino", ["openvino/openvino_model.xml"])]
+)
+def test_of_a_hub_model_only_what_the_back_end_reads_is_fetched(
+    backend: str, read: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def download(_: str, ignore_patterns: list[str]) -> str:
+        asked.append(ignore_patterns)
+        (tmp_path / "model.safetensors").touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    locate_text_encoder("somebody/model", "", backend)
+    files = ["onnx/model.onnx", "openvino/openvino_model.xml", "tf_model.h5", "pytorch_model.bin"]
+    kept = [name for name in files if not any(fnmatch(name, pattern) for pattern in asked[0])]
+    assert kept == read
+
+
+def test_the_graph_of_a_back_end_is_part_of_a_folders_revision(tmp_path: Path) -> None:
+    def revisions() -> list[str]:
+        return [locate_text_encoder(str(tmp_path), "", backend).revision for backend in ("torch", "onnx")]
+
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.onnx").write_text("one")
+    before = revisions()
+    (tmp_path / "model.onnx").write_text("two")
+    after = revisions()
+    assert before[0] == after[0]
+    assert before[1] != after[1]
 
 
 @pytest.mark.parametrize(

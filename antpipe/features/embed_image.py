@@ -7,7 +7,7 @@ if a sample shows that they are those of fp32 and whole pictures.
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -147,6 +147,7 @@ class Work:
     pictures: list[Picture]
     force: bool
     mend: str
+    plans: dict[ImageSettings, tuple[Plan, Earlier | None, list[Shard]]] = field(default_factory=dict)
 
 
 def recipe(settings: ImageSettings) -> dict[str, Any]:
@@ -160,10 +161,12 @@ def recipe(settings: ImageSettings) -> dict[str, Any]:
 
 def _planned(work: Work, lists: PictureLists, settings: ImageSettings) -> tuple[Plan, Earlier | None, list[Shard]]:
     """What to copy from where and what to compute, in which shards."""
-    known = not work.force and bad_before(work.place) is not None
-    earlier = earlier_vectors(work.place, "image", recipe(settings)) if known else None
-    plan = plan_rows(lists.content(), earlier)
-    return plan, earlier, cut(plan.compute, work.config.shard_size)
+    if settings not in work.plans:
+        known = not work.force and bad_before(work.place) is not None
+        earlier = earlier_vectors(work.place, "image", recipe(settings)) if known else None
+        plan = plan_rows(lists.content, earlier)
+        work.plans[settings] = plan, earlier, cut(plan.compute, work.config.shard_size)
+    return work.plans[settings]
 
 
 def _wanted(work: Work, parameters: Mapping[str, Any]) -> ImageSettings:
