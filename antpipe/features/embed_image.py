@@ -7,7 +7,7 @@ if a sample shows that they are those of fp32 and whole pictures.
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,7 @@ from antpipe.features.image_fidelity import Fidelity, settle
 from antpipe.features.picture_lists import UNREADABLE, Bad, PictureLists, all_bad, bad_before, bad_details, bad_table
 from antpipe.features.pictures import (
     Picture,
+    decoder_name,
     first_of_each_item,
     folder_pictures,
     hashed,
@@ -146,6 +147,7 @@ class Work:
     pictures: list[Picture]
     force: bool
     mend: str
+    plans: dict[ImageSettings, tuple[Plan, Earlier | None, list[Shard]]] = field(default_factory=dict)
 
 
 def recipe(settings: ImageSettings) -> dict[str, Any]:
@@ -159,10 +161,12 @@ def recipe(settings: ImageSettings) -> dict[str, Any]:
 
 def _planned(work: Work, lists: PictureLists, settings: ImageSettings) -> tuple[Plan, Earlier | None, list[Shard]]:
     """What to copy from where and what to compute, in which shards."""
-    known = not work.force and bad_before(work.place) is not None
-    earlier = earlier_vectors(work.place, "image", recipe(settings)) if known else None
-    plan = plan_rows(lists.content(), earlier)
-    return plan, earlier, cut(plan.compute, work.config.shard_size)
+    if settings not in work.plans:
+        known = not work.force and bad_before(work.place) is not None
+        earlier = earlier_vectors(work.place, "image", recipe(settings)) if known else None
+        plan = plan_rows(lists.content, earlier)
+        work.plans[settings] = plan, earlier, cut(plan.compute, work.config.shard_size)
+    return work.plans[settings]
 
 
 def _wanted(work: Work, parameters: Mapping[str, Any]) -> ImageSettings:
@@ -240,35 +244,57 @@ def _build(
             say(f"{place.name}: {len(plan.compute)} new or changed items to embed, {len(plan.copied)} kept from before")
         encoder = load_encoder(settings, work.mend)
         pace = Pace(len(plan.compute), progress, "items")
-        count = sum(len(sources) for sources in lists(Shard(0, plan.compute)))
-        workers = choose_workers(config.workers, count, choose_device(config.device))
-        make = partial(make_embedder, replace(settings, workers=workers))
-        try:
-            compute(shards, make, lists, folder, engine=engine, pace=pace, say=say)
-        except DataError as error:
-            raise DataError(f"domain {place.name}: {error.message}; image is as before", again) from error
+        _compute(work, lists, plan, shards, settings, folder, again, engine=engine, pace=pace, say=say)
         before = bad_before(place) if earlier is not None else None
         with out.feature("image", place.rows(), encoder.width, plan.content) as feature:
             bad = all_bad(lists, plan, assemble(feature, plan, shards, folder, earlier), before or [])
             present = int(feature.present.sum())
         _require_any(work, present, bad)
         out.parquet(UNREADABLE, bad_table(bad))
-        counts = plan.figures()
-        figures = {
-            "items": place.rows(), "present": present, "coverage": round(present / place.rows(), 4),
-            "pictures": len(work.pictures), "unreadable": len(bad),
-            **{name: counts[name] for name in ("computed", "reused", "shared")}, "width": encoder.width,
-            "encoder": encoder.facts["name"], "precision": settings.precision, "decode": settings.decode,
-            "cosine": round(fidelity.cosine, 6), "items_per_second": round(pace.rate(), 1),
+        figures = _figures(work, plan, present, len(bad)) | {
+            "width": encoder.width, "encoder": encoder.facts["name"], "precision": settings.precision,
+            "decode": settings.decode, "cosine": round(fidelity.cosine, 6), "items_per_second": round(pace.rate(), 1),
         }  # fmt: skip
-        variant = {"variant": "normalised"} if config.normalize else {}
+        facts = encoder.facts | {"decode": settings.decode, "decoder": decoder_name()}
+        facts |= {"variant": "normalised"} if config.normalize else {}
         out.details |= {
-            "encoder": encoder.facts | {"decode": settings.decode} | variant, "recipe": recipe(settings),
-            "fidelity": asdict(fidelity), "figures": figures, "flags": flags_of(config, MACHINE),
+            "encoder": facts, "recipe": recipe(settings), "fidelity": asdict(fidelity), "figures": figures,
+            "flags": flags_of(config, MACHINE),
             **bad_details(bad, place.item_ids(), EXAMPLES),
         }  # fmt: skip
         out.afterwards = folder.remove
     return figures
+
+
+def _compute(
+    work: Work,
+    lists: PictureLists,
+    plan: Plan,
+    shards: list[Shard],
+    settings: ImageSettings,
+    folder: ShardFolder,
+    again: str,
+    *,
+    engine: Engine,
+    pace: Pace,
+    say: Callable[[str], None],
+) -> None:
+    """Compute what is missing, with as many decoding processes as are worth it."""
+    pictures = sum(len(sources) for sources in lists(Shard(0, plan.compute)))
+    workers = choose_workers(work.config.workers, pictures, choose_device(work.config.device))
+    make = partial(make_embedder, replace(settings, workers=workers))
+    try:
+        compute(shards, make, lists, folder, engine=engine, pace=pace, say=say)
+    except DataError as error:
+        raise DataError(f"domain {work.place.name}: {error.message}; image is as before", again) from error
+
+
+def _figures(work: Work, plan: Plan, present: int, unreadable: int) -> dict[str, Any]:
+    counts, items = plan.figures(), len(plan.content)
+    return {
+        "items": items, "present": present, "coverage": round(present / items, 4), "pictures": len(work.pictures),
+        "unreadable": unreadable, **{name: counts[name] for name in ("computed", "reused", "shared")},
+    }  # fmt: skip
 
 
 def _require_any(work: Work, present: int, bad: Sequence[Bad]) -> None:
