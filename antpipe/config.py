@@ -116,7 +116,7 @@ class LayoutConfig(Config):
 
 @dataclass(frozen=True)
 class TextConfig(Config):
-    """How texts become vectors; what is measured is in docs/performance.md."""
+    """How texts become vectors."""
 
     section: ClassVar[str] = "embed-text"
     encoder: str = setting(

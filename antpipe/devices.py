@@ -30,10 +30,10 @@ def choose_device(name: str, number: int | None = None) -> "torch.device":
 def choose_precision(name: str, device: "torch.device") -> str:
     """The precision of matrix products that `auto`, `fp32` or `bf16` stands for: `auto` is bf16 where the device
     multiplies it natively (AMX or AVX-512 BF16, a GPU from Ampere on), and fp32 elsewhere, where bf16 is slower."""
-    import torch
-
     if name != "auto":
         return name
+    import torch
+
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if cpu_multiplies_bf16() else "fp32"

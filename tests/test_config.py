@@ -102,4 +102,4 @@ def test_flags_of_a_config_ask_for_the_same_settings() -> None:
 def test_no_two_settings_have_the_same_environment_variable() -> None:
     names = [variable_name(config, field.name) for config in CONFIGS for field in dataclasses.fields(config)]
     assert len(set(names)) == len(names)
-    assert "ANTPIPE_EMBED_TEXT_BATCH_SIZE" in names
+    assert "ANTPIPE_EMBED_TEXT_SHARD_SIZE" in names

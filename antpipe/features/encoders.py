@@ -57,9 +57,9 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def folder_digest(folder: Path) -> str:
+def folder_digest(folder: Path, suffixes: tuple[str, ...] = MODEL_FILES) -> str:
     """sha256 over names and contents of the files a model folder is loaded from."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix in MODEL_FILES and path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.suffix in suffixes and path.is_file())
     return digest([[path.relative_to(folder).as_posix(), file_sha256(path)] for path in files])
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -26,8 +27,8 @@ class TextColumn:
         """What each of the rows holds, (N, 16), zeros where nothing is to be embedded; and its bytes, (N,)."""
         content = np.zeros((rows, CONTENT_BYTES), np.uint8)
         sizes = np.zeros(rows, np.int64)
-        for start, texts in self._pieces(range(self._groups())):
-            for row, text in enumerate(texts, start):
+        for start, column in self._pieces(None):
+            for row, text in enumerate(self._texts(start, column), start):
                 if not is_blank(text):
                     raw = text.encode()
                     content[row] = np.frombuffer(content_of(raw), np.uint8)
@@ -41,39 +42,35 @@ class TextColumn:
     def at(self, rows: NDArray[np.int64]) -> list[str]:
         """The texts of rows, which are ascending."""
         found: list[str] = []
-        for start, texts in self._pieces(self._holding(rows)):
-            low, high = np.searchsorted(rows, [start, start + len(texts)])
-            found += [texts[row - start] for row in rows[low:high].tolist()]
+        for start, column in self._pieces(rows):
+            low, high = np.searchsorted(rows, [start, start + len(column)])
+            if low < high:
+                found += self._texts(start, column.take(pa.array(rows[low:high] - start)))
+            if high == len(rows):
+                break
         return found
 
-    def _groups(self) -> int:
-        with pq.ParquetFile(self.path) as file:
-            return int(file.num_row_groups)
-
-    def _holding(self, rows: NDArray[np.int64]) -> list[int]:
-        """The row groups that hold any of the rows."""
-        with pq.ParquetFile(self.path) as file:
-            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-        groups: list[int] = np.unique(np.searchsorted(np.cumsum(sizes), rows, side="right")).tolist()
-        return groups
-
-    def _pieces(self, groups: "range | list[int]") -> Iterator[tuple[int, list[str]]]:
-        """The first row and the texts of each piece of some row groups; null counts as empty."""
+    def _pieces(self, rows: "NDArray[np.int64] | None") -> "Iterator[tuple[int, pa.Array]]":
+        """The first row and the column of each piece of the table; only of row groups that hold some of the rows."""
         with pq.ParquetFile(self.path) as file:
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             starts = np.cumsum([0, *sizes])
-            for group in groups:
-                row = int(starts[group])
+            for group, (start, end) in enumerate(zip(starts.tolist(), starts[1:].tolist(), strict=False)):
+                if rows is not None and np.searchsorted(rows, start) == np.searchsorted(rows, end):
+                    continue
+                row = start
                 for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[COLUMN]):
-                    try:
-                        texts = batch.column(COLUMN).to_pylist()
-                    except UnicodeDecodeError as error:
-                        raise IntegrityError(
-                            f"{self.path}: a text in rows {row} to {row + len(batch) - 1} is not UTF-8: {error.reason}",
-                            self.mend,
-                        ) from None
-                    yield row, [text or "" for text in texts]
+                    yield row, batch.column(COLUMN)
                     row += len(batch)
+
+    def _texts(self, start: int, column: "pa.Array") -> list[str]:
+        """Null counts as empty. IntegrityError where bytes are not UTF-8: no ingest writes such."""
+        try:
+            return [text or "" for text in column.to_pylist()]
+        except UnicodeDecodeError as error:
+            raise IntegrityError(
+                f"{self.path}: a text in row {start} or soon after is not UTF-8: {error.reason}", self.mend
+            ) from None
 
 
 def is_blank(text: str) -> bool:

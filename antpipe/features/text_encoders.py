@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from antpipe.errors import DataError, UsageError
-from antpipe.features.encoders import INSTALL_PACKAGED, Located, first_line, folder_digest, quiet
+from antpipe.features.encoders import INSTALL_PACKAGED, MODEL_FILES, Located, first_line, folder_digest, quiet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PACKAGED_TEXT = "packaged/all-MiniLM-L6-v2"
-# The same weights in formats that are read only by the back end of the name.
-OTHER_FORMATS = ["onnx/*", "openvino/*", "*.onnx", "*.h5", "*.ot", "*.msgpack", "*.tflite", "*.mlmodel", "*.gguf"]
+# The same weights in formats that are not read here, or only by one back end.
+OTHER_FORMATS = ["*.h5", "*.ot", "*.msgpack", "*.tflite", "*.mlmodel", "*.gguf"]
+FORMATS_OF = {"onnx": ["onnx/*", "*.onnx"], "openvino": ["openvino/*"]}
+GRAPH_FILES = (".onnx", ".xml")  # what onnx and openvino load besides MODEL_FILES
 # The module each back end of sentence-transformers needs; the extra of antpipe that installs it has the same name.
 BACKENDS = {"torch": "torch", "onnx": "optimum.onnxruntime", "openvino": "optimum.intel"}
 
@@ -50,7 +52,8 @@ def locate_text_encoder(name: str, mend: str, backend: str = "torch") -> Located
         folder = _packaged_text(name)
         return Located(name, name, "packaged", folder_digest(folder), folder)
     if folder.is_dir():
-        return Located(name, folder.resolve().name, "folder", folder_digest(folder), folder.absolute())
+        suffixes = MODEL_FILES if backend == "torch" else (*MODEL_FILES, *GRAPH_FILES)
+        return Located(name, folder.resolve().name, "folder", folder_digest(folder, suffixes), folder.absolute())
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise DataError(f"text encoder {name}: no such folder", mend)
     try:
@@ -80,8 +83,8 @@ def _hub_snapshot(repository: str, backend: str) -> Path:
     from huggingface_hub import snapshot_download
 
     pickled = "pytorch_model*.bin"
-    others = [pattern for pattern in OTHER_FORMATS if backend == "torch" or not pattern.startswith(f"{backend}/")]
-    folder = Path(snapshot_download(repository, ignore_patterns=[*others, pickled]))
+    others = [pattern for name, patterns in FORMATS_OF.items() if name != backend for pattern in patterns]
+    folder = Path(snapshot_download(repository, ignore_patterns=[*OTHER_FORMATS, *others, pickled]))
     if not any(folder.glob("*.safetensors")):
         folder = Path(snapshot_download(repository, allow_patterns=[pickled]))
     return folder

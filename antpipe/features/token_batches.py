@@ -15,7 +15,6 @@ from antpipe.features.shard_files import Vectors
 from antpipe.features.text_encoders import TextSettings, load_model, prompt_of
 
 TOKENISED_AT_ONCE = 256  # texts
-PAD_TO = 8  # a batch is as wide as its longest text, up to a multiple of this
 
 
 @lru_cache(maxsize=1)
@@ -71,15 +70,10 @@ class TextEmbedder:
             tokens += self._unpadded(positions, {name: features[name] for name in names})
         tokens.sort(key=lambda text: -text.length)
         while tokens:
-            width = self._width(tokens[0].length)
+            width = tokens[0].length
             count = max(1, self.settings.token_budget // width)
             batch, tokens = tokens[:count], tokens[count:]
             yield [text.position for text in batch], {**common, **self._padded(batch, width)}
-
-    def _width(self, longest: int) -> int:
-        """Of a batch: not more than the model can read."""
-        limit = self.model.max_seq_length
-        return max(longest, min(-(-longest // PAD_TO) * PAD_TO, int(limit))) if limit else longest
 
     def _unpadded(self, positions: Sequence[int], features: Mapping[str, Any]) -> Iterator[Tokens]:
         lengths = features["attention_mask"].sum(1).tolist()

@@ -1,0 +1,31 @@
+"""Embedding beside the plain way, in alternation: `python -m benchmarks.embed [text]`. Prints a table for each part.
+
+A part is a module of this package with `add_flags(parser)` and `run(given)`.
+"""
+
+import argparse
+from types import ModuleType
+
+from antpipe.process import tune_process
+from benchmarks import embed_text
+
+PARTS: dict[str, ModuleType] = {"text": embed_text}
+
+
+def main() -> None:
+    tune_process()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("--quick", action="store_true", help="a small table, once: only to see that it runs")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each way")
+    for part in PARTS.values():
+        part.add_flags(parser)
+    given = parser.parse_args()
+    for name in given.parts or PARTS:
+        if name not in PARTS:
+            parser.error(f"{name}: choose from {', '.join(PARTS)}")
+        PARTS[name].run(given)
+
+
+if __name__ == "__main__":
+    main()
