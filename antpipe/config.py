@@ -151,13 +151,35 @@ class TextConfig(Config):
 
 @dataclass(frozen=True)
 class ImageConfig(Config):
+    """How pictures become vectors."""
+
     section: ClassVar[str] = "embed-image"
     encoder: str = setting(
         "ViT-B-32/laion2b_s34b_b79k",
-        "open_clip MODEL/PRETRAINED-TAG or MODEL/CHECKPOINT-FILE, or packaged/efficientnet-lite0 (no network needed)",
+        "open_clip MODEL/PRETRAINED-TAG or MODEL/CHECKPOINT-FILE, timm:NAME or timm:NAME/CHECKPOINT-FILE, or "
+        "packaged/efficientnet-lite0 (no network needed)",
     )
+    dims: int | None = setting(None, "keep only the first dimensions, of Matryoshka models (default: all)", least=1)
+    normalize: bool = setting(False, "scale an item's vector to length 1")
     device: str = setting("auto", "where to compute", ("auto", "cpu", "cuda"))
+    precision: str = setting(
+        "auto", "of the encoder's weights; auto: bf16 where the processor has it", ("auto", "fp32", "bf16")
+    )
+    decode: str = setting(
+        "scaled",
+        "scaled: large JPEGs are decoded at 1/2, 1/4 or 1/8, at least twice the size the encoder takes; exact: whole",
+        ("scaled", "exact"),
+    )
+    min_cosine: float = setting(
+        0.999, "least cosine to vectors in fp32 of pictures decoded whole, on a sample; below it, done that way",
+        least=0, most=1,
+    )  # fmt: skip
     batch_size: int = setting(32, "pictures a step", least=1)
+    workers: int | None = setting(
+        None, "processes that decode pictures; 0: none, threads do (default: by the cores, none for small catalogues)",
+        least=0,
+    )  # fmt: skip
+    shard_size: int = setting(1024, "items that are computed and kept together: what a kill costs at most", least=1)
     images: Path | None = setting(None, "folder with pictures named ITEM_ID.jpg, ITEM_ID_2.jpg, …")
     max_images: int = setting(4, "pictures an item, averaged", least=1)
     min_coverage: float = setting(0.0, "share of items that must have a picture (else exit code 4)", least=0, most=1)

@@ -25,7 +25,7 @@ def tiny_encoder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ImageConfig:
     torch.manual_seed(1)
     checkpoint = folder / "tiny.pt"
     torch.save(open_clip.create_model("tiny").state_dict(), checkpoint)
-    return ImageConfig(encoder=f"tiny/{checkpoint}", device="cpu")
+    return ImageConfig(encoder=f"tiny/{checkpoint}", device="cpu", precision="fp32")
 
 
 def empty_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -3,7 +3,7 @@
 import io
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,8 @@ from antpipe import losses, transfer
 from antpipe.config import ModelConfig
 from antpipe.data import Catalogue, Examples, training_windows
 from antpipe.features import embed_image
-from antpipe.features.image_encoders import ImageEncoder
+from antpipe.features.image_models import ImageEncoder
+from antpipe.features.preparation import Preparation
 from antpipe.interop import ant_quirks
 from antpipe.interop.ant_reference import rename
 from antpipe.model import Ant
@@ -101,14 +102,15 @@ def average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[np.nda
     config = tiny_encoder(tmp_path, monkeypatch)
 
     def run(slots: np.ndarray) -> Feature:
-        def vectors_of(pixels: Sequence[torch.Tensor]) -> np.ndarray:
-            return np.stack([slots[tuple(pixel.tolist())] for pixel in pixels]).astype(np.float32)
+        def vectors_of(pixels: np.ndarray) -> np.ndarray:
+            return np.stack([slots[int(red), int(green)] for red, green in pixels]).astype(np.float32)
 
         encoder = ImageEncoder(
-            prepare=lambda image: torch.tensor(image.getpixel((0, 0))[:2]), encode=vectors_of,
-            width=slots.shape[2], facts={"name": "given", "revision": "1"},
+            preparation=Preparation(lambda image: np.array(image.getpixel((0, 0))[:2]), None, None, None, None),
+            encode=vectors_of, width=slots.shape[2], facts={"name": "given", "revision": "1"},
         )  # fmt: skip
-        monkeypatch.setattr(embed_image, "load_image_encoder", lambda *_: encoder)
+        for module in ("embed_image", "image_embedder"):
+            monkeypatch.setattr(f"antpipe.features.{module}.load_encoder", lambda *_: encoder)
         there = [(int(row), int(slot)) for row, slot in np.argwhere(slots.any(2))]
         pictures = {f"{row}-{slot}.png": one_pixel(row, slot) for row, slot in there}
         files = {f"{row:03}": [f"{r}-{slot}.png" for r, slot in there if r == row] for row in range(len(slots))}

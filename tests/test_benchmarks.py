@@ -2,18 +2,21 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from antpipe.data import training_windows
+from benchmarks import embed_image
 from benchmarks.embed_text import made_up
 from benchmarks.synthetic_shops import training_data
 from benchmarks.train_sizes import QUICK
 from benchmarks.train_worker import loss_of_without_dropout, model_of, our_loss, plain_loss
 
 from .conftest import REPOSITORY
+from .fake_encoders import tiny_encoder
 
 
 @pytest.mark.parametrize("stage", ["relearn", "pretrain"])
@@ -78,3 +81,14 @@ def test_made_up_texts_are_different_and_of_many_lengths() -> None:
     lengths = sorted(len(text.split()) for text in texts)
     assert len(set(texts)) == 200
     assert lengths[0] < 10 < lengths[100] < 40 < lengths[-1]
+
+
+def test_the_benchmark_of_pictures_prints_a_row_for_each_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embed_image.main(["--quick", "--encoder", tiny_encoder(tmp_path, monkeypatch).encoder])
+    rows = capsys.readouterr().out.splitlines()
+    assert [row[:26].strip() for row in rows[2:6]] == [
+        "plain, one at a time", "plain, batches of 32", "antpipe fp32, exact", "antpipe fp32, scaled",
+    ]  # fmt: skip
+    assert all(float(row.split()[-2]) >= 0.99 for row in rows[2:])

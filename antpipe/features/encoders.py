@@ -7,6 +7,7 @@ tell whether an artefact is fresh) and then loaded: a `batch -> batch` callable.
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -65,3 +66,13 @@ def folder_digest(folder: Path, suffixes: tuple[str, ...] = MODEL_FILES) -> str:
 
 def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def card_licence(folder: Path) -> str | None:
+    """The licence named in the head of a model card (https://huggingface.co/docs/hub/model-cards); None without one."""
+    try:
+        head = (folder / "README.md").read_text(encoding="utf-8", errors="replace").split("\n---", 1)[0]
+    except OSError:
+        return None
+    found = re.search(r"^license:[ \t]*([^\s#]+)", head, re.MULTILINE) if head.startswith("---") else None
+    return found[1].strip("\"'") if found else None

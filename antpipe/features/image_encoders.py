@@ -1,66 +1,41 @@
-"""Image encoders: the packaged EfficientNet-lite0, and whatever open_clip can load."""
+"""Names of image encoders: the packaged EfficientNet-lite0, whatever open_clip can load, and backbones of timm."""
 
 import difflib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from antpipe.errors import DataError, UsageError
 from antpipe.features.encoders import INSTALL_PACKAGED, Located, first_line, folder_digest, quiet
+from antpipe.features.timm_encoders import PREFIX as TIMM
+from antpipe.features.timm_encoders import TIMM_WEIGHTS, locate_timm_file, timm_repository
 from antpipe.store import file_sha256
 
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-    from PIL.Image import Image
-
+OPEN_CLIP = "open_clip:"
 PACKAGED_IMAGE = "packaged/efficientnet-lite0"
 # What open_clip looks for in a hub repository that names no file, the better format first.
 HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 CHECKPOINT_FILES = (".pt", ".pth", ".bin", ".safetensors", ".npz", ".ckpt")
 
 
-@dataclass(frozen=True)
-class ImageEncoder:
-    """prepare: RGB picture -> (3, H, W) float32; encode: n such tensors -> (n, width) float32.
-
-    facts: what the manifest keeps of the encoder.
-    """
-
-    prepare: Callable[["Image"], "torch.Tensor"]
-    encode: Callable[[Sequence["torch.Tensor"]], "NDArray[np.float32]"]
-    width: int
-    facts: dict[str, Any]
-
-
 def locate_image_encoder(name: str, mend: str) -> Located:
-    """Find `packaged/…` or an open_clip model: MODEL/TAG, MODEL/CHECKPOINT-FILE, `hf-hub:…` or `local-dir:…`.
+    """Find `packaged/…`, a backbone of timm or a model of open_clip.
 
-    mend: the command that runs the stage with the packaged encoder. Raises UsageError for names that open_clip does
+    timm: `timm:NAME` or `timm:NAME.TAG` (weights of the hub), `timm:NAME/CHECKPOINT-FILE`. open_clip: MODEL/TAG,
+    MODEL/CHECKPOINT-FILE, `hf-hub:…` or `local-dir:…`, with or without `open_clip:` before it.
+
+    mend: the command that runs the stage with the packaged encoder. Raises UsageError for names that the libraries do
     not know (with those that are near), DataError where weights cannot be had.
     """
+    name = name.removeprefix(OPEN_CLIP)
     if name.startswith("packaged/"):
         weights = _packaged_image(name)
         return Located(name, name, "packaged", file_sha256(weights), weights)
-    if name.startswith("local-dir:"):
-        folder = Path(name.removeprefix("local-dir:"))
-        if not folder.is_dir():
-            raise DataError(f"image encoder {name}: no such folder", mend)
-        return Located(name, f"local-dir:{folder.resolve().name}", "folder", folder_digest(folder), folder)
-    model, _, pretrained = name.partition("/")
-    if not name.startswith("hf-hub:"):
-        _check_open_clip_model(name, model)
-        if Path(pretrained).is_file():
-            checkpoint = Path(pretrained)
-            return Located(name, f"{model}/{checkpoint.name}", "file", file_sha256(checkpoint), checkpoint)
-        _check_open_clip_tag(name, model, pretrained, mend)
+    located = locate_timm_file(name, mend) if name.startswith(TIMM) else _locate_open_clip_file(name, mend)
+    if located is not None:
+        return located
     try:
         with quiet():
-            path, revision = _fetch_repository(name) if name.startswith("hf-hub:") else _fetch_tag(model, pretrained)
+            path, revision = _fetch(name)
     except Exception as error:  # hub client, HTTP client and file system each raise errors of their own
         raise DataError(
             f"image encoder {name}: its weights are not on this machine and not to be had from the model hub "
@@ -68,6 +43,35 @@ def locate_image_encoder(name: str, mend: str) -> Located:
             mend,
         ) from error
     return Located(name, name, "hub", revision, path)
+
+
+def _locate_open_clip_file(name: str, mend: str) -> Located | None:
+    """An open_clip model of a local file or folder; None where its weights are those of the hub."""
+    if name.startswith("local-dir:"):
+        folder = Path(name.removeprefix("local-dir:"))
+        if not folder.is_dir():
+            raise DataError(f"image encoder {name}: no such folder", mend)
+        return Located(name, f"local-dir:{folder.resolve().name}", "folder", folder_digest(folder), folder)
+    if name.startswith("hf-hub:"):
+        return None
+    model, _, pretrained = name.partition("/")
+    _check_open_clip_model(name, model)
+    if Path(pretrained).is_file():
+        checkpoint = Path(pretrained)
+        return Located(name, f"{model}/{checkpoint.name}", "file", file_sha256(checkpoint), checkpoint)
+    _check_open_clip_tag(name, model, pretrained, mend)
+    return None
+
+
+def _fetch(name: str) -> tuple[Path, str]:
+    """Folder or weights file of a model of the hub, fetched if it is not here, and its revision."""
+    if name.startswith(TIMM):
+        folder, weights = _hub_weights(timm_repository(name), TIMM_WEIGHTS)
+        return weights, folder.name
+    if name.startswith("hf-hub:"):
+        return _fetch_repository(name)
+    model, _, tag = name.partition("/")
+    return _fetch_tag(model, tag)
 
 
 def _packaged_image(name: str) -> Path:
@@ -90,7 +94,7 @@ def _check_open_clip_model(name: str, model: str) -> None:
         raise UsageError(
             f"image encoder {name}: open_clip has no model {model!r}"
             + (f"; near: {', '.join(near)}" if near else "")
-            + f". Name it MODEL/TAG, MODEL/CHECKPOINT-FILE, or {PACKAGED_IMAGE}"
+            + f". Name it MODEL/TAG, MODEL/CHECKPOINT-FILE, {TIMM}NAME or {PACKAGED_IMAGE}"
         )
 
 
@@ -137,7 +141,7 @@ def _fetch_repository(name: str) -> tuple[Path, str]:
 
 
 def _hub_weights(repository: str, files: Sequence[str]) -> tuple[Path, Path]:
-    """The local snapshot and the first of `files` that the repository has.
+    """The local snapshot and the first of `files` that the repository has. Its README, if any, names the licence.
 
     snapshot_download asks the hub once and then looks into the cache; open_clip's own download tries for a minute
     before it notices that there is no network.
@@ -145,99 +149,7 @@ def _hub_weights(repository: str, files: Sequence[str]) -> tuple[Path, Path]:
     from huggingface_hub import snapshot_download
 
     for file in files:
-        folder = Path(snapshot_download(repository, allow_patterns=[file]))
+        folder = Path(snapshot_download(repository, allow_patterns=[file, "README.md"]))
         if (folder / file).is_file():
             return folder, folder / file
     raise FileNotFoundError(f"{repository} has none of {', '.join(files)}")
-
-
-def load_image_encoder(located: Located, device: "torch.device", mend: str) -> ImageEncoder:
-    """Load an image encoder in float32 and inference mode, with the preprocessing its weights were trained with.
-
-    open_clip: the picture's projected, not normalised vector. The last one stays loaded, for the next domain.
-    Raises DataError where the checkpoint is damaged or of
-    another model.
-    """
-    try:
-        return _load(located, device)
-    except DataError as error:
-        raise DataError(error.message, mend) from error
-
-
-@lru_cache(maxsize=1)
-def _load(located: Located, device: "torch.device") -> ImageEncoder:
-    import torch
-
-    load = _load_efficientnet if located.source == "packaged" else _load_open_clip
-    try:
-        with quiet():
-            prepare, forward, facts = load(located, device)
-            size = prepare(_blank_picture()).shape[-2:]
-    except Exception as error:  # the libraries raise whatever they meet in the files
-        raise DataError(
-            f"image encoder {located.asked}: {located.path} does not hold weights of this model: {first_line(error)}"
-        ) from error
-
-    def encode(pictures: Sequence[torch.Tensor]) -> "NDArray[np.float32]":
-        with torch.inference_mode():
-            vectors: NDArray[np.float32] = forward(torch.stack(list(pictures)).to(device)).float().cpu().numpy()
-        return vectors
-
-    width = encode([prepare(_blank_picture())]).shape[1]
-    named = {"name": located.name, "source": located.source, "revision": located.revision}
-    return ImageEncoder(prepare, encode, width, {**named, "dimension": width, "pixels": list(size), **facts})
-
-
-def _blank_picture() -> "Image":
-    from PIL import Image
-
-    return Image.new("RGB", (8, 8))
-
-
-Loaded = tuple[Callable[["Image"], "torch.Tensor"], Callable[["torch.Tensor"], "torch.Tensor"], dict[str, Any]]
-
-
-def _load_open_clip(located: Located, device: "torch.device") -> Loaded:
-    import open_clip
-
-    model, _, tag = located.asked.partition("/")
-    settings = open_clip.get_pretrained_cfg(model, tag)  # empty for a file or a folder
-    in_folder = located.path.is_dir()
-    # The located weights by their path, not by their tag: they are those the revision speaks of. This function of
-    # open_clip refuses to go on with random weights; the others only log it.
-    network, prepare = open_clip.create_model_from_pretrained(
-        f"local-dir:{located.path}" if in_folder else model,
-        None if in_folder else str(located.path),
-        device=device,
-        image_mean=settings.get("mean"),
-        image_std=settings.get("std"),
-        image_interpolation=settings.get("interpolation"),
-        image_resize_mode=settings.get("resize_mode"),
-    )
-    facts = {"pooling": "projected, not normalised", "library": f"open_clip {open_clip.__version__}"}
-    return prepare, network.eval().encode_image, facts
-
-
-def _load_efficientnet(located: Located, device: "torch.device") -> Loaded:
-    """EfficientNet-lite0 (arXiv 1905.11946; lite variant of the TensorFlow TPU models), 1,280 pooled features."""
-    import torch
-    from efficientnet_lite_pytorch import EfficientNet
-    from torchvision.transforms import v2
-
-    model = EfficientNet.from_name("efficientnet-lite0")
-    model.load_state_dict(torch.load(located.path, map_location="cpu", weights_only=True), strict=True)
-    model = model.to(device, memory_format=torch.channels_last).eval()  # 1.5 times as fast on a CPU
-    prepare = v2.Compose([
-        v2.Resize(224, interpolation=v2.InterpolationMode.BICUBIC),
-        v2.CenterCrop(224),
-        v2.ToImage(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize([0.5] * 3, [0.5] * 3),
-    ])  # fmt: skip
-
-    def forward(pixels: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = model.extract_features(pixels.to(memory_format=torch.channels_last))
-        return features.mean(dim=(2, 3))
-
-    library = f"efficientnet-lite-pytorch {version('efficientnet-lite-pytorch')}"
-    return prepare, forward, {"pooling": "average before the classifier", "library": library}

@@ -2,9 +2,11 @@
 
 import hashlib
 import io
+import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +22,16 @@ LONGEST = 20
 
 @dataclass(frozen=True)
 class Picture:
-    """A file that shows the item of this row. name: how it is told to the user and in the digest."""
+    """A file that shows the item of this row.
+
+    name: how it is told to the user and in the digest. sha256: of its content, None before it was read (`hashed`) and
+    where it cannot be read.
+    """
 
     row: int
     name: str
     path: Path
+    sha256: str | None = field(default=None, compare=False)
 
 
 class UnreadableError(Exception):
@@ -70,18 +77,23 @@ def first_of_each_item(pictures: Sequence[Picture], most: int) -> list[Picture]:
     return kept
 
 
-def pictures_digest(pictures: Sequence[Picture]) -> str:
-    """sha256 over row, name, size and content of every picture; a file that cannot be read counts by its name."""
+def hashed(pictures: Sequence[Picture]) -> list[Picture]:
+    """The same pictures with the sha256 of their files, which are read on all cores."""
 
-    def facts(picture: Picture) -> list[object]:
+    def with_hash(picture: Picture) -> Picture:
         try:
             with picture.path.open("rb") as stream:
-                content = hashlib.file_digest(stream, "sha256").hexdigest()
-            return [picture.row, picture.name, picture.path.stat().st_size, content]
+                return replace(picture, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
         except OSError:  # told to the user when the picture is to be embedded
-            return [picture.row, picture.name, None, None]
+            return replace(picture, sha256=None)
 
-    return digest([facts(picture) for picture in pictures])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(with_hash, pictures))
+
+
+def pictures_digest(pictures: Sequence[Picture]) -> str:
+    """sha256 over row, name and content of every picture (`hashed`); one that cannot be read counts by its name."""
+    return digest([[picture.row, picture.name, picture.sha256] for picture in pictures])
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -97,17 +109,24 @@ def read_picture(path: Path) -> Image.Image:
     return decode_picture(content)[0]
 
 
-def decode_picture(content: bytes, most_pixels: int | None = None) -> tuple[Image.Image, str]:
+def decode_picture(
+    content: bytes, most_pixels: int | None = None, least_side: int | None = None
+) -> tuple[Image.Image, str]:
     """The picture of a file's content, as `read_picture` gives it, and its format (one of FORMATS).
 
-    most_pixels: a tighter limit than Pillow's. Sizes are checked before pixels are decoded.
+    most_pixels: a tighter limit than Pillow's. Sizes are checked before pixels are decoded. least_side: a JPEG may be
+    decoded at 1/2, 1/4 or 1/8 of its size, as long as both sides keep so many pixels (the decoder's own scaling, in the
+    frequency domain; other formats keep their size).
     """
     if not content:
         raise UnreadableError("empty file")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_size(image, most_pixels)
-            return _to_rgb(ImageOps.exif_transpose(image)), str(image.format)
+            form = str(image.format)
+            if least_side is not None:
+                image.draft(None, (least_side, least_side))
+            return _to_rgb(ImageOps.exif_transpose(image)), form
     except (UnreadableError, MemoryError):
         raise
     except UnidentifiedImageError:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import math
-import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from antpipe.errors import DataError, UsageError
-from antpipe.features.encoders import INSTALL_PACKAGED, MODEL_FILES, Located, first_line, folder_digest, quiet
+from antpipe.features.encoders import (
+    INSTALL_PACKAGED,
+    MODEL_FILES,
+    Located,
+    card_licence,
+    first_line,
+    folder_digest,
+    quiet,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -199,8 +206,9 @@ def encoder_facts(model: Any, settings: TextSettings, width: int) -> dict[str, A
 
     located, limit = settings.located, model.max_seq_length
     facts: dict[str, Any] = {
-        "name": located.name, "source": located.source, "revision": located.revision, "licence": _licence(located),
-        "pooling": _pooling(model), "dimension": width, "backend": settings.backend, "precision": settings.precision,
+        "name": located.name, "source": located.source, "revision": located.revision,
+        "licence": card_licence(located.path), "pooling": _pooling(model), "dimension": width,
+        "backend": settings.backend, "precision": settings.precision,
         "max_tokens": int(limit) if limit and math.isfinite(limit) else None,  # no limit: texts of any length
         "prompt": prompt_of(model, settings),
         "library": f"sentence-transformers {sentence_transformers.__version__}",
@@ -209,16 +217,6 @@ def encoder_facts(model: Any, settings: TextSettings, width: int) -> dict[str, A
     words = [f"prompt {facts['prompt']!r}"] if settings.prefix or settings.prompt is not None else []
     words += ["normalised"] if settings.normalize else []
     return facts | ({"variant": ", ".join(words)} if words else {})
-
-
-def _licence(located: Located) -> str | None:
-    """The licence named in the head of the model card (https://huggingface.co/docs/hub/model-cards)."""
-    try:
-        head = (located.path / "README.md").read_text(encoding="utf-8", errors="replace").split("\n---", 1)[0]
-    except OSError:
-        return None
-    found = re.search(r"^license:[ \t]*([^\s#]+)", head, re.MULTILINE) if head.startswith("---") else None
-    return found[1].strip("\"'") if found else None
 
 
 def _pooling(model: Any) -> str:
