@@ -15,15 +15,27 @@ from typing import Any
 
 import numpy as np
 
-from antpipe.config import ImageConfig
+from antpipe.config import EngineConfig, ImageConfig
 from antpipe.devices import choose_device, choose_precision
 from antpipe.errors import DataError, PartialError
 from antpipe.features.decoding import choose_workers, told_of_workers
 from antpipe.features.encoders import Located, silent, unsaid
+from antpipe.features.engines import LOCAL, Carrying, engine_of, worker_device
 from antpipe.features.image_embedder import ImageSettings, load_encoder, make_embedder
 from antpipe.features.image_encoders import PACKAGED_IMAGE, locate_image_encoder
 from antpipe.features.image_fidelity import Fidelity, settle
-from antpipe.features.picture_lists import UNREADABLE, Bad, PictureLists, all_bad, bad_before, bad_details, bad_table
+from antpipe.features.picture_lists import (
+    UNREADABLE,
+    Bad,
+    PictureLists,
+    all_bad,
+    bad_before,
+    bad_details,
+    bad_table,
+    file_contents,
+    file_names,
+    sources_of,
+)
 from antpipe.features.pictures import (
     Picture,
     first_of_each_item,
@@ -44,7 +56,6 @@ from antpipe.features.shards import (
     cut,
     earlier_vectors,
     plan_rows,
-    run_here,
     told_of_disk,
 )
 from antpipe.settings import flags_of
@@ -64,7 +75,7 @@ def embed_image(
     force: bool = False,
     progress: Show = silent,
     say: Callable[[str], None] = unsaid,
-    engine: Engine = run_here,
+    engine: EngineConfig = LOCAL,
 ) -> StageResult:
     """Write image.arrow: (N, d) float16, d the encoder's width; an item without a picture is zeros and not present.
 
@@ -72,11 +83,12 @@ def embed_image(
     `max_images` of an item are read and those that can be read are averaged; the others are listed, with the reason, in
     unreadable.parquet. What is finished survives a kill; vectors of items whose pictures are as they were are copied.
     force: compute all anew. progress: is called with the items done, all items, and the pace; say: with what a user
-    should know; engine: computes the shards. Raises DataError where the encoder cannot be had, no item has a
+    should know; engine: who computes the shards. Raises DataError where the encoder cannot be had, no item has a
     picture or the fetched ones are of another catalogue, UsageError for unknown encoders or a device that is not here;
     PartialError, with the artefact written, for a coverage below `min_coverage`.
     """
     place = store.domain(domain)
+    run = engine_of(engine, say, Carrying(file_contents if engine.shards else file_names, sources_of))
     pictures = hashed(_pictures_of(place, config))
     mend = place.command("image", flags=flags_of(replace(config, encoder=PACKAGED_IMAGE), MACHINE))
     located = locate_image_encoder(config.encoder, mend)
@@ -88,11 +100,11 @@ def embed_image(
         sweep(place.path, "image")
         result = StageResult(domain, "image", "fresh", place.entry("image")["figures"])
     else:
-        again = place.command("image", flags=flags_of(config, MACHINE), force=force)
+        again = place.command("image", flags=flags_of(config, MACHINE) + flags_of(engine), force=force)
         with told_of_disk(place, "image", again), told_of_workers(again), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata help nobody
             work = Work(place, config, located, pictures, force, mend)
-            result = StageResult(domain, "image", "built", _build(work, parameters, again, progress, say, engine))
+            result = StageResult(domain, "image", "built", _build(work, parameters, again, progress, say, engine, run))
     _require_coverage(place, result.figures, config)
     return result
 
@@ -180,8 +192,8 @@ def _wanted(work: Work, parameters: Mapping[str, Any]) -> ImageSettings:
     )  # fmt: skip
 
 
-def _open(work: Work, wanted: ImageSettings, plan: Plan) -> ShardFolder:
-    """The folder of what an interrupted run finished of this very work."""
+def _open(work: Work, wanted: ImageSettings, plan: Plan, at: str | None) -> ShardFolder:
+    """The folder of what an interrupted run finished of this very work. at: --shards."""
     config = work.config
     settings = {
         **recipe(wanted), "id_table": work.place.entry("items")["id_table"], "device": wanted.device,
@@ -189,7 +201,7 @@ def _open(work: Work, wanted: ImageSettings, plan: Plan) -> ShardFolder:
         "asked": [config.precision, config.decode, config.min_cosine],
         "libraries": {name: version(name) for name in ("torch", "torchvision", "pillow", "open_clip_torch", "timm")},
     }  # fmt: skip
-    return open_shards(work.place.path, "image", plan.key(settings))
+    return open_shards(work.place.path, "image", plan.key(settings), at)
 
 
 def _settled(
@@ -223,7 +235,8 @@ def _build(
     again: str,
     progress: Show,
     say: Callable[[str], None],
-    engine: Engine,
+    engine: EngineConfig,
+    run: Engine,
 ) -> dict[str, Any]:
     place, config = work.place, work.config
     with place.writing("image", parameters) as out:
@@ -233,7 +246,8 @@ def _build(
             )
         lists = PictureLists.of(work.pictures, place.rows())
         wanted = _wanted(work, parameters)
-        folder = _open(work, wanted, _planned(work, lists, wanted)[0])
+        device = worker_device(engine, config.device, wanted.device)
+        folder = _open(work, replace(wanted, device=device), _planned(work, lists, wanted)[0], engine.shards)
         settings, fidelity = _settled(work, lists, wanted, folder, say)
         plan, earlier, shards = _planned(work, lists, settings)
         if len(plan.copied):
@@ -242,9 +256,11 @@ def _build(
         pace = Pace(len(plan.compute), progress, "items")
         count = sum(len(sources) for sources in lists(Shard(0, plan.compute)))
         workers = choose_workers(config.workers, count, choose_device(config.device))
-        make = partial(make_embedder, replace(settings, workers=workers))
+        if engine.engine == "ray" and config.workers is None:  # its workers take as many cores as they are given
+            workers = int(engine.ray_cpus) - 1 if engine.ray_cpus > 1 else 0
+        make = partial(make_embedder, replace(settings, device=device, workers=workers))
         try:
-            compute(shards, make, lists, folder, engine=engine, pace=pace, say=say)
+            compute(shards, make, lists, folder, engine=run, pace=pace, say=say)
         except DataError as error:
             raise DataError(f"domain {place.name}: {error.message}; image is as before", again) from error
         before = bad_before(place) if earlier is not None else None
