@@ -13,6 +13,7 @@ from antpipe.data import (
     Catalogue,
     batches,
     block_ends,
+    encoder_name,
     examples,
     history_blocks,
     load_catalogue,
@@ -187,3 +188,10 @@ def test_prices_ranked_within_each_catalogue_are_joined(tmp_path: Path) -> None:
     quantize_price(store, ["cheap"], PriceConfig())
     quantize_price(store, ["dear"], PriceConfig())
     assert len(load_catalogue(store, ["cheap", "dear"], ["price"], str)) == 8
+
+
+def test_vectors_with_a_prompt_are_told_apart_from_those_without() -> None:
+    encoder = {"name": "e5", "revision": "0123456789abcdef"}
+    assert encoder_name({"encoder": encoder}) == "e5 (revision 0123456789ab)"
+    variant = encoder | {"variant": "prompt 'query: '"}
+    assert encoder_name({"encoder": variant}) == "e5 (revision 0123456789ab, prompt 'query: ')"

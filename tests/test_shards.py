@@ -188,7 +188,9 @@ def test_the_pace_tells_rate_and_time_left() -> None:
     pace.skip(100)
     now[0] = 10.0
     pace.advance(50)
-    assert shown == [(150, 1000, "5 texts/s, 3 min left")]
+    now[0] = 12.0
+    pace.advance(50)  # what came before the first step was loading, for the most part
+    assert shown == [(150, 1000, "5 texts/s, 3 min left"), (200, 1000, "25 texts/s, 32 s left")]
 
 
 # -- files ----------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,6 +20,7 @@ from antpipe.errors import DataError, UsageError
 from antpipe.features.embed_text import embed_text
 from antpipe.features.encoders import Located, folder_digest, quiet
 from antpipe.features.text_encoders import (
+    BACKENDS,
     PACKAGED_TEXT,
     TextSettings,
     encoder_facts,
@@ -207,10 +207,10 @@ def test_settings_that_do_not_go_together_are_refused(given: dict[str, Any]) -> 
 def test_a_back_end_that_is_not_installed_is_answered_with_its_installation(
     backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name.startswith("optimum") else sys)
+    monkeypatch.setitem(BACKENDS, backend, "not_here.part")
     store = Store(tmp_path)
     make_domain(store, "shop", [{"item_id": "a", "text": "wool"}])
-    with pytest.raises(DataError, match=f"--backend {backend}: optimum") as caught:
+    with pytest.raises(DataError, match=f"--backend {backend}: not_here.part is not installed") as caught:
         embed_text(store, "shop", TextConfig(encoder=PACKAGED_TEXT, device="cpu", backend=backend))
     assert caught.value.next_command == f"pip install 'antpipe[{backend}]'"
 

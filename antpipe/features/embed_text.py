@@ -5,7 +5,7 @@ in bf16 where the processor is made for it, if a sample shows that they are thos
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -131,12 +131,15 @@ class Work:
     wanted: TextSettings
     shard_size: int
     force: bool
+    plans: dict[TextSettings, tuple[Plan, Earlier | None, list[Shard]]] = field(default_factory=dict)
 
     def planned(self, settings: TextSettings) -> tuple[Plan, Earlier | None, list[Shard]]:
         """What to copy from where and what to compute, in which shards."""
-        earlier = None if self.force else earlier_vectors(self.place, "text", recipe(settings))
-        plan = plan_rows(self.content, earlier)
-        return plan, earlier, cut(plan.compute, self.shard_size, self.sizes, SHARD_BYTES)
+        if settings not in self.plans:
+            earlier = None if self.force else earlier_vectors(self.place, "text", recipe(settings))
+            plan = plan_rows(self.content, earlier)
+            self.plans[settings] = plan, earlier, cut(plan.compute, self.shard_size, self.sizes, SHARD_BYTES)
+        return self.plans[settings]
 
 
 def _wanted(place: Domain, config: TextConfig, located: Located, parameters: Mapping[str, Any]) -> TextSettings:

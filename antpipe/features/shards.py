@@ -100,16 +100,13 @@ class Plan:
 
 def plan_rows(content: Contents, earlier: Earlier | None = None) -> Plan:
     """content: (N, 16) uint8. earlier: vectors that may be copied; those that are not present are computed anew."""
-    before = earlier.content if earlier is not None else np.zeros((0, CONTENT_BYTES), np.uint8)
-    first = first_of_equal(np.concatenate([before, content]))
-    first, old = first[len(before) :], first[: len(before)]
-    if earlier is not None:  # of equal contents all are present or none is: they share one vector
-        usable = earlier.present & (old >= 0)
-        reused = (first >= 0) & (first < len(before))
-        reused[reused] = usable[first[reused]]
-    else:
-        reused = np.zeros(len(content), np.bool_)
     own = first_of_equal(content)
+    first, reused = own, np.zeros(len(content), np.bool_)
+    if earlier is not None:
+        count = len(earlier.content)
+        first = first_of_equal(np.concatenate([earlier.content, content]))[count:]  # a row of one or, above, the other
+        there = (first >= 0) & (first < count)
+        reused[there] = earlier.present[first[there]]  # equal contents are all present, or none is
     firsts = own == np.arange(len(content))
     copied = np.flatnonzero(firsts & reused)
     return Plan(content, own, np.flatnonzero(firsts & ~reused), copied, first[copied])
@@ -188,22 +185,26 @@ class Pace:
 
     def __init__(self, total: int, show: Show, unit: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.total, self.show, self.unit, self.clock = total, show, unit, clock
-        self.done = self.before = 0
-        self.begun = clock()
+        self.done = 0
+        self.marks = [(clock(), 0)]  # the beginning, then the first step
 
     def skip(self, count: int) -> None:
         """So many are done already, by an earlier run."""
         self.done += count
-        self.before += count
+        self.marks = [(self.clock(), self.done)]
 
     def advance(self, count: int) -> None:
         self.done += count
         self.show(self.done, self.total, self.note())
+        if len(self.marks) == 1:
+            self.marks.append((self.clock(), self.done))
 
     def rate(self) -> float:
-        """Contents a second in this run; 0 where none was computed."""
-        seconds = self.clock() - self.begun
-        return (self.done - self.before) / seconds if seconds > 0 else 0.0
+        """Contents a second in this run, after the first step, which had to wait for the encoder; 0 where none was
+        computed."""
+        began, before = self.marks[-1] if self.done > self.marks[-1][1] else self.marks[0]
+        seconds = self.clock() - began
+        return (self.done - before) / seconds if seconds > 0 else 0.0
 
     def note(self) -> str:
         rate = self.rate()
