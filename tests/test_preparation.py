@@ -77,7 +77,7 @@ def test_tensors_are_resized_as_pictures_are(width: int, height: int, name: str)
     exact, quick = (preparation.pixels(content, scaled).astype(int) for scaled in (False, True))
     assert exact.shape == quick.shape
     assert np.abs(exact - quick).max() <= 3
-    assert np.abs(exact - quick).mean() < 0.05
+    assert np.abs(exact - quick).mean() < 0.25
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)

@@ -7,7 +7,7 @@ if a sample shows that they are those of fp32 and whole pictures.
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +38,7 @@ from antpipe.features.picture_lists import (
 )
 from antpipe.features.pictures import (
     Picture,
+    decoder_name,
     first_of_each_item,
     folder_pictures,
     hashed,
@@ -46,6 +47,7 @@ from antpipe.features.pictures import (
 )
 from antpipe.features.shard_files import ShardFolder, open_shards, sweep
 from antpipe.features.shards import (
+    Embedder,
     Engine,
     Pace,
     Plan,
@@ -158,6 +160,7 @@ class Work:
     pictures: list[Picture]
     force: bool
     mend: str
+    plans: dict[ImageSettings, tuple[Plan, Earlier | None, list[Shard]]] = field(default_factory=dict)
 
 
 def recipe(settings: ImageSettings) -> dict[str, Any]:
@@ -171,10 +174,12 @@ def recipe(settings: ImageSettings) -> dict[str, Any]:
 
 def _planned(work: Work, lists: PictureLists, settings: ImageSettings) -> tuple[Plan, Earlier | None, list[Shard]]:
     """What to copy from where and what to compute, in which shards."""
-    known = not work.force and bad_before(work.place) is not None
-    earlier = earlier_vectors(work.place, "image", recipe(settings)) if known else None
-    plan = plan_rows(lists.content(), earlier)
-    return plan, earlier, cut(plan.compute, work.config.shard_size)
+    if settings not in work.plans:
+        known = not work.force and bad_before(work.place) is not None
+        earlier = earlier_vectors(work.place, "image", recipe(settings)) if known else None
+        plan = plan_rows(lists.content, earlier)
+        work.plans[settings] = plan, earlier, cut(plan.compute, work.config.shard_size)
+    return work.plans[settings]
 
 
 def _wanted(work: Work, parameters: Mapping[str, Any]) -> ImageSettings:
@@ -254,37 +259,63 @@ def _build(
             say(f"{place.name}: {len(plan.compute)} new or changed items to embed, {len(plan.copied)} kept from before")
         encoder = load_encoder(settings, work.mend)
         pace = Pace(len(plan.compute), progress, "items")
-        count = sum(len(sources) for sources in lists(Shard(0, plan.compute)))
-        workers = choose_workers(config.workers, count, choose_device(config.device))
-        if engine.engine == "ray" and config.workers is None:  # its workers take as many cores as they are given
-            workers = int(engine.ray_cpus) - 1 if engine.ray_cpus > 1 else 0
-        make = partial(make_embedder, replace(settings, device=device, workers=workers))
-        try:
-            compute(shards, make, lists, folder, engine=run, pace=pace, say=say)
-        except DataError as error:
-            raise DataError(f"domain {place.name}: {error.message}; image is as before", again) from error
+        ready = replace(settings, device=device, workers=_decoders(work, lists, plan, engine))
+        _compute(place, lists, shards, partial(make_embedder, ready), folder, again, engine=run, pace=pace, say=say)
         before = bad_before(place) if earlier is not None else None
         with out.feature("image", place.rows(), encoder.width, plan.content) as feature:
             bad = all_bad(lists, plan, assemble(feature, plan, shards, folder, earlier), before or [])
             present = int(feature.present.sum())
         _require_any(work, present, bad)
         out.parquet(UNREADABLE, bad_table(bad))
-        counts = plan.figures()
-        figures = {
-            "items": place.rows(), "present": present, "coverage": round(present / place.rows(), 4),
-            "pictures": len(work.pictures), "unreadable": len(bad),
-            **{name: counts[name] for name in ("computed", "reused", "shared")}, "width": encoder.width,
-            "encoder": encoder.facts["name"], "precision": settings.precision, "decode": settings.decode,
-            "cosine": round(fidelity.cosine, 6), "items_per_second": round(pace.rate(), 1),
+        figures = _figures(work, plan, present, len(bad)) | {
+            "width": encoder.width, "encoder": encoder.facts["name"], "precision": settings.precision,
+            "decode": settings.decode, "cosine": round(fidelity.cosine, 6), "items_per_second": round(pace.rate(), 1),
         }  # fmt: skip
-        variant = {"variant": "normalised"} if config.normalize else {}
+        facts = encoder.facts | {"decode": settings.decode, "decoder": decoder_name()}
+        facts |= {"variant": "normalised"} if config.normalize else {}
         out.details |= {
-            "encoder": encoder.facts | {"decode": settings.decode} | variant, "recipe": recipe(settings),
-            "fidelity": asdict(fidelity), "figures": figures, "flags": flags_of(config, MACHINE),
+            "encoder": facts, "recipe": recipe(settings), "fidelity": asdict(fidelity), "figures": figures,
+            "flags": flags_of(config, MACHINE),
             **bad_details(bad, place.item_ids(), EXAMPLES),
         }  # fmt: skip
         out.afterwards = folder.remove
     return figures
+
+
+def _decoders(work: Work, lists: PictureLists, plan: Plan, engine: EngineConfig) -> int:
+    """How many decoding processes are worth it, beside each embedder."""
+    asked = work.config.workers
+    if engine.engine == "ray":  # workers of Ray take the CPUs they are given
+        return asked if asked is not None else max(0, int(engine.ray_cpus) - 1)
+    pictures = sum(len(sources) for sources in lists(Shard(0, plan.compute)))
+    return choose_workers(asked, pictures, choose_device(work.config.device))
+
+
+def _compute(
+    place: Domain,
+    lists: PictureLists,
+    shards: list[Shard],
+    make: Callable[[], Embedder],
+    folder: ShardFolder,
+    again: str,
+    *,
+    engine: Engine,
+    pace: Pace,
+    say: Callable[[str], None],
+) -> None:
+    """Compute what is missing."""
+    try:
+        compute(shards, make, lists, folder, engine=engine, pace=pace, say=say)
+    except DataError as error:
+        raise DataError(f"domain {place.name}: {error.message}; image is as before", again) from error
+
+
+def _figures(work: Work, plan: Plan, present: int, unreadable: int) -> dict[str, Any]:
+    counts, items = plan.figures(), len(plan.content)
+    return {
+        "items": items, "present": present, "coverage": round(present / items, 4), "pictures": len(work.pictures),
+        "unreadable": unreadable, **{name: counts[name] for name in ("computed", "reused", "shared")},
+    }  # fmt: skip
 
 
 def _require_any(work: Work, present: int, bad: Sequence[Bad]) -> None:

@@ -91,6 +91,8 @@ def measured(vectors: SampleVectors, settings: ImageSettings) -> Fidelity:
 
 def least_cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     """Of each row to the same row of the other; vectors of zeros fit each other alone. 1 without rows."""
+    if np.array_equal(one, other):
+        return 1.0
     a, b = one.astype(np.float64), other.astype(np.float64)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosines = np.where(lengths > 0, (a * b).sum(1) / np.where(lengths > 0, lengths, 1), ~a.any(1) & ~b.any(1))

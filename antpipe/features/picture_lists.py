@@ -4,6 +4,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +45,7 @@ class PictureLists:
     def __call__(self, shard: Shard) -> list[list[Source]]:
         return [self.sources[self.starts[row] : self.starts[row + 1]] for row in shard.rows]
 
+    @cached_property
     def content(self) -> Contents:
         """(N, 16): what stands for the pictures of each item; zeros where there is none."""
         content = np.zeros((len(self.starts) - 1, CONTENT_BYTES), np.uint8)

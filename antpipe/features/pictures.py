@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import __version__ as PILLOW
 
 from antpipe.store import digest
 
@@ -40,6 +41,12 @@ class UnreadableError(Exception):
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
+
+
+def decoder_name() -> str:
+    """The library that decodes, and its decoder of JPEGs, as far as it tells."""
+    turbo = features.version_feature("libjpeg_turbo")
+    return f"Pillow {PILLOW}" + (f", libjpeg-turbo {turbo}" if turbo else "")
 
 
 def listed_pictures(root: Path, files: Sequence[Sequence[str]]) -> list[Picture]:
