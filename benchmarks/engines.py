@@ -1,6 +1,6 @@
 """`embed-text` with the local engine and on Ray, on this machine: `python -m benchmarks.engines`.
 
-Makes a catalogue of random product texts in a temporary folder and embeds copies of it in turns, each in a process of
+Makes a catalogue of made up product texts in a temporary folder and embeds copies of it in turns, each in a process of
 its own as a user would, with the packaged encoder. Prints for each way the texts a second while embedding, the seconds
 from start to end, and whether the artefact has the same bytes as the first one.
 """
@@ -19,17 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import polars as pl
 
 from antpipe.features.ingest.tables import INTERACTIONS, ITEMS, REJECTS, write_domain
 from antpipe.store import Store
+from benchmarks.embed_text import made_up
 
-WORDS = (
-    "red blue large small leather cotton steel wooden garden kitchen running travel wallet kettle hose lamp shirt shoe "
-    "scarf bag with for men women and of set pack pocket handle rubber sole waterproof folding classic"
-)
-LENGTHS = (8, 60)  # words of a text, from a title to a title with features
 SHOP = "shop"
 
 
@@ -43,9 +38,8 @@ class Run:
 
 
 def make_shop(store: Store, items: int) -> None:
-    """A catalogue of different random texts, without interactions."""
-    rng, words = np.random.default_rng(0), WORDS.split()
-    texts = [f"{number} " + " ".join(rng.choice(words, rng.integers(*LENGTHS))) for number in range(items)]
+    """A catalogue of made up texts, without interactions."""
+    texts = made_up(items)
     empty = {"title": "", "price": None, "currency": None, "category": [], "image_urls": [], "image_files": []}
     table = pl.DataFrame({"item_id": [f"{number:08}" for number in range(items)], "text": texts}).with_columns(
         pl.lit(value, dtype=ITEMS[column]).alias(column) for column, value in empty.items()

@@ -24,7 +24,7 @@ GROUND = {
 }  # fmt: skip
 HEAVY = {"torch", "torchvision", "sentence_transformers", "open_clip", "timm", "faiss", "ray"}
 LONGEST = 350
-# Longer on purpose: the one place of all paths and schemas.
+# Longer on purpose: the one place of all paths and schemas, and that of all settings.
 ALLOWED_LINES = {"antpipe.store": 370}
 
 

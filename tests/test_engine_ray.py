@@ -239,6 +239,12 @@ def test_settings_of_ray_without_it_are_refused() -> None:
         engine_of(EngineConfig(ray_workers=2, ray_gpus=0.5), str)
 
 
+def test_parts_of_several_gpus_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"--ray-gpus 1.5: above 1 a whole number"):
+        engine_of(replace(TWO, ray_gpus=1.5), str)
+    assert isinstance(engine_of(replace(TWO, ray_gpus=2.0), str), RayEngine)
+
+
 def test_a_work_goes_on_with_the_threads_it_was_begun_with(tmp_path: Path) -> None:
     import torch
 

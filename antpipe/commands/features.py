@@ -46,12 +46,14 @@ def embed_text(
 
 
 @command(app, "embed-image")
-def embed_image(common: Common, domains: Domains, config: ImageConfig, force: Force = False) -> None:
+def embed_image(
+    common: Common, domains: Domains, config: ImageConfig, engine: EngineConfig, force: Force = False
+) -> None:
     """Pictures to vectors, with open_clip or timm."""
     from antpipe.features.embed_image import embed_image as stage
 
     def run(name: str, bar: Update) -> "StageResult":
-        return stage(common.store, name, config, force=force, progress=bar, say=notice)
+        return stage(common.store, name, config, force=force, progress=bar, say=notice, engine=engine)
 
     embed(common, domains, "image", run)
 

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +37,23 @@ CHANGED = "changed since its content was hashed"
 
 @dataclass(frozen=True)
 class Source:
-    """A picture file. sha256: what its content must be; None where it could not be read when it was hashed."""
+    """A picture file. sha256: what its content must be; None where it could not be read when it was hashed.
+
+    content, why: of one that was read already: its bytes, or why there are none.
+    """
 
     path: str
     sha256: str | None
+    content: bytes | None = None
+    why: str = ""
+
+    def read(self) -> "Source":
+        if self.content is not None or self.why:
+            return self
+        try:
+            return replace(self, content=Path(self.path).read_bytes())
+        except OSError as error:
+            return replace(self, why=f"cannot be read: {error.strerror or type(error).__name__}")
 
 
 @dataclass(frozen=True)
@@ -60,10 +73,10 @@ class Decoder:
 
     def one(self, source: Source) -> NDArray[Any] | str:
         """The pixels of a file, or why there are none."""
-        try:
-            content = Path(source.path).read_bytes()
-        except OSError as error:
-            return f"cannot be read: {error.strerror or type(error).__name__}"
+        found = source.read()
+        content = found.content
+        if content is None:
+            return found.why
         if hashlib.sha256(content).hexdigest() != source.sha256:
             return CHANGED
         try:

@@ -15,15 +15,27 @@ from typing import Any
 
 import numpy as np
 
-from antpipe.config import ImageConfig
+from antpipe.config import EngineConfig, ImageConfig
 from antpipe.devices import choose_device, choose_precision
 from antpipe.errors import DataError, PartialError
 from antpipe.features.decoding import choose_workers, told_of_workers
 from antpipe.features.encoders import Located, silent, unsaid
+from antpipe.features.engines import LOCAL, Carrying, engine_of, worker_device
 from antpipe.features.image_embedder import ImageSettings, load_encoder, make_embedder
 from antpipe.features.image_encoders import PACKAGED_IMAGE, locate_image_encoder
 from antpipe.features.image_fidelity import Fidelity, settle
-from antpipe.features.picture_lists import UNREADABLE, Bad, PictureLists, all_bad, bad_before, bad_details, bad_table
+from antpipe.features.picture_lists import (
+    UNREADABLE,
+    Bad,
+    PictureLists,
+    all_bad,
+    bad_before,
+    bad_details,
+    bad_table,
+    file_contents,
+    file_names,
+    sources_of,
+)
 from antpipe.features.pictures import (
     Picture,
     decoder_name,
@@ -35,6 +47,7 @@ from antpipe.features.pictures import (
 )
 from antpipe.features.shard_files import ShardFolder, open_shards, sweep
 from antpipe.features.shards import (
+    Embedder,
     Engine,
     Pace,
     Plan,
@@ -45,7 +58,6 @@ from antpipe.features.shards import (
     cut,
     earlier_vectors,
     plan_rows,
-    run_here,
     told_of_disk,
 )
 from antpipe.settings import flags_of
@@ -65,7 +77,7 @@ def embed_image(
     force: bool = False,
     progress: Show = silent,
     say: Callable[[str], None] = unsaid,
-    engine: Engine = run_here,
+    engine: EngineConfig = LOCAL,
 ) -> StageResult:
     """Write image.arrow: (N, d) float16, d the encoder's width; an item without a picture is zeros and not present.
 
@@ -73,11 +85,12 @@ def embed_image(
     `max_images` of an item are read and those that can be read are averaged; the others are listed, with the reason, in
     unreadable.parquet. What is finished survives a kill; vectors of items whose pictures are as they were are copied.
     force: compute all anew. progress: is called with the items done, all items, and the pace; say: with what a user
-    should know; engine: computes the shards. Raises DataError where the encoder cannot be had, no item has a
+    should know; engine: who computes the shards. Raises DataError where the encoder cannot be had, no item has a
     picture or the fetched ones are of another catalogue, UsageError for unknown encoders or a device that is not here;
     PartialError, with the artefact written, for a coverage below `min_coverage`.
     """
     place = store.domain(domain)
+    run = engine_of(engine, say, Carrying(file_contents if engine.shards else file_names, sources_of))
     pictures = hashed(_pictures_of(place, config))
     mend = place.command("image", flags=flags_of(replace(config, encoder=PACKAGED_IMAGE), MACHINE))
     located = locate_image_encoder(config.encoder, mend)
@@ -89,11 +102,11 @@ def embed_image(
         sweep(place.path, "image")
         result = StageResult(domain, "image", "fresh", place.entry("image")["figures"])
     else:
-        again = place.command("image", flags=flags_of(config, MACHINE), force=force)
+        again = place.command("image", flags=flags_of(config, MACHINE) + flags_of(engine), force=force)
         with told_of_disk(place, "image", again), told_of_workers(again), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata help nobody
             work = Work(place, config, located, pictures, force, mend)
-            result = StageResult(domain, "image", "built", _build(work, parameters, again, progress, say, engine))
+            result = StageResult(domain, "image", "built", _build(work, parameters, again, progress, say, engine, run))
     _require_coverage(place, result.figures, config)
     return result
 
@@ -184,8 +197,8 @@ def _wanted(work: Work, parameters: Mapping[str, Any]) -> ImageSettings:
     )  # fmt: skip
 
 
-def _open(work: Work, wanted: ImageSettings, plan: Plan) -> ShardFolder:
-    """The folder of what an interrupted run finished of this very work."""
+def _open(work: Work, wanted: ImageSettings, plan: Plan, at: str | None) -> ShardFolder:
+    """The folder of what an interrupted run finished of this very work. at: --shards."""
     config = work.config
     settings = {
         **recipe(wanted), "id_table": work.place.entry("items")["id_table"], "device": wanted.device,
@@ -193,7 +206,7 @@ def _open(work: Work, wanted: ImageSettings, plan: Plan) -> ShardFolder:
         "asked": [config.precision, config.decode, config.min_cosine],
         "libraries": {name: version(name) for name in ("torch", "torchvision", "pillow", "open_clip_torch", "timm")},
     }  # fmt: skip
-    return open_shards(work.place.path, "image", plan.key(settings))
+    return open_shards(work.place.path, "image", plan.key(settings), at)
 
 
 def _settled(
@@ -227,7 +240,8 @@ def _build(
     again: str,
     progress: Show,
     say: Callable[[str], None],
-    engine: Engine,
+    engine: EngineConfig,
+    run: Engine,
 ) -> dict[str, Any]:
     place, config = work.place, work.config
     with place.writing("image", parameters) as out:
@@ -237,14 +251,16 @@ def _build(
             )
         lists = PictureLists.of(work.pictures, place.rows())
         wanted = _wanted(work, parameters)
-        folder = _open(work, wanted, _planned(work, lists, wanted)[0])
+        device = worker_device(engine, config.device, wanted.device)
+        folder = _open(work, replace(wanted, device=device), _planned(work, lists, wanted)[0], engine.shards)
         settings, fidelity = _settled(work, lists, wanted, folder, say)
         plan, earlier, shards = _planned(work, lists, settings)
         if len(plan.copied):
             say(f"{place.name}: {len(plan.compute)} new or changed items to embed, {len(plan.copied)} kept from before")
         encoder = load_encoder(settings, work.mend)
         pace = Pace(len(plan.compute), progress, "items")
-        _compute(work, lists, plan, shards, settings, folder, again, engine=engine, pace=pace, say=say)
+        ready = replace(settings, device=device, workers=_decoders(work, lists, plan, engine))
+        _compute(place, lists, shards, partial(make_embedder, ready), folder, again, engine=run, pace=pace, say=say)
         before = bad_before(place) if earlier is not None else None
         with out.feature("image", place.rows(), encoder.width, plan.content) as feature:
             bad = all_bad(lists, plan, assemble(feature, plan, shards, folder, earlier), before or [])
@@ -266,12 +282,20 @@ def _build(
     return figures
 
 
+def _decoders(work: Work, lists: PictureLists, plan: Plan, engine: EngineConfig) -> int:
+    """How many decoding processes are worth it, beside each embedder."""
+    asked = work.config.workers
+    if engine.engine == "ray":  # workers of Ray take the CPUs they are given
+        return asked if asked is not None else max(0, int(engine.ray_cpus) - 1)
+    pictures = sum(len(sources) for sources in lists(Shard(0, plan.compute)))
+    return choose_workers(asked, pictures, choose_device(work.config.device))
+
+
 def _compute(
-    work: Work,
+    place: Domain,
     lists: PictureLists,
-    plan: Plan,
     shards: list[Shard],
-    settings: ImageSettings,
+    make: Callable[[], Embedder],
     folder: ShardFolder,
     again: str,
     *,
@@ -279,14 +303,11 @@ def _compute(
     pace: Pace,
     say: Callable[[str], None],
 ) -> None:
-    """Compute what is missing, with as many decoding processes as are worth it."""
-    pictures = sum(len(sources) for sources in lists(Shard(0, plan.compute)))
-    workers = choose_workers(work.config.workers, pictures, choose_device(work.config.device))
-    make = partial(make_embedder, replace(settings, workers=workers))
+    """Compute what is missing."""
     try:
         compute(shards, make, lists, folder, engine=engine, pace=pace, say=say)
     except DataError as error:
-        raise DataError(f"domain {work.place.name}: {error.message}; image is as before", again) from error
+        raise DataError(f"domain {place.name}: {error.message}; image is as before", again) from error
 
 
 def _figures(work: Work, plan: Plan, present: int, unreadable: int) -> dict[str, Any]:

@@ -272,7 +272,8 @@ def cluster(config: EngineConfig, cpus: float, size: int) -> Iterator[None]:
             ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **own)
         except Exception as error:  # errors of sockets, of versions, of processes that do not start
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise AntpipeError(f"Ray ({address}): {reason}", "ray status, or ray start --head") from error
+            next_command = "ray status; where that fails, too: docs/scale.md, A cluster"
+            raise AntpipeError(f"Ray ({address}): {reason}", next_command) from error
         yield
     finally:
         ray.shutdown()

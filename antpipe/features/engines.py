@@ -41,6 +41,10 @@ def engine_of(config: EngineConfig, say: Callable[[str], None], carrying: Carryi
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise UsageError(f"{flags}: only with --engine ray")
         return LocalEngine(config.threads, say)
+    if config.ray_gpus > 1 and not config.ray_gpus.is_integer():
+        raise UsageError(
+            f"--ray-gpus {config.ray_gpus:g}: above 1 a whole number; a fraction is for workers that share"
+        )
     if importlib.util.find_spec("ray") is None:
         raise DataError("--engine ray: ray is not installed", INSTALL_RAY)
     from antpipe.features.engine_ray import RayEngine

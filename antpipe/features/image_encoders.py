@@ -51,14 +51,14 @@ def _locate_open_clip_file(name: str, mend: str) -> Located | None:
         folder = Path(name.removeprefix("local-dir:"))
         if not folder.is_dir():
             raise DataError(f"image encoder {name}: no such folder", mend)
-        return Located(name, f"local-dir:{folder.resolve().name}", "folder", folder_digest(folder), folder)
+        return Located(name, f"local-dir:{folder.resolve().name}", "folder", folder_digest(folder), folder.absolute())
     if name.startswith("hf-hub:"):
         return None
     model, _, pretrained = name.partition("/")
     _check_open_clip_model(name, model)
     if Path(pretrained).is_file():
         checkpoint = Path(pretrained)
-        return Located(name, f"{model}/{checkpoint.name}", "file", file_sha256(checkpoint), checkpoint)
+        return Located(name, f"{model}/{checkpoint.name}", "file", file_sha256(checkpoint), checkpoint.absolute())
     _check_open_clip_tag(name, model, pretrained, mend)
     return None
 

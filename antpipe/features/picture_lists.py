@@ -2,8 +2,8 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ class PictureLists:
         """pictures: hashed."""
         ordered = sorted(pictures, key=lambda one: (one.row, one.sha256 or "", one.name))
         counts = np.bincount([one.row for one in ordered], minlength=rows)
-        sources = [Source(str(one.path), one.sha256) for one in ordered]
+        sources = [Source(str(one.path.absolute()), one.sha256) for one in ordered]
         return PictureLists(np.concatenate([[0], np.cumsum(counts)]), [one.name for one in ordered], sources)
 
     def __call__(self, shard: Shard) -> list[list[Source]]:
@@ -53,6 +53,21 @@ class PictureLists:
             hashes = [source.sha256 for source in self.sources[self.starts[row] : self.starts[row + 1]]]
             content[row] = np.frombuffer(content_of(json.dumps(hashes).encode()), np.uint8)
         return content
+
+
+def file_names(sources: Sequence[Source]) -> list[dict[str, Any]]:
+    """The pictures of an item as plain data, for workers that see the files."""
+    return [asdict(source) for source in sources]
+
+
+def file_contents(sources: Sequence[Source]) -> list[dict[str, Any]]:
+    """The pictures of an item as plain data, with the bytes of the files, for workers that do not see them."""
+    return [asdict(source.read()) for source in sources]
+
+
+def sources_of(plain: Sequence[Mapping[str, Any]]) -> list[Source]:
+    """The inverse of the two."""
+    return [Source(**one) for one in plain]
 
 
 @dataclass(frozen=True)

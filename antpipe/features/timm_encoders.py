@@ -29,7 +29,7 @@ def locate_timm_file(name: str, mend: str) -> Located | None:
     path = Path(checkpoint)
     if not path.is_file():
         raise DataError(f"image encoder {name}: no such checkpoint file: {checkpoint}", mend)
-    return Located(name, f"{PREFIX}{model}/{path.name}", "file", file_sha256(path), path)
+    return Located(name, f"{PREFIX}{model}/{path.name}", "file", file_sha256(path), path.absolute())
 
 
 def _check_name(name: str, model: str, with_weights: bool) -> None:
