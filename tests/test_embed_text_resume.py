@@ -241,7 +241,7 @@ def test_a_disk_that_fills_up_leaves_the_vectors_there_were_and_the_finished_sha
     embed(shop(tmp_path))
     store = shop(tmp_path, [f"{text}!" for text in TEXTS])
     before, sync = content(store), os.fsync
-    room = iter(range(4))
+    room = iter(range(5))
 
     def full(descriptor: int) -> None:
         if next(room, None) is None:
@@ -252,7 +252,7 @@ def test_a_disk_that_fills_up_leaves_the_vectors_there_were_and_the_finished_sha
     with pytest.raises(AntpipeError, match="No space left on device; text is as before, and finished shards are kept"):
         embed(store)
     assert content(store) == before
-    assert shards_on_disk(store) == {0, 1, 2}  # the first writing was that of the notes
+    assert shards_on_disk(store) == {0, 1, 2}  # the first two writings were notes: how, and with how many threads
     monkeypatch.undo()
     fake.asked.clear()
     with pytest.MonkeyPatch.context() as patch:

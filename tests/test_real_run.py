@@ -10,7 +10,7 @@ from antpipe.cli import main
 
 pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 DOMAINS = "Gift_Cards,Magazine_Subscriptions"
-SMALL = ["--width", "32", "--epochs", "15", "--batch-size", "128"]
+SMALL = ["--width", "32", "--epochs", "15", "--batch-size", "128", "--lr", "0.003"]
 
 
 @pytest.fixture(scope="module")
