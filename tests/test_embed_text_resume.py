@@ -184,6 +184,26 @@ def test_forced_all_is_computed_anew(tmp_path: Path) -> None:
     assert embed(store, force=True).figures["computed"] == COUNT
 
 
+def test_a_shard_that_was_cut_from_new_texts_alone_is_not_one_of_all_texts(tmp_path: Path, fake: FakeEncoder) -> None:
+    fake.noise = 0.2  # bf16 is wanted, and the sample speaks against it
+    embed(shop(tmp_path), replace(CONFIG, precision="fp32"))
+    grown = [*(f"new {number}" for number in range(3 * SHARD)), *TEXTS[::-1]]
+    store, told = shop(tmp_path, grown[::-1]), list[str]()
+
+    def stop(done: int, *_: object) -> None:
+        if done == 2 * SHARD:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embed(store, progress=stop)
+    assert shards_on_disk(store) == {0}
+    assert embed(store, force=True, say=told.append).figures["computed"] == len(grown)
+    assert told == []  # nothing was finished
+    fresh = shop(tmp_path / "fresh", grown[::-1])
+    embed(fresh)
+    assert np.array_equal(store.domain("shop").feature("text").values, fresh.domain("shop").feature("text").values)
+
+
 # -- precision ------------------------------------------------------------------------------------------------
 
 
@@ -249,8 +269,11 @@ def test_a_disk_that_fills_up_leaves_the_vectors_there_were_and_the_finished_sha
         sync(descriptor)
 
     monkeypatch.setattr(shard_files.os, "fsync", full)
-    with pytest.raises(AntpipeError, match="No space left on device; text is as before, and finished shards are kept"):
+    with pytest.raises(
+        AntpipeError, match="No space left on device; text is as before, and finished shards are kept"
+    ) as told:
         embed(store)
+    assert str(told.value.next_command).endswith("--device cpu --precision bf16 --shard-size 10")  # as they were cut
     assert content(store) == before
     assert shards_on_disk(store) == {0, 1, 2}  # the first two writings were notes: how, and with how many threads
     monkeypatch.undo()

@@ -16,7 +16,16 @@ import pytest
 from antpipe.config import EngineConfig
 from antpipe.errors import AntpipeError, DataError, IntegrityError, UsageError
 from antpipe.features import engine_ray
-from antpipe.features.engine_ray import RayEngine, Work, Worker, check_address, check_versions, room_of, versions
+from antpipe.features.engine_ray import (
+    RayEngine,
+    Work,
+    Worker,
+    check_address,
+    check_versions,
+    room_of,
+    versions,
+    written_inputs,
+)
 from antpipe.features.engines import PLAIN, engine_of, worker_device
 from antpipe.features.shard_files import ShardFolder, open_shards
 from antpipe.features.shards import Engine, Pace, Shard, compute, cut, run_here
@@ -24,7 +33,7 @@ from antpipe.store import Store
 
 from .commands import ENCODER
 from .commands import run as command
-from .fake_embedder import Contents, OnlyHere, Remote
+from .fake_embedder import Contents, OnlyHere, Remote, Stopped
 from .shops import make_domain
 
 TEXTS = [f"text {number}" for number in range(40)]
@@ -107,7 +116,7 @@ def test_an_interrupted_run_through_an_address_goes_on_where_it_was(tmp_path: Pa
 
     with pytest.raises(KeyboardInterrupt):
         run(folder, TEXTS, first, engine, interrupt, read=OnlyHere(TEXTS))
-    finished = folder.finished([SIZE] * 10)
+    finished = folder.finished([shard.rows for shard in cut(np.arange(len(TEXTS)), SIZE)])
     assert len(finished) >= 3
     run(folder, TEXTS, second, replace(engine, say=told.append), read=OnlyHere([]))  # the contents are there already
     again = {content for _, content in second.asked()}  # a worker may have ended a shard after that
@@ -179,7 +188,7 @@ def test_a_shard_that_is_there_is_not_computed_again(tmp_path: Path) -> None:
     assert worker(row(5, [0, 2])) == {"number": [5], "error": [b""]}
     assert worker(row(5, [0, 2])) == {"number": [5], "error": [b""]}
     assert [content for _, content in make.asked()] == ["a", "c"]
-    assert folder.is_finished(5, 2)
+    assert folder.is_finished(5, np.array([0, 2]))
 
 
 def test_a_shard_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
@@ -189,7 +198,7 @@ def test_a_shard_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
     [error] = worker(row(3, [0]))["error"]
     assert "shard 3 was begun 4 times and its worker died each time" in str(pickle.loads(error))
     assert make.asked() == []
-    assert folder.finished([1]) == []  # of a new run, which begins to count anew
+    assert folder.finished([np.arange(1)]) == []  # of a new run, which begins to count anew
     assert worker(row(3, [0])) == {"number": [3], "error": [b""]}
 
 
@@ -214,14 +223,37 @@ def test_an_error_that_cannot_travel_comes_back_by_its_name(tmp_path: Path) -> N
 
 
 def test_contents_that_are_missing_at_the_address_are_told(tmp_path: Path) -> None:
-    folder = open_shards(tmp_path, "text", KEY)
+    folder, rows = open_shards(tmp_path, "text", KEY), np.arange(2)
     with pytest.raises(IntegrityError, match=r"input-000004.arrow: the contents of a shard cannot be read"):
-        folder.read_input(4)
-    folder.write_input(4, ["a", "b"])
-    folder.write_input(5, [[b"1", b"2"], []])
-    assert (folder.read_input(4), folder.read_input(5)) == (["a", "b"], [[b"1", b"2"], []])
-    assert folder.finished([2] * 6) == []
-    assert folder.has_input(4)
+        folder.read_input(4, rows)
+    folder.write_input(4, ["a", "b"], rows)
+    folder.write_input(5, [[b"1", b"2"], []], rows)
+    assert (folder.read_input(4, rows), folder.read_input(5, rows)) == (["a", "b"], [[b"1", b"2"], []])
+    assert folder.finished([rows] * 6) == []
+    assert [folder.has_input(4, rows), folder.has_input(4, rows + 1), folder.has_input(6, rows)] == [True, False, False]
+    with pytest.raises(IntegrityError, match="those of other rows"):
+        folder.read_input(4, rows + 1)
+
+
+@pytest.mark.parametrize(("keep", "found"), [(False, "/new"), (True, "/old")])
+def test_names_of_files_are_written_anew_and_contents_are_not(tmp_path: Path, keep: bool, found: str) -> None:
+    folder, shards = open_shards(tmp_path, "text", KEY), cut(np.arange(1), 1)
+    for place in ("/old", "/new"):
+        read = written_inputs(shards, Contents([place]), folder, PLAIN, keep, str)
+    assert read(shards[0]) == [found]
+
+
+def test_an_encoder_that_kills_its_workers_while_it_is_loaded_is_given_up(tmp_path: Path) -> None:
+    def make() -> Remote.Embedder:
+        raise Stopped
+
+    worker, folder, _ = worker_in(tmp_path, ["a"], make=make)
+    for _ in range(engine_ray.MOST_BEGINNINGS):
+        with pytest.raises(Stopped):
+            worker(row(3, [0]))
+    [error] = worker(row(3, [0]))["error"]
+    assert "its worker died each time, loading the encoder or computing" in str(pickle.loads(error))
+    assert folder.begin(3) == engine_ray.MOST_BEGINNINGS + 2
 
 
 # -- settings -------------------------------------------------------------------------------------------------

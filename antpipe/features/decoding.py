@@ -9,6 +9,7 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import warnings
 from collections import deque
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 # Fewer pictures are done before processes that import torch would have begun.
 WORTH_PROCESSES = 2_000
 MOST_PROCESSES = 16
-CHANGED = "changed since its content was hashed"
+CHANGED = "not what it was when its content was hashed"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,14 @@ class Source:
         except OSError as error:
             return replace(self, why=f"cannot be read: {error.strerror or type(error).__name__}")
 
+    def gone(self) -> bool:
+        """Whether it cannot be read, though it could be when it was hashed: not a bad picture."""
+        return bool(self.why) and self.sha256 is not None
+
+    def changed(self) -> str:
+        """What to tell of a file that is gone or has another content."""
+        return f"{CHANGED}: {self.path} on {socket.gethostname()}" + (f": {self.why}" if self.why else "")
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -72,13 +81,14 @@ class Decoder:
     scaled: bool
 
     def one(self, source: Source) -> NDArray[Any] | str:
-        """The pixels of a file, or why there are none."""
+        """The pixels of a file, or why there are none; that begins with CHANGED where the file is at fault, not the
+        picture."""
         found = source.read()
         content = found.content
         if content is None:
-            return found.why
+            return found.changed() if found.gone() else found.why
         if hashlib.sha256(content).hexdigest() != source.sha256:
-            return CHANGED
+            return found.changed()
         try:
             return self.preparation.pixels(content, self.scaled)
         except UnreadableError as error:

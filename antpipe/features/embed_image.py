@@ -102,7 +102,8 @@ def embed_image(
         sweep(place.path, "image")
         result = StageResult(domain, "image", "fresh", place.entry("image")["figures"])
     else:
-        again = place.command("image", flags=flags_of(config, MACHINE) + flags_of(engine), force=force)
+        # With MACHINE: shards are those of these very steps, and other ones would begin anew.
+        again = place.command("image", flags=flags_of(config) + flags_of(engine), force=force)
         with told_of_disk(place, "image", again), told_of_workers(again), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata help nobody
             work = Work(place, config, located, pictures, force, mend)

@@ -73,7 +73,8 @@ def embed_text(
     if not force and place.is_fresh("text", parameters):
         sweep(place.path, "text")
         return StageResult(domain, "text", "fresh", place.entry("text")["figures"])
-    again = place.command("text", flags=flags_of(config, MACHINE) + flags_of(engine), force=force)
+    # With MACHINE: shards are those of these very steps, and other ones would begin anew.
+    again = place.command("text", flags=flags_of(config) + flags_of(engine), force=force)
     with told_of_disk(place, "text", again), place.writing("text", parameters) as out:
         work = _look(place, config, _wanted(place, config, located, {} if force else parameters), force)
         device = worker_device(engine, config.device, work.wanted.device)

@@ -51,7 +51,7 @@ class ImageEmbedder:
         """Each item's mean over its pictures that can be read, (n, d) float32.
 
         A failure says which picture of the item it is about: `NUMBER why`. Raises DataError where a file is not what
-        it was when its content was hashed.
+        it was when its content was hashed, or cannot be read any more.
         """
         owners = [(item, number) for item, sources in enumerate(contents) for number in range(len(sources))]
         size = self.settings.batch_size
@@ -65,8 +65,8 @@ class ImageEmbedder:
         done = 0
         for batch, end, outcome in zip(batches, ends, decoded, strict=False):  # no batch: an end is left over
             failed = dict(outcome.failures)
-            if CHANGED in failed.values():
-                raise DataError("picture files changed while they were embedded")
+            if told := next((why for why in failed.values() if why.startswith(CHANGED)), ""):
+                raise DataError(f"picture files changed while they were embedded: {told}")
             if outcome.pixels is not None:
                 items = [item for position, (item, _) in enumerate(batch) if position not in failed]
                 np.add.at(sums, items, self.encoder.encode(outcome.pixels))

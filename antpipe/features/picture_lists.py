@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from antpipe.errors import DataError
 from antpipe.features.decoding import Source
 from antpipe.features.pictures import Picture
 from antpipe.features.shards import CONTENT_BYTES, Contents, Plan, Shard, content_of
@@ -61,8 +62,15 @@ def file_names(sources: Sequence[Source]) -> list[dict[str, Any]]:
 
 
 def file_contents(sources: Sequence[Source]) -> list[dict[str, Any]]:
-    """The pictures of an item as plain data, with the bytes of the files, for workers that do not see them."""
-    return [asdict(source.read()) for source in sources]
+    """The pictures of an item as plain data, with the bytes of the files, for workers that do not see them.
+
+    DataError where a file cannot be read that could be when it was hashed.
+    """
+    found = [source.read() for source in sources]
+    for source in found:
+        if source.gone():
+            raise DataError(f"picture files changed while they were embedded: {source.changed()}")
+    return [asdict(source) for source in found]
 
 
 def sources_of(plain: Sequence[Mapping[str, Any]]) -> list[Source]:
