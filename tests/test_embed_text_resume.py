@@ -16,9 +16,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from antpipe.config import EngineConfig
 from antpipe.errors import AntpipeError, DataError
+from antpipe.features import embed_text as stage
 from antpipe.features import shard_files
 from antpipe.features.ingest.tables import INTERACTIONS, ITEMS, REJECTS, write_domain
+from antpipe.features.shards import run_here
 from antpipe.store import Store
 
 from .conftest import REPOSITORY
@@ -227,6 +230,19 @@ def test_a_lower_limit_accepts_it_and_the_cosine_is_kept(tmp_path: Path, fake: F
     assert figures["precision"] == "bf16"
     assert 0.5 < figures["cosine"] < 0.999
     assert store.domain("shop").entry("text")["encoder"]["precision"] == "bf16"
+
+
+def test_the_precision_is_that_of_the_device_of_the_workers(
+    tmp_path: Path, fake: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not fake.noise
+    monkeypatch.setattr(stage, "choose_device", lambda _: "cuda")  # of the machine of the command
+    monkeypatch.setattr(stage, "choose_precision", lambda _, device: {"cuda": "bf16", "cpu": "fp32"}[device.type])
+    monkeypatch.setattr(stage, "engine_of", lambda *_: run_here)
+    config = replace(CONFIG, device="auto", precision="auto")
+    for gpus, precision in ((0.0, "fp32"), (1.0, "bf16")):
+        engine = EngineConfig(engine="ray", ray_gpus=gpus)
+        assert embed(shop(tmp_path / precision), config, engine=engine).figures["precision"] == precision
 
 
 def test_after_fp32_was_chosen_a_changed_catalogue_goes_on_in_fp32(tmp_path: Path, fake: FakeEncoder) -> None:

@@ -1,7 +1,9 @@
 """The engine `ray`: on a cluster of two workers, and its worker alone."""
 
 import importlib.util
+import os
 import pickle
+import re
 import shutil
 import signal
 import socket
@@ -26,8 +28,8 @@ from antpipe.features.engine_ray import (
     versions,
     written_inputs,
 )
-from antpipe.features.engines import PLAIN, engine_of, worker_device
-from antpipe.features.shard_files import ShardFolder, open_shards
+from antpipe.features.engines import PLAIN, engine_of, worker_cpus, worker_device
+from antpipe.features.shard_files import ShardFolder, open_shards, remove_shards
 from antpipe.features.shards import Engine, Pace, Shard, compute, cut, run_here
 from antpipe.store import Store
 
@@ -121,7 +123,7 @@ def test_an_interrupted_run_through_an_address_goes_on_where_it_was(tmp_path: Pa
     run(folder, TEXTS, second, replace(engine, say=told.append), read=OnlyHere([]))  # the contents are there already
     again = {content for _, content in second.asked()}  # a worker may have ended a shard after that
     assert again <= {TEXTS[n] for n in range(len(TEXTS)) if n // SIZE not in finished}
-    assert told == [f"{len(again) // SIZE} shards on 2 Ray workers, 1 thread each"]
+    assert told == [f"{len(again) // SIZE} shards on 2 Ray workers, 1 thread each, on CPUs"]
     assert bytes_in(folder) == computed_here(tmp_path, TEXTS)
     folder.remove()
     assert list((tmp_path / "exchange").iterdir()) == []
@@ -143,7 +145,7 @@ def test_the_command_writes_the_same_bytes_as_without_ray(
     one, two = (tmp_path / name / "shop" for name in ("one", "two"))
     assert (one / "text.arrow").read_bytes() == (two / "text.arrow").read_bytes()
     assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in two.iterdir())
-    assert "antpipe: 3 shards on 2 Ray workers, 1 thread each" in outcomes[1].err
+    assert "antpipe: 3 shards on 2 Ray workers, 1 thread each, on CPUs" in outcomes[1].err
     assert "ray" not in capfd.readouterr().err.lower()
 
 
@@ -330,11 +332,55 @@ def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
 
 
 def test_shards_may_be_kept_in_another_folder_or_at_an_address(tmp_path: Path) -> None:
+    paths = set()
     for address in (str(tmp_path / "here"), f"file://{tmp_path}/here", f"local://{tmp_path}/here"):
         folder = open_shards(tmp_path / "shop", "text", KEY, address)
-        assert folder.path == f"{tmp_path}/here/shop-text-{KEY[:12]}"
+        assert re.fullmatch(f"{tmp_path}/here/shop-text-[0-9a-f]{{8}}-{KEY[:12]}", folder.path)
+        paths.add(folder.path)
         folder.note({"by": address})
         assert pickle.loads(pickle.dumps(folder)).notes() == {"by": address}
+    assert len(paths) == 1
+    assert open_shards(tmp_path / "other" / "shop", "text", KEY, address).path not in paths  # of another store
+
+
+@pytest.mark.parametrize("address", ["s3://KEY:SE/CRET@bucket/x", "sftp://me:SECRET@host/x"])
+def test_an_address_with_a_secret_is_refused_without_telling_it(tmp_path: Path, address: str) -> None:
+    with pytest.raises(UsageError, match="holds a user's secret") as caught:
+        open_shards(tmp_path, "text", KEY, address)
+    assert "CRET" not in f"{caught.value.message} {caught.value.next_command}".replace("KEY:SECRET@", "")
+
+
+def test_shards_that_cannot_be_removed_are_told_and_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(_: ShardFolder) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(ShardFolder, "remove", denied)
+    told, folder = list[str](), open_shards(tmp_path, "text", KEY)
+    remove_shards(folder, told.append)
+    [line] = told
+    assert line.startswith(folder.path)
+    assert "Permission denied" in line
+
+
+@pytest.mark.parametrize(("settings", "cpus"), [({}, 4.0), ({"ray_workers": 3}, 12.0)])
+def test_a_cluster_of_ones_own_has_room_for_a_worker(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], cpus: float
+) -> None:
+    ray, asked = pytest.importorskip("ray"), list[float]()
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **given: asked.append(given["num_cpus"]))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with engine_ray.cluster(EngineConfig(engine="ray", **settings), 4.0, 0):
+        assert asked == [cpus]
+
+
+def test_a_worker_decodes_with_the_cpus_it_takes() -> None:
+    assert worker_cpus(EngineConfig()) == 0
+    assert worker_cpus(EngineConfig(engine="ray", threads=3)) == 3
+    assert worker_cpus(EngineConfig(engine="ray", threads=3, ray_gpus=0.5)) == 1
+    assert worker_cpus(EngineConfig(engine="ray", threads=3, ray_cpus=6.5)) == 7
 
 
 @pytest.mark.parametrize("address", ["nonsense://x", "s3://"])

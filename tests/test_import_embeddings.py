@@ -217,6 +217,8 @@ def test_parquet_with_a_column_a_number_is_read(store: Store, folder: Path) -> N
     pq.write_table(pa.table({"key": ITEMS, "item_id": ITEMS, "rank": [1, 2, 3, 4], **columns}), folder / "v.parquet")
     assert found(take(store, folder / "v.parquet")) == VECTORS
     assert found(take(store, folder / "v.parquet", map=("id=key", "vector=d*"))) == VECTORS
+    take(store, folder / "v.parquet", map=("vector=d0+d1",))  # told as `d0 and 1 more`, as the next one
+    assert found(take(store, folder / "v.parquet", map=("vector=d0+d2",)))["apple"] == [1.0, -2.0]
     swapped = found(take(store, folder / "v.parquet", map=("vector=d2+d0",)))
     assert swapped["grape"] == [-2.0, 2.0]
 

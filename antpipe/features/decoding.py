@@ -120,18 +120,22 @@ def choose_workers(asked: int | None, pictures: int, device: "torch.device") -> 
 
 
 class Decoding:
-    """Decodes batches in order, some of them ahead. Its processes, if any, start with the first batch and stay."""
+    """Decodes batches in order, some of them ahead. Its processes, if any, start with the first batch and stay.
 
-    def __init__(self, decoder: Decoder, workers: int) -> None:
+    threads: that decode where there are no processes; 0: as many as this machine has cores.
+    """
+
+    def __init__(self, decoder: Decoder, workers: int, threads: int = 0) -> None:
         self.decoder = decoder
         self.workers = workers
+        self.threads = threads or os.cpu_count() or 1
         self._plan: list[list[Source]] = []
         self._loader: Any = None
 
     def batches(self, batches: list[list[Source]]) -> Iterator[Decoded]:
         """RuntimeError where a process was killed (`told_of_workers`)."""
         if not self.workers:
-            yield from _in_threads(self.decoder, batches)
+            yield from _in_threads(self.decoder, batches, self.threads)
             return
         if self._loader is None:
             self._loader = self._start()
@@ -178,10 +182,10 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _in_threads(decoder: Decoder, batches: Sequence[Sequence[Source]]) -> Iterator[Decoded]:
+def _in_threads(decoder: Decoder, batches: Sequence[Sequence[Source]], threads: int) -> Iterator[Decoded]:
     """The batch after the one that is asked for is being decoded meanwhile."""
     ahead: deque[Any] = deque()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         for batch in batches:
             ahead.append([pool.submit(decoder.one, source) for source in batch])
             if len(ahead) > 1:

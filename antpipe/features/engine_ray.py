@@ -66,7 +66,7 @@ class RayEngine:
             workers = min(self._workers(cpus), len(shards))
             self.say(
                 f"{counted(len(shards), 'shard')} on {counted(workers, 'Ray worker')}, "
-                f"{counted(threads, 'thread')} each"
+                f"{counted(threads, 'thread')} each, on {'GPUs' if self.config.ray_gpus else 'CPUs'}"
             )
             for number, error in computed(work, shards, workers, cpus, self.config.ray_gpus):
                 if error:
@@ -265,7 +265,7 @@ def cluster(config: EngineConfig, cpus: float, size: int) -> Iterator[None]:
     check_address(address)
     own: dict[str, Any] = {}
     if address == "local":
-        asked = ceil(config.ray_workers * cpus)
+        asked = ceil(max(1, config.ray_workers) * cpus)
         own = {
             "include_dashboard": False, "object_store_memory": OBJECTS + 2 * size,
             "num_cpus": max(asked, os.cpu_count() or 1),

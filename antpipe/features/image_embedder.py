@@ -15,7 +15,10 @@ from antpipe.features.shard_files import Vectors
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """All an embedder is made from, in whatever process. precision: fp32 or bf16; decode: exact or scaled."""
+    """All an embedder is made from, in whatever process. precision: fp32 or bf16; decode: exact or scaled.
+
+    workers, threads: that decode (`Decoding`).
+    """
 
     located: Located
     device: str
@@ -25,6 +28,7 @@ class ImageSettings:
     normalize: bool
     batch_size: int
     workers: int
+    threads: int = 0
 
 
 def load_encoder(settings: ImageSettings, mend: str = "") -> ImageEncoder:
@@ -45,7 +49,9 @@ class ImageEmbedder:
     def __init__(self, encoder: ImageEncoder, settings: ImageSettings) -> None:
         self.encoder = encoder
         self.settings = settings
-        self.decoding = Decoding(Decoder(encoder.preparation, settings.decode == "scaled"), settings.workers)
+        self.decoding = Decoding(
+            Decoder(encoder.preparation, settings.decode == "scaled"), settings.workers, settings.threads
+        )
 
     def __call__(self, contents: Sequence[Sequence[Source]], advance: Callable[[int], None]) -> Vectors:
         """Each item's mean over its pictures that can be read, (n, d) float32.

@@ -3,8 +3,10 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +47,15 @@ class PictureLists:
 
     def __call__(self, shard: Shard) -> list[list[Source]]:
         return [self.sources[self.starts[row] : self.starts[row + 1]] for row in shard.rows]
+
+    def sizes(self) -> NDArray[np.int64]:
+        """(N,) bytes of the pictures of each item, as their files are now; 0 for one that cannot be read."""
+        sizes = np.zeros(len(self.sources) + 1, np.int64)
+        for place, source in enumerate(self.sources, 1):
+            with suppress(OSError):
+                sizes[place] = Path(source.path).stat().st_size
+        total = np.cumsum(sizes)
+        return total[self.starts[1:]] - total[self.starts[:-1]]
 
     @cached_property
     def content(self) -> Contents:

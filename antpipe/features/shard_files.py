@@ -8,8 +8,9 @@ to anybody and is removed. All reading and writing of shards is here, through a 
 import hashlib
 import json
 import os
+import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,12 +226,13 @@ def open_shards(root: Path, artefact: str, key: str, at: str | None = None) -> S
     """The folder for shards of this key in a domain's folder, with what is in it; those of other keys are removed.
 
     To be called while the artefact is being written, which keeps other processes away. at: another folder or address
-    (s3://…) to keep them below; other stores may use it, too, so nothing is removed there. Raises UsageError where
-    there is no such place.
+    (s3://…) to keep them below; other stores may use it, too, so nothing is removed there, and the name of the folder
+    tells them apart. Raises UsageError where there is no such place.
     """
     if at is not None:
         filesystem, base = shard_place(at)
-        folder = ShardFolder(filesystem, f"{base.rstrip('/')}/{root.name}-{artefact}-{key[:12]}", key)
+        store = hashlib.sha256(os.fsencode(root.resolve().parent)).hexdigest()[:8]
+        folder = ShardFolder(filesystem, f"{base.rstrip('/')}/{root.name}-{artefact}-{store}-{key[:12]}", key)
         try:
             filesystem.create_dir(folder.path, recursive=True)
         except (OSError, pa.ArrowInvalid) as error:
@@ -245,6 +247,14 @@ def open_shards(root: Path, artefact: str, key: str, at: str | None = None) -> S
     return ShardFolder(local(), str(path), key)
 
 
+def remove_shards(folder: ShardFolder, say: Callable[[str], None]) -> None:
+    """Once the artefact is in place. Where that fails nothing is lost, so it is told and no error."""
+    try:
+        folder.remove()
+    except OSError as error:
+        say(f"{folder.path} is of no use any more, but cannot be removed: {error}; it may be deleted")
+
+
 def sweep(root: Path, artefact: str) -> None:
     """Remove shards that a kill left behind after the artefact was complete; nothing where it is being written."""
     if _folders(root, artefact):
@@ -256,8 +266,14 @@ def sweep(root: Path, artefact: str) -> None:
 def shard_place(address: str) -> tuple[fs.FileSystem, str]:
     """File system and path of a local folder or an address: one pyarrow knows (file, s3, gs, hdfs), else fsspec.
 
-    Raises UsageError where the address is none, or a library is missing that it needs.
+    Raises UsageError where the address is none, a library is missing that it needs, or it holds a secret, which would
+    be told in messages and sent to workers.
     """
+    if re.search(r"://[^/@]*:(?!\d+/)[^@]*@", address):
+        raise UsageError(
+            "--shards: the address holds a user's secret (KEY:SECRET@); leave it out: libraries find credentials in "
+            "the environment of each machine (docs/scale.md)"
+        )
     if "://" not in address and "::" not in address:
         return local(), str(Path(address).expanduser().resolve())
     try:
