@@ -86,7 +86,7 @@ def prepare(store: Store, *, force: bool, say: Callable[[str], None]) -> None:
     image = replace(ImageConfig(), encoder="packaged/efficientnet-lite0")
     results: list[StageResult] = ingest_sample(store, SampleConfig(), force=force)
     results += [embed_text(store, name, text, force=force, say=say) for name in domains]
-    results += [embed_image(store, name, image, force=force) for name in domains]
+    results += [embed_image(store, name, image, force=force, say=say) for name in domains]
     results += quantize_price(store, domains, PriceConfig(), force=force)
     results += build_sequences(store, domains, SequenceConfig(), force=force, warn=say)
     built = sum(result.status == "built" for result in results)

@@ -25,6 +25,7 @@ from antpipe.store_files import (
     Feature,
     Sequences,
     Transaction,
+    content_sha256,
     digest,
     earlier_feature,
     file_facts,
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARTEFACTS", "Domain", "Earlier", "Feature", "Sequences", "StageResult", "State", "Store", "alone", "artefact_of",
-    "digest", "earlier_feature", "encoder_name", "file_sha256", "id_table_sha256", "read_stamp", "write_json",
+    "content_sha256", "digest", "earlier_feature", "encoder_name", "file_sha256", "id_table_sha256", "read_stamp",
+    "write_json",
 ]  # fmt: skip
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -201,6 +203,9 @@ class Domain:
             # Items are made from nothing in the store; whether they are damaged is told when they are read.
             if name in kind.inputs and name != "items" and self.state(name).status == "stale":
                 return f"{name} is stale", self.state(name).next_command
+        for name, content in entry.get("input_files", {}).items():
+            if content_sha256(manifest[name]) != content:
+                return f"{name} was computed anew since, with other results", self.command(artefact)
         older = entry["stage_version"] != kind.version
         return ("made by an older version of the stage", self.command(artefact)) if older else ("", "")
 
@@ -249,6 +254,7 @@ class Domain:
                 "id_table": id_table or self.entry("items")["id_table"],
             }
             inputs = self._inputs(kind)
+            files = {name: content_sha256(self.entry(name)) for name in kind.inputs if name != "items"}
             scratch = Path(tempfile.mkdtemp(prefix=f".new.{artefact}.", dir=self.path))
             transaction = Transaction(scratch, stamp)
             try:
@@ -258,7 +264,8 @@ class Domain:
                     raise AssertionError(f"stage {kind.command} did not write {missing}")
                 entry = {
                     "fingerprint": stamp["fingerprint"], "stage": kind.command, "stage_version": kind.version,
-                    "parameters": dict(parameters), "inputs": inputs, "id_table": stamp["id_table"],
+                    "parameters": dict(parameters), "inputs": inputs, "input_files": files,
+                    "id_table": stamp["id_table"],
                     "antpipe": __version__, "written": datetime.now(UTC).isoformat(timespec="seconds"),
                     "files": {path.name: file_facts(path) for path in sorted(scratch.iterdir()) if path.is_file()},
                     **transaction.details,
@@ -272,7 +279,11 @@ class Domain:
     def _commit(self, artefact: str, scratch: Path, entry: dict[str, Any]) -> None:
         manifest = self.manifest()
         for name, fingerprint in entry["inputs"].items():
-            if manifest.get(name, {}).get("fingerprint") != fingerprint:
+            content = content_sha256(manifest.get(name, {}))
+            if (
+                manifest.get(name, {}).get("fingerprint") != fingerprint
+                or entry["input_files"].get(name, content) != content
+            ):
                 raise DataError(
                     f"domain {self.name}: {name} changed while {artefact} was built from it; {artefact} is as before",
                     self.command(artefact),

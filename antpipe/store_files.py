@@ -84,6 +84,11 @@ def file_facts(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
+def content_sha256(entry: Mapping[str, Any]) -> str:
+    """Of a manifest entry: what its files hold. Runs with the same fingerprint may compute differently (--force)."""
+    return digest({name: facts["sha256"] for name, facts in entry.get("files", {}).items()})
+
+
 def id_table_sha256(item_ids: list[str]) -> str:
     return digest(item_ids)
 

@@ -4,6 +4,7 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import pytest
 import torch
 from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
 
-from antpipe.errors import AntpipeError
+from antpipe.errors import AntpipeError, DataError
 from antpipe.features.decoding import (
     CHANGED,
     WORTH_PROCESSES,
@@ -27,6 +28,7 @@ from antpipe.features.decoding import (
     choose_workers,
     told_of_workers,
 )
+from antpipe.features.picture_lists import file_contents
 from antpipe.features.preparation import split_transform
 
 from .conftest import REPOSITORY
@@ -74,12 +76,22 @@ def test_a_batch_without_a_picture_has_no_pixels(tmp_path: Path) -> None:
 def test_a_file_that_changed_since_it_was_hashed_is_told(tmp_path: Path) -> None:
     [source] = sources(tmp_path, 1)
     Path(source.path).write_bytes(picture(9))
-    assert decoder().one(source) == CHANGED
+    assert decoder().one(source) == f"{CHANGED}: {source.path} on {socket.gethostname()}"
+
+
+def test_a_file_that_is_gone_since_it_was_hashed_is_no_bad_picture(tmp_path: Path) -> None:
+    [source] = sources(tmp_path, 1)
+    Path(source.path).unlink()
+    told = f"{CHANGED}: {source.path} on {socket.gethostname()}: cannot be read: No such file or directory"
+    assert decoder().one(source) == told
+    with pytest.raises(DataError, match=r"picture files changed while they were embedded: .*No such file"):
+        file_contents([source])
+    assert file_contents([Source(source.path, None)])[0]["why"]  # could not be read before, either
 
 
 def test_a_file_that_came_back_since_it_was_missed_is_told(tmp_path: Path) -> None:
     [source] = sources(tmp_path, 1)
-    assert decoder().one(Source(source.path, None)) == CHANGED
+    assert str(decoder().one(Source(source.path, None))).startswith(CHANGED)
 
 
 def test_the_next_batch_is_decoded_while_one_is_used(tmp_path: Path) -> None:

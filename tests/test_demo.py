@@ -7,9 +7,24 @@ import pytest
 
 from antpipe import demo
 from antpipe.config import DemoConfig, SampleConfig
-from antpipe.store import Store
+from antpipe.store import StageResult, Store
 
 SMALL = DemoConfig(width=8, experts=2, pretrain_epochs=1, epochs=1, seeds=1)
+
+
+def test_what_the_encoders_fall_back_to_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def embed(_store: Store, name: str, _config: Any, *, force: bool, say: Any = None) -> StageResult:
+        assert not force
+        say(f"{name}: in fp32 instead")
+        return StageResult(name, "any", "built", {})
+
+    for name in ("embed_text", "embed_image"):
+        monkeypatch.setattr(demo, name, embed)
+    for name in ("ingest_sample", "quantize_price", "build_sequences"):
+        monkeypatch.setattr(demo, name, lambda *_, **__: [])
+    said: list[str] = []
+    demo.prepare(Store(tmp_path), force=False, say=said.append)
+    assert said.count(f"{demo.TARGET}: in fp32 instead") == 2
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from antpipe.features.engine_ray import RayEngine, Work, Worker
 from antpipe.features.shards import Shard
 from antpipe.store import Store
 
+from .fake_embedder import Stopped
 from .fake_encoders import tiny_encoder
 from .shops import picture, picture_shop
 
@@ -69,6 +70,33 @@ def artefacts(store: Store) -> list[bytes]:
 def missing_picture(store: Store) -> None:
     [path] = (store.domain("shop").path).rglob("gone*")
     path.unlink()
+
+
+@pytest.mark.parametrize(("travel", "shards"), [(True, 6), (False, 1)])
+def test_shards_of_pictures_that_travel_have_a_limit_of_bytes(
+    tmp_path: Path, tiny: ImageConfig, monkeypatch: pytest.MonkeyPatch, travel: bool, shards: int
+) -> None:
+    monkeypatch.setattr("antpipe.features.embed_image.SHARD_BYTES", 1)
+    one_worker(monkeypatch)
+    engine, told = replace(ON_RAY, shards=str(tmp_path / "exchange") if travel else None), list[str]()
+    embed_image(shop_in(tmp_path), "shop", replace(tiny, shard_size=100), engine=engine, say=told.append)
+    assert told[-1].startswith(f"{shards} shard")
+
+
+def test_the_precision_is_chosen_for_the_device_of_the_workers(
+    tmp_path: Path, tiny: ImageConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def chosen(_: str, device: Any) -> str:
+        seen.append(device.type)
+        raise Stopped
+
+    monkeypatch.setattr("antpipe.features.embed_image.choose_precision", chosen)
+    for gpus in (1.0, 0.0):
+        with pytest.raises(Stopped):
+            embed_image(shop_in(tmp_path), "shop", replace(tiny, device="auto"), engine=replace(ON_RAY, ray_gpus=gpus))
+    assert seen == ["cuda", "cpu"]
 
 
 @pytest.mark.parametrize("seen", [True, False])

@@ -16,9 +16,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from antpipe.config import EngineConfig
 from antpipe.errors import AntpipeError, DataError
+from antpipe.features import embed_text as stage
 from antpipe.features import shard_files
 from antpipe.features.ingest.tables import INTERACTIONS, ITEMS, REJECTS, write_domain
+from antpipe.features.shards import run_here
 from antpipe.store import Store
 
 from .conftest import REPOSITORY
@@ -184,6 +187,26 @@ def test_forced_all_is_computed_anew(tmp_path: Path) -> None:
     assert embed(store, force=True).figures["computed"] == COUNT
 
 
+def test_a_shard_that_was_cut_from_new_texts_alone_is_not_one_of_all_texts(tmp_path: Path, fake: FakeEncoder) -> None:
+    fake.noise = 0.2  # bf16 is wanted, and the sample speaks against it
+    embed(shop(tmp_path), replace(CONFIG, precision="fp32"))
+    grown = [*(f"new {number}" for number in range(3 * SHARD)), *TEXTS[::-1]]
+    store, told = shop(tmp_path, grown[::-1]), list[str]()
+
+    def stop(done: int, *_: object) -> None:
+        if done == 2 * SHARD:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embed(store, progress=stop)
+    assert shards_on_disk(store) == {0}
+    assert embed(store, force=True, say=told.append).figures["computed"] == len(grown)
+    assert told == []  # nothing was finished
+    fresh = shop(tmp_path / "fresh", grown[::-1])
+    embed(fresh)
+    assert np.array_equal(store.domain("shop").feature("text").values, fresh.domain("shop").feature("text").values)
+
+
 # -- precision ------------------------------------------------------------------------------------------------
 
 
@@ -207,6 +230,19 @@ def test_a_lower_limit_accepts_it_and_the_cosine_is_kept(tmp_path: Path, fake: F
     assert figures["precision"] == "bf16"
     assert 0.5 < figures["cosine"] < 0.999
     assert store.domain("shop").entry("text")["encoder"]["precision"] == "bf16"
+
+
+def test_the_precision_is_that_of_the_device_of_the_workers(
+    tmp_path: Path, fake: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not fake.noise
+    monkeypatch.setattr(stage, "choose_device", lambda _: "cuda")  # of the machine of the command
+    monkeypatch.setattr(stage, "choose_precision", lambda _, device: {"cuda": "bf16", "cpu": "fp32"}[device.type])
+    monkeypatch.setattr(stage, "engine_of", lambda *_: run_here)
+    config = replace(CONFIG, device="auto", precision="auto")
+    for gpus, precision in ((0.0, "fp32"), (1.0, "bf16")):
+        engine = EngineConfig(engine="ray", ray_gpus=gpus)
+        assert embed(shop(tmp_path / precision), config, engine=engine).figures["precision"] == precision
 
 
 def test_after_fp32_was_chosen_a_changed_catalogue_goes_on_in_fp32(tmp_path: Path, fake: FakeEncoder) -> None:
@@ -249,8 +285,11 @@ def test_a_disk_that_fills_up_leaves_the_vectors_there_were_and_the_finished_sha
         sync(descriptor)
 
     monkeypatch.setattr(shard_files.os, "fsync", full)
-    with pytest.raises(AntpipeError, match="No space left on device; text is as before, and finished shards are kept"):
+    with pytest.raises(
+        AntpipeError, match="No space left on device; text is as before, and finished shards are kept"
+    ) as told:
         embed(store)
+    assert str(told.value.next_command).endswith("--device cpu --precision bf16 --shard-size 10")  # as they were cut
     assert content(store) == before
     assert shards_on_disk(store) == {0, 1, 2}  # the first two writings were notes: how, and with how many threads
     monkeypatch.undo()

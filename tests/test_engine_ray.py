@@ -1,7 +1,9 @@
 """The engine `ray`: on a cluster of two workers, and its worker alone."""
 
 import importlib.util
+import os
 import pickle
+import re
 import shutil
 import signal
 import socket
@@ -16,15 +18,24 @@ import pytest
 from antpipe.config import EngineConfig
 from antpipe.errors import AntpipeError, DataError, IntegrityError, UsageError
 from antpipe.features import engine_ray
-from antpipe.features.engine_ray import RayEngine, Work, Worker, check_address, check_versions, room_of, versions
-from antpipe.features.engines import PLAIN, engine_of, worker_device
-from antpipe.features.shard_files import ShardFolder, open_shards
+from antpipe.features.engine_ray import (
+    RayEngine,
+    Work,
+    Worker,
+    check_address,
+    check_versions,
+    room_of,
+    versions,
+    written_inputs,
+)
+from antpipe.features.engines import PLAIN, engine_of, worker_cpus, worker_device
+from antpipe.features.shard_files import ShardFolder, open_shards, remove_shards
 from antpipe.features.shards import Engine, Pace, Shard, compute, cut, run_here
 from antpipe.store import Store
 
 from .commands import ENCODER
 from .commands import run as command
-from .fake_embedder import Contents, OnlyHere, Remote
+from .fake_embedder import Contents, OnlyHere, Remote, Stopped
 from .shops import make_domain
 
 TEXTS = [f"text {number}" for number in range(40)]
@@ -107,12 +118,12 @@ def test_an_interrupted_run_through_an_address_goes_on_where_it_was(tmp_path: Pa
 
     with pytest.raises(KeyboardInterrupt):
         run(folder, TEXTS, first, engine, interrupt, read=OnlyHere(TEXTS))
-    finished = folder.finished([SIZE] * 10)
+    finished = folder.finished([shard.rows for shard in cut(np.arange(len(TEXTS)), SIZE)])
     assert len(finished) >= 3
     run(folder, TEXTS, second, replace(engine, say=told.append), read=OnlyHere([]))  # the contents are there already
     again = {content for _, content in second.asked()}  # a worker may have ended a shard after that
     assert again <= {TEXTS[n] for n in range(len(TEXTS)) if n // SIZE not in finished}
-    assert told == [f"{len(again) // SIZE} shards on 2 Ray workers, 1 thread each"]
+    assert told == [f"{len(again) // SIZE} shards on 2 Ray workers, 1 thread each, on CPUs"]
     assert bytes_in(folder) == computed_here(tmp_path, TEXTS)
     folder.remove()
     assert list((tmp_path / "exchange").iterdir()) == []
@@ -134,7 +145,7 @@ def test_the_command_writes_the_same_bytes_as_without_ray(
     one, two = (tmp_path / name / "shop" for name in ("one", "two"))
     assert (one / "text.arrow").read_bytes() == (two / "text.arrow").read_bytes()
     assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in two.iterdir())
-    assert "antpipe: 3 shards on 2 Ray workers, 1 thread each" in outcomes[1].err
+    assert "antpipe: 3 shards on 2 Ray workers, 1 thread each, on CPUs" in outcomes[1].err
     assert "ray" not in capfd.readouterr().err.lower()
 
 
@@ -179,7 +190,7 @@ def test_a_shard_that_is_there_is_not_computed_again(tmp_path: Path) -> None:
     assert worker(row(5, [0, 2])) == {"number": [5], "error": [b""]}
     assert worker(row(5, [0, 2])) == {"number": [5], "error": [b""]}
     assert [content for _, content in make.asked()] == ["a", "c"]
-    assert folder.is_finished(5, 2)
+    assert folder.is_finished(5, np.array([0, 2]))
 
 
 def test_a_shard_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
@@ -189,7 +200,7 @@ def test_a_shard_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
     [error] = worker(row(3, [0]))["error"]
     assert "shard 3 was begun 4 times and its worker died each time" in str(pickle.loads(error))
     assert make.asked() == []
-    assert folder.finished([1]) == []  # of a new run, which begins to count anew
+    assert folder.finished([np.arange(1)]) == []  # of a new run, which begins to count anew
     assert worker(row(3, [0])) == {"number": [3], "error": [b""]}
 
 
@@ -214,14 +225,37 @@ def test_an_error_that_cannot_travel_comes_back_by_its_name(tmp_path: Path) -> N
 
 
 def test_contents_that_are_missing_at_the_address_are_told(tmp_path: Path) -> None:
-    folder = open_shards(tmp_path, "text", KEY)
+    folder, rows = open_shards(tmp_path, "text", KEY), np.arange(2)
     with pytest.raises(IntegrityError, match=r"input-000004.arrow: the contents of a shard cannot be read"):
-        folder.read_input(4)
-    folder.write_input(4, ["a", "b"])
-    folder.write_input(5, [[b"1", b"2"], []])
-    assert (folder.read_input(4), folder.read_input(5)) == (["a", "b"], [[b"1", b"2"], []])
-    assert folder.finished([2] * 6) == []
-    assert folder.has_input(4)
+        folder.read_input(4, rows)
+    folder.write_input(4, ["a", "b"], rows)
+    folder.write_input(5, [[b"1", b"2"], []], rows)
+    assert (folder.read_input(4, rows), folder.read_input(5, rows)) == (["a", "b"], [[b"1", b"2"], []])
+    assert folder.finished([rows] * 6) == []
+    assert [folder.has_input(4, rows), folder.has_input(4, rows + 1), folder.has_input(6, rows)] == [True, False, False]
+    with pytest.raises(IntegrityError, match="those of other rows"):
+        folder.read_input(4, rows + 1)
+
+
+@pytest.mark.parametrize(("keep", "found"), [(False, "/new"), (True, "/old")])
+def test_names_of_files_are_written_anew_and_contents_are_not(tmp_path: Path, keep: bool, found: str) -> None:
+    folder, shards = open_shards(tmp_path, "text", KEY), cut(np.arange(1), 1)
+    for place in ("/old", "/new"):
+        read = written_inputs(shards, Contents([place]), folder, PLAIN, keep, str)
+    assert read(shards[0]) == [found]
+
+
+def test_an_encoder_that_kills_its_workers_while_it_is_loaded_is_given_up(tmp_path: Path) -> None:
+    def make() -> Remote.Embedder:
+        raise Stopped
+
+    worker, folder, _ = worker_in(tmp_path, ["a"], make=make)
+    for _ in range(engine_ray.MOST_BEGINNINGS):
+        with pytest.raises(Stopped):
+            worker(row(3, [0]))
+    [error] = worker(row(3, [0]))["error"]
+    assert "its worker died each time, loading the encoder or computing" in str(pickle.loads(error))
+    assert folder.begin(3) == engine_ray.MOST_BEGINNINGS + 2
 
 
 # -- settings -------------------------------------------------------------------------------------------------
@@ -298,11 +332,55 @@ def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
 
 
 def test_shards_may_be_kept_in_another_folder_or_at_an_address(tmp_path: Path) -> None:
+    paths = set()
     for address in (str(tmp_path / "here"), f"file://{tmp_path}/here", f"local://{tmp_path}/here"):
         folder = open_shards(tmp_path / "shop", "text", KEY, address)
-        assert folder.path == f"{tmp_path}/here/shop-text-{KEY[:12]}"
+        assert re.fullmatch(f"{tmp_path}/here/shop-text-[0-9a-f]{{8}}-{KEY[:12]}", folder.path)
+        paths.add(folder.path)
         folder.note({"by": address})
         assert pickle.loads(pickle.dumps(folder)).notes() == {"by": address}
+    assert len(paths) == 1
+    assert open_shards(tmp_path / "other" / "shop", "text", KEY, address).path not in paths  # of another store
+
+
+@pytest.mark.parametrize("address", ["s3://KEY:SE/CRET@bucket/x", "sftp://me:SECRET@host/x"])
+def test_an_address_with_a_secret_is_refused_without_telling_it(tmp_path: Path, address: str) -> None:
+    with pytest.raises(UsageError, match="holds a user's secret") as caught:
+        open_shards(tmp_path, "text", KEY, address)
+    assert "CRET" not in f"{caught.value.message} {caught.value.next_command}".replace("KEY:SECRET@", "")
+
+
+def test_shards_that_cannot_be_removed_are_told_and_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(_: ShardFolder) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(ShardFolder, "remove", denied)
+    told, folder = list[str](), open_shards(tmp_path, "text", KEY)
+    remove_shards(folder, told.append)
+    [line] = told
+    assert line.startswith(folder.path)
+    assert "Permission denied" in line
+
+
+@pytest.mark.parametrize(("settings", "cpus"), [({}, 4.0), ({"ray_workers": 3}, 12.0)])
+def test_a_cluster_of_ones_own_has_room_for_a_worker(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], cpus: float
+) -> None:
+    ray, asked = pytest.importorskip("ray"), list[float]()
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **given: asked.append(given["num_cpus"]))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with engine_ray.cluster(EngineConfig(engine="ray", **settings), 4.0, 0):
+        assert asked == [cpus]
+
+
+def test_a_worker_decodes_with_the_cpus_it_takes() -> None:
+    assert worker_cpus(EngineConfig()) == 0
+    assert worker_cpus(EngineConfig(engine="ray", threads=3)) == 3
+    assert worker_cpus(EngineConfig(engine="ray", threads=3, ray_gpus=0.5)) == 1
+    assert worker_cpus(EngineConfig(engine="ray", threads=3, ray_cpus=6.5)) == 7
 
 
 @pytest.mark.parametrize("address", ["nonsense://x", "s3://"])

@@ -11,8 +11,9 @@ import pytest
 from antpipe.config import ImageConfig
 from antpipe.features import image_fidelity
 from antpipe.features.embed_image import embed_image
+from antpipe.features.encoders import least_cosine
 from antpipe.features.image_embedder import ImageEmbedder, ImageSettings
-from antpipe.features.image_fidelity import Fidelity, least_cosine, plain, settle
+from antpipe.features.image_fidelity import Fidelity, plain, settle
 from antpipe.features.shards import Vectors
 from antpipe.store import Store
 

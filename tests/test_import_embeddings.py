@@ -127,10 +127,14 @@ def test_a_number_that_is_not_finite_is_refused_where_it_belongs_to_an_item(
 
 
 def test_ids_of_another_catalogue_are_refused_with_examples_of_both(store: Store, folder: Path) -> None:
-    with pytest.raises(DataError, match=r"none of the 2 ids .* \(such as 'B1'\) is one of its 4 items .*'apple'"):
+    with pytest.raises(
+        DataError, match=r"none of the 2 ids .* \(such as 'B1'\) is one of its 4 items .*'apple'"
+    ) as ids:
         take(store, **array(folder, ["B1", "B2"], np.ones((2, 3))))
-    with pytest.raises(DataError, match="every vector of an item of Shop is zeros"):
+    assert "--ids FILE" in str(ids.value.next_command)
+    with pytest.raises(DataError, match="every vector of an item of Shop is zeros") as zeros:
         take(store, **array(folder, ITEMS, np.zeros((4, 3))))
+    assert "--path FILE" in str(zeros.value.next_command)
 
 
 def test_small_pieces_give_the_same(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,6 +221,8 @@ def test_parquet_with_a_column_a_number_is_read(store: Store, folder: Path) -> N
     pq.write_table(pa.table({"key": ITEMS, "item_id": ITEMS, "rank": [1, 2, 3, 4], **columns}), folder / "v.parquet")
     assert found(take(store, folder / "v.parquet")) == VECTORS
     assert found(take(store, folder / "v.parquet", map=("id=key", "vector=d*"))) == VECTORS
+    take(store, folder / "v.parquet", map=("vector=d0+d1",))  # told as `d0 and 1 more`, as the next one
+    assert found(take(store, folder / "v.parquet", map=("vector=d0+d2",)))["apple"] == [1.0, -2.0]
     swapped = found(take(store, folder / "v.parquet", map=("vector=d2+d0",)))
     assert swapped["grape"] == [-2.0, 2.0]
 

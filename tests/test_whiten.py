@@ -232,6 +232,34 @@ def test_new_texts_make_the_whitened_ones_stale(store: Store) -> None:
     assert states(store)["A text-white"]["status"] == "fresh"
 
 
+def test_texts_that_change_while_a_map_is_fitted_are_not_passed_off_as_whitened(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit_slowly(*given: Any) -> Any:
+        write_feature(store.domain("A"), "text", np.random.default_rng(9).normal(size=(24, 12)), encoder="another")
+        return fit_whitening(*given)
+
+    monkeypatch.setattr("antpipe.features.whiten.fit_whitening", fit_slowly)
+    with pytest.raises(DataError, match="text changed while its whitening was fitted; text-white is as before"):
+        whiten(store, ["A"], "text", WhitenConfig())
+    assert "text-white" not in store.domain("A").manifest()
+
+
+def test_other_results_of_the_same_settings_make_the_whitened_ones_stale(store: Store) -> None:
+    scope = WhitenConfig(scope="global")
+    whiten(store, ["A", "B"], "text", scope)
+    before = store.domain("B").entry("text-white")["encoder"]
+    values = np.random.default_rng(9).normal(size=(24, 12))
+    write_feature(store.domain("A"), "text", values)  # as --force does where precision or decoding settled otherwise
+    state = states(store)["A text-white"]
+    assert (state["status"], state["why"]) == ("stale", "text was computed anew since, with other results")
+    assert states(store)["B text-white"]["status"] == "stale"
+    assert [result.status for result in whiten(store, ["A", "B"], "text", scope)] == ["built", "built"]
+    assert store.domain("B").entry("text-white")["encoder"] != before
+    write_feature(store.domain("A"), "text", values)
+    assert states(store)["A text-white"]["status"] == "fresh"  # the same results
+
+
 def test_a_damaged_text_makes_the_whitened_one_stale_too(store: Store) -> None:
     whiten(store, ["A"], "text", WhitenConfig())
     (store.domain("A").path / "text.arrow").unlink()

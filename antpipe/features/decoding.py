@@ -9,6 +9,7 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import warnings
 from collections import deque
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 # Fewer pictures are done before processes that import torch would have begun.
 WORTH_PROCESSES = 2_000
 MOST_PROCESSES = 16
-CHANGED = "changed since its content was hashed"
+CHANGED = "not what it was when its content was hashed"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,14 @@ class Source:
         except OSError as error:
             return replace(self, why=f"cannot be read: {error.strerror or type(error).__name__}")
 
+    def gone(self) -> bool:
+        """Whether it cannot be read, though it could be when it was hashed: not a bad picture."""
+        return bool(self.why) and self.sha256 is not None
+
+    def changed(self) -> str:
+        """What to tell of a file that is gone or has another content."""
+        return f"{CHANGED}: {self.path} on {socket.gethostname()}" + (f": {self.why}" if self.why else "")
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -72,13 +81,14 @@ class Decoder:
     scaled: bool
 
     def one(self, source: Source) -> NDArray[Any] | str:
-        """The pixels of a file, or why there are none."""
+        """The pixels of a file, or why there are none; that begins with CHANGED where the file is at fault, not the
+        picture."""
         found = source.read()
         content = found.content
         if content is None:
-            return found.why
+            return found.changed() if found.gone() else found.why
         if hashlib.sha256(content).hexdigest() != source.sha256:
-            return CHANGED
+            return found.changed()
         try:
             return self.preparation.pixels(content, self.scaled)
         except UnreadableError as error:
@@ -110,18 +120,22 @@ def choose_workers(asked: int | None, pictures: int, device: "torch.device") -> 
 
 
 class Decoding:
-    """Decodes batches in order, some of them ahead. Its processes, if any, start with the first batch and stay."""
+    """Decodes batches in order, some of them ahead. Its processes, if any, start with the first batch and stay.
 
-    def __init__(self, decoder: Decoder, workers: int) -> None:
+    threads: that decode where there are no processes; 0: as many as this machine has cores.
+    """
+
+    def __init__(self, decoder: Decoder, workers: int, threads: int = 0) -> None:
         self.decoder = decoder
         self.workers = workers
+        self.threads = threads or os.cpu_count() or 1
         self._plan: list[list[Source]] = []
         self._loader: Any = None
 
     def batches(self, batches: list[list[Source]]) -> Iterator[Decoded]:
         """RuntimeError where a process was killed (`told_of_workers`)."""
         if not self.workers:
-            yield from _in_threads(self.decoder, batches)
+            yield from _in_threads(self.decoder, batches, self.threads)
             return
         if self._loader is None:
             self._loader = self._start()
@@ -168,10 +182,10 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _in_threads(decoder: Decoder, batches: Sequence[Sequence[Source]]) -> Iterator[Decoded]:
+def _in_threads(decoder: Decoder, batches: Sequence[Sequence[Source]], threads: int) -> Iterator[Decoded]:
     """The batch after the one that is asked for is being decoded meanwhile."""
     ahead: deque[Any] = deque()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         for batch in batches:
             ahead.append([pool.submit(decoder.one, source) for source in batch])
             if len(ahead) > 1:

@@ -20,7 +20,7 @@ from antpipe.devices import choose_device, choose_precision
 from antpipe.errors import DataError, PartialError
 from antpipe.features.decoding import choose_workers, told_of_workers
 from antpipe.features.encoders import Located, silent, unsaid
-from antpipe.features.engines import LOCAL, Carrying, engine_of, worker_device
+from antpipe.features.engines import LOCAL, Carrying, engine_of, worker_cpus, worker_device
 from antpipe.features.image_embedder import ImageSettings, load_encoder, make_embedder
 from antpipe.features.image_encoders import PACKAGED_IMAGE, locate_image_encoder
 from antpipe.features.image_fidelity import Fidelity, settle
@@ -45,7 +45,7 @@ from antpipe.features.pictures import (
     listed_pictures,
     pictures_digest,
 )
-from antpipe.features.shard_files import ShardFolder, open_shards, sweep
+from antpipe.features.shard_files import ShardFolder, open_shards, remove_shards, sweep
 from antpipe.features.shards import (
     Embedder,
     Engine,
@@ -64,6 +64,7 @@ from antpipe.settings import flags_of
 from antpipe.store import ARTEFACTS, Domain, Earlier, StageResult, Store
 
 EXAMPLES = 20
+SHARD_BYTES = 1 << 28  # of pictures that travel to workers
 SAMPLE = 32  # pictures whose vectors are compared with those in fp32 of whole pictures
 # Where and in what steps to compute is for this machine, not for a repetition of the command.
 MACHINE = ("device", "batch_size", "workers", "shard_size")
@@ -102,10 +103,11 @@ def embed_image(
         sweep(place.path, "image")
         result = StageResult(domain, "image", "fresh", place.entry("image")["figures"])
     else:
-        again = place.command("image", flags=flags_of(config, MACHINE) + flags_of(engine), force=force)
+        # With MACHINE: shards are those of these very steps, and other ones would begin anew.
+        again = place.command("image", flags=flags_of(config) + flags_of(engine), force=force)
         with told_of_disk(place, "image", again), told_of_workers(again), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata help nobody
-            work = Work(place, config, located, pictures, force, mend)
+            work = Work(place, config, located, pictures, force, mend, SHARD_BYTES if engine.shards else 0)
             result = StageResult(domain, "image", "built", _build(work, parameters, again, progress, say, engine, run))
     _require_coverage(place, result.figures, config)
     return result
@@ -160,6 +162,7 @@ class Work:
     pictures: list[Picture]
     force: bool
     mend: str
+    most: int = 0  # bytes of a shard's pictures, where they travel: it is in memory as a whole; 0: no limit
     plans: dict[ImageSettings, tuple[Plan, Earlier | None, list[Shard]]] = field(default_factory=dict)
 
 
@@ -178,21 +181,24 @@ def _planned(work: Work, lists: PictureLists, settings: ImageSettings) -> tuple[
         known = not work.force and bad_before(work.place) is not None
         earlier = earlier_vectors(work.place, "image", recipe(settings)) if known else None
         plan = plan_rows(lists.content, earlier)
-        work.plans[settings] = plan, earlier, cut(plan.compute, work.config.shard_size)
+        sizes = lists.sizes() if work.most else None
+        work.plans[settings] = plan, earlier, cut(plan.compute, work.config.shard_size, sizes, work.most)
     return work.plans[settings]
 
 
-def _wanted(work: Work, parameters: Mapping[str, Any]) -> ImageSettings:
+def _wanted(work: Work, parameters: Mapping[str, Any], here: str, device: str) -> ImageSettings:
     """How to compute. What was decided when the artefact was built with the same parameters stands: a changed
-    catalogue is no reason to compute all its vectors anew."""
+    catalogue is no reason to compute all its vectors anew. here, device: of this process, which measures the sample,
+    and of the embedders, for which the precision is chosen."""
+    import torch
+
     config, entry = work.config, work.place.manifest().get("image", {})
-    device = choose_device(config.device)
-    precision, decode = choose_precision(config.precision, device), config.decode
+    precision, decode = choose_precision(config.precision, torch.device(device)), config.decode
     before = {key: value for key, value in entry.get("parameters", {}).items() if key != "pictures"}
     if "recipe" in entry and not work.force and before == {k: v for k, v in parameters.items() if k != "pictures"}:
         precision, decode = entry["recipe"]["precision"], entry["recipe"]["decode"]
     return ImageSettings(
-        located=work.located, device=str(device), precision=precision, decode=decode, dims=config.dims,
+        located=work.located, device=here, precision=precision, decode=decode, dims=config.dims,
         normalize=config.normalize, batch_size=config.batch_size, workers=0,
     )  # fmt: skip
 
@@ -202,7 +208,7 @@ def _open(work: Work, wanted: ImageSettings, plan: Plan, at: str | None) -> Shar
     config = work.config
     settings = {
         **recipe(wanted), "id_table": work.place.entry("items")["id_table"], "device": wanted.device,
-        "batch_size": config.batch_size, "shard_size": config.shard_size,
+        "batch_size": config.batch_size, "shard": [config.shard_size, work.most],
         "asked": [config.precision, config.decode, config.min_cosine],
         "libraries": {name: version(name) for name in ("torch", "torchvision", "pillow", "open_clip_torch", "timm")},
     }  # fmt: skip
@@ -250,8 +256,9 @@ def _build(
                 f"domain {place.name}: its items changed while their pictures were read; image is as before", again
             )
         lists = PictureLists.of(work.pictures, place.rows())
-        wanted = _wanted(work, parameters)
-        device = worker_device(engine, config.device, wanted.device)
+        here = str(choose_device(config.device))
+        device = worker_device(engine, config.device, here)
+        wanted = _wanted(work, parameters, here, device)
         folder = _open(work, replace(wanted, device=device), _planned(work, lists, wanted)[0], engine.shards)
         settings, fidelity = _settled(work, lists, wanted, folder, say)
         plan, earlier, shards = _planned(work, lists, settings)
@@ -259,7 +266,9 @@ def _build(
             say(f"{place.name}: {len(plan.compute)} new or changed items to embed, {len(plan.copied)} kept from before")
         encoder = load_encoder(settings, work.mend)
         pace = Pace(len(plan.compute), progress, "items")
-        ready = replace(settings, device=device, workers=_decoders(work, lists, plan, engine))
+        ready = replace(
+            settings, device=device, workers=_decoders(work, lists, plan, engine), threads=worker_cpus(engine)
+        )
         _compute(place, lists, shards, partial(make_embedder, ready), folder, again, engine=run, pace=pace, say=say)
         before = bad_before(place) if earlier is not None else None
         with out.feature("image", place.rows(), encoder.width, plan.content) as feature:
@@ -278,7 +287,7 @@ def _build(
             "flags": flags_of(config, MACHINE),
             **bad_details(bad, place.item_ids(), EXAMPLES),
         }  # fmt: skip
-        out.afterwards = folder.remove
+        out.afterwards = partial(remove_shards, folder, say)
     return figures
 
 

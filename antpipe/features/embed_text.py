@@ -4,7 +4,7 @@ The catalogue is read, embedded and written piece by piece (shards.py), each dif
 in bf16 where the processor is made for it, if a sample shows that they are those of fp32.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from antpipe.config import EngineConfig, TextConfig
 from antpipe.devices import choose_device, choose_precision
 from antpipe.errors import DataError
-from antpipe.features.encoders import Located, silent, unsaid
+from antpipe.features.encoders import Located, least_cosine, silent, unsaid
 from antpipe.features.engines import LOCAL, PLAIN, engine_of, worker_device
-from antpipe.features.shard_files import ShardFolder, open_shards, sweep
+from antpipe.features.shard_files import ShardFolder, open_shards, remove_shards, sweep
 from antpipe.features.shards import (
     Contents,
     Pace,
@@ -73,10 +73,13 @@ def embed_text(
     if not force and place.is_fresh("text", parameters):
         sweep(place.path, "text")
         return StageResult(domain, "text", "fresh", place.entry("text")["figures"])
-    again = place.command("text", flags=flags_of(config, MACHINE) + flags_of(engine), force=force)
+    # With MACHINE: shards are those of these very steps, and other ones would begin anew.
+    again = place.command("text", flags=flags_of(config) + flags_of(engine), force=force)
     with told_of_disk(place, "text", again), place.writing("text", parameters) as out:
-        work = _look(place, config, _wanted(place, config, located, {} if force else parameters), force)
-        device = worker_device(engine, config.device, work.wanted.device)
+        here = str(choose_device(config.device))
+        device = worker_device(engine, config.device, here)
+        wanted = _wanted(place, config, located, {} if force else parameters, here, device)
+        work = _look(place, config, wanted, force)
         folder = _open(work, config, device, engine.shards)
         try:
             choice = _settle(work, folder, config.min_cosine, say)
@@ -94,7 +97,7 @@ def embed_text(
         figures = _figures(plan, present, choice, pace)
         details = {"encoder": choice.facts, "recipe": recipe(choice.settings), "figures": figures}
         out.details |= details | {"flags": flags_of(config, MACHINE)}
-        out.afterwards = folder.remove
+        out.afterwards = partial(remove_shards, folder, say)
     return StageResult(domain, "text", "built", figures)
 
 
@@ -142,18 +145,22 @@ class Work:
         return self.plans[settings]
 
 
-def _wanted(place: Domain, config: TextConfig, located: Located, parameters: Mapping[str, Any]) -> TextSettings:
+def _wanted(
+    place: Domain, config: TextConfig, located: Located, parameters: Mapping[str, Any], here: str, device: str
+) -> TextSettings:
     """How to compute. What was decided when the artefact was built with the same parameters stands: a changed
-    catalogue is no reason to compute all its vectors anew."""
-    device = choose_device(config.device)
+    catalogue is no reason to compute all its vectors anew. here, device: of this process, which measures the sample,
+    and of the embedders, for which the precision is chosen."""
+    import torch
+
     entry = place.manifest().get("text", {})
-    backend, precision = config.backend, choose_precision(config.precision, device)
+    backend, precision = config.backend, choose_precision(config.precision, torch.device(device))
     if backend == "onnx":
         precision = "fp32"
     if "recipe" in entry and entry["parameters"] == parameters:
         backend, precision = entry["recipe"]["backend"], entry["recipe"]["precision"]
     return TextSettings(
-        located=located, device=str(device), backend=backend, precision=precision,
+        located=located, device=here, backend=backend, precision=precision,
         compile=config.compile and backend == "torch", prompt=config.prompt, prefix=config.prefix, dims=config.dims,
         normalize=config.normalize, token_budget=config.token_budget,
     )  # fmt: skip
@@ -162,7 +169,8 @@ def _wanted(place: Domain, config: TextConfig, located: Located, parameters: Map
 def _look(place: Domain, config: TextConfig, wanted: TextSettings, force: bool) -> Work:
     """Read all texts once, keeping what stands for them."""
     mend = place.command("items", force=True)
-    column = TextColumn(str((place.path / "items.parquet").absolute()), mend)
+    path, fingerprint = (place.path / "items.parquet").absolute(), place.entry("items")["fingerprint"]
+    column = TextColumn(str(path), mend, fingerprint, place.command("text"))
     content, sizes = column.scan(place.rows())
     if not content.any():
         raise DataError(f"domain {place.name}: no item has a text", mend)
@@ -231,12 +239,5 @@ def _measured(work: Work, settings: TextSettings) -> Choice:
         sample = work.column.at(np.sort(by_size[chosen]))
         expected, facts = reference(settings, sample)
         vectors = make_embedder(settings)(sample, lambda _: None)
-        cosines += list(_cosines(expected, vectors.values))
+        cosines.append(least_cosine(expected, np.asarray(vectors.values, np.float32)))
     return Choice(settings, min(cosines), facts)
-
-
-def _cosines(one: "NDArray[Any]", other: "NDArray[Any]") -> Iterator[float]:
-    """Cosine of each row of one to that of the other; vectors of zeros fit each other alone."""
-    for a, b in zip(one.astype(np.float64), other.astype(np.float64), strict=True):
-        lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
-        yield float(a @ b) / lengths if lengths else float(not a.any() and not b.any())

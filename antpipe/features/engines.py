@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from antpipe.config import EngineConfig
@@ -64,6 +65,15 @@ def worker_device(config: EngineConfig, asked: str, here: str) -> str:
     if asked == "cuda" and not config.ray_gpus:
         raise UsageError("--device cuda with --engine ray: say how many GPUs a worker takes, with --ray-gpus")
     return "cuda" if config.ray_gpus else "cpu"
+
+
+def worker_cpus(config: EngineConfig) -> int:
+    """The CPUs a worker of Ray takes, whole ones; of the engine `local` 0, which stands for all there are."""
+    import torch
+
+    if config.engine == "local":
+        return 0
+    return max(1, ceil(config.ray_cpus or (1 if config.ray_gpus else config.threads or torch.get_num_threads())))
 
 
 @dataclass(frozen=True)

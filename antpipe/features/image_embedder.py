@@ -15,7 +15,10 @@ from antpipe.features.shard_files import Vectors
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """All an embedder is made from, in whatever process. precision: fp32 or bf16; decode: exact or scaled."""
+    """All an embedder is made from, in whatever process. precision: fp32 or bf16; decode: exact or scaled.
+
+    workers, threads: that decode (`Decoding`).
+    """
 
     located: Located
     device: str
@@ -25,6 +28,7 @@ class ImageSettings:
     normalize: bool
     batch_size: int
     workers: int
+    threads: int = 0
 
 
 def load_encoder(settings: ImageSettings, mend: str = "") -> ImageEncoder:
@@ -45,13 +49,15 @@ class ImageEmbedder:
     def __init__(self, encoder: ImageEncoder, settings: ImageSettings) -> None:
         self.encoder = encoder
         self.settings = settings
-        self.decoding = Decoding(Decoder(encoder.preparation, settings.decode == "scaled"), settings.workers)
+        self.decoding = Decoding(
+            Decoder(encoder.preparation, settings.decode == "scaled"), settings.workers, settings.threads
+        )
 
     def __call__(self, contents: Sequence[Sequence[Source]], advance: Callable[[int], None]) -> Vectors:
         """Each item's mean over its pictures that can be read, (n, d) float32.
 
         A failure says which picture of the item it is about: `NUMBER why`. Raises DataError where a file is not what
-        it was when its content was hashed.
+        it was when its content was hashed, or cannot be read any more.
         """
         owners = [(item, number) for item, sources in enumerate(contents) for number in range(len(sources))]
         size = self.settings.batch_size
@@ -65,8 +71,8 @@ class ImageEmbedder:
         done = 0
         for batch, end, outcome in zip(batches, ends, decoded, strict=False):  # no batch: an end is left over
             failed = dict(outcome.failures)
-            if CHANGED in failed.values():
-                raise DataError("picture files changed while they were embedded")
+            if told := next((why for why in failed.values() if why.startswith(CHANGED)), ""):
+                raise DataError(f"picture files changed while they were embedded: {told}")
             if outcome.pixels is not None:
                 items = [item for position, (item, _) in enumerate(batch) if position not in failed]
                 np.add.at(sums, items, self.encoder.encode(outcome.pixels))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from antpipe.errors import DataError, UsageError
 from antpipe.features.encoders import INSTALL_PACKAGED, Located, first_line, folder_digest, quiet
+from antpipe.features.list_encoders import offline_names
 from antpipe.features.timm_encoders import PREFIX as TIMM
 from antpipe.features.timm_encoders import TIMM_WEIGHTS, locate_timm_file, timm_repository
 from antpipe.store import file_sha256
@@ -39,7 +40,7 @@ def locate_image_encoder(name: str, mend: str) -> Located:
     except Exception as error:  # hub client, HTTP client and file system each raise errors of their own
         raise DataError(
             f"image encoder {name}: its weights are not on this machine and not to be had from the model hub "
-            f"({first_line(error)}). Packaged encoders, which need no network: {PACKAGED_IMAGE}",
+            f"({first_line(error)}). Encoders that need no network: {offline_names('image')}",
             mend,
         ) from error
     return Located(name, name, "hub", revision, path)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antpipe.features.decoding import Source
+from antpipe.features.encoders import least_cosine
 from antpipe.features.image_embedder import ImageSettings, make_embedder
 
 
@@ -87,13 +88,3 @@ def measured(vectors: SampleVectors, settings: ImageSettings) -> Fidelity:
     return Fidelity(
         len(reference), least_cosine(made, reference), least_cosine(whole, reference), least_cosine(made, whole)
     )
-
-
-def least_cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Of each row to the same row of the other; vectors of zeros fit each other alone. 1 without rows."""
-    if np.array_equal(one, other):
-        return 1.0
-    a, b = one.astype(np.float64), other.astype(np.float64)
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines = np.where(lengths > 0, (a * b).sum(1) / np.where(lengths > 0, lengths, 1), ~a.any(1) & ~b.any(1))
-    return float(cosines.min(initial=1.0))

@@ -59,6 +59,7 @@ def import_embeddings(
         "format": FORMAT, "encoder": encoder["name"], "revision": encoder["revision"], "form": vectors.form,
         "vectors": sha256, "ids": digest(vectors.ids),
     }  # fmt: skip
+    parameters |= {"columns": digest(vectors.columns)} if vectors.columns else {}
     if not force and place.is_fresh(modality, parameters):
         result = StageResult(domain, modality, "fresh", place.entry(modality)["figures"])
     else:
@@ -98,7 +99,8 @@ def _write(
         if not (joined.target >= 0).any():
             raise DataError(
                 f"domain {place.name}: none of the {len(vectors.ids)} ids of {vectors.files[0][1]} (such as "
-                f"{vectors.ids[0]!r}) is one of its {len(item_ids)} items (such as {item_ids[0]!r})"
+                f"{vectors.ids[0]!r}) is one of its {len(item_ids)} items (such as {item_ids[0]!r})",
+                "repeat the command with the ids these items have: --ids FILE, or of a table --map id=COLUMN",
             )
         with out.feature(modality, len(item_ids), vectors.width) as feature:
             if vectors.pictures:
@@ -107,7 +109,10 @@ def _write(
                 _fill(feature, vectors, joined)
             present = feature.present.copy()
         if not present.any():
-            raise DataError(f"{vectors.files[0][1]}: every vector of an item of {place.name} is zeros")
+            raise DataError(
+                f"{vectors.files[0][1]}: every vector of an item of {place.name} is zeros",
+                "repeat the command with other vectors: --path FILE, or of a table --map vector=COLUMN",
+            )
         unmatched = _unmatched(joined, present, vectors.ids, item_ids)
         figures = {
             "items": len(item_ids), "present": int(present.sum()), "coverage": round(float(present.mean()), 4),

@@ -1,7 +1,6 @@
 """encoders: which ones there are, on this machine and on the hub. Nothing is asked of the network."""
 
 import json
-import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from antpipe.features.encoders import INSTALL_PACKAGED, quiet
+from antpipe.features.encoders import INSTALL_PACKAGED, card_licence, quiet
 from antpipe.features.known_encoders import KNOWN, PACKAGED, Encoder
 
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -19,6 +18,13 @@ WEIGHTS = ("*.safetensors", "*.bin")
 def offline_encoders(kind: str) -> list[Encoder]:
     """The encoders of a kind (text or image) that need no network: packages that are installed, models of the cache."""
     return [one for one in list_encoders(kind) if one.access == "offline"]
+
+
+def offline_names(kind: str) -> str:
+    """The same for messages, and what can be had without the hub."""
+    here = [one.name for one in offline_encoders(kind)]
+    missing = [one.name for one in packaged() if one.kind == kind and one.access == "install"]
+    return ", ".join([*here, *(f"{name} (after {INSTALL_PACKAGED})" for name in missing)])
 
 
 def list_encoders(kind: str | None = None, match: str | None = None, everything: bool = False) -> list[Encoder]:
@@ -82,7 +88,7 @@ def describe(repository: str, folder: Path, known: Encoder | None) -> Encoder | 
     """
     if not any(path for pattern in WEIGHTS for path in folder.rglob(pattern)):
         return None
-    licence = known.licence if known else _licence(folder)
+    licence = known.licence if known else card_licence(folder)
     if (folder / "modules.json").is_file():
         width, tokens = _text_facts(folder)
         return Encoder(repository, "text", "cached", "offline", width, tokens, licence, repository=repository)
@@ -139,14 +145,6 @@ def _text_facts(folder: Path) -> tuple[int | None, int | None]:
         given = (settings.get(key) for key in ("word_embedding_dimension", "embedding_dimension", "out_features"))
         width = next((one for one in given if one), width)
     return width, _read(folder / "sentence_bert_config.json").get("max_seq_length")
-
-
-def _licence(folder: Path) -> str | None:
-    """What the head of the model card names as its licence."""
-    card = folder / "README.md"
-    head = card.read_text(encoding="utf-8", errors="replace")[:20_000] if card.is_file() else ""
-    found = re.match(r"---\n(?:(?!---\n).*\n)*?license:[ \t]*(\S+)", head)
-    return found[1] if found else None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,13 +3,16 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from antpipe.errors import DataError
 from antpipe.features.decoding import Source
 from antpipe.features.pictures import Picture
 from antpipe.features.shards import CONTENT_BYTES, Contents, Plan, Shard, content_of
@@ -45,6 +48,15 @@ class PictureLists:
     def __call__(self, shard: Shard) -> list[list[Source]]:
         return [self.sources[self.starts[row] : self.starts[row + 1]] for row in shard.rows]
 
+    def sizes(self) -> NDArray[np.int64]:
+        """(N,) bytes of the pictures of each item, as their files are now; 0 for one that cannot be read."""
+        sizes = np.zeros(len(self.sources) + 1, np.int64)
+        for place, source in enumerate(self.sources, 1):
+            with suppress(OSError):
+                sizes[place] = Path(source.path).stat().st_size
+        total = np.cumsum(sizes)
+        return total[self.starts[1:]] - total[self.starts[:-1]]
+
     @cached_property
     def content(self) -> Contents:
         """(N, 16): what stands for the pictures of each item; zeros where there is none."""
@@ -61,8 +73,15 @@ def file_names(sources: Sequence[Source]) -> list[dict[str, Any]]:
 
 
 def file_contents(sources: Sequence[Source]) -> list[dict[str, Any]]:
-    """The pictures of an item as plain data, with the bytes of the files, for workers that do not see them."""
-    return [asdict(source.read()) for source in sources]
+    """The pictures of an item as plain data, with the bytes of the files, for workers that do not see them.
+
+    DataError where a file cannot be read that could be when it was hashed.
+    """
+    found = [source.read() for source in sources]
+    for source in found:
+        if source.gone():
+            raise DataError(f"picture files changed while they were embedded: {source.changed()}")
+    return [asdict(source) for source in found]
 
 
 def sources_of(plain: Sequence[Mapping[str, Any]]) -> list[Source]:

@@ -5,10 +5,12 @@ another name, flushed and renamed. The key says what the shards were made of, so
 to anybody and is removed. All reading and writing of shards is here, through a pyarrow file system.
 """
 
+import hashlib
 import json
 import os
+import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ from antpipe.store import alone
 PLAN = "plan.json"
 INPUT = "input-"  # names of files with what is to be embedded begin so
 BEGUN = "begun-"
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -62,18 +65,24 @@ class ShardFolder:
         """Keep decisions that a later run must go on with."""
         self._put(PLAN, json.dumps(notes, indent=1).encode())
 
-    def write(self, number: int, vectors: Vectors) -> None:
-        """Put a finished shard into the folder. Values are kept in float16, as the store keeps them."""
+    def write(self, number: int, vectors: Vectors, rows: Rows) -> None:
+        """Put a finished shard of these rows into the folder. Values are kept in float16, as the store keeps them."""
         with np.errstate(over="ignore"):  # infinite values are refused, by item, where the artefact is written
             values = np.ascontiguousarray(vectors.values, dtype=np.float16)
         column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
-        facts = {"key": self.key, "failures": [[int(position), why] for position, why in vectors.failures]}
+        facts = {
+            "key": self.key, "rows": _digest(rows),
+            "failures": [[int(position), why] for position, why in vectors.failures],
+        }  # fmt: skip
         batch = pa.record_batch({"values": column, "present": pa.array(vectors.present)})
         batch = batch.replace_schema_metadata({"shard": json.dumps(facts)})
         self._put(_name(number), _file_of(batch))
 
-    def read(self, number: int) -> Vectors:
-        """A finished shard. IntegrityError where the file is damaged."""
+    def read(self, number: int, rows: Rows) -> Vectors:
+        """A finished shard. IntegrityError where the file is damaged or made of other rows.
+
+        The key says what is wanted; the rows, too, depend on what a sample settled and on what may be copied.
+        """
         path = f"{self.path}/{_name(number)}"
         try:
             with self.filesystem.open_input_file(path) as source:
@@ -85,54 +94,61 @@ class ShardFolder:
             present = batch.column("present").to_numpy(zero_copy_only=False)
             if facts["key"] != self.key:
                 raise ValueError("made for another plan")
+            if facts["rows"] != _digest(rows) or len(present) != len(rows):
+                raise ValueError("made of other rows")
         except (OSError, pa.ArrowInvalid, ValueError, KeyError, TypeError) as error:
             raise IntegrityError(f"{path}: not a shard of this work: {error}") from error
         return Vectors(values, present, [(position, why) for position, why in facts["failures"]])
 
-    def finished(self, sizes: Sequence[int]) -> list[int]:
-        """Numbers of the shards that are there, in order. sizes: how many contents each shard has.
+    def finished(self, rows: Sequence[Rows]) -> list[int]:
+        """Numbers of the shards that are there, in order. rows: those of each shard.
 
         Files that cannot be read are removed, and so is what an interrupted writing left.
         """
         found = []
         for info in self.filesystem.get_file_info(fs.FileSelector(self.path)):
             number = _number(info.base_name)
-            if number is not None and number < len(sizes) and self.is_finished(number, sizes[number]):
+            if number is not None and number < len(rows) and self.is_finished(number, rows[number]):
                 found.append(number)
             elif info.base_name != PLAN and not info.base_name.startswith(INPUT):
                 self._delete(info.base_name)
         return sorted(found)
 
-    def is_finished(self, number: int, size: int) -> bool:
-        """Whether a shard of so many contents is there and can be read."""
+    def is_finished(self, number: int, rows: Rows) -> bool:
+        """Whether a shard of these rows is there and can be read."""
         try:
-            return len(self.read(number).present) == size
+            self.read(number, rows)
         except IntegrityError:
             return False
+        return True
 
     # -- for workers that share nothing else with the process that plans ---------------------------------------
 
-    def has_input(self, number: int) -> bool:
-        info = self.filesystem.get_file_info(f"{self.path}/{_input(number)}")
-        return bool(info.type == fs.FileType.File)
+    def has_input(self, number: int, rows: Rows) -> bool:
+        """Whether the contents of these rows are there; they are not read."""
+        try:
+            with self.filesystem.open_input_file(f"{self.path}/{_input(number)}") as source:
+                return _is_of(pa.ipc.open_file(source).schema, rows)
+        except (OSError, pa.ArrowInvalid):
+            return False
 
-    def write_input(self, number: int, contents: Sequence[Any]) -> None:
+    def write_input(self, number: int, contents: Sequence[Any], rows: Rows) -> None:
         """Put what a shard is to be computed from into the folder. contents: texts, bytes, or lists of them."""
         batch = pa.record_batch({"content": pa.array(list(contents))})
-        self._put(_input(number), _file_of(batch))
+        self._put(_input(number), _file_of(batch.replace_schema_metadata({"rows": _digest(rows)})))
 
-    def read_input(self, number: int) -> list[Any]:
-        """What `write_input` wrote. IntegrityError where it is not there or damaged."""
+    def read_input(self, number: int, rows: Rows) -> list[Any]:
+        """What `write_input` wrote. IntegrityError where it is not there, damaged or of other rows."""
         path = f"{self.path}/{_input(number)}"
         try:
             with self.filesystem.open_input_file(path) as source:
-                contents: list[Any] = pa.ipc.open_file(source).get_batch(0).column("content").to_pylist()
-        except (OSError, pa.ArrowInvalid, KeyError) as error:
+                reader = pa.ipc.open_file(source)
+                if not _is_of(reader.schema, rows):
+                    raise ValueError("they are those of other rows")
+                contents: list[Any] = reader.get_batch(0).column("content").to_pylist()
+        except (OSError, ValueError, KeyError) as error:
             raise IntegrityError(f"{path}: the contents of a shard cannot be read: {error}") from error
         return contents
-
-    def remove_input(self, number: int) -> None:
-        self._delete(_input(number))
 
     def begin(self, number: int) -> int:
         """Note that somebody sets about a shard; returns how often that happened without an end, this time included."""
@@ -180,6 +196,14 @@ def _file_of(batch: pa.RecordBatch) -> pa.Buffer:
     return sink.getvalue()
 
 
+def _digest(rows: Rows) -> str:
+    return hashlib.sha256(np.ascontiguousarray(rows, np.int64).tobytes()).hexdigest()
+
+
+def _is_of(schema: pa.Schema, rows: Rows) -> bool:
+    return (schema.metadata or {}).get(b"rows") == _digest(rows).encode()
+
+
 def _name(number: int) -> str:
     return f"shard-{number:06}.arrow"
 
@@ -202,12 +226,13 @@ def open_shards(root: Path, artefact: str, key: str, at: str | None = None) -> S
     """The folder for shards of this key in a domain's folder, with what is in it; those of other keys are removed.
 
     To be called while the artefact is being written, which keeps other processes away. at: another folder or address
-    (s3://…) to keep them below; other stores may use it, too, so nothing is removed there. Raises UsageError where
-    there is no such place.
+    (s3://…) to keep them below; other stores may use it, too, so nothing is removed there, and the name of the folder
+    tells them apart. Raises UsageError where there is no such place.
     """
     if at is not None:
         filesystem, base = shard_place(at)
-        folder = ShardFolder(filesystem, f"{base.rstrip('/')}/{root.name}-{artefact}-{key[:12]}", key)
+        store = hashlib.sha256(os.fsencode(root.resolve().parent)).hexdigest()[:8]
+        folder = ShardFolder(filesystem, f"{base.rstrip('/')}/{root.name}-{artefact}-{store}-{key[:12]}", key)
         try:
             filesystem.create_dir(folder.path, recursive=True)
         except (OSError, pa.ArrowInvalid) as error:
@@ -222,6 +247,14 @@ def open_shards(root: Path, artefact: str, key: str, at: str | None = None) -> S
     return ShardFolder(local(), str(path), key)
 
 
+def remove_shards(folder: ShardFolder, say: Callable[[str], None]) -> None:
+    """Once the artefact is in place. Where that fails nothing is lost, so it is told and no error."""
+    try:
+        folder.remove()
+    except OSError as error:
+        say(f"{folder.path} is of no use any more, but cannot be removed: {error}; it may be deleted")
+
+
 def sweep(root: Path, artefact: str) -> None:
     """Remove shards that a kill left behind after the artefact was complete; nothing where it is being written."""
     if _folders(root, artefact):
@@ -233,8 +266,14 @@ def sweep(root: Path, artefact: str) -> None:
 def shard_place(address: str) -> tuple[fs.FileSystem, str]:
     """File system and path of a local folder or an address: one pyarrow knows (file, s3, gs, hdfs), else fsspec.
 
-    Raises UsageError where the address is none, or a library is missing that it needs.
+    Raises UsageError where the address is none, a library is missing that it needs, or it holds a secret, which would
+    be told in messages and sent to workers.
     """
+    if re.search(r"://[^/@]*:(?!\d+/)[^@]*@", address):
+        raise UsageError(
+            "--shards: the address holds a user's secret (KEY:SECRET@); leave it out: libraries find credentials in "
+            "the environment of each machine (docs/scale.md)"
+        )
     if "://" not in address and "::" not in address:
         return local(), str(Path(address).expanduser().resolve())
     try:

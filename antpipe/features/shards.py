@@ -163,7 +163,7 @@ def compute_shard(
     vectors = embedder(read(shard), advance)
     if len(vectors.values) != len(shard.rows) or len(vectors.present) != len(shard.rows):
         raise AssertionError(f"shard {shard.number}: {len(shard.rows)} contents, {len(vectors.values)} vectors")
-    folder.write(shard.number, vectors)
+    folder.write(shard.number, vectors, shard.rows)
     return shard.number
 
 
@@ -226,7 +226,7 @@ def compute(
     say: Callable[[str], None],
 ) -> None:
     """Compute the shards that are not in the folder yet."""
-    there = set(folder.finished([len(shard.rows) for shard in shards]))
+    there = set(folder.finished([shard.rows for shard in shards]))
     if there:
         say(f"{len(there)} of {len(shards)} shards were finished by an earlier run; going on")
         pace.skip(sum(len(shard.rows) for shard in shards if shard.number in there))
@@ -258,8 +258,8 @@ def assemble(
     """Fill the feature from shards, the earlier artefact and shared contents. Returns (row, why) of all failures."""
     failures: list[tuple[int, str]] = []
     for shard in shards:
-        vectors = folder.read(shard.number)
-        if len(vectors.values) != len(shard.rows) or vectors.values.shape[1] != feature.values.shape[1]:
+        vectors = folder.read(shard.number, shard.rows)
+        if vectors.values.shape[1] != feature.values.shape[1]:
             raise IntegrityError(f"{folder.path}: shard {shard.number} has the shape {vectors.values.shape}")
         here = vectors.present
         feature.values[shard.rows[here]] = vectors.values[here]

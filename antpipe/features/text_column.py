@@ -1,5 +1,6 @@
 """The texts of a catalogue, read from items.parquet piece by piece: never all of them are in memory."""
 
+import json
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from antpipe.errors import IntegrityError
+from antpipe.errors import DataError, IntegrityError
 from antpipe.features.shards import CONTENT_BYTES, Contents, Shard, content_of
 
 ROWS_AT_ONCE = 4096
@@ -18,10 +19,16 @@ COLUMN = "text"
 
 @dataclass(frozen=True)
 class TextColumn:
-    """Reads texts. Can be sent to another process that sees the same file. mend: the command that makes it anew."""
+    """Reads texts. Can be sent to another process that sees the same file.
+
+    mend: the command that makes it anew. fingerprint: that of the items that were there when the work began; again: the
+    command that begins it with others.
+    """
 
     path: str
     mend: str
+    fingerprint: str
+    again: str
 
     def scan(self, rows: int) -> tuple[Contents, NDArray[np.int64]]:
         """What each of the rows holds, (N, 16), zeros where nothing is to be embedded; and its bytes, (N,)."""
@@ -51,8 +58,16 @@ class TextColumn:
         return found
 
     def _pieces(self, rows: "NDArray[np.int64] | None") -> "Iterator[tuple[int, pa.Array]]":
-        """The first row and the column of each piece of the table; only of row groups that hold some of the rows."""
+        """The first row and the column of each piece of the table; only of row groups that hold some of the rows.
+
+        DataError where the table is another one than when the work began: its texts would get the vectors of others.
+        """
         with pq.ParquetFile(self.path) as file:
+            stamp = json.loads((file.schema_arrow.metadata or {}).get(b"antpipe", b"{}"))
+            if stamp.get("fingerprint") != self.fingerprint:
+                raise DataError(
+                    f"{self.path}: items changed while text was built from them; text is as before", self.again
+                )
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             starts = np.cumsum([0, *sizes])
             for group, (start, end) in enumerate(zip(starts.tolist(), starts[1:].tolist(), strict=False)):

@@ -19,6 +19,7 @@ from antpipe.features.encoders import (
     folder_digest,
     quiet,
 )
+from antpipe.features.list_encoders import offline_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +28,8 @@ PACKAGED_TEXT = "packaged/all-MiniLM-L6-v2"
 # The same weights in formats that are not read here, or only by one back end.
 OTHER_FORMATS = ["*.h5", "*.ot", "*.msgpack", "*.tflite", "*.mlmodel", "*.gguf"]
 FORMATS_OF = {"onnx": ["onnx/*", "*.onnx"], "openvino": ["openvino/*"]}
-GRAPH_FILES = (".onnx", ".xml")  # what onnx and openvino load besides MODEL_FILES
+# What onnx and openvino load besides MODEL_FILES; a large ONNX graph has its weights beside it.
+GRAPH_FILES = (".onnx", ".onnx_data", ".data", ".xml")
 # The module each back end of sentence-transformers needs; the extra of antpipe that installs it has the same name.
 BACKENDS = {"torch": "torch", "onnx": "optimum.onnxruntime", "openvino": "optimum.intel"}
 
@@ -69,7 +71,7 @@ def locate_text_encoder(name: str, mend: str, backend: str = "torch") -> Located
     except Exception as error:  # hub client, HTTP client and file system each raise errors of their own
         raise DataError(
             f"text encoder {name}: not on this machine and not to be had from the model hub ({first_line(error)}). "
-            f"Packaged encoders, which need no network: {PACKAGED_TEXT}",
+            f"Encoders that need no network: {offline_names('text')}",
             mend,
         ) from error
     return Located(name, name, "hub", folder.name, folder)

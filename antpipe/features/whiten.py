@@ -19,7 +19,7 @@ from antpipe.config import WhitenConfig
 from antpipe.errors import DataError, UsageError
 from antpipe.features.encoders import silent
 from antpipe.settings import flags_of
-from antpipe.store import Domain, Feature, StageResult, State, Store, digest, encoder_name
+from antpipe.store import Domain, Feature, StageResult, State, Store, content_sha256, digest, encoder_name
 
 CHUNK = 4096
 Floats = NDArray[np.float64]
@@ -67,6 +67,7 @@ def whiten(
         raise UsageError(f"--like {config.like}: is one of the domains to whiten")
     artefact = f"{modality}-white"
     places = [store.domain(name) for name in dict.fromkeys(domains)]
+    versions = {place.name: _version(place, modality) for place in places}  # before they are mapped
     raw = {place.name: place.feature(modality) for place in places}
     like = store.domain(config.like) if config.like else None
     encoders = _require_same_encoder(
@@ -75,7 +76,7 @@ def whiten(
     shared: Whitening | None = None
     results = []
     for place in places:
-        fitted_on = _fitted_on(places if config.scope == "global" else [place], modality)
+        fitted_on = versions if config.scope == "global" else {place.name: versions[place.name]}
         parameters: dict[str, Any] = {"dims": config.dims, "epsilon": config.epsilon, "scope": config.scope}
         parameters |= {"fitted_on": fitted_on} if config.scope == "global" else {}
         fit = digest([fitted_on, config.dims, config.epsilon])
@@ -90,7 +91,7 @@ def whiten(
             shared = read_whitening(like, modality) if like else _fit(sources, config, place, modality)
         details: dict[str, Any] = {"encoder": {**encoders[place.name], "whitening": fit}, "flags": flags_of(config)}
         details |= {"domains": [one.name for one in places]} if config.scope == "global" else {}
-        results.append(_write(place, modality, raw[place.name], shared, parameters, details, progress))
+        results.append(_write(place, modality, raw[place.name], fitted_on, shared, parameters, details, progress))
     return results
 
 
@@ -143,11 +144,8 @@ def with_fit(store: Store, domain: Domain, state: State) -> State:
     if state.status != "fresh" or not state.artefact.endswith("-white"):
         return state
     modality, parameters = state.artefact.removesuffix("-white"), domain.entry(state.artefact)["parameters"]
-    for name, fingerprint in parameters.get("fitted_on", {}).items():
-        if (
-            name in store.domains()
-            and store.domain(name).manifest().get(modality, {}).get("fingerprint") != fingerprint
-        ):
+    for name, version in parameters.get("fitted_on", {}).items():
+        if name in store.domains() and _version(store.domain(name), modality) != version:
             why = f"{modality} of {name}, on which it was fitted, changed since"
             return State(state.artefact, "stale", why, domain.command(state.artefact))
     like = parameters.get("like")
@@ -176,8 +174,10 @@ def _signs(directions: Floats) -> Floats:
     return signs
 
 
-def _fitted_on(places: Sequence[Domain], modality: str) -> dict[str, str]:
-    return {place.name: place.entry(modality)["fingerprint"] for place in places}
+def _version(place: Domain, modality: str) -> str:
+    """Which raw features these are: what they are made of, and what came out."""
+    entry = place.manifest().get(modality, {})
+    return digest([entry.get("fingerprint"), content_sha256(entry)])
 
 
 def _require_same_encoder(
@@ -209,6 +209,7 @@ def _write(
     place: Domain,
     modality: str,
     raw: Feature,
+    fitted_on: Mapping[str, str],
     whitening: Whitening,
     parameters: Mapping[str, Any],
     details: Mapping[str, Any],
@@ -217,6 +218,11 @@ def _write(
     artefact, name = f"{modality}-white", f"{modality}_white"
     rows, width = len(raw.values), whitening.projection.shape[1]
     with place.writing(artefact, parameters) as out:
+        if _version(place, modality) != fitted_on[place.name]:  # from here on the store notices
+            raise DataError(
+                f"domain {place.name}: {modality} changed while its whitening was fitted; {artefact} is as before",
+                place.command(artefact),
+            )
         with out.feature(name, rows, width) as feature:
             for start in range(0, rows, CHUNK):
                 part = slice(start, start + CHUNK)

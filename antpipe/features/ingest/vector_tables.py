@@ -51,7 +51,7 @@ def open_tables(parts: Sequence[Path], columns: Sequence[str]) -> Vectors:
             yield from ((first + start, values) for start, values in _blocks(path, chosen, width))
 
     told = chosen.vector[0] + (f" and {len(chosen.vector) - 1} more" if len(chosen.vector) > 1 else "")
-    return Vectors(f"parquet, id={chosen.id} vector={told}", ids, width, files, blocks)
+    return Vectors(f"parquet, id={chosen.id} vector={told}", ids, width, files, blocks, columns=chosen.vector)
 
 
 def parse_roles(columns: Sequence[str]) -> dict[str, str]:

@@ -31,7 +31,7 @@ class Vectors:
 
     form: what they were read as. ids: (R,) whose each row is. files: each with its first row. blocks: gives
     (first row, (n, width) numbers) of successive rows. pictures: rows are pictures, of which an item may have several.
-    numbered: an id may be ITEM_2, the second of ITEM.
+    numbered: an id may be ITEM_2, the second of ITEM. columns: those that were chosen of a table, in order.
     """
 
     form: str
@@ -41,6 +41,7 @@ class Vectors:
     blocks: Callable[[], Blocks]
     pictures: bool = False
     numbered: bool = False
+    columns: tuple[str, ...] = ()
 
     def where(self, row: int) -> str:
         """The place of a row, for messages."""
