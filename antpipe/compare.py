@@ -15,15 +15,18 @@ from antpipe import checkpoint, comparison
 from antpipe.arms import GIVEN, RACED, UNTRAINED, Job, Mix, Request, jobs, plan_arms
 from antpipe.baselines.judge import baseline_fingerprint, judge_baseline
 from antpipe.checkpoint import DESCRIPTION, Checkpoint
-from antpipe.compare_checks import SPLIT, check_alike, check_request
+from antpipe.compare_checks import SPLIT, as_control, check_alike, check_request, planned
 from antpipe.comparison_table import as_markdown
 from antpipe.config import EvaluateConfig, TrainConfig
 from antpipe.devices import choose_device, choose_precision
+from antpipe.errors import UsageError
 from antpipe.evaluate import evaluate_run
+from antpipe.parallel import world_of
 from antpipe.progress import Update
-from antpipe.racing import FOLDER, read_decision, run_auto, without_next
+from antpipe.race_folder import FOLDER, read_decision
+from antpipe.racing import run_auto, was_finished, without_next
 from antpipe.resume import COST, has_state, read_cost
-from antpipe.runs import PRETRAIN, run_stage
+from antpipe.runs import PRETRAIN, nothing, plan_run, run_stage
 from antpipe.store import write_json
 
 OUTCOME = "comparison"  # .json and .md
@@ -38,13 +41,15 @@ def run_comparison(request: Request, *, force: bool, notice: Say, watch: Watch) 
     Returns the content of comparison.json (see comparison.outcome). Raises UsageError or DataError, before anything is
     trained as far as possible, where arms, runs and targets do not go together; the difference is named.
     """
+    if world_of().size > 1:
+        raise UsageError("compare runs in one process", "the same command without torchrun")
     request, notice = replace(request, training=settled(request.training)), once(notice)
     arms, to_pretrain = plan_arms(request)
     work = list(jobs(arms, request))
     check_request(request, work, force=force)
     for mix in to_pretrain:
         pretrain(mix, request, force, notice, watch)
-    check_alike(request, work, force=force)  # now that every run to start from is there
+    check_alike(request, work, force=force, pretrained=True)  # now that every run to start from is there
     results = []
     for number, job in enumerate(work, 1):
         results.append(finish(job, request, force, notice, watch))
@@ -75,22 +80,58 @@ def settled(training: TrainConfig) -> TrainConfig:
     return replace(training, precision=choose_precision(training.precision, choose_device(training.device)))
 
 
-def what_would_be_done(request: Request) -> list[dict[str, Any]]:
-    """For --dry-run: a row for each pre-training and run with its state: finished, unfinished or missing."""
+def what_would_be_done(request: Request, *, force: bool) -> list[dict[str, Any]]:
+    """For --dry-run: a row for each pre-training and run with its state: finished, unfinished or missing. Raises what
+    run_comparison would, before it trains."""
     request = replace(request, training=settled(request.training))
     arms, to_pretrain = plan_arms(request)
     work = list(jobs(arms, request))
-    check_request(request, work, force=True)
-    rows = [{"target": ", ".join(mix.domains), "arm": PRETRAIN, "seed": mix.training.seed, "folder": mix.folder}
-            for mix in to_pretrain]  # fmt: skip
-    rows += [{"target": job.target, "arm": job.arm.name, "seed": job.seed, "folder": job.folder} for job in work]
-    return [{**row, "folder": str(row["folder"]), "state": state_of(Path(str(row["folder"])))} for row in rows]
+    check_request(request, work, force=force)
+    rows = [
+        {"target": ", ".join(mix.domains), "arm": PRETRAIN, "seed": mix.training.seed, "folder": str(mix.folder),
+         "state": state_of(mix.folder, not force and mix_is_there(mix, request), force)}
+        for mix in to_pretrain
+    ]  # fmt: skip
+    begun = {mix.folder: row["state"] == "finished" for mix, row in zip(to_pretrain, rows, strict=True)}
+    for job in work:
+        ready = not job.arm.mix or begun.get(job.arm.mix.folder, True)  # else what it starts from will be another run
+        state = state_of(job.folder, not force and ready and is_there(job, request), force)
+        rows.append({"target": job.target, "arm": job.arm.name, "seed": job.seed, "folder": str(job.folder),
+                     "state": "finished" if job.arm.kind == GIVEN else state})  # fmt: skip
+    return rows
 
 
-def state_of(folder: Path) -> str:
-    if has_state(folder) or (folder / FOLDER).exists():
+def state_of(folder: Path, finished: bool, force: bool) -> str:
+    """finished: whether what the folder holds is what was asked for."""
+    if not force and (has_state(folder) or (folder / FOLDER).exists()):
         return "unfinished"
-    return "finished" if (folder / DESCRIPTION).exists() or any(folder.glob("evaluation-*.json")) else "missing"
+    return "finished" if finished else "missing"
+
+
+def mix_is_there(mix: Mix, request: Request) -> bool:
+    if not (mix.folder / DESCRIPTION).exists():
+        return False
+    wanted = plan_run(
+        request.store, mix.domains, PRETRAIN, model_config=mix.model, config=settled(mix.training), source=None,
+        notice=nothing,
+    ).described  # fmt: skip
+    return checkpoint.describe(mix.folder).fingerprint == wanted.fingerprint
+
+
+def is_there(job: Job, request: Request) -> bool:
+    """Whether a job was done: the same run is finished, or the same baseline judged."""
+    if job.arm.kind == UNTRAINED:
+        path = request.out / job.record()
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return ranks_of(job).exists() and known.get("fingerprint") == fit_baseline(job, request)["fingerprint"]
+    if not (job.folder / DESCRIPTION).exists():
+        return False
+    if job.arm.kind == RACED and job.arm.mix:
+        return was_finished(
+            request.store, job.target, out=job.folder, model_config=job.arm.model, config=job.training(),
+            race=request.race, source=job.arm.mix.folder, reads=as_control(job, request).modalities,
+        )  # fmt: skip
+    return checkpoint.describe(job.folder).fingerprint == planned(job, request).fingerprint
 
 
 # -- work -------------------------------------------------------------------------------------------------------
@@ -161,24 +202,31 @@ def train_job(job: Job, request: Request, force: bool, notice: Say, watch: Watch
             request_of_run["notice"] = lambda said: notice(f"{label}, {said}" if said.startswith("after ") else said)
             _, was_there, _ = run_auto(
                 request.store, [job.target], **request_of_run, race=request.race,
-                resume=not force and (job.folder / FOLDER).exists(),
+                resume=not force and (job.folder / FOLDER).exists(), reads=as_control(job, request).modalities,
             )  # fmt: skip
         elif arm.kind != GIVEN:
             _, was_there = run_stage(
                 request.store, [job.target], arm.stage, **request_of_run, own_stages=request.own_stages,
                 resume=not force and has_state(job.folder),
             )  # fmt: skip
-    done = checkpoint.describe(job.folder)
+    done, decision = checkpoint.describe(job.folder), read_decision(job.folder) if arm.kind == RACED else {}
     return {
-        "fingerprint": done.fingerprint, "weights_sha256": done.weights_sha256, "budget": budget_of(done),
+        "fingerprint": done.fingerprint, "weights_sha256": done.weights_sha256, "budget": budget_of(done, decision),
         "seconds": seconds_of(job), "status": "fresh" if was_there else "trained",
-    } | ({"chosen": read_decision(job.folder)["chosen"]} if arm.kind == RACED else {})  # fmt: skip
+    } | ({"chosen": decision["chosen"]} if decision else {})  # fmt: skip
 
 
-def budget_of(done: Checkpoint) -> dict[str, Any]:
-    """What a run was allowed and took: settings of training that are a budget, and the epochs it went through."""
+def budget_of(done: Checkpoint, decision: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was allowed and took: settings of training that are a budget, and the epochs it went through.
+
+    decision: of the race it won, if any: the epochs of the stage that the winner went through before count too.
+    """
     kept = ("epochs", "batch_size", "lr", "lr_decay", "patience", "limit_steps", "precision")
-    return {**{key: done.train[key] for key in kept}, "epochs_done": done.epochs, "best_epoch": done.best_epoch}
+    before = decision["epochs"] - done.train["epochs"] if decision else 0
+    return {
+        **{key: done.train[key] for key in kept}, "epochs": done.train["epochs"] + before,
+        "epochs_done": done.epochs + before, "best_epoch": done.best_epoch + before,
+    }  # fmt: skip
 
 
 def seconds_of(job: Job) -> float | None:

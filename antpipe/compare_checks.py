@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from antpipe import checkpoint
-from antpipe.arms import CONTROL, GIVEN, TRAINED, UNTRAINED, Job, Request
+from antpipe.arms import CONTROL, GIVEN, RACED, TRAINED, UNTRAINED, Job, Request
 from antpipe.baselines.judge import baseline_fingerprint
 from antpipe.checkpoint import DESCRIPTION, Checkpoint
-from antpipe.config import WITHOUT_EFFECT
+from antpipe.config import WITHOUT_EFFECT, TrainConfig
 from antpipe.data import examples
 from antpipe.errors import DataError, UsageError
+from antpipe.racing import check_limits
 from antpipe.runs import nothing, plan_run
-from antpipe.settings import flag_name
+from antpipe.settings import flag_name, from_json, to_json
 
 SPLIT = "test"
 
@@ -30,7 +32,12 @@ def check_request(request: Request, work: Sequence[Job], *, force: bool) -> None
         if job.arm.kind == UNTRAINED:
             baseline_fingerprint(request.store, job.arm.name, job.target)
     check_seeds(request, work)
-    check_alike(request, work, force=force)
+    if any(job.arm.judged and job.arm.model.init == "authors" for job in work):
+        raise UsageError(
+            f"--init authors: {CONTROL} and the arms that start from a run would begin with other first values",
+            "the same command with --init xavier",
+        )
+    check_alike(request, work, force=force, pretrained=False)
 
 
 def planned(job: Job, request: Request) -> Checkpoint:
@@ -38,6 +45,14 @@ def planned(job: Job, request: Request) -> Checkpoint:
     return plan_run(
         request.store, [job.target], job.arm.stage, model_config=job.arm.model, config=job.training(),
         source=job.arm.mix.folder if job.arm.mix else None, own_stages=request.own_stages, notice=nothing,
+    ).described  # fmt: skip
+
+
+def as_control(job: Job, request: Request) -> Checkpoint:
+    """What the control would be with the settings of a raced run, whose stage is not known before the race."""
+    return plan_run(
+        request.store, [job.target], CONTROL, model_config=job.arm.model, config=job.training(), source=None,
+        own_stages=request.own_stages, notice=nothing,
     ).described  # fmt: skip
 
 
@@ -63,17 +78,24 @@ def check_seeds(request: Request, work: Sequence[Job]) -> None:
                 )
 
 
-def check_alike(request: Request, work: Sequence[Job], *, force: bool) -> None:
+def check_alike(request: Request, work: Sequence[Job], *, force: bool, pretrained: bool) -> None:
     """Refuse runs that differ from their target's control in catalogue, split, features, model or budget: those handed
-    in, and those that are to be trained or were, as far as what they start from is there."""
+    in, and those that are to be trained or were, as far as what they start from is there.
+
+    pretrained: this command has pre-trained its mixes; before that, with force, those in their folders do not count.
+    """
     for target in request.targets:
         there: list[tuple[Job, Checkpoint]] = []
         for job in sorted((job for job in work if job.target == target), key=lambda job: job.arm.name != CONTROL):
             if job.arm.kind == GIVEN:
                 there.append((job, checkpoint.describe(job.folder)))
                 check_current(request, job, there[-1][1])
+            elif job.arm.kind == RACED and job.arm not in [other.arm for other, _ in there]:
+                check_limits(job.training())
+                there.append((job, as_control(job, request)))
             elif job.arm.kind == TRAINED and job.arm not in [other.arm for other, _ in there]:
-                if job.arm.mix and not (job.arm.mix.folder / DESCRIPTION).exists():
+                mix = job.arm.mix
+                if mix and ((force and mix.to_train and not pretrained) or not (mix.folder / DESCRIPTION).exists()):
                     continue
                 there.append((job, planned(job, request)))
                 if not force:
@@ -122,12 +144,17 @@ def unlike(one: Checkpoint, other: Checkpoint, target: str) -> list[str]:
         found.append(f"reads {told(set(mine) - {'sequences'})} (not {told(set(theirs) - {'sequences'})})")
     for artefact in [name for name in mine if name in theirs and mine[name] != theirs[name]]:
         found.append(f"other {named(artefact)} of {target}")
-    for old, new in ((other.model, one.model), (other.train, one.train)):
+    for old, new in zip(settings_of(other), settings_of(one), strict=True):
         for name in old | new:
             before, now = (json.loads(json.dumps(side.get(name))) for side in (old, new))  # tuples as lists
             if before != now and name not in (*WITHOUT_EFFECT, "seed"):
                 found.append(f"--{flag_name(name)} {told(now)} (not {told(before)})")
     return found
+
+
+def settings_of(run: Checkpoint) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Those of model and training; what was no setting yet when the run was made is at its default."""
+    return to_json(run.model_config()), to_json(from_json(TrainConfig, run.train))
 
 
 def told(value: object) -> str:

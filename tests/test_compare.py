@@ -185,7 +185,7 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(store: Store, s
 
 
 def test_a_dry_run_knows_what_is_finished(store: Store, source: Path, whole: tuple[dict[str, Any], Path]) -> None:
-    rows = what_would_be_done(asked(store, whole[1], origins=(source,), seeds=3))
+    rows = what_would_be_done(asked(store, whole[1], origins=(source,), seeds=3), force=False)
     assert [row["state"] for row in rows] == ["finished", "finished", "missing"] * 3
 
 
