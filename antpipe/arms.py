@@ -98,6 +98,9 @@ def mixes(request: Request) -> list[Mix]:
     found = []
     for folder in request.origins:
         described = checkpoint.describe(folder)
+        learned = set(described.domains) & set(request.targets)
+        if learned:
+            raise UsageError(f"--from {folder}: was trained on {', '.join(sorted(learned))}, which is a target")
         found.append(
             Mix(
                 folder.resolve().name, folder, tuple(described.domains), described.model_config(),
@@ -143,7 +146,7 @@ def plan_arms(request: Request) -> tuple[list[Arm], list[Mix]]:
             continue
         if name == SASREC:
             model = replace(request.model, transductive=True)
-            training = replace(request.training, modalities=(NO_MODALITY,))
+            training = reading(request.training, (NO_MODALITY,))
             arms.append(Arm(name, TRAINED, CONTROL, model, training, alike=False))
             continue
         actions = transfer.STAGES["finetune"] if name == AUTO else transfer.find_stage(name, request.own_stages)
@@ -160,8 +163,8 @@ def plan_arms(request: Request) -> tuple[list[Arm], list[Mix]]:
                 Arm(
                     name if len(origins) == 1 else f"{name} from {mix.name}", RACED if name == AUTO else TRAINED, name,
                     start.model if name == UNISREC else request.model,
-                    replace(request.training, modalities=("text",)) if name == UNISREC else request.training,
-                    mix=start, judged=name != UNISREC and mix.without is None, alike=name not in (UNISREC, AUTO),
+                    reading(request.training, ("text",)) if name == UNISREC else request.training,
+                    mix=start, judged=name != UNISREC and mix.without is None, alike=name != UNISREC,
                 )
             )  # fmt: skip
     return arms, list(needed.values())
@@ -182,6 +185,12 @@ def arm_names(request: Request) -> list[str]:
     return list(dict.fromkeys([*asked, *request.given]))
 
 
+def reading(training: TrainConfig, modalities: tuple[str, ...]) -> TrainConfig:
+    """The same settings with these modalities; what is not read is not read in its whitened form either."""
+    whitened = tuple(name for name in training.whitened if name in modalities)
+    return replace(training, modalities=modalities, whitened=whitened)
+
+
 def text_only(mix: Mix, request: Request) -> Mix:
     """The mix pre-trained on texts alone, which is the mix itself where it knows nothing else."""
     known = None if mix.to_train else set(checkpoint.describe(mix.folder).modalities)
@@ -190,7 +199,7 @@ def text_only(mix: Mix, request: Request) -> Mix:
     if not mix.domains:
         raise UsageError(f"--arms {UNISREC}: {mix.folder} does not say on what to pre-train again, with texts alone")
     name = f"{mix.name}-text"
-    training = replace(mix.training, modalities=("text",), device=request.training.device)
+    training = replace(reading(mix.training, ("text",)), device=request.training.device)
     return replace(mix, name=name, folder=request.out / PRETRAIN / name, training=training, to_train=True)
 
 

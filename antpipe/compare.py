@@ -5,30 +5,30 @@ outcome in comparison.json and comparison.md. Interrupted anywhere, the same com
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from antpipe import checkpoint, comparison
-from antpipe.arms import CONTROL, GIVEN, RACED, TRAINED, UNTRAINED, Job, Mix, Request, jobs, plan_arms
+from antpipe.arms import GIVEN, RACED, UNTRAINED, Job, Mix, Request, jobs, plan_arms
 from antpipe.baselines.judge import baseline_fingerprint, judge_baseline
 from antpipe.checkpoint import DESCRIPTION, Checkpoint
+from antpipe.compare_checks import SPLIT, as_control, check_alike, check_request, planned
 from antpipe.comparison_table import as_markdown
-from antpipe.config import WITHOUT_EFFECT, EvaluateConfig, TrainConfig
-from antpipe.data import examples
+from antpipe.config import EvaluateConfig, TrainConfig
 from antpipe.devices import choose_device, choose_precision
-from antpipe.errors import DataError, UsageError
+from antpipe.errors import UsageError
 from antpipe.evaluate import evaluate_run
+from antpipe.parallel import world_of
 from antpipe.progress import Update
-from antpipe.racing import FOLDER, read_decision, run_auto, without_next
+from antpipe.race_folder import FOLDER, read_decision
+from antpipe.racing import run_auto, was_finished, without_next
 from antpipe.resume import COST, has_state, read_cost
 from antpipe.runs import PRETRAIN, nothing, plan_run, run_stage
-from antpipe.settings import flag_name
 from antpipe.store import write_json
 
-SPLIT = "test"
 OUTCOME = "comparison"  # .json and .md
 Say = Callable[[str], None]
 Watch = Callable[[str], AbstractContextManager[Update]]
@@ -41,13 +41,15 @@ def run_comparison(request: Request, *, force: bool, notice: Say, watch: Watch) 
     Returns the content of comparison.json (see comparison.outcome). Raises UsageError or DataError, before anything is
     trained as far as possible, where arms, runs and targets do not go together; the difference is named.
     """
+    if world_of().size > 1:
+        raise UsageError("compare runs in one process", "the same command without torchrun")
     request, notice = replace(request, training=settled(request.training)), once(notice)
     arms, to_pretrain = plan_arms(request)
     work = list(jobs(arms, request))
     check_request(request, work, force=force)
     for mix in to_pretrain:
         pretrain(mix, request, force, notice, watch)
-    check_alike(request, work, force=force)  # now that every run to start from is there
+    check_alike(request, work, force=force, pretrained=True)  # now that every run to start from is there
     results = []
     for number, job in enumerate(work, 1):
         results.append(finish(job, request, force, notice, watch))
@@ -78,139 +80,58 @@ def settled(training: TrainConfig) -> TrainConfig:
     return replace(training, precision=choose_precision(training.precision, choose_device(training.device)))
 
 
-def what_would_be_done(request: Request) -> list[dict[str, Any]]:
-    """For --dry-run: a row for each pre-training and run with its state: finished, unfinished or missing."""
+def what_would_be_done(request: Request, *, force: bool) -> list[dict[str, Any]]:
+    """For --dry-run: a row for each pre-training and run with its state: finished, unfinished or missing. Raises what
+    run_comparison would, before it trains."""
     request = replace(request, training=settled(request.training))
     arms, to_pretrain = plan_arms(request)
     work = list(jobs(arms, request))
-    check_request(request, work, force=True)
-    rows = [{"target": ", ".join(mix.domains), "arm": PRETRAIN, "seed": mix.training.seed, "folder": mix.folder}
-            for mix in to_pretrain]  # fmt: skip
-    rows += [{"target": job.target, "arm": job.arm.name, "seed": job.seed, "folder": job.folder} for job in work]
-    return [{**row, "folder": str(row["folder"]), "state": state_of(Path(str(row["folder"])))} for row in rows]
-
-
-def state_of(folder: Path) -> str:
-    if has_state(folder) or (folder / FOLDER).exists():
-        return "unfinished"
-    return "finished" if (folder / DESCRIPTION).exists() or any(folder.glob("evaluation-*.json")) else "missing"
-
-
-# -- checks -----------------------------------------------------------------------------------------------------
-
-
-def check_request(request: Request, work: Sequence[Job], *, force: bool) -> None:
-    """Refuse what can be known to fail before anything is trained."""
-    names = {job.arm.name for job in work}
-    if not request.targets or len(set(request.targets)) != len(request.targets):
-        raise UsageError("--target: give each target once")
-    for target in request.targets:
-        if not len(examples(request.store.domain(target).sequences(), SPLIT)):
-            raise DataError(f"domain {target}: no position to predict in split {SPLIT}")
-    if CONTROL not in names and any(job.arm.judged for job in work):
-        raise UsageError(f"a verdict on transfer needs the control: add {CONTROL} to --arms, or --run {CONTROL}=RUN")
+    check_request(request, work, force=force)
+    rows = [
+        {"target": ", ".join(mix.domains), "arm": PRETRAIN, "seed": mix.training.seed, "folder": str(mix.folder),
+         "state": state_of(mix.folder, not force and mix_is_there(mix, request), force)}
+        for mix in to_pretrain
+    ]  # fmt: skip
+    begun = {mix.folder: row["state"] == "finished" for mix, row in zip(to_pretrain, rows, strict=True)}
     for job in work:
-        if job.arm.kind == UNTRAINED:
-            baseline_fingerprint(request.store, job.arm.name, job.target)
-    check_seeds(request, work)
-    check_alike(request, work, force=force)
+        ready = not job.arm.mix or begun.get(job.arm.mix.folder, True)  # else what it starts from will be another run
+        state = state_of(job.folder, not force and ready and is_there(job, request), force)
+        rows.append({"target": job.target, "arm": job.arm.name, "seed": job.seed, "folder": str(job.folder),
+                     "state": "finished" if job.arm.kind == GIVEN else state})  # fmt: skip
+    return rows
 
 
-def planned(job: Job, request: Request) -> Checkpoint:
-    """What a run would be, by its description."""
-    return plan_run(
-        request.store, [job.target], job.arm.stage, model_config=job.arm.model, config=job.training(),
-        source=job.arm.mix.folder if job.arm.mix else None, own_stages=request.own_stages, notice=nothing,
+def state_of(folder: Path, finished: bool, force: bool) -> str:
+    """finished: whether what the folder holds is what was asked for."""
+    if not force and (has_state(folder) or (folder / FOLDER).exists()):
+        return "unfinished"
+    return "finished" if finished else "missing"
+
+
+def mix_is_there(mix: Mix, request: Request) -> bool:
+    if not (mix.folder / DESCRIPTION).exists():
+        return False
+    wanted = plan_run(
+        request.store, mix.domains, PRETRAIN, model_config=mix.model, config=settled(mix.training), source=None,
+        notice=nothing,
     ).described  # fmt: skip
+    return checkpoint.describe(mix.folder).fingerprint == wanted.fingerprint
 
 
-def check_seeds(request: Request, work: Sequence[Job]) -> None:
-    """All arms have equal seeds on a target, or none."""
-    for target in request.targets:
-        by_arm: dict[str, list[int]] = {}
-        for job in work:
-            if job.target == target and job.arm.kind != UNTRAINED:
-                by_arm.setdefault(job.arm.name, []).append(job.seed)
-        first = CONTROL if CONTROL in by_arm else next(iter(by_arm), CONTROL)
-        for name, seeds in by_arm.items():
-            if sorted(seeds) != sorted(by_arm[first]):
-                raise UsageError(
-                    f"{target}: {name} has the seeds {told(seeds)}, {first} has {told(by_arm[first])}; "
-                    "only equal seeds are compared"
-                )
-
-
-def check_alike(request: Request, work: Sequence[Job], *, force: bool) -> None:
-    """Refuse runs that differ from their target's control in catalogue, split, features, model or budget: those handed
-    in, and those that are to be trained or were, as far as what they start from is there."""
-    for target in request.targets:
-        there: list[tuple[Job, Checkpoint]] = []
-        for job in sorted((job for job in work if job.target == target), key=lambda job: job.arm.name != CONTROL):
-            if job.arm.kind == GIVEN:
-                there.append((job, checkpoint.describe(job.folder)))
-                check_current(request, job, there[-1][1])
-            elif job.arm.kind == TRAINED and job.arm not in [other.arm for other, _ in there]:
-                if job.arm.mix and not (job.arm.mix.folder / DESCRIPTION).exists():
-                    continue
-                there.append((job, planned(job, request)))
-                if not force:
-                    check_finished(job, there[-1][1])
-        alike = [pair for pair in there if pair[0].arm.alike]
-        for job, described in alike[1:]:
-            first, control = alike[0]
-            found = unlike(described, control, target)
-            if found:
-                raise UsageError(
-                    f"{target}: {job.arm.name} ({job.folder}) and {first.arm.name} ({first.folder}) "
-                    f"are not comparable: {'; '.join(found)}"
-                )
-
-
-def check_current(request: Request, job: Job, described: Checkpoint) -> None:
-    """Refuse a run handed in whose target was another catalogue or split, or had other features, than now."""
-    place = request.store.domain(job.target)
-    for artefact, fingerprint in described.domains[job.target].items():
-        if place.entry(artefact)["fingerprint"] != fingerprint:
-            raise DataError(
-                f"{job.folder} was trained on other {named(artefact)} of {job.target} than are in {request.store.root}"
-            )
-
-
-def check_finished(job: Job, wanted: Checkpoint) -> None:
-    """Refuse a folder of this comparison that holds a run with other settings; they are named."""
-    if (job.folder / DESCRIPTION).exists():
-        found = checkpoint.describe(job.folder)
-        if found.fingerprint != wanted.fingerprint:
-            differing = unlike(found, wanted, job.target) or ["another run to start from"]
-            raise UsageError(
-                f"{job.folder} holds another run: {'; '.join(differing)}", "name another --out, or add --force"
-            )
-
-
-def named(artefact: str) -> str:
-    return "sequences (catalogue, split or --max-len)" if artefact == "sequences" else f"{artefact} features"
-
-
-def unlike(one: Checkpoint, other: Checkpoint, target: str) -> list[str]:
-    """What sets two runs on a target apart besides their stage and seed, a phrase each."""
-    found = []
-    mine, theirs = one.domains.get(target, {}), other.domains.get(target, {})
-    if set(mine) != set(theirs):
-        found.append(f"reads {told(set(mine) - {'sequences'})} (not {told(set(theirs) - {'sequences'})})")
-    for artefact in [name for name in mine if name in theirs and mine[name] != theirs[name]]:
-        found.append(f"other {named(artefact)} of {target}")
-    for old, new in ((other.model, one.model), (other.train, one.train)):
-        for name in old | new:
-            before, now = (json.loads(json.dumps(side.get(name))) for side in (old, new))  # tuples as lists
-            if before != now and name not in (*WITHOUT_EFFECT, "seed"):
-                found.append(f"--{flag_name(name)} {told(now)} (not {told(before)})")
-    return found
-
-
-def told(value: object) -> str:
-    if not isinstance(value, Iterable) or isinstance(value, str):
-        return str(value)
-    return ", ".join(str(part) for part in sorted(value)) or "nothing"
+def is_there(job: Job, request: Request) -> bool:
+    """Whether a job was done: the same run is finished, or the same baseline judged."""
+    if job.arm.kind == UNTRAINED:
+        path = request.out / job.record()
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return ranks_of(job).exists() and known.get("fingerprint") == fit_baseline(job, request)["fingerprint"]
+    if not (job.folder / DESCRIPTION).exists():
+        return False
+    if job.arm.kind == RACED and job.arm.mix:
+        return was_finished(
+            request.store, job.target, out=job.folder, model_config=job.arm.model, config=job.training(),
+            race=request.race, source=job.arm.mix.folder, reads=as_control(job, request).modalities,
+        )  # fmt: skip
+    return checkpoint.describe(job.folder).fingerprint == planned(job, request).fingerprint
 
 
 # -- work -------------------------------------------------------------------------------------------------------
@@ -281,24 +202,31 @@ def train_job(job: Job, request: Request, force: bool, notice: Say, watch: Watch
             request_of_run["notice"] = lambda said: notice(f"{label}, {said}" if said.startswith("after ") else said)
             _, was_there, _ = run_auto(
                 request.store, [job.target], **request_of_run, race=request.race,
-                resume=not force and (job.folder / FOLDER).exists(),
+                resume=not force and (job.folder / FOLDER).exists(), reads=as_control(job, request).modalities,
             )  # fmt: skip
         elif arm.kind != GIVEN:
             _, was_there = run_stage(
                 request.store, [job.target], arm.stage, **request_of_run, own_stages=request.own_stages,
                 resume=not force and has_state(job.folder),
             )  # fmt: skip
-    done = checkpoint.describe(job.folder)
+    done, decision = checkpoint.describe(job.folder), read_decision(job.folder) if arm.kind == RACED else {}
     return {
-        "fingerprint": done.fingerprint, "weights_sha256": done.weights_sha256, "budget": budget_of(done),
+        "fingerprint": done.fingerprint, "weights_sha256": done.weights_sha256, "budget": budget_of(done, decision),
         "seconds": seconds_of(job), "status": "fresh" if was_there else "trained",
-    } | ({"chosen": read_decision(job.folder)["chosen"]} if arm.kind == RACED else {})  # fmt: skip
+    } | ({"chosen": decision["chosen"]} if decision else {})  # fmt: skip
 
 
-def budget_of(done: Checkpoint) -> dict[str, Any]:
-    """What a run was allowed and took: settings of training that are a budget, and the epochs it went through."""
+def budget_of(done: Checkpoint, decision: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was allowed and took: settings of training that are a budget, and the epochs it went through.
+
+    decision: of the race it won, if any: the epochs of the stage that the winner went through before count too.
+    """
     kept = ("epochs", "batch_size", "lr", "lr_decay", "patience", "limit_steps", "precision")
-    return {**{key: done.train[key] for key in kept}, "epochs_done": done.epochs, "best_epoch": done.best_epoch}
+    before = decision["epochs"] - done.train["epochs"] if decision else 0
+    return {
+        **{key: done.train[key] for key in kept}, "epochs": done.train["epochs"] + before,
+        "epochs_done": done.epochs + before, "best_epoch": done.best_epoch + before,
+    }  # fmt: skip
 
 
 def seconds_of(job: Job) -> float | None:

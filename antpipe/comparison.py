@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from antpipe.arms import CONTROL, UNTRAINED, WHOLE, Arm, Job, Request
 from antpipe.errors import DataError, IntegrityError
 from antpipe.ranking import PROTOCOLS
+from antpipe.store import Store
 from antpipe.verdict import Difference, differences, gains, holm, judge
 
 TESTED = ("recall@10", "ndcg@10")  # the metrics a verdict is about
@@ -57,7 +58,7 @@ def outcome(
     ranked: dict[str, dict[str, Ranked]] = {}
     for target in request.targets:
         rows = [(job, result) for job, result in zip(work, results, strict=True) if job.target == target]
-        ranked[target] = load_ranks([job for job, _ in rows])
+        ranked[target] = load_ranks([job for job, _ in rows], request.store)
         sizes = {key: rows[0][1][key] for key in ("items", "positions", "target_in_history")}
         targets[target] = {
             **sizes, "users": len(np.unique(next(iter(ranked[target].values())).user)),
@@ -83,8 +84,11 @@ def outcome(
     }  # fmt: skip
 
 
-def load_ranks(work: Sequence[Job]) -> dict[str, Ranked]:
-    """Ranks by arm. IntegrityError where two runs were not asked the same positions; the run is named."""
+def load_ranks(work: Sequence[Job], store: Store) -> dict[str, Ranked]:
+    """Ranks by arm. IntegrityError where two runs were not asked the same positions; the run is named.
+
+    store: where the runs were judged.
+    """
     import pyarrow.parquet as pq
 
     first: Any = None
@@ -97,8 +101,9 @@ def load_ranks(work: Sequence[Job]) -> dict[str, Ranked]:
         if keys.shape != first.shape or (keys != first).any():
             raise IntegrityError(
                 f"{path}: its positions differ from those of {work[0].arm.name}",
-                f"antpipe evaluate --run {job.folder} --domains {job.target}",
-            )
+                f"rm {path}, then the same command" if job.arm.kind == UNTRAINED
+                else f"antpipe evaluate --run {job.folder} --domains {job.target} --store {store.root}",
+            )  # fmt: skip
         for protocol in PROTOCOLS:
             ranks = table[f"rank_{protocol}"].fill_null(np.inf).to_numpy().astype(np.float64)
             columns.setdefault(job.arm.name, {}).setdefault(protocol, []).append(ranks)
@@ -170,11 +175,10 @@ def paired(
 
 
 def correct(family: Sequence[Finding]) -> None:
-    """Fill in the p values of a family, corrected for their number."""
-    values = [one.found.p for one in family if one.found.p is not None]
-    if len(values) == len(family):
-        for one, corrected in zip(family, holm(values), strict=True):
-            one.corrected = corrected
+    """Fill in the p values of a family, corrected for their number; where there is none (too few users), none."""
+    tested = [(one, one.found.p) for one in family if one.found.p is not None]
+    for (one, _), corrected in zip(tested, holm([p for _, p in tested]), strict=True):
+        one.corrected = corrected
 
 
 def as_data(one: Finding) -> dict[str, Any]:

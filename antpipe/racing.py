@@ -8,27 +8,25 @@ own state, so the winner is the run it would have been alone. The test split is 
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from antpipe import checkpoint
-from antpipe.checkpoint import DESCRIPTION, Checkpoint
+from antpipe.checkpoint import Checkpoint
 from antpipe.config import ModelConfig, RaceConfig, TrainConfig
 from antpipe.devices import choose_device, choose_precision
 from antpipe.errors import DataError, DivergedError, UsageError
 from antpipe.parallel import world_of
-from antpipe.resume import COST, METRICS, Paused, has_state, position_of
+from antpipe.race_folder import FOLDER, check_folder, is_finished, lock, read_decision, take_over
+from antpipe.resume import METRICS, Paused, has_state, position_of
 from antpipe.runs import nothing, plan_run, run_stage
-from antpipe.settings import to_json
-from antpipe.store import Store, digest, write_json
+from antpipe.store import Store, digest
 from antpipe.train import SELECTION
 
 AUTO = "auto"  # the name of the stage
-DECISION = "auto.json"
-FOLDER = "candidates"  # in the run, until the race is over
 # The stages of a candidate, one after the other: after the first rung the second goes on from the first.
 STAGES_OF: dict[str, tuple[str, ...]] = {
     "scratch": ("scratch",),
@@ -61,6 +59,11 @@ class Request:
     race: RaceConfig
     notice: Callable[[str], None]
     progress: Callable[[dict[str, Any]], None]
+    reads: frozenset[str] | None = None
+
+    def again(self) -> str:
+        """The command that begins anew."""
+        return f"antpipe train --stage {AUTO} --domains {self.domain} --from {self.source} --out {self.out} … --force"
 
 
 def rungs(epochs: int, eval_every: int, first: float) -> list[int]:
@@ -110,14 +113,17 @@ def run_auto(
     source: Path | None,
     force: bool,
     resume: bool = False,
+    reads: Collection[str] | None = None,
     notice: Callable[[str], None],
     progress: Callable[[dict[str, Any]], None],
 ) -> tuple[Checkpoint, bool, dict[str, Any]]:
     """Race the candidates and leave the winner's run in `out`, with the race in RUN/auto.json.
 
-    Takes what run_stage takes. Returns the checkpoint, whether it was there already, and the content of auto.json:
-    `chosen`, `why`, `rungs` (epochs, validation scores and who was kept), `left_out` (why by candidate) and the
-    `seconds` all of it took. Raises UsageError where the request or the folder does not fit.
+    Takes what run_stage takes. reads: leave out candidates that would read other modalities than these. Returns the
+    checkpoint, whether it was there already, and the content of auto.json: `chosen`, `why`, `rungs` (epochs, validation
+    scores and who was kept), `left_out` (why by candidate), the `seconds` all of it took and the `weights_sha256` of
+    the winner. Raises UsageError where the request or the folder does not fit, AntpipeError where another process is at
+    work in it.
     """
     if source is None or len(domains) != 1:
         raise UsageError("--stage auto chooses for one target, from a checkpoint: give one domain and --from RUN")
@@ -125,18 +131,49 @@ def run_auto(
         raise UsageError("--stage auto runs in one process", "the same command without torchrun")
     if force and resume:
         raise UsageError("--force begins anew and --resume goes on: choose one of them")
+    check_limits(config)
     config = replace(config, precision=choose_precision(config.precision, choose_device(config.device)))
-    request = Request(store, domains[0], out, source, model_config, config, race, notice, progress)
+    modalities = None if reads is None else frozenset(reads)
+    request = Request(store, domains[0], out, source, model_config, config, race, notice, progress, modalities)
     able, left_out = able_candidates(request)
-    fingerprint = digest([AUTO, race.first_rung, list(able), able, to_json(config)["epochs"]])
-    there = read_decision(out)
-    if not force and there.get("fingerprint") == fingerprint and (out / DESCRIPTION).exists():
-        shutil.rmtree(out / FOLDER, ignore_errors=True)
-        return checkpoint.describe(out), True, there
-    check_folder(out, force=force, resume=resume)
-    decision = {"fingerprint": fingerprint, **run_race(list(able), left_out, request)}
-    take_over(request, decision)
+    fingerprint = fingerprint_of(able, request)
+    with lock(out, force):
+        if not force and is_finished(out, fingerprint):
+            shutil.rmtree(out / FOLDER, ignore_errors=True)
+            return checkpoint.describe(out), True, read_decision(out)
+        check_folder(out, fingerprint, force=force, resume=resume)
+        decision = {"fingerprint": fingerprint, **run_race(list(able), left_out, request)}
+        take_over(legs_of(decision["chosen"], request)[-1].folder, out, decision)
     return checkpoint.describe(out), False, decision
+
+
+def was_finished(
+    store: Store,
+    domain: str,
+    *,
+    out: Path,
+    model_config: ModelConfig,
+    config: TrainConfig,
+    race: RaceConfig,
+    source: Path,
+    reads: Collection[str],
+) -> bool:
+    """Whether run_auto would find this race finished; config: with its precision settled."""
+    request = Request(
+        store, domain, out, source, model_config, config, race, nothing, nothing, frozenset(reads)
+    )  # fmt: skip
+    return is_finished(out, fingerprint_of(able_candidates(request)[0], request))
+
+
+def check_limits(config: TrainConfig) -> None:
+    """Refuse a limit of steps: it would hold for each stage of a candidate, and no race has rungs in steps."""
+    if config.limit_steps:
+        raise UsageError("--limit-steps does not go with --stage auto, which counts in epochs", "use --epochs instead")
+
+
+def fingerprint_of(able: Mapping[str, str], request: Request) -> str:
+    """Of all that determines a race. able: by candidate, the fingerprint of its first stage."""
+    return digest([AUTO, request.race.first_rung, list(able), dict(able), request.training.epochs])
 
 
 def able_candidates(request: Request) -> tuple[dict[str, str], dict[str, str]]:
@@ -152,6 +189,9 @@ def able_candidates(request: Request) -> tuple[dict[str, str], dict[str, str]]:
                 request.store, [request.domain], leg.stage, model_config=request.model,
                 config=replace(request.training, epochs=leg.epochs), source=leg.source, notice=nothing,
             )  # fmt: skip
+            read = plan.described.modalities.keys()
+            if request.reads is not None and read != request.reads:
+                raise DataError(f"it reads {', '.join(sorted(read))}, not {', '.join(sorted(request.reads))}")
             able[name] = plan.described.fingerprint
         except DataError as error:
             if name == "scratch":  # what it lacks, all lack
@@ -161,18 +201,6 @@ def able_candidates(request: Request) -> tuple[dict[str, str], dict[str, str]]:
     if not able:
         raise DataError(f"no candidate can train on {request.domain}: {'; '.join(left_out.values())}")
     return able, left_out
-
-
-def check_folder(out: Path, *, force: bool, resume: bool) -> None:
-    """Refuse a folder with another run, or with an unfinished race that is neither gone on with nor given up."""
-    if force:
-        shutil.rmtree(out / FOLDER, ignore_errors=True)
-        (out / DECISION).unlink(missing_ok=True)
-    elif (out / FOLDER).exists():
-        if not resume:
-            raise UsageError(f"{out} holds an unfinished race: --resume goes on from there, --force begins again")
-    elif (out / DESCRIPTION).exists() or has_state(out):
-        raise UsageError(f"--out {out}: holds another run", "name another folder, or add --force")
 
 
 def run_race(names: list[str], left_out: dict[str, str], request: Request) -> dict[str, Any]:
@@ -190,13 +218,11 @@ def run_race(names: list[str], left_out: dict[str, str], request: Request) -> di
             except DivergedError as error:
                 left_out[name] = error.message
         if not scores:
-            raise DivergedError(f"every candidate diverged: {'; '.join(left_out.values())}")
+            raise all_diverged(left_out, request)
         racing = survivors(scores)
         found.append({"epochs": rung, "scores": scores, "kept": racing})
         request.notice(f"after {rung} epochs, valid_{SELECTION}: {told(scores)}; goes on: {', '.join(racing)}")
-    last = found[-1]["scores"] if found else dict.fromkeys(racing, 0.0)
-    chosen = max(racing, key=lambda name: last[name])  # the first of equal ones
-    train_until(legs_of(chosen, request), request.training.epochs, request)
+    chosen = finish_best(found[-1]["scores"] if found else dict.fromkeys(racing, 0.0), left_out, request)
     seconds = {
         name: sum(row["seconds"] for leg in legs_of(name, request) for row in rows_of(leg)) for name in names
     }  # fmt: skip
@@ -204,6 +230,23 @@ def run_race(names: list[str], left_out: dict[str, str], request: Request) -> di
         "chosen": chosen, "why": reason(chosen, found, left_out), "selection": f"valid {SELECTION}, protocol all",
         "epochs": request.training.epochs, "rungs": found, "left_out": left_out, "seconds": seconds,
     }  # fmt: skip
+
+
+def finish_best(scores: Mapping[str, float], left_out: dict[str, str], request: Request) -> str:
+    """Train the best of the last rung to the end, the next best where that one diverges; its name."""
+    for name in sorted(scores, key=lambda name: -scores[name]):  # of equal ones the first
+        try:
+            train_until(legs_of(name, request), request.training.epochs, request)
+            return name
+        except DivergedError as error:
+            left_out[name] = error.message
+            request.notice(f"{name} is left out: {error.message}")
+    raise all_diverged(left_out, request)
+
+
+def all_diverged(left_out: Mapping[str, str], request: Request) -> DivergedError:
+    said = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+    return DivergedError(f"every candidate diverged or was left out: {said}", f"{request.again()}, and a smaller --lr")
 
 
 def train_until(legs: Sequence[Leg], epochs: int, request: Request) -> None:
@@ -256,28 +299,9 @@ def reason(chosen: str, found: list[dict[str, Any]], left_out: Mapping[str, str]
         return "the only candidate" + (f"; left out: {', '.join(left_out)}" if left_out else "")
     last = found[-1]
     level = [name for name, score in last["scores"].items() if score == last["scores"][chosen] and name != chosen]
-    return f"valid_{SELECTION} after {last['epochs']} epochs: {told(last['scores'])}" + (
-        f" (level with {', '.join(level)}; the first in order counts)" if level else ""
+    diverged = [name for name in last["scores"] if name in left_out]
+    return (
+        f"valid_{SELECTION} after {last['epochs']} epochs: {told(last['scores'])}"
+        + (f" (level with {', '.join(level)}; the first in order counts)" if level else "")
+        + (f"; {', '.join(diverged)} diverged later" if diverged else "")
     )
-
-
-def read_decision(out: Path) -> dict[str, Any]:
-    """What an earlier race in this folder decided; empty where there was none."""
-    path = out / DECISION
-    decision: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return decision
-
-
-def take_over(request: Request, decision: dict[str, Any]) -> None:
-    """The winner's run becomes that of the folder; the candidates go, once the decision is on the disk."""
-    winner, out = legs_of(decision["chosen"], request)[-1].folder, request.out
-    weights = checkpoint.weights_path(winner, checkpoint.describe(winner).weights_sha256)
-    for name in (weights.name, METRICS, COST, DESCRIPTION):  # the description last: it names the weights
-        scratch = out / f".{name}"
-        shutil.copyfile(winner / name, scratch)
-        scratch.replace(out / name)
-    for leftover in out.glob("model-*.safetensors"):
-        if leftover.name != weights.name:
-            leftover.unlink()
-    write_json(out / DECISION, decision)
-    shutil.rmtree(out / FOLDER)

@@ -13,19 +13,20 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 POSITIVE, NONE, NEGATIVE = "POSITIVE", "NONE", "NEGATIVE"
+LEAST_P = 1e-50  # smaller ones are not told apart
 AT_ONCE = 1 << 22  # numbers of resampled users (32 MB)
 
 
 @dataclass(frozen=True)
 class Difference:
     """An arm minus its control. difference: of the means; low, high: its confidence interval; effect: Cohen's d_z,
-    the mean over users in standard deviations of the users' differences. None where there are too few seeds or users
-    to say anything."""
+    the mean over users in standard deviations of the users' differences; seed_share: the share of the variance that is
+    between seeds. None where there are too few seeds or users to say anything."""
 
     difference: float
     effect: float | None = None
     standard_error: float | None = None
-    freedom: float | None = None
+    seed_share: float | None = None
     low: float | None = None
     high: float | None = None
     p: float | None = None
@@ -67,9 +68,12 @@ def differences(
         return [Difference(float(mean)) for mean in means]
     errors = bootstrap_errors(sums, weights, resamples, seed)
     return [
-        interval(float(mean), float(error), freedom(part, weights), cohens_dz(part, weights), alpha)
+        interval(
+            float(mean), float(error), seed_share(part, weights), (sums.shape[1] - 1, len(users) - 1),
+            cohens_dz(part, weights), alpha,
+        )
         for mean, error, part in zip(means, errors, sums, strict=True)
-    ]
+    ]  # fmt: skip
 
 
 def bootstrap_errors(sums: Floats, weights: Floats, resamples: int, seed: int) -> Floats:
@@ -97,17 +101,15 @@ def bootstrap_errors(sums: Floats, weights: Floats, resamples: int, seed: int) -
     return errors
 
 
-def freedom(sums: Floats, weights: Floats) -> float:
-    """Degrees of freedom of the standard error, by Welch and Satterthwaite: between S - 1, where all of the variance
-    is between seeds, and about U - 1, where it is between users. sums: (S, U), weights: (U,)."""
+def seed_share(sums: Floats, weights: Floats) -> float:
+    """How much of the variance of the mean is between seeds, the rest being between users: 0 to 1. sums: (S, U),
+    weights: (U,)."""
     seeds, users = sums.shape
     of_seeds = (sums.sum(1) / weights.sum()).var(ddof=1) / seeds
     average = sums.mean(0)  # (U,)
     off = average - weights * (average.sum() / weights.sum())
     of_users = users / (users - 1) * (off**2).sum() / weights.sum() ** 2
-    if of_seeds + of_users == 0:
-        return float(seeds - 1)
-    return float((of_seeds + of_users) ** 2 / (of_seeds**2 / (seeds - 1) + of_users**2 / (users - 1)))
+    return float(of_seeds / (of_seeds + of_users)) if of_seeds + of_users > 0 else 1.0
 
 
 def cohens_dz(sums: Floats, weights: Floats) -> float:
@@ -120,13 +122,39 @@ def cohens_dz(sums: Floats, weights: Floats) -> float:
     return float(np.sign(of_user[0]) * np.inf) if of_user[0] else 0.0
 
 
-def interval(mean: float, error: float, free: float, effect: float, alpha: float) -> Difference:
-    """Confidence interval at level 1 - alpha and two-sided p by Student's t, whose wider tails few seeds need."""
+def quantile(p: float, share: float, freedom: tuple[int, int]) -> float:
+    """How many standard errors a difference of two-sided p is from 0, where this share of the variance has the first
+    number of degrees of freedom and the rest the second one: the root of the mean square of both quantiles of Student's
+    t. Whatever the true share is, p is then not too small (Banerjee 1960, Sankhya 22, 357-358); the degrees of freedom
+    of Welch and Satterthwaite make it so with 2 or 3 seeds, whose estimate of their variance is often far too small.
+    """
     from scipy.stats import t as student
 
-    half = float(student.ppf(1 - alpha / 2, free)) * error
-    p = float(2 * student.sf(abs(mean) / error, free)) if error > 0 else float(mean == 0)
-    return Difference(mean, effect, error, free, mean - half, mean + half, p)
+    of_seeds, of_users = (float(student.isf(p / 2, free)) for free in freedom)
+    return float(np.hypot(np.sqrt(share) * of_seeds, np.sqrt(1 - share) * of_users))
+
+
+def interval(
+    mean: float, error: float, share: float, freedom: tuple[int, int], effect: float, alpha: float
+) -> Difference:
+    """Confidence interval at level 1 - alpha and two-sided p. share, freedom: see quantile."""
+    half = quantile(alpha, share, freedom) * error
+    p = p_of(abs(mean) / error, share, freedom) if error > 0 else float(mean == 0)
+    return Difference(mean, effect, error, share, mean - half, mean + half, p)
+
+
+def p_of(distance: float, share: float, freedom: tuple[int, int]) -> float:
+    """The p whose quantile is this distance; it lies between those of both parts alone."""
+    from scipy.optimize import brentq
+    from scipy.stats import t as student
+
+    ends = [float(2 * student.sf(distance, free)) for free in freedom]
+    low, high = max(min(ends) * 0.999, LEAST_P), min(max(ends) * 1.001, 1.0)  # a little wider: these are rounded
+    if quantile(low, share, freedom) <= distance:
+        return low
+    if high == 1.0 and distance == 0:
+        return 1.0
+    return float(np.exp(brentq(lambda x: quantile(np.exp(x), share, freedom) - distance, np.log(low), np.log(high))))
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -18,16 +18,17 @@ from antpipe.baselines.markov import markov
 from antpipe.baselines.popularity import popularity
 from antpipe.baselines.scores import rank_scores, training_items
 from antpipe.baselines.text_nearest import nearest_to_last, tfidf, tfidf_nearest
-from antpipe.config import SequenceConfig
+from antpipe.config import EvaluateConfig, SequenceConfig
 from antpipe.data import Examples, examples
 from antpipe.errors import DataError
+from antpipe.evaluate import evaluate_run
 from antpipe.features.build_sequences import build_sequences
 from antpipe.ranking import DEPTH, metrics
 from antpipe.store import Sequences, Store
 
 from .commands import run
 from .shops import make_domain
-from .trainable import make_trainable
+from .trainable import make_trainable, train_quickly
 
 
 def make_sequences(walks: list[list[int]]) -> Sequences:
@@ -149,8 +150,13 @@ def test_a_baseline_leaves_the_files_of_a_run(tmp_path: Path) -> None:
         assert result == json.loads((tmp_path / name / "evaluation-Ring-test.json").read_text())
         assert set(result["protocols"]) == {"all", "unseen"}
         ranks = pq.read_table(tmp_path / name / "ranks-Ring-test.parquet")
-        assert ranks.column_names == ["user", "position", "target", "seen", "rank_all", "rank_unseen"]
-        assert len(ranks) == result["positions"] == 40
+        assert ranks.column_names == ["user", "position", "target", "seen", "occurrences", "rank_all", "rank_unseen"]
+        assert len(ranks) == result["positions"] == result["users"] == 40
+        assert sum(part["positions"] for part in result["slices"]["item"].values()) == 40
+    train_quickly(store, "scratch", ["Ring"], tmp_path / "run", epochs=1)
+    evaluated = evaluate_run(store, tmp_path / "run", "Ring", EvaluateConfig(device="cpu"), notice=str)
+    assert set(result) - {"seconds"} == set(evaluated)
+    assert set(evaluated["slices"]) - set(result["slices"]) == {"text", "image", "price"}
     walking = json.loads((tmp_path / "markov" / "evaluation-Ring-test.json").read_text())
     assert walking["protocols"]["all"]["recall@10"] == 1.0  # the next item on the ring always comes next
 

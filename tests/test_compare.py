@@ -185,7 +185,7 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(store: Store, s
 
 
 def test_a_dry_run_knows_what_is_finished(store: Store, source: Path, whole: tuple[dict[str, Any], Path]) -> None:
-    rows = what_would_be_done(asked(store, whole[1], origins=(source,), seeds=3))
+    rows = what_would_be_done(asked(store, whole[1], origins=(source,), seeds=3), force=False)
     assert [row["state"] for row in rows] == ["finished", "finished", "missing"] * 3
 
 
@@ -310,6 +310,25 @@ def test_runs_of_another_budget_features_or_seed_are_refused_and_the_difference_
     with pytest.raises(UsageError, match=named):
         compared(asked(store, tmp_path / "out", arms=("scratch",), seeds=1, given={"mine": [tmp_path / "mine"]}))
     assert snapshot(tmp_path) == before  # nothing was trained for it
+
+
+@pytest.mark.parametrize("name", ["mine", "scratch"])
+def test_an_arm_without_a_run_on_each_target_is_refused_by_name(
+    store: Store, whole: tuple[dict[str, Any], Path], tmp_path: Path, name: str
+) -> None:
+    given = {name: [whole[1] / "Target" / "scratch-0"]}
+    request = asked(store, tmp_path / "out", arms=("scratch",), seeds=1, targets=("Target", "Second"), given=given)
+    with pytest.raises(UsageError, match=f"Second: {name} has no run on it"):
+        compared(request)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_given_twice_does_not_count_as_two_seeds(
+    store: Store, whole: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    given = {"scratch": [whole[1] / "Target" / "scratch-0"] * 2, "mine": [whole[1] / "Target" / "scratch-1"] * 2}
+    with pytest.raises(UsageError, match="Target: scratch has seed 0 twice"):
+        compared(asked(store, tmp_path / "out", arms=("scratch",), given=given))
 
 
 def test_runs_of_another_split_are_refused_by_name(tmp_path: Path) -> None:

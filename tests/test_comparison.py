@@ -10,11 +10,12 @@ import pytest
 
 from antpipe import comparison
 from antpipe.arms import TRAINED, UNTRAINED, Arm, Job, Mix, Request
+from antpipe.comparison import Finding
 from antpipe.comparison_table import as_markdown, as_text
 from antpipe.config import CompareConfig, ModelConfig, RaceConfig, TrainConfig
 from antpipe.errors import DataError, IntegrityError
 from antpipe.store import Store
-from antpipe.verdict import holm
+from antpipe.verdict import Difference, holm
 
 USERS = 60
 CONFIG = CompareConfig(resamples=300)
@@ -141,7 +142,28 @@ def test_ranks_of_other_positions_are_refused_by_name(tmp_path: Path) -> None:
     write_ranks(jobs[0], 0.5)
     write_ranks(jobs[1], 0.5, users=USERS - 1)
     with pytest.raises(IntegrityError, match=r"b/ranks-One-test\.parquet: its positions differ from those of scratch"):
-        comparison.load_ranks(jobs)
+        comparison.load_ranks(jobs, Store(tmp_path))
+
+
+def test_the_next_command_after_wrong_ranks_of_a_baseline_makes_them_anew(tmp_path: Path) -> None:
+    jobs = [Job(SCRATCH, "One", 0, tmp_path / "a"), Job(MARKOV, "One", 0, tmp_path / "b")]
+    write_ranks(jobs[0], 0.5)
+    write_ranks(jobs[1], 0.5, users=USERS - 1)
+    with pytest.raises(IntegrityError) as caught:
+        comparison.load_ranks(jobs, Store(tmp_path))
+    assert caught.value.next_command == f"rm {tmp_path / 'b' / 'ranks-One-test.parquet'}, then the same command"
+
+
+def test_a_target_with_a_single_user_does_not_take_the_verdict_from_the_others() -> None:
+    many, one = (
+        {key: Difference(0.5, p=p) for key in ("recall@10", "ndcg@10")} for p in (0.001, None)
+    )  # fmt: skip
+    family = [
+        Finding(target, "finetune", metric, found)
+        for target, by_metric in (("One", one), ("Two", many)) for metric, found in by_metric.items()
+    ]  # fmt: skip
+    comparison.correct(family)
+    assert [finding.corrected for finding in family] == [None, None, 0.002, 0.002]
 
 
 def test_a_run_judged_by_other_protocols_is_refused_by_name(tmp_path: Path) -> None:

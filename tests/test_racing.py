@@ -12,9 +12,11 @@ import torch
 from antpipe import checkpoint, data, racing, runs
 from antpipe.config import CANDIDATES, RaceConfig
 from antpipe.data import Examples, examples
-from antpipe.errors import DataError, UsageError
-from antpipe.racing import DECISION, FOLDER, STAGES_OF, read_decision, run_auto, rungs, survivors
+from antpipe.errors import AntpipeError, DataError, DivergedError, UsageError
+from antpipe.race_folder import DECISION, FOLDER, read_decision
+from antpipe.racing import STAGES_OF, run_auto, rungs, survivors
 from antpipe.store import Sequences, Store
+from antpipe.store_lock import alone
 
 from .commands import run
 from .trainable import MODEL, TRAINING, WIDTHS, make_trainable, train_quickly
@@ -230,6 +232,76 @@ def test_a_finished_race_is_not_run_again_and_another_one_is_refused(
         auto(place, out, config=replace(FOUR, seed=1))
     assert (out / "checkpoint.json").stat().st_mtime_ns == stamp
     assert read_decision(out) == first[2]
+
+
+def test_a_race_is_not_gone_on_with_under_other_settings(
+    place: tuple[Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(racing, "finish_best", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            auto(place, tmp_path / "auto")
+    with pytest.raises(UsageError, match="unfinished race of other candidates, settings or data"):
+        auto(place, tmp_path / "auto", config=replace(FOUR, lr=0.1), resume=True)
+    auto(place, tmp_path / "auto", resume=True)
+
+
+def test_a_race_whose_winner_was_replaced_is_not_taken_for_finished(place: tuple[Store, Path], tmp_path: Path) -> None:
+    two = {"config": replace(TRAINING, epochs=2), "race": RaceConfig(candidates=("scratch",))}
+    done, _, decision = auto(place, tmp_path / "auto", **two)
+    assert decision["weights_sha256"] == done.weights_sha256
+    path = tmp_path / "auto" / "checkpoint.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"weights_sha256": "0" * 64}))
+    with pytest.raises(UsageError, match="holds another run"):
+        auto(place, tmp_path / "auto", **two)
+
+
+def test_two_races_in_one_folder_are_refused(place: tuple[Store, Path], tmp_path: Path) -> None:
+    with alone(tmp_path / "auto", "run"), pytest.raises(AntpipeError, match="run is being written by process"):
+        auto(place, tmp_path / "auto")
+
+
+def diverging(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let these candidates diverge in their last epoch."""
+    real = racing.train_until
+
+    def train_until(legs: Any, epochs: int, request: Any) -> None:
+        if epochs == FOUR.epochs and legs[-1].folder.name in names:
+            raise DivergedError("the loss is nan")
+        real(legs, epochs, request)
+
+    monkeypatch.setattr(racing, "train_until", train_until)
+
+
+def test_where_the_best_diverges_after_the_last_rung_the_next_best_is_chosen(
+    place: tuple[Store, Path], whole: tuple[Any, Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = whole[0][2]["rungs"][-1]["scores"]
+    first, second = sorted(scores, key=lambda name: -scores[name])[:2]
+    diverging(monkeypatch, first)
+    done, _, decision = auto(place, tmp_path / "auto")
+    assert (decision["chosen"], decision["left_out"]) == (second, {first: "the loss is nan"})
+    assert decision["why"].endswith(f"; {first} diverged later")
+    assert done.stage == STAGES_OF[second][-1]
+
+
+def test_where_all_diverge_the_next_command_is_that_of_the_race(
+    place: tuple[Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diverging(monkeypatch, *CANDIDATES)
+    with pytest.raises(DivergedError, match="every candidate diverged") as caught:
+        auto(place, tmp_path / "auto")
+    assert str(caught.value.next_command).startswith(f"antpipe train --stage auto --domains Target --from {place[1]}")
+    assert f"--out {tmp_path / 'auto'} … --force" in str(caught.value.next_command)
+
+
+def test_a_race_has_no_limit_of_steps(place: tuple[Store, Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--limit-steps does not go with --stage auto"):
+        auto(place, tmp_path / "auto", config=replace(FOUR, limit_steps=3))
+    assert not (tmp_path / "auto").exists()
 
 
 def test_a_candidate_that_cannot_read_the_target_is_left_out_by_name(place: tuple[Store, Path], tmp_path: Path) -> None:

@@ -12,9 +12,13 @@ from antpipe.baselines.markov import markov
 from antpipe.baselines.popularity import popularity
 from antpipe.baselines.scores import Scorer, rank_scores
 from antpipe.baselines.text_nearest import text_nearest, tfidf_nearest
-from antpipe.data import Examples, examples
+from antpipe.catalogue import load_catalogue
+from antpipe.data import examples
 from antpipe.errors import DataError
-from antpipe.ranking import PROTOCOLS, Ranks, summary
+from antpipe.evaluate import write_ranks
+from antpipe.ranking import summary
+from antpipe.runs import nothing
+from antpipe.slices import groups, slice_figures, training_counts
 from antpipe.store import Domain, Store, digest, write_json
 
 VERSION = 1  # raise it when a baseline's scores change
@@ -39,7 +43,8 @@ def baseline_fingerprint(store: Store, name: str, domain: str) -> str:
 def judge_baseline(store: Store, name: str, domain: str, folder: Path, split: str = "test") -> dict[str, Any]:
     """Rank the targets of a split by a baseline, one of BASELINES, fitted on the training part.
 
-    Writes the two files to `folder` and returns what the JSON holds, as evaluate_run does for a run.
+    Writes the two files to `folder` and returns what the JSON holds, as evaluate_run does for a run, and the `seconds`
+    of fitting and ranking; there are no slices by modality.
     """
     place = store.domain(domain)
     part = examples(place.sequences(), split)
@@ -50,28 +55,14 @@ def judge_baseline(store: Store, name: str, domain: str, folder: Path, split: st
     _, make = BASELINES[name]
     ranks = rank_scores(make(place), part, place.rows())
     seconds = time.perf_counter() - began
+    counts = training_counts(place.sequences(), place.rows())
+    divided = groups(part, counts, load_catalogue(store, [domain], (), nothing), domain, ())
     result = {
         "domain": domain, "split": split, "stage": name, "run_fingerprint": fingerprint,
-        "items": place.rows(), **summary(ranks), "seconds": seconds,
+        "items": place.rows(), "users": len(np.unique(part.user)), "approximate": False, "index": {"kind": "exact"},
+        **summary(ranks), "slices": slice_figures(ranks, part.user, divided), "seconds": seconds,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    write_ranks(folder, f"{domain}-{split}", part, ranks)
+    write_ranks(folder / f"ranks-{domain}-{split}.parquet", part, ranks, counts)
     write_json(folder / f"evaluation-{domain}-{split}.json", result)
     return result
-
-
-def write_ranks(folder: Path, name: str, part: Examples, ranks: Ranks) -> None:
-    """The rank of every position, as a run's evaluation leaves it; null beyond the deepest cutoff."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns: dict[str, Any] = {
-        "user": part.user, "position": (part.end - part.start).astype(np.int32),
-        "target": part.targets().astype(np.int32), "seen": ranks.seen,
-    }  # fmt: skip
-    for protocol in PROTOCOLS:
-        values = ranks.by_protocol[protocol]
-        columns[f"rank_{protocol}"] = pa.array(values, mask=np.isinf(values))
-    scratch = folder / f".ranks-{name}.parquet"
-    pq.write_table(pa.table(columns), scratch, compression="zstd")
-    scratch.replace(folder / f"ranks-{name}.parquet")

@@ -64,13 +64,13 @@ def compare(
         tuple(names(sources, "--sources")) if sources else (), runs, common.toml.get("stage", {}),
     )  # fmt: skip
     if dry_run:
-        rows = what_would_be_done(request)
+        rows = what_would_be_done(request, force=force)
         common.show(rows, show.to_do(rows))
         return
     try:
         found = run_comparison(request, force=force, notice=notice, watch=progress)
     except KeyboardInterrupt:
-        notice("next: the same command goes on from here")
+        notice(f"next: the same command{' without --force' if force else ''} goes on from here")
         raise
     common.show(found, f"{as_text(found)}\n\n{out / OUTCOME}.json, {out / OUTCOME}.md")
 

@@ -80,11 +80,12 @@ def train_auto(
     force: bool,
 ) -> None:
     """Race the stages for a target and say which one was chosen, and why."""
-    from antpipe.racing import run_auto, rungs
+    from antpipe.racing import check_limits, run_auto, rungs
 
     config, own_stages = request["config"], request.pop("own_stages")
     if own_stages:
         notice(f"--stage auto chooses among {', '.join(race.candidates)}; your own stages take no part")
+    check_limits(config)
     if dry_run:
         marks = rungs(config.epochs, config.eval_every, race.first_rung)
         plan = {"candidates": race.candidates, "rungs": marks, "epochs": config.epochs}

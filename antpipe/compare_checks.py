@@ -1,0 +1,163 @@
+"""What `antpipe compare` refuses: runs that are not comparable, before anything is trained as far as possible."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from antpipe import checkpoint
+from antpipe.arms import CONTROL, GIVEN, RACED, TRAINED, UNTRAINED, Job, Request
+from antpipe.baselines.judge import baseline_fingerprint
+from antpipe.checkpoint import DESCRIPTION, Checkpoint
+from antpipe.config import WITHOUT_EFFECT, TrainConfig
+from antpipe.data import examples
+from antpipe.errors import DataError, UsageError
+from antpipe.racing import check_limits
+from antpipe.runs import nothing, plan_run
+from antpipe.settings import flag_name, from_json, to_json
+
+SPLIT = "test"
+
+
+def check_request(request: Request, work: Sequence[Job], *, force: bool) -> None:
+    """Refuse what can be known to fail before anything is trained."""
+    names = {job.arm.name for job in work}
+    if not request.targets or len(set(request.targets)) != len(request.targets):
+        raise UsageError("--target: give each target once")
+    for target in request.targets:
+        if not len(examples(request.store.domain(target).sequences(), SPLIT)):
+            raise DataError(f"domain {target}: no position to predict in split {SPLIT}")
+    if CONTROL not in names and any(job.arm.judged for job in work):
+        raise UsageError(f"a verdict on transfer needs the control: add {CONTROL} to --arms, or --run {CONTROL}=RUN")
+    for job in work:
+        if job.arm.kind == UNTRAINED:
+            baseline_fingerprint(request.store, job.arm.name, job.target)
+    check_seeds(request, work)
+    if any(job.arm.judged and job.arm.model.init == "authors" for job in work):
+        raise UsageError(
+            f"--init authors: {CONTROL} and the arms that start from a run would begin with other first values",
+            "the same command with --init xavier",
+        )
+    check_alike(request, work, force=force, pretrained=False)
+
+
+def planned(job: Job, request: Request) -> Checkpoint:
+    """What a run would be, by its description."""
+    return plan_run(
+        request.store, [job.target], job.arm.stage, model_config=job.arm.model, config=job.training(),
+        source=job.arm.mix.folder if job.arm.mix else None, own_stages=request.own_stages, notice=nothing,
+    ).described  # fmt: skip
+
+
+def as_control(job: Job, request: Request) -> Checkpoint:
+    """What the control would be with the settings of a raced run, whose stage is not known before the race."""
+    return plan_run(
+        request.store, [job.target], CONTROL, model_config=job.arm.model, config=job.training(), source=None,
+        own_stages=request.own_stages, notice=nothing,
+    ).described  # fmt: skip
+
+
+def check_seeds(request: Request, work: Sequence[Job]) -> None:
+    """All arms but those without training have runs on each target, with equal seeds, each once."""
+    names = {job.arm.name for job in work if job.arm.kind != UNTRAINED}
+    for target in request.targets:
+        by_arm: dict[str, list[int]] = {}
+        for job in work:
+            if job.target == target and job.arm.kind != UNTRAINED:
+                by_arm.setdefault(job.arm.name, []).append(job.seed)
+        for name in sorted(names - by_arm.keys()):
+            raise UsageError(f"{target}: {name} has no run on it", f"add one a seed to --run {name}=…")
+        first = CONTROL if CONTROL in by_arm else next(iter(by_arm), CONTROL)
+        for name, seeds in by_arm.items():
+            for seed in seeds:
+                if seeds.count(seed) > 1:
+                    raise UsageError(f"{target}: {name} has seed {seed} twice; each seed counts once")
+            if sorted(seeds) != sorted(by_arm[first]):
+                raise UsageError(
+                    f"{target}: {name} has the seeds {told(seeds)}, {first} has {told(by_arm[first])}; "
+                    "only equal seeds are compared"
+                )
+
+
+def check_alike(request: Request, work: Sequence[Job], *, force: bool, pretrained: bool) -> None:
+    """Refuse runs that differ from their target's control in catalogue, split, features, model or budget: those handed
+    in, and those that are to be trained or were, as far as what they start from is there.
+
+    pretrained: this command has pre-trained its mixes; before that, with force, those in their folders do not count.
+    """
+    for target in request.targets:
+        there: list[tuple[Job, Checkpoint]] = []
+        for job in sorted((job for job in work if job.target == target), key=lambda job: job.arm.name != CONTROL):
+            if job.arm.kind == GIVEN:
+                there.append((job, checkpoint.describe(job.folder)))
+                check_current(request, job, there[-1][1])
+            elif job.arm.kind == RACED and job.arm not in [other.arm for other, _ in there]:
+                check_limits(job.training())
+                there.append((job, as_control(job, request)))
+            elif job.arm.kind == TRAINED and job.arm not in [other.arm for other, _ in there]:
+                mix = job.arm.mix
+                if mix and ((force and mix.to_train and not pretrained) or not (mix.folder / DESCRIPTION).exists()):
+                    continue
+                there.append((job, planned(job, request)))
+                if not force:
+                    check_finished(job, there[-1][1])
+        alike = [pair for pair in there if pair[0].arm.alike]
+        for job, described in alike[1:]:
+            first, control = alike[0]
+            found = unlike(described, control, target)
+            if found:
+                raise UsageError(
+                    f"{target}: {job.arm.name} ({job.folder}) and {first.arm.name} ({first.folder}) "
+                    f"are not comparable: {'; '.join(found)}"
+                )
+
+
+def check_current(request: Request, job: Job, described: Checkpoint) -> None:
+    """Refuse a run handed in whose target was another catalogue or split, or had other features, than now."""
+    place = request.store.domain(job.target)
+    for artefact, fingerprint in described.domains[job.target].items():
+        if place.entry(artefact)["fingerprint"] != fingerprint:
+            raise DataError(
+                f"{job.folder} was trained on other {named(artefact)} of {job.target} than are in {request.store.root}"
+            )
+
+
+def check_finished(job: Job, wanted: Checkpoint) -> None:
+    """Refuse a folder of this comparison that holds a run with other settings; they are named."""
+    if (job.folder / DESCRIPTION).exists():
+        found = checkpoint.describe(job.folder)
+        if found.fingerprint != wanted.fingerprint:
+            differing = unlike(found, wanted, job.target) or ["another run to start from"]
+            raise UsageError(
+                f"{job.folder} holds another run: {'; '.join(differing)}", "name another --out, or add --force"
+            )
+
+
+def named(artefact: str) -> str:
+    return "sequences (catalogue, split or --max-len)" if artefact == "sequences" else f"{artefact} features"
+
+
+def unlike(one: Checkpoint, other: Checkpoint, target: str) -> list[str]:
+    """What sets two runs on a target apart besides their stage and seed, a phrase each."""
+    found = []
+    mine, theirs = one.domains.get(target, {}), other.domains.get(target, {})
+    if set(mine) != set(theirs):
+        found.append(f"reads {told(set(mine) - {'sequences'})} (not {told(set(theirs) - {'sequences'})})")
+    for artefact in [name for name in mine if name in theirs and mine[name] != theirs[name]]:
+        found.append(f"other {named(artefact)} of {target}")
+    for old, new in zip(settings_of(other), settings_of(one), strict=True):
+        for name in old | new:
+            before, now = (json.loads(json.dumps(side.get(name))) for side in (old, new))  # tuples as lists
+            if before != now and name not in (*WITHOUT_EFFECT, "seed"):
+                found.append(f"--{flag_name(name)} {told(now)} (not {told(before)})")
+    return found
+
+
+def settings_of(run: Checkpoint) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Those of model and training; what was no setting yet when the run was made is at its default."""
+    return to_json(run.model_config()), to_json(from_json(TrainConfig, run.train))
+
+
+def told(value: object) -> str:
+    if not isinstance(value, Iterable) or isinstance(value, str):
+        return str(value)
+    return ", ".join(str(part) for part in sorted(value)) or "nothing"
