@@ -5,7 +5,6 @@ import os
 import pickle
 import re
 import shutil
-import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -114,7 +113,7 @@ def test_an_interrupted_run_through_an_address_goes_on_where_it_was(tmp_path: Pa
 
     def interrupt(done: int, *_: Any) -> None:
         if done >= 3 * SIZE:
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt  # as a signal does, where it is not ignored
 
     with pytest.raises(KeyboardInterrupt):
         run(folder, TEXTS, first, engine, interrupt, read=OnlyHere(TEXTS))
