@@ -12,10 +12,10 @@ from antpipe import checkpoint, transfer
 from antpipe.catalogue import Catalogue, load_catalogue
 from antpipe.checkpoint import Checkpoint
 from antpipe.compatibility import check_fit, reads_features_of_checkpoint
-from antpipe.compiling import compile_parts, require_compiler
+from antpipe.compiling import compile_parts
 from antpipe.config import WITHOUT_EFFECT, ModelConfig, TrainConfig
 from antpipe.data import examples, sample
-from antpipe.devices import choose_device, choose_precision
+from antpipe.devices import choose_device, choose_precision, require_compiler
 from antpipe.errors import DataError, DivergedError, UsageError
 from antpipe.parallel import ALONE, World, held_by_first, of_first, together, world_of
 from antpipe.process import stopping

@@ -59,8 +59,8 @@ def ways_of(names: list[str], encoder: str, budget: int) -> dict[str, Callable[[
     from sentence_transformers import SentenceTransformer
 
     from antpipe.features.encoders import quiet
-    from antpipe.features.text_encoders import TextSettings, load_model, locate_text_encoder
-    from antpipe.features.token_batches import TextEmbedder
+    from antpipe.features.text_encoders import TextSettings, locate_text_encoder
+    from antpipe.features.token_batches import make_embedder
 
     located = locate_text_encoder(encoder, "another --encoder")
     with quiet():
@@ -76,10 +76,10 @@ def ways_of(names: list[str], encoder: str, budget: int) -> dict[str, Callable[[
     }  # fmt: skip
     found: dict[str, Callable[[list[str]], Any]] = {PLAIN: lambda texts: plain.encode(texts, show_progress_bar=False)}
     for name in names:
-        model = load_model(known[name])
+        began = time.perf_counter()
+        embedder = make_embedder(known[name])
         if known[name].compile:
-            model[0].compile(dynamic=True)
-        embedder = TextEmbedder(model, known[name])
+            print(f"antpipe {name}: {time.perf_counter() - began:.0f} s to load and compile")
         found[f"antpipe {name}"] = lambda texts, embedder=embedder: embedder(texts, lambda _: None).values
     return found
 

@@ -306,13 +306,6 @@ def test_a_very_long_text_is_what_its_beginning_is() -> None:
     assert long == pytest.approx(short, abs=2e-6)
 
 
-def test_a_compiled_encoder_is_asked_for_dynamic_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict[str, Any]] = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda _self, **given: asked.append(given))
-    make_embedder.__wrapped__(replace(PACKAGED, compile=True))
-    assert asked == [{"dynamic": True}]
-
-
 def test_the_library_prints_nothing_when_it_loads(capfd: pytest.CaptureFixture[str]) -> None:
     with quiet():
         load_model(PACKAGED)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antpipe.config import EngineConfig, TextConfig
-from antpipe.devices import choose_device, choose_precision
+from antpipe.devices import choose_device, choose_precision, require_compiler
 from antpipe.errors import DataError
 from antpipe.features.encoders import Located, least_cosine, silent, unsaid
 from antpipe.features.engines import LOCAL, PLAIN, engine_of, worker_device
@@ -150,7 +150,7 @@ def _wanted(
 ) -> TextSettings:
     """How to compute. What was decided when the artefact was built with the same parameters stands: a changed
     catalogue is no reason to compute all its vectors anew. here, device: of this process, which measures the sample,
-    and of the embedders, for which the precision is chosen."""
+    and of the embedders, for which the precision is chosen. UsageError where --compile lacks a compiler."""
     import torch
 
     entry = place.manifest().get("text", {})
@@ -159,6 +159,8 @@ def _wanted(
         precision = "fp32"
     if "recipe" in entry and entry["parameters"] == parameters:
         backend, precision = entry["recipe"]["backend"], entry["recipe"]["precision"]
+    if config.compile:
+        require_compiler(torch.device(here))
     return TextSettings(
         located=located, device=here, backend=backend, precision=precision,
         compile=config.compile and backend == "torch", prompt=config.prompt, prefix=config.prefix, dims=config.dims,
