@@ -1,14 +1,19 @@
 """What planning a catalogue's embedding costs: `python -m benchmarks.planning`. Prints memory and seconds.
 
-The process that plans, and hands out shards, keeps something for each item; the rest of its memory does not grow.
+The process that plans, and hands out shards, keeps something for each item, and for each picture; the rest of its
+memory does not grow. Names of pictures are as long as those that fetch-images gives; their files need not be there.
 """
 
 import argparse
 import resource
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
+from antpipe.features.picture_lists import PictureLists
+from antpipe.features.pictures import Picture, first_of_each_item, hashed, listed_pictures, pictures_digest
 from antpipe.features.shards import cut, plan_rows
 
 
@@ -17,11 +22,38 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def kept() -> int:
+    """Bytes of memory this process has now (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def list_pictures(count: int) -> None:
+    """Do with the names of so many pictures, one an item, what embed-image does before it embeds."""
+    before, begun = kept(), time.monotonic()
+
+    def found() -> list[Picture]:
+        names = ([f"pictures/{number % 256:02x}/{number:040x}.jpg"] for number in range(count))
+        return first_of_each_item(listed_pictures(Path("/store/domain"), list(names)), 4)
+
+    pictures = [replace(one, sha256=f"{one.row:064x}") for one in hashed(found())]
+    pictures_digest(pictures)
+    assert found() == pictures  # as embed-image compares them with the items, later
+    lists = PictureLists.of(pictures, count)
+    assert lists.content.any()
+    seconds = time.monotonic() - begun
+    print(f"{count:,} pictures: {(kept() - before) / count:.0f} bytes a picture, at most "
+          f"{(peak() - before) / count:.0f}, {seconds:.1f} s")  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=5_000_000)
+    parser.add_argument("--pictures", type=int, help="list so many pictures instead")
     parser.add_argument("--shard-size", type=int, default=8192)
     asked = parser.parse_args()
+    if asked.pictures:
+        list_pictures(asked.pictures)
+        return
     before, begun = peak(), time.monotonic()
     content = np.random.default_rng(0).integers(0, 256, (asked.items, 16), dtype=np.uint8)
     plan = plan_rows(content)

@@ -36,7 +36,7 @@ MOST_PROCESSES = 16
 CHANGED = "not what it was when its content was hashed"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """A picture file. sha256: what its content must be; None where it could not be read when it was hashed.
 

@@ -141,7 +141,8 @@ def _fetched(place: Domain) -> list[Picture]:
     if state.status == "stale":
         raise DataError(f"domain {place.name}: pictures is stale: {state.why}", state.next_command)
     rows = place.table("pictures", ["item", "file", "state"]).to_pylist()
-    return [Picture(row["item"], row["file"], place.path / row["file"]) for row in rows if row["state"] == "ok"]
+    folder = place.path.absolute()
+    return [Picture(row["item"], row["file"], str(folder / row["file"])) for row in rows if row["state"] == "ok"]
 
 
 def _with_folder(place: Domain, config: ImageConfig) -> str:

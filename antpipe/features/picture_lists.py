@@ -42,7 +42,7 @@ class PictureLists:
         """pictures: hashed."""
         ordered = sorted(pictures, key=lambda one: (one.row, one.sha256 or "", one.name))
         counts = np.bincount([one.row for one in ordered], minlength=rows)
-        sources = [Source(str(one.path.absolute()), one.sha256) for one in ordered]
+        sources = [Source(one.path, one.sha256) for one in ordered]
         return PictureLists(np.concatenate([[0], np.cumsum(counts)]), [one.name for one in ordered], sources)
 
     def __call__(self, shard: Shard) -> list[list[Source]]:

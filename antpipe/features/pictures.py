@@ -19,11 +19,12 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 # Resizing the short side of a longer strip to an encoder's input could take gigabytes, and nothing could be seen on it.
 LONGEST = 20
+HASHED_AT_ONCE = 4096  # pictures
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Picture:
-    """A file that shows the item of this row.
+    """A file that shows the item of this row. All of a catalogue are in memory, so a path is no Path.
 
     name: how it is told to the user and in the digest. sha256: of its content, None before it was read (`hashed`) and
     where it cannot be read.
@@ -31,7 +32,7 @@ class Picture:
 
     row: int
     name: str
-    path: Path
+    path: str
     sha256: str | None = field(default=None, compare=False)
 
 
@@ -51,7 +52,8 @@ def decoder_name() -> str:
 
 def listed_pictures(root: Path, files: Sequence[Sequence[str]]) -> list[Picture]:
     """files: for each row, paths relative to `root`."""
-    return [Picture(row, name, root / name) for row, names in enumerate(files) for name in names]
+    folder = root.absolute()
+    return [Picture(row, name, str(folder / name)) for row, names in enumerate(files) for name in names]
 
 
 def folder_pictures(folder: Path, item_ids: Sequence[str]) -> list[Picture]:
@@ -62,7 +64,7 @@ def folder_pictures(folder: Path, item_ids: Sequence[str]) -> list[Picture]:
     """
     row_of = {item_id: row for row, item_id in enumerate(item_ids)}
     found: list[tuple[int, int, str, Path]] = []
-    for path in folder.iterdir():
+    for path in folder.absolute().iterdir():
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
             continue
         numbered = re.fullmatch(r"(.+)_([0-9]+)", path.stem, re.DOTALL)
@@ -70,7 +72,7 @@ def folder_pictures(folder: Path, item_ids: Sequence[str]) -> list[Picture]:
             found.append((row_of[path.stem], 1, path.name, path))
         elif numbered and numbered[1] in row_of:
             found.append((row_of[numbered[1]], int(numbered[2]), path.name, path))
-    return [Picture(row, name, path) for row, _, name, path in sorted(found)]
+    return [Picture(row, name, str(path)) for row, _, name, path in sorted(found)]
 
 
 def first_of_each_item(pictures: Sequence[Picture], most: int) -> list[Picture]:
@@ -89,13 +91,16 @@ def hashed(pictures: Sequence[Picture]) -> list[Picture]:
 
     def with_hash(picture: Picture) -> Picture:
         try:
-            with picture.path.open("rb") as stream:
+            with Path(picture.path).open("rb") as stream:
                 return replace(picture, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
         except OSError:  # told to the user when the picture is to be embedded
             return replace(picture, sha256=None)
 
+    found: list[Picture] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(with_hash, pictures))
+        for start in range(0, len(pictures), HASHED_AT_ONCE):  # what waits for a thread takes more than a picture
+            found += pool.map(with_hash, pictures[start : start + HASHED_AT_ONCE])
+    return found
 
 
 def pictures_digest(pictures: Sequence[Picture]) -> str:
