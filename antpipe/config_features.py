@@ -151,7 +151,7 @@ class TextConfig(Config):
         most=1,
     )  # fmt: skip
     backend: str = setting("torch", "what runs the encoder", ("torch", "onnx", "openvino"))
-    compile: bool = setting(False, "let torch compile the encoder: slower to start, faster then")
+    compile: bool = setting(False, "let torch compile the encoder: for large catalogues; needs a C++ compiler")
     token_budget: int = setting(2048, "tokens a step, padding included", least=1)
     shard_size: int = setting(8192, "texts that are computed and kept together: what a kill costs at most", least=1)
 
