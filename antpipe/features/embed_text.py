@@ -43,6 +43,7 @@ MACHINE = ("device", "compile", "token_budget", "shard_size")
 SAMPLE = 64  # texts whose vectors are compared with those of fp32
 SAME = 0.9999  # cosine of vectors in fp32 that differ in rounding alone
 SHARD_BYTES = 1 << 25  # of text, at most: a shard is in memory as a whole
+BATCHING = 2  # how texts of a shard come together in batches; a higher number where that changes
 
 
 def embed_text(
@@ -183,7 +184,7 @@ def _open(work: Work, config: TextConfig, device: str, at: str | None) -> ShardF
     """The folder of what an interrupted run finished of this very work. device: of the embedders; at: --shards."""
     settings = {
         **recipe(work.wanted), "id_table": work.place.entry("items")["id_table"], "device": device,
-        "compile": work.wanted.compile, "token_budget": work.wanted.token_budget,
+        "compile": work.wanted.compile, "token_budget": work.wanted.token_budget, "batching": BATCHING,
         "shard": [work.shard_size, SHARD_BYTES], "asked": [config.precision, config.min_cosine],
         "libraries": {name: version(name) for name in ("torch", "transformers", "sentence-transformers")},
     }  # fmt: skip
