@@ -182,7 +182,8 @@ def read_catalogue(path: Path, wanted: set[str], text_fields: tuple[str, ...], r
     """The wanted items of a metadata file. Of several lines of an item the first counts, the others are duplicates."""
     ids: set[str] = set()
     parts, rows, form, good = [], [], "", 0
-    for product in chain.from_iterable(products for _, products in read_records(path, product_layout, rejects)):
+    pieces = (piece for _, some in read_records(path, product_layout, list, rejects) for piece in some)
+    for product in chain.from_iterable(pieces):
         form = form or product_format(product)
         good += 1
         if product.item in wanted and product.item not in ids:
