@@ -43,7 +43,15 @@ def test_a_block_is_decoded_as_its_lines_are_or_left_to_them(lines: list[bytes])
 
 def test_two_objects_in_a_line_and_one_over_two_lines_are_no_block() -> None:
     one = b'{"reviewerID":"a","asin":"x","unixReviewTime":1}'
-    for end in (b"\n}", b',"m":[{}\n{}]}', b',"m":[{},\n{}]}', b',"m":"}\n{"}', b',"m":{"}\n{":1}}', b',"m":\n{}}'):
+    for end in (
+        b"\n}",
+        b',"m":[{}\n]}',
+        b',"m":[{}\n{}]}',
+        b',"m":[{},\n{}]}',
+        b',"m":"}\n{"}',
+        b',"m":{"}\n{":1}}',
+        b',"m":\n{}}',
+    ):
         assert decode_block(block_of([one + one, *(one[:-1] + end).split(b"\n")]), DECODER) is None
     assert decode_block(block_of([one, one]), DECODER) is not None
 

@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from antpipe.errors import DataError, UsageError
-from antpipe.features.ingest.clean import drop_duplicate_lines
 from antpipe.features.ingest.lines import ahead, block_of
 from antpipe.features.ingest.ratings import FORMATS, Row, find_columns, read_ratings
 from antpipe.features.ingest.readers import (
@@ -76,7 +74,7 @@ def read_reviews(
     if len(files) == len(SPLITS):
         announce("train, valid and test become one table; build-sequences keeps their split unless told otherwise")
         every = every.with_columns(pl.Series("split", np.repeat(range(len(files)), good), pl.Int8))
-    table = drop_duplicate_lines(every)
+    table = every.filter("is_first").drop("is_first")
     facts = line_facts(", ".join(dict.fromkeys(forms)), sum(map(rejects.count, files)), len(every), len(table))
     if len(files) > 1:
         facts["parts"] = parts
@@ -99,7 +97,7 @@ def _lines(path: Path, request: Request, rejects: Rejects) -> tuple[list[str], G
         return [places.about], _of_rows(read_ratings(path, places, rejects, limit))
     form = [""]
 
-    def columns_of(reviews: list[Review]) -> pa.RecordBatch:
+    def columns_of(reviews: list[Review]) -> pl.DataFrame:
         form[0] = form[0] or review_format(reviews[0])
         return columns(
             [review.user for review in reviews],
