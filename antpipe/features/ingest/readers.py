@@ -30,7 +30,7 @@ T = TypeVar("T", bound=Struct)
 Kept = TypeVar("Kept")
 EXCERPT = 200
 BRACES = b"{}"
-PIECE = 1_000  # lines that are decoded in one go
+PIECE = 2_000  # lines that are decoded in one go
 
 Id = Annotated[str, Meta(min_length=1)]
 # Times beyond the year 5000 are milliseconds taken for seconds, or no times at all.
