@@ -40,7 +40,7 @@ ROWS_AT_ONCE = 10_000
 class Reviews:
     """Distinct review lines in file order: INTERACTIONS, where user_id and item_id are places in `users`, `items`.
 
-    With numbers instead of ids a line takes 28 bytes. Those of several files have `split`, the place of their file.
+    With numbers instead of ids a line takes 20 bytes. Those of several files have `split`, the place of their file.
     facts: for the report.
     """
 
