@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from antpipe.errors import DataError
 from antpipe.features.ingest import lines as lines_module
 from antpipe.features.ingest import readers
-from antpipe.features.ingest.amazon import ingest_amazon
+from antpipe.features.ingest.amazon import hashing, ingest_amazon
 from antpipe.features.ingest.lines import WAITING, ahead, block_of, join
 from antpipe.features.ingest.readers import MALFORMED, Rejects, Review2018, decode, read_records, require_utf8
-from antpipe.store import Store
+from antpipe.store import Store, file_sha256
 
-from .releases import UNDESCRIBED, encode, publish, review, snapshot
+from .releases import UNDESCRIBED, encode, publish, review, small_shop, snapshot
 from .test_ingest_amazon_fuzz import NOISE, mutate
 
 DECODER = msgspec.json.Decoder(Review2018)
@@ -212,3 +212,36 @@ def test_a_run_that_is_stopped_while_it_reads_leaves_the_store_as_it_was(tmp_pat
     assert process.returncode == (130 if stop == signal.SIGINT else -signal.SIGKILL), said
     assert time.monotonic() - began < 30
     assert snapshot(store.root) == before
+
+
+def test_files_are_hashed_while_they_are_read_and_no_longer(tmp_path: Path) -> None:
+    paths = [tmp_path / "one", tmp_path / "two"]
+    for number, path in enumerate(paths):
+        path.write_bytes(bytes([number]) * (10 << 20))
+    with hashing(paths) as hashes:
+        assert hashes() == {path: file_sha256(path) for path in paths}
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="on the way"), hashing(paths * 10**6):
+        raise RuntimeError("on the way")
+    assert threading.active_count() == before
+    with hashing([tmp_path / "none"]) as hashes, pytest.raises(DataError, match="none: cannot be read"):
+        hashes()
+
+
+LOADED = """
+import sys
+from pathlib import Path
+from antpipe.config import IngestConfig, SequenceConfig
+from antpipe.features.build_sequences import build_sequences
+from antpipe.features.ingest.amazon import hashing, ingest_amazon
+from antpipe.store import Store
+source, store = Path(sys.argv[1]), Store(Path(sys.argv[2]))
+ingest_amazon(store, source, "Shop", IngestConfig(min_user=1, min_item=1))
+build_sequences(store, ["Shop"], SequenceConfig(), warn=print)
+print(*sorted({"pandas", "pyarrow.dataset", "torch"} & set(sys.modules)))
+"""
+
+
+def test_reading_and_building_sequences_load_no_library_they_do_not_need(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", LOADED, str(small_shop(tmp_path / "in")), str(tmp_path / "store")]
+    assert subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout.strip() == ""
