@@ -32,6 +32,7 @@ from antpipe.store_files import (
     file_sha256,
     id_table_sha256,
     map_batch,
+    read_parquet,
     read_stamp,
     write_json,
 )
@@ -306,13 +307,12 @@ class Domain:
     def table(self, name: str, columns: list[str] | None = None) -> "pa.Table":
         """items, interactions, users, rejects, pictures, text_whitening … as an Arrow table."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         path = self.path / f"{name}.parquet"
         artefact = next((one for one, kind in ARTEFACTS.items() if path.name in kind.files), "items")
         self.entry(artefact)
         try:
-            return pq.read_table(path, columns=columns)
+            return read_parquet(path, columns)
         except (OSError, pa.ArrowInvalid) as error:
             raise IntegrityError(f"{path}: damaged: {error}", self.command(artefact, force=True)) from None
 

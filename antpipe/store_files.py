@@ -219,6 +219,20 @@ def read_stamp(path: Path) -> dict[str, str] | None:
     return stamp
 
 
+def read_parquet(path: Path, columns: list[str] | None) -> "pa.Table":
+    """A table with these columns, in this order (None: with all). OSError or ArrowInvalid where it is damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # Not pq.read_table, which loads pyarrow.dataset, and with it pandas where that is installed.
+    with pq.ParquetFile(path) as file:
+        unknown = set(columns or ()) - set(file.schema_arrow.names)
+        if unknown:
+            raise pa.ArrowInvalid(f"no column {', '.join(sorted(unknown))}")
+        table = file.read(columns)
+    return table if columns is None else table.select(columns)
+
+
 def map_batch(path: Path) -> "tuple[pa.RecordBatch, mmap.mmap]":
     """The one record batch of an Arrow IPC file, and the mapping that its columns are views of."""
     import pyarrow as pa

@@ -16,7 +16,7 @@ from antpipe.errors import DataError
 from antpipe.features.ingest import amazon
 from antpipe.features.ingest import lines as module
 from antpipe.features.ingest.amazon import ingest_amazon
-from antpipe.features.ingest.lines import line_hashes, read_blocks, read_lines
+from antpipe.features.ingest.lines import block_of, line_hashes, read_blocks, read_lines
 from antpipe.features.ingest.readers import MALFORMED, Review2018, decode, decode_block
 from antpipe.store import Store
 
@@ -36,16 +36,24 @@ DECODER = msgspec.json.Decoder(Review2018)
 @settings(deadline=None)
 @given(st.lists(st.lists(PIECES, min_size=1, max_size=3).map(b"".join), min_size=1, max_size=6))
 def test_a_block_is_decoded_as_its_lines_are_or_left_to_them(lines: list[bytes]) -> None:
-    found = decode_block(b"".join(line + b"\n" for line in lines), DECODER)
+    found = decode_block(block_of(lines), DECODER)
     if found is not None:
         assert found == [decode(line, DECODER) for line in lines]
 
 
 def test_two_objects_in_a_line_and_one_over_two_lines_are_no_block() -> None:
     one = b'{"reviewerID":"a","asin":"x","unixReviewTime":1}'
-    for end in (b"\n}", b',"m":[{}\n{}]}', b',"m":[{},\n{}]}', b',"m":"}\n{"}', b',"m":{"}\n{":1}}', b',"m":\n{}}'):
-        assert decode_block(one + one + b"\n" + one[:-1] + end + b"\n", DECODER) is None
-    assert decode_block(one + b"\n" + one + b"\n", DECODER) is not None
+    for end in (
+        b"\n}",
+        b',"m":[{}\n]}',
+        b',"m":[{}\n{}]}',
+        b',"m":[{},\n{}]}',
+        b',"m":"}\n{"}',
+        b',"m":{"}\n{":1}}',
+        b',"m":\n{}}',
+    ):
+        assert decode_block(block_of([one + one, *(one[:-1] + end).split(b"\n")]), DECODER) is None
+    assert decode_block(block_of([one, one]), DECODER) is not None
 
 
 def test_good_blocks_of_real_reviews_are_decoded_in_one_go(real_data: Path) -> None:
@@ -74,10 +82,10 @@ def test_lines_are_the_same_in_whatever_pieces_they_are_read(
 
 def test_equal_lines_have_equal_hashes_wherever_they_stand() -> None:
     lines = [b"first", b"", b"a line that is longer than the others", b"first", b"firs"]
-    hashes = line_hashes(b"".join(line + b"\n" for line in lines)).to_list()
+    hashes = line_hashes(block_of(lines)).to_list()
     assert hashes[0] == hashes[3]
     assert len(set(hashes)) == 4
-    assert [line_hashes(line + b"\n")[0] for line in lines] == hashes
+    assert [line_hashes(block_of([line]))[0] for line in lines] == hashes
 
 
 @pytest.mark.parametrize(
@@ -186,4 +194,4 @@ def test_a_line_is_malformed_for_the_block_where_it_is_for_itself() -> None:
     ):
         with pytest.raises(MALFORMED):
             decode(line, DECODER)
-        assert decode_block(line + b"\n", DECODER) is None
+        assert decode_block(block_of([line]), DECODER) is None

@@ -184,6 +184,13 @@ def test_an_older_file_of_the_same_catalogue_is_refused(store: Store, tmp_path: 
         store.domain("A").feature("text")
 
 
+def test_a_table_has_the_columns_asked_for_in_that_order_or_is_refused(store: Store) -> None:
+    domain = make_domain(store, "A", ITEMS)
+    assert domain.table("interactions", ["timestamp", "user"]).column_names == ["timestamp", "user"]
+    with pytest.raises(IntegrityError, match=r"users\.parquet: damaged: no column age, name"):
+        domain.table("users", ["name", "user", "age"])
+
+
 @pytest.mark.parametrize("content", [b"", b"not arrow", None])
 def test_a_damaged_or_missing_file_makes_its_artefact_stale(store: Store, content: bytes | None) -> None:
     domain = make_domain(store, "A", ITEMS)

@@ -190,15 +190,17 @@ def _read(place: Domain) -> History:
             f"domain {place.name}: it is a catalogue without interactions, so there are no sequences",
             place.command_with("items", "--interactions", "FILE"),
         )
-    users = table["user"].to_numpy()
+    # Not to_numpy and pa.array: where pandas is installed, they load it.
+    known: dict[str, NDArray[Any]] = {name: np.from_dlpack(table[name].combine_chunks()) for name in table.column_names}
+    users = known["user"]
     starts = np.flatnonzero(np.diff(users, prepend=-1))
     return History(
         place,
         users[starts].astype(np.int32),
         np.append(starts, len(users)).astype(np.int32),
-        table["item"].to_numpy(),
-        table["timestamp"].to_numpy(),
-        table["split"].to_numpy() if given else None,
+        known["item"],
+        known["timestamp"],
+        known["split"] if given else None,
         entry.get("report", {}).get("time_unit") != "order",
     )
 
@@ -253,15 +255,20 @@ def _write(
     }  # fmt: skip
     if "cuts" in parameters:
         figures |= dict(zip(("valid_from", "test_from"), parameters["cuts"], strict=True))
-    offsets = pa.array(history.offsets, pa.int32())
+    offsets = _arrow(history.offsets, pa.int32())
     batch = pa.record_batch({
-        "user": pa.array(history.user, pa.int32()),
-        "items": pa.ListArray.from_arrays(offsets, pa.array(history.items, pa.int32())),
-        "timestamps": pa.ListArray.from_arrays(offsets, pa.array(history.timestamps, pa.int64())),
-        "train_end": pa.array(train_end, pa.int32()),
-        "valid_end": pa.array(valid_end, pa.int32()),
+        "user": _arrow(history.user, pa.int32()),
+        "items": pa.ListArray.from_arrays(offsets, _arrow(history.items, pa.int32())),
+        "timestamps": pa.ListArray.from_arrays(offsets, _arrow(history.timestamps, pa.int64())),
+        "train_end": _arrow(train_end, pa.int32()),
+        "valid_end": _arrow(valid_end, pa.int32()),
     })  # fmt: skip
     with history.domain.writing("sequences", parameters) as out:
         out.arrow("sequences.arrow", batch)
         out.details |= {"rows": len(lengths), "figures": figures, **details}
     return StageResult(history.domain.name, "sequences", "built", figures)
+
+
+def _arrow(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """(N,) numbers as they lie in memory."""
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values.astype(kind.to_pandas_dtype()))])

@@ -1,10 +1,14 @@
 """Stage `ingest amazon`: the published review and metadata files of one domain become a domain of the store."""
 
 import dataclasses
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import polars as pl
@@ -27,10 +31,11 @@ from antpipe.features.ingest.tables import (
     write_domain,
 )
 from antpipe.settings import flags_of, to_json
-from antpipe.store import StageResult, Store, file_sha256
+from antpipe.store import StageResult, Store
 
 AS_PUBLISHED = AmazonConfig()
 ROWS_AT_ONCE = 10_000
+HASHED_AT_ONCE = 1 << 22  # bytes
 
 
 @dataclass(frozen=True)
@@ -74,33 +79,28 @@ def ingest_amazon(
     request = Request(store, source, domain, config, options)
     files = find_files(request)
     elsewhere = users_of(store, domain, config.drop_shared_users_from)
-    hashes = {path: _sha256(path) for path in (*files.reviews, files.metadata) if path is not None}
-    parameters = _parameters(request, list(hashes.values()), elsewhere)
-    folder = str(source.resolve())
-    if not force:
-        if target.is_fresh("items", parameters):
-            entry = target.entry("items")
-            if _malformed(entry["report"]) <= config.max_rejects:
-                return StageResult(domain, "items", "fresh", entry["statistics"] | _figures(entry["report"]))
-        require_same_source(target, parameters, folder, request.command())
-    announce(rules_told(config, config.text_fields))
-    for path in files.ignored:
-        announce(f"{path.name}: not read, {files.reviews[0].name} is")
-    interactions, items, report, rejects = read_domain(files, request, elsewhere, announce)
-    if not len(interactions):
-        raise _nothing_left(request, report)
-    report |= {"folder": folder, "limit": options.limit, "rules": rules_told(config, config.text_fields)}
-    for name, paths in (("reviews", files.reviews), ("metadata", (files.metadata,))):
-        known = [path for path in paths if path is not None]
-        if known:
-            about = {"file": [path.name for path in known], "sha256": [hashes[path] for path in known]}
-            report[name] = {key: ", ".join(values) for key, values in about.items()} | report[name]
+    with hashing([path for path in (*files.reviews, files.metadata) if path is not None]) as hashes:
+        if not force and "items" in target.manifest():
+            parameters = _parameters(request, hashes(), elsewhere)
+            if target.is_fresh("items", parameters):
+                entry = target.entry("items")
+                if _malformed(entry["report"]) <= config.max_rejects:
+                    return StageResult(domain, "items", "fresh", entry["statistics"] | _figures(entry["report"]))
+            require_same_source(target, parameters, str(source.resolve()), request.command())
+        announce(rules_told(config, config.text_fields))
+        for path in files.ignored:
+            announce(f"{path.name}: not read, {files.reviews[0].name} is")
+        interactions, items, report, rejects = read_domain(files, request, elsewhere, announce)
+        if not len(interactions):
+            raise _nothing_left(request, report)
+        sums = hashes()
+    _add_origin(report, request, files, sums)
     if dry_run:
         statistics = domain_statistics(items, interactions.rename({"user_id": "user"}))
         return StageResult(domain, "items", "would be built", statistics | _figures(report))
     statistics = write_domain(
         target,
-        parameters=parameters,
+        parameters=_parameters(request, sums, elsewhere),
         items=items,
         interactions=interactions,
         rejects=pl.DataFrame(rejects.rows, schema=REJECTS),
@@ -110,10 +110,51 @@ def ingest_amazon(
     return StageResult(domain, "items", "built", statistics | _figures(report))
 
 
-def _parameters(request: Request, hashes: list[str], elsewhere: dict[str, pl.Series]) -> dict[str, Any]:
+@contextmanager
+def hashing(paths: Sequence[Path]) -> Iterator[Callable[[], dict[Path, str]]]:
+    """Yields what waits for the sha256 of the files, which a thread works out while they are read.
+
+    Whoever leaves early ends the thread. DataError, when it is waited for, where a file cannot be read.
+    """
+    leaving = Event()
+
+    def work() -> dict[Path, str]:
+        sums = {}
+        for path in paths:
+            hashed = hashlib.sha256()
+            try:
+                with path.open("rb") as file:
+                    while not leaving.is_set() and (some := file.read(HASHED_AT_ONCE)):
+                        hashed.update(some)
+            except OSError as error:
+                raise unreadable(path, error) from None
+            sums[path] = hashed.hexdigest()
+        return sums
+
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(work)
+        try:
+            yield coming.result
+        finally:
+            leaving.set()
+
+
+def _add_origin(report: dict[str, Any], request: Request, files: Files, sums: dict[Path, str]) -> None:
+    """Tell in the report where the data come from and how they were read."""
+    rules = request.rules
+    report |= {"folder": str(request.source.resolve()), "limit": request.options.limit}
+    report |= {"rules": rules_told(rules, rules.text_fields)}
+    for name, paths in (("reviews", files.reviews), ("metadata", (files.metadata,))):
+        known = [path for path in paths if path is not None]
+        if known:
+            about = {"file": [path.name for path in known], "sha256": [sums[path] for path in known]}
+            report[name] = {key: ", ".join(values) for key, values in about.items()} | report[name]
+
+
+def _parameters(request: Request, sums: dict[Path, str], elsewhere: dict[str, pl.Series]) -> dict[str, Any]:
     """What the fingerprint covers. The files tell which of them were chosen; how many bad lines are put up with does
     not change what the good ones give."""
-    parameters = {"format": "amazon", "files": hashes, **to_json(request.rules)}
+    parameters = {"format": "amazon", "files": list(sums.values()), **to_json(request.rules)}
     del parameters["max_rejects"]
     options = to_json(request.options)
     parameters |= {name: options[name] for name in ("review_format", "limit")}
@@ -182,7 +223,8 @@ def read_catalogue(path: Path, wanted: set[str], text_fields: tuple[str, ...], r
     """The wanted items of a metadata file. Of several lines of an item the first counts, the others are duplicates."""
     ids: set[str] = set()
     parts, rows, form, good = [], [], "", 0
-    for product in chain.from_iterable(products for _, products in read_records(path, product_layout, rejects)):
+    pieces = (piece for _, some in read_records(path, product_layout, list, rejects) for piece in some)
+    for product in chain.from_iterable(pieces):
         form = form or product_format(product)
         good += 1
         if product.item in wanted and product.item not in ids:
@@ -243,10 +285,3 @@ def _sizes(interactions: pl.DataFrame) -> dict[str, int]:
         "items": interactions["item_id"].n_unique(),
         "interactions": len(interactions),
     }
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return file_sha256(path)
-    except OSError as error:
-        raise unreadable(path, error) from None

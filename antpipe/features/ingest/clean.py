@@ -39,14 +39,17 @@ def k_core(interactions: pl.DataFrame, min_user: int, min_item: int) -> tuple[pl
     the number of rounds that dropped something. The result does not depend on the order of dropping.
     """
     user, item = places(interactions["user_id"]), places(interactions["item_id"])
+    users, items = np.bincount(user), np.bincount(item)
     left = np.arange(len(interactions))
     rounds = 0
     while True:
-        users, items = user[left], item[left]
-        enough = (np.bincount(users)[users] >= min_user) & (np.bincount(items)[items] >= min_item)
+        enough = (users >= min_user)[user] & (items >= min_item)[item]
         if enough.all():
             return (interactions[left] if rounds else interactions), rounds
-        left = left[enough]
+        gone = ~enough
+        users -= np.bincount(user[gone], minlength=len(users))
+        items -= np.bincount(item[gone], minlength=len(items))
+        left, user, item = left[enough], user[enough], item[enough]
         rounds += 1
 
 

@@ -10,25 +10,27 @@ is used has the wrong type, and where a rating is not between 0 and 5. A missing
 import ast
 import json
 import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from antpipe.errors import DataError
-from antpipe.features.ingest.lines import again, line_ends, read_blocks, split
+from antpipe.features.ingest.lines import Block, again, block_of, join, read_blocks
 from antpipe.features.ingest.price import parse_price
 from antpipe.features.ingest.text import category_path, clean_brand, clean_texts, clean_title, item_text
 
 T = TypeVar("T", bound=Struct)
+Kept = TypeVar("Kept")
 EXCERPT = 200
 BRACES = b"{}"
+PIECE = 2_000  # lines that are decoded in one go
 
 Id = Annotated[str, Meta(min_length=1)]
 # Times beyond the year 5000 are milliseconds taken for seconds, or no times at all.
@@ -117,13 +119,6 @@ def product_layout(_: bytes) -> type[Product]:
     return Product
 
 
-def milliseconds(reviews: list[Review]) -> NDArray[np.int64]:
-    """(N,) times of reviews of one release, since 1970."""
-    if reviews and isinstance(reviews[0], Review2018):
-        return 1000 * np.array([review.seconds for review in reviews], np.int64)  # type: ignore[union-attr]
-    return np.array([review.milliseconds for review in reviews], np.int64)  # type: ignore[union-attr]
-
-
 def review_format(review: Review) -> str:
     return "reviews of 2014/2018" if isinstance(review, Review2018) else "reviews of 2023"
 
@@ -180,33 +175,38 @@ def decode(line: bytes, decoder: msgspec.json.Decoder[T]) -> T:
 
 
 def read_records(
-    path: Path, layout: Callable[[bytes], type[T]], rejects: Rejects, limit: int = 0
-) -> Iterator[tuple[bytes, list[T]]]:
-    """Good lines (each with its end) and what they say, many at a time; the others go to `rejects`.
+    path: Path, layout: Callable[[bytes], type[T]], keep: Callable[[list[T]], Kept], rejects: Rejects, limit: int = 0
+) -> Generator[tuple[Block, list[Kept]], None, None]:
+    """Good lines and what is kept of them, many at a time; the others go to `rejects`.
 
-    layout: the record type a line shows. The first line that shows one settles it for the file. limit: lines to read
+    layout: the record type a line shows. The first line that shows one settles it for the file. keep: makes of some
+    records what is needed of them; where it is asked, they are still in the processor's cache. limit: lines to read
     (0: all).
     DataError where the file has no good line.
     """
     decoder: msgspec.json.Decoder[T] | None = None
     good = number = 0
-    for block in read_blocks(path):
-        text, records = block, None if limit else decode_block(block, decoder)
-        if records is None:  # something is wrong with one of them
-            kept, records, lines = [], [], split(block)
-            for at, line in enumerate(lines[: limit - number] if limit else lines, number + 1):
-                try:
-                    decoder = decoder or msgspec.json.Decoder(layout(line))
-                    records.append(decode(line, decoder))
-                    kept.append(line + b"\n")
-                except MALFORMED as error:
-                    rejects.add(path, at, _reason(error), line)
-            number = min(number + len(lines), limit or sys.maxsize)
-            text = b"".join(kept)
-        else:
-            number += len(records)
-        good += len(records)
-        yield text, records
+    for every in read_blocks(path):
+        block = every.part(0, limit - number) if limit else every
+        found: list[Kept] = []
+        whole, pieces = True, [block.part(first, first + PIECE) for first in range(0, len(block), PIECE)]
+        for at, piece in enumerate(pieces):
+            records = decode_block(piece, decoder)
+            if records is None:  # something is wrong with one of its lines
+                records, lines = [], []
+                for place, line in enumerate(piece.lines(), number + 1):
+                    try:
+                        decoder = decoder or msgspec.json.Decoder(layout(line))
+                        records.append(decode(line, decoder))
+                        lines.append(line)
+                    except MALFORMED as error:
+                        rejects.add(path, place, _reason(error), line)
+                pieces[at], whole = block_of(lines), False
+            if records:
+                found.append(keep(records))
+            good += len(records)
+            number += len(piece)
+        yield block if whole else join(pieces), found
         if number == limit:
             break
     if not number:
@@ -216,7 +216,7 @@ def read_records(
         raise DataError(f"{path}:{first['line']}: {first['reason']}; no line of {number} is usable", again(path))
 
 
-def decode_block(block: bytes, decoder: msgspec.json.Decoder[T] | None) -> list[T] | None:
+def decode_block(block: Block, decoder: msgspec.json.Decoder[T] | None) -> list[T] | None:
     """What whole lines say, a record a line; None where `decode` has to look at them one by one.
 
     In one go it is twice as fast, but msgspec takes a line feed for any white space: a line could hold two objects, or
@@ -224,18 +224,23 @@ def decode_block(block: bytes, decoder: msgspec.json.Decoder[T] | None) -> list[
     but a comma could stand between these braces, and a string holds no line feed), so equal numbers say that each line
     has one.
     """
-    if decoder is None or b"\r" in block:
+    text, ends = block.text, block.ends
+    if decoder is None or text[0] != BRACES[0]:
         return None
-    text, ends = np.frombuffer(block, np.uint8), line_ends(block)
-    if block[0] != BRACES[0] or (text[ends - 1] != BRACES[1]).any() or (text[ends[:-1] + 1] != BRACES[0]).any():
+    if (text[ends - 1] != BRACES[1]).any() or (text[ends[:-1] + 1] != BRACES[0]).any():
         return None
     try:
-        if not block.isascii():
-            block.decode()  # msgspec does not look into the values it skips
-        records = decoder.decode_lines(block)
+        require_utf8(text)  # msgspec does not look into the values it skips
+        records = decoder.decode_lines(text.data)
     except MALFORMED:
         return None
-    return records if len(records) == len(ends) else None
+    return records if len(records) == len(block) else None
+
+
+def require_utf8(text: NDArray[np.uint8]) -> None:
+    """One of MALFORMED where bytes are not UTF-8. Unlike `bytes.decode`, this makes no string of them."""
+    buffers = [None, pa.py_buffer(np.array([0, len(text)])), pa.py_buffer(text)]
+    pa.Array.from_buffers(pa.large_string(), 1, buffers).validate(full=True)
 
 
 def _reason(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """The review files of a domain, of any kind, as one table of distinct lines."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -9,23 +10,23 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from antpipe.errors import DataError, UsageError
-from antpipe.features.ingest.clean import drop_duplicate_lines
-from antpipe.features.ingest.lines import line_hashes
+from antpipe.features.ingest.lines import ahead, block_of
 from antpipe.features.ingest.ratings import FORMATS, Row, find_columns, read_ratings
 from antpipe.features.ingest.readers import (
     Rejects,
     Review,
     Review2018,
     Review2023,
-    milliseconds,
     read_records,
     review_format,
     review_layout,
 )
 from antpipe.features.ingest.release_files import CSV, SPLITS, Request
-from antpipe.features.ingest.spill import Columns, Spill
+from antpipe.features.ingest.spill import Lines, Spill, columns
+from antpipe.process import short_turns
 
 LAYOUTS: dict[str, Callable[[bytes], type[Review]]] = {
     "auto": review_layout, "reviews-2018": lambda _: Review2018, "reviews-2023": lambda _: Review2023,
@@ -39,7 +40,7 @@ ROWS_AT_ONCE = 10_000
 class Reviews:
     """Distinct review lines in file order: INTERACTIONS, where user_id and item_id are places in `users`, `items`.
 
-    With numbers instead of ids a line takes 28 bytes. Those of several files have `split`, the place of their file.
+    With numbers instead of ids a line takes 20 bytes. Those of several files have `split`, the place of their file.
     facts: for the report.
     """
 
@@ -57,11 +58,12 @@ def read_reviews(
     With a limit, each file is read up to that line. DataError where no line is left.
     """
     forms, good, parts = [], [], []
-    with TemporaryFile(dir=folder_with_room(request.store.root)) as file:
+    with TemporaryFile(dir=folder_with_room(request.store.root)) as file, short_turns():
         spill = Spill(file)
         for path in files:
-            form, columns = _columns(path, request, rejects)
-            good.append(spill.read(columns))
+            form, lines = _lines(path, request, rejects)
+            with closing(ahead(lines)) as coming:
+                good.append(spill.read(coming))
             forms.append(form[0])
             malformed = rejects.count(path)
             announce(f"{path.name}: {form[0]}, {good[-1] + malformed} lines")
@@ -72,7 +74,7 @@ def read_reviews(
     if len(files) == len(SPLITS):
         announce("train, valid and test become one table; build-sequences keeps their split unless told otherwise")
         every = every.with_columns(pl.Series("split", np.repeat(range(len(files)), good), pl.Int8))
-    table = drop_duplicate_lines(every)
+    table = every.filter("is_first").drop("is_first")
     facts = line_facts(", ".join(dict.fromkeys(forms)), sum(map(rejects.count, files)), len(every), len(table))
     if len(files) > 1:
         facts["parts"] = parts
@@ -84,35 +86,40 @@ def folder_with_room(root: Path) -> Path:
     return next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
 
 
-def _columns(path: Path, request: Request, rejects: Rejects) -> tuple[list[str], Iterator[Columns]]:
+def _lines(path: Path, request: Request, rejects: Rejects) -> tuple[list[str], Generator[Lines, None, None]]:
     """What the lines of a file are, and these lines. The words come with the first good line where JSON is read."""
     wanted, limit = request.options.review_format, request.options.limit
     is_table = path.name.endswith(CSV)
     if wanted != "auto" and is_table != (wanted in FORMATS):
         raise UsageError(f"--review-format {wanted}: {path.name} is {'no ' if not is_table else ''}comma-separated")
     if is_table:
-        columns = find_columns(path, wanted, request.command())
-        return [columns.about], _of_rows(read_ratings(path, columns, rejects, limit))
+        places = find_columns(path, wanted, request.command())
+        return [places.about], _of_rows(read_ratings(path, places, rejects, limit))
     form = [""]
 
-    def of_reviews() -> Iterator[Columns]:
-        for block, reviews in read_records(path, LAYOUTS[wanted], rejects, limit):
-            form[0] = form[0] or next(map(review_format, reviews), "")
-            yield (
-                [review.user for review in reviews],
-                [review.item for review in reviews],
-                milliseconds(reviews),
-                [review.rating for review in reviews],
-                line_hashes(block),
-            )
+    def columns_of(reviews: list[Review]) -> pl.DataFrame:
+        form[0] = form[0] or review_format(reviews[0])
+        return columns(
+            [review.user for review in reviews],
+            [review.item for review in reviews],
+            milliseconds(reviews),
+            [review.rating for review in reviews],
+        )
 
-    return form, of_reviews()
+    return form, read_records(path, LAYOUTS[wanted], columns_of, rejects, limit)
 
 
-def _of_rows(rows: Iterator[Row]) -> Iterator[Columns]:
+def milliseconds(reviews: list[Review]) -> NDArray[np.int64]:
+    """(N,) times of reviews of one release, since 1970."""
+    if isinstance(reviews[0], Review2018):
+        return 1000 * np.array([review.seconds for review in reviews], np.int64)  # type: ignore[union-attr]
+    return np.array([review.milliseconds for review in reviews], np.int64)  # type: ignore[union-attr]
+
+
+def _of_rows(rows: Iterator[Row]) -> Generator[Lines, None, None]:
     while some := list(islice(rows, ROWS_AT_ONCE)):
-        lines, users, items, milliseconds, ratings = zip(*some, strict=True)
-        yield users, items, milliseconds, ratings, line_hashes(b"".join(line + b"\n" for line in lines))
+        lines, *known = zip(*some, strict=True)
+        yield block_of(lines), [columns(*known)]
 
 
 def with_ids(interactions: pl.DataFrame, reviews: Reviews) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 import mmap
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO
 
 import numpy as np
@@ -10,15 +11,22 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from antpipe.features.ingest.ids import numbered
+from antpipe.features.ingest.lines import Block, block_of, line_hashes
 
-# Of many lines: users, items, milliseconds, ratings, hashes of the lines.
-Columns = tuple[Sequence[str], Sequence[str], Sequence[int] | NDArray[np.int64], Sequence[float | None], pl.Series]
-STORED = pl.Schema(
-    {
-        "user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64, "rating": pl.Float32,
-        "line_hash": pl.UInt64,
-    }
-)  # fmt: skip
+COLUMNS = pl.Schema({"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64, "rating": pl.Float32})
+Lines = tuple[Block, list[pl.DataFrame]]  # some lines, and COLUMNS of what they say, piece by piece
+
+
+def columns(
+    users: Sequence[str], items: Sequence[str], milliseconds: Sequence[int] | NDArray[np.int64],
+    ratings: Sequence[float | None],
+) -> pl.DataFrame:  # fmt: skip
+    """COLUMNS of what some lines say, a row a line."""
+    values = (users, items, milliseconds, ratings)
+    # Not by pyarrow, which loads pandas, where that is installed, to see what lists are.
+    return pl.DataFrame(
+        [pl.Series(name, some, kind) for (name, kind), some in zip(COLUMNS.items(), values, strict=True)]
+    )
 
 
 class Spill:
@@ -26,36 +34,40 @@ class Spill:
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
-        self.writer: pa.RecordBatchFileWriter | None = None
+        nothing = self._table(block_of([]), [])
+        self.writer = pa.ipc.new_file(file, nothing.schema)
 
-    def read(self, parts: Iterator[Columns]) -> int:
+    def read(self, lines: Iterator[Lines]) -> int:
         """Take in all lines; returns how many there were."""
-        return sum(self._write(part) for part in parts)
+        return sum(self._write(*some) for some in lines)
 
-    def _write(self, columns: Columns) -> int:
-        series = [pl.Series(name, values, kind) for (name, kind), values in zip(STORED.items(), columns, strict=True)]
-        table = pl.DataFrame(series).to_arrow()
-        if self.writer is None:
-            self.writer = pa.ipc.new_file(self.file, table.schema)
-        self.writer.write_table(table)
-        return len(table)
+    def _write(self, block: Block, pieces: list[pl.DataFrame]) -> int:
+        self.writer.write_table(self._table(block, pieces))
+        return len(block)
+
+    def _table(self, block: Block, pieces: list[pl.DataFrame]) -> pa.Table:
+        known = pl.concat([COLUMNS.to_frame(), *pieces], rechunk=True)
+        return known.with_columns(line_hashes(block).alias("line_hash")).to_arrow()
 
     def table(self) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
-        """STORED with places in place of ids, and what ids these are: users and items by first appearance.
+        """COLUMNS with places in place of ids, and `is_first`: whether no line before is the same; and what ids these
+        are, users and items by first appearance.
 
+        Lines are the same where 64 bits of each are: among 100 million, two different ones share them with a
+        probability below 0.001.
         Numbers and times are mapped from the file, so their memory can be taken back at any time.
         """
-        if self.writer is None:
-            self._write(([], [], [], [], pl.Series([], dtype=pl.UInt64)))
-        assert self.writer is not None
         self.writer.close()
         self.file.flush()
         mapping = mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ)
         stored = pa.ipc.open_file(pa.py_buffer(mapping)).read_all()
         ids = {}
-        for at, name in enumerate(("user_id", "item_id")):
-            places, ids[name] = numbered(stored[name])
-            stored = stored.set_column(at, name, places.to_arrow())
-            if hasattr(mmap, "MADV_DONTNEED"):
-                mapping.madvise(mmap.MADV_DONTNEED)  # the ids are not needed again
-        return pl.DataFrame(stored), ids["user_id"].alias("user_id"), ids["item_id"].alias("item_id")
+        with ThreadPoolExecutor(1) as thread:
+            is_first = thread.submit(pl.Series(stored["line_hash"]).is_first_distinct)
+            for at, name in enumerate(("user_id", "item_id")):
+                places, ids[name] = numbered(stored[name])
+                stored = stored.set_column(at, name, places.to_arrow())
+                if hasattr(mmap, "MADV_DONTNEED"):
+                    mapping.madvise(mmap.MADV_DONTNEED)  # the ids are not needed again
+        table = pl.DataFrame(stored.drop_columns("line_hash")).with_columns(is_first.result().alias("is_first"))
+        return table, ids["user_id"].alias("user_id"), ids["item_id"].alias("item_id")
