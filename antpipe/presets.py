@@ -43,6 +43,8 @@ PRESETS: dict[str, Preset] = {
             "pretrain_lr_decay": 0.85,
             "patience": 3,
             "stride": 25,
+            # More negatives than the batch has, and none of them too often because it is popular.
+            "pretrain_drawn": 4096,
         },
     },
 }
