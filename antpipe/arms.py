@@ -78,13 +78,18 @@ class Job:
 
 @dataclass(frozen=True)
 class Request:
-    """A comparison as it was asked for. given: folders of runs by the name of their arm."""
+    """A comparison as it was asked for.
+
+    model: of the runs on a target; source_model: of what is pre-trained for them. given: folders of runs by the name
+    of their arm.
+    """
 
     store: Store
     out: Path
     targets: tuple[str, ...]
     config: CompareConfig
     model: ModelConfig
+    source_model: ModelConfig
     training: TrainConfig
     race: RaceConfig
     origins: tuple[Path, ...] = ()
@@ -125,7 +130,7 @@ def mixes(request: Request) -> list[Mix]:
     )  # fmt: skip
     for name, (domains, without) in sets.items():
         folder = request.out / PRETRAIN / name
-        found.append(Mix(name, folder, domains, request.model, training, to_train=True, without=without))
+        found.append(Mix(name, folder, domains, request.source_model, training, to_train=True, without=without))
     names = [mix.name for mix in found]
     if len(set(names)) != len(names):
         raise UsageError(f"several runs to start from are called alike: {', '.join(names)}", "rename their folders")

@@ -103,6 +103,9 @@ class TrainConfig(Config):
     section: ClassVar[str] = "train"
     epochs: int = setting(100, "passes over the training positions", least=1)
     batch_size: int = setting(2048, "training positions a step", least=1)
+    stride: int = setting(
+        1, "targets of each further window of a history beyond --max-len (1: each prefix as if it stood alone)", least=1
+    )
     lr: float = setting(1e-3, "learning rate of Adam", least=0)
     pretrain_lr_decay: float = setting(0.995, "factor on the learning rate an epoch, pretrain", least=0)
     lr_decay: float = setting(0.99, "factor on the learning rate an epoch, stages on the target", least=0)
@@ -123,6 +126,10 @@ class TrainConfig(Config):
     compile: bool = setting(False, "torch.compile the model: minutes at the start, less time a step")
     sampled_above: int = setting(50_000, "items of a target from which on the softmax is over a sample", least=1)
     drawn: int = setting(8192, "items drawn for each step of a sampled softmax, besides the batch's own", least=1)
+    pretrain_drawn: int = setting(
+        0, "items of all domains drawn for each step of pre-training as further negatives, logQ-corrected "
+        "(0: the batch's next items alone, as ANT)", least=0,
+    )  # fmt: skip
     seed: int = setting(0, "seed of weights, order and dropout", least=0)
     device: str = setting("auto", "where to compute", ("auto", "cpu", "cuda"))
     save_every: float = setting(
@@ -138,6 +145,8 @@ class TrainConfig(Config):
             raise UsageError(f"--whitened {modality}: is not among --modalities {','.join(self.modalities)}")
         if NO_MODALITY in self.modalities and len(self.modalities) > 1:
             raise UsageError(f"--modalities {','.join(self.modalities)}: {NO_MODALITY} goes with no other")
+        if self.reference and self.pretrain_drawn:
+            raise UsageError(f"--pretrain-drawn {self.pretrain_drawn}: --reference has the batch's next items alone")
 
     def features(self) -> tuple[str, ...]:
         """The modalities to read."""

@@ -20,43 +20,40 @@ PADDING_WORTH_A_BLOCK = 128
 class Windows:
     """Stretches of item sequences to train on. Window w reads `length[w]` items from `first[w]` on.
 
-    Every position has a target, the item after it, where `every[w]`; otherwise only the last one has.
+    Its last `targets[w]` positions have a target each: the item after it.
     """
 
     items: Ints  # all sequences one after the other, global item rows
     first: Ints  # (W,)
     length: Ints  # (W,)
-    every: NDArray[np.bool_]  # (W,)
-
-    def targets(self) -> Ints:
-        """Number of targets of each window, (W,)."""
-        return np.where(self.every, self.length, 1)
+    targets: Ints  # (W,)
 
 
-def training_windows(sequences: Sequence[Sequences], offsets: Ints) -> Windows:
+def training_windows(sequences: Sequence[Sequences], offsets: Ints, stride: int = 1) -> Windows:
     """All prefixes of all users' training parts, each looking back on at most max_len items.
 
     While a training part fits max_len + 1 items it is one window with a target at every position, which one
-    causal pass serves. Each later target has a window of its own: the max_len items before it, which start at
-    position 0 just as a prefix of its own would.
+    causal pass serves. Behind it, windows of max_len items serve the next `stride` targets each. With a stride of 1
+    every prefix starts at position 0, just as if it stood alone; with a longer one, long histories cost that many times
+    less, and of their prefixes some look back on up to stride - 1 items fewer than max_len.
     """
-    items, first, length, every = [], [], [], []
+    items, first, length, targets = [], [], [], []
     base = 0
     for part, offset in zip(sequences, offsets[:-1], strict=True):
         start, train = base + part.offsets[:-1], part.train_end.astype(np.int64)
         head = np.minimum(train - 1, part.max_len)  # inputs of the first window
         some = head > 0
-        first.append(start[some])
-        length.append(head[some])
-        every.append(np.ones(int(some.sum()), np.bool_))
+        step = min(stride, part.max_len)
         extra = np.maximum(train - 1 - part.max_len, 0)  # targets behind it
-        within = np.arange(extra.sum()) - np.repeat(np.cumsum(extra) - extra, extra)
-        first.append(np.repeat(start, extra) + within + 1)
-        length.append(np.full(len(within), part.max_len))
-        every.append(np.zeros(len(within), np.bool_))
+        count = -(-extra // step)  # windows for them
+        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        served = np.minimum(step, np.repeat(extra, count) - within * step)  # the last one may serve fewer
+        first += [start[some], np.repeat(start, count) + within * step + served]
+        length += [head[some], np.full(len(within), part.max_len)]
+        targets += [head[some], served]
         items.append(part.items.astype(np.int64) + offset)
         base += len(part.items)
-    return Windows(*(np.concatenate(parts) for parts in (items, first, length, every)))
+    return Windows(*(np.concatenate(parts) for parts in (items, first, length, targets)))
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ def batches(
     share: which of how many processes this is; each works on its part of every batch.
     """
     order = np.random.default_rng([seed, epoch]).permutation(len(windows.first))
-    step = (np.cumsum(windows.targets()[order]) - 1) // batch_size
+    step = (np.cumsum(windows.targets[order]) - 1) // batch_size
     for number, chosen in enumerate(np.split(order, np.flatnonzero(np.diff(step)) + 1)):
         rng = np.random.default_rng([seed, epoch, number])
         yield make_batch(windows, chosen, candidates, rng, share)
@@ -135,7 +132,7 @@ def blocks_of(windows: Windows, order: Ints) -> tuple[tuple[Block, ...], Ints]:
         column = np.arange(length.max())
         real = column < length[:, None]  # (B, L)
         place = np.where(real, first[:, None] + column, first[:, None])
-        positions = np.flatnonzero(real & (windows.every[group][:, None] | (column == length[:, None] - 1)))
+        positions = np.flatnonzero(real & (column >= (length - windows.targets[group])[:, None]))
         blocks.append(Block(windows.items[place], positions))
         targets.append(windows.items[place.reshape(-1)[positions] + 1])
     return tuple(blocks), np.concatenate(targets)

@@ -146,12 +146,13 @@ def resolve(
     toml: Mapping[str, Mapping[str, Any]],
     environment: Mapping[str, str] = os.environ,
     inherited: C | None = None,
+    preset: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> C:
-    """One config of flags (None: not given), environment, TOML sections and defaults, in this precedence.
+    """One config of flags (None: not given), environment, TOML sections, preset and defaults, in this precedence.
 
-    inherited: takes the place of the defaults (a checkpoint's settings).
+    inherited: takes the place of the defaults (a checkpoint's settings). preset: values of this section by key.
     """
-    values: dict[str, Any] = dataclasses.asdict(inherited) if inherited else {}
+    values: dict[str, Any] = (dataclasses.asdict(inherited) if inherited else {}) | dict(preset)
     for field in dataclasses.fields(config):
         variable = variable_name(config, field.name)
         if flags.get(field.name) is not None:

@@ -63,10 +63,10 @@ def fit(
 
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=config.lr, fused=True)
-    windows = training_windows(data.sequences, data.catalogue.offsets)
+    windows = training_windows(data.sequences, data.catalogue.offsets, config.stride)
     if not len(windows.first):
         raise DataError("no training position: every user has fewer than 2 items in training")
-    epoch_positions = int(windows.targets().sum()) + 1  # one more: no epoch is whole before its validation
+    epoch_positions = int(windows.targets.sum()) + 1  # one more: no epoch is whole before its validation
     size = len(data.catalogue)
     candidates = Candidates(size, drawn_items(size, pretraining, config))
     inputs_of = partial(item_inputs, data.catalogue, model.widths, device=device, precision=config.precision)
@@ -116,10 +116,10 @@ def fit(
 
 
 def drawn_items(size: int, pretraining: bool, config: TrainConfig) -> int:
-    """How many items of a catalogue each step draws besides its own: none in pre-training, all (the full softmax)
-    on a target, unless that has more than `sampled_above`."""
+    """How many items of a catalogue each step draws besides its own: `pretrain_drawn` in pre-training; all (the full
+    softmax) on a target, unless that has more than `sampled_above`."""
     if pretraining:
-        return 0
+        return min(size, config.pretrain_drawn)
     return size if size <= config.sampled_above else config.drawn
 
 
@@ -192,22 +192,31 @@ def target_loss(
     targets = torch.from_numpy(batch.targets[batch.own_targets()]).to(items.device)
     hidden = hidden_states(model, items, batch)
     if not config.reference:
-        sampled = None if batch.log_inclusion is None else torch.from_numpy(batch.log_inclusion).to(items.device)
-        return losses.full_softmax(
-            hidden, items, targets, model.config.temperature, log_inclusion=sampled, count=len(batch.targets)
-        )
+        return softmax_over_items(hidden, items, batch, model.config.temperature)
     zeros = {name: torch.zeros_like(values[:1]) for name, values in inputs.features.items()}
     nothing = {name: torch.zeros_like(there[:1]) for name, there in inputs.present.items()}
     padding = model.items(zeros, None, nothing).fused[0]
     return losses.reference_full_softmax(hidden, items, padding, targets, model.config.temperature)
 
 
+def softmax_over_items(
+    hidden: "torch.Tensor", items: "torch.Tensor", batch: Batch, temperature: float
+) -> "torch.Tensor":
+    """Cross-entropy of this process's positions among batch.items. hidden: (p, D), items: (n, D)."""
+    import torch
+
+    targets = torch.from_numpy(batch.targets[batch.own_targets()]).to(items.device)
+    sampled = None if batch.log_inclusion is None else torch.from_numpy(batch.log_inclusion).to(items.device)
+    return losses.full_softmax(hidden, items, targets, temperature, log_inclusion=sampled, count=len(batch.targets))
+
+
 def pretraining_loss(
     model: "Ant", inputs: ItemInputs, batch: Batch, config: TrainConfig, world: World = ALONE
 ) -> "torch.Tensor":
-    """In-batch InfoNCE of sequence and next item, plus the weighted image-text loss where there are both.
+    """Sequence and next item, plus the weighted image-text loss where there are both.
 
-    inputs: of this process's share of batch.items.
+    The first is InfoNCE among the batch's next items; with `pretrain_drawn`, a softmax over the batch's own items and
+    those drawn. inputs: of this process's share of batch.items.
     """
     import torch
 
@@ -219,6 +228,8 @@ def pretraining_loss(
     first, count = batch.first, len(batch.targets)
     if config.reference:
         loss = losses.reference_in_batch(hidden, fused[targets], targets, temperature)
+    elif config.pretrain_drawn:
+        loss = softmax_over_items(hidden, fused, batch, temperature)
     else:
         loss = losses.in_batch(hidden, fused[targets], targets, temperature, first, count)
     if not ("image" in vectors.parts and "text" in vectors.parts and config.image_text_weight):

@@ -34,7 +34,7 @@ def rows_of(windows: Windows, chosen: Ints, max_len: int) -> Rows:
     items, length, target = [], [], []
     for window in chosen:
         first, whole = windows.first[window], windows.length[window]
-        for n in range(1, whole + 1) if windows.every[window] else (whole,):
+        for n in range(whole - windows.targets[window] + 1, whole + 1):
             row = np.full(max_len, -1)
             row[:n] = windows.items[first : first + n]
             items.append(row)

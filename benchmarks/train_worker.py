@@ -82,7 +82,7 @@ def our_loss(stage: str, model: Ant, data: TrainingData, windows: Windows, preci
 
 def windows_of_step(windows: Windows, order: NDArray[np.int64], step: int, targets: int) -> NDArray[np.int64]:
     """Whole windows with at least `targets` targets in all, others in each step."""
-    ends = np.cumsum(windows.targets()[order])
+    ends = np.cumsum(windows.targets[order])
     start = int(np.searchsorted(ends, step * targets % max(1, int(ends[-1]) - targets)))
     before = int(ends[start - 1]) if start else 0
     return order[start : int(np.searchsorted(ends, before + targets)) + 1]

@@ -51,7 +51,7 @@ def source(store: Store) -> Path:
 def asked(store: Store, out: Path, *, origins: tuple[Path, ...] = (), **more: Any) -> Request:
     """A request for Target; `more` replaces its fields, and those of its CompareConfig."""
     own = {key: more.pop(key) for key in list(more) if key in CompareConfig.__dataclass_fields__}
-    request = Request(store, out, ("Target",), replace(SMALL, **own), MODEL, ONE_EPOCH, RaceConfig(), origins)
+    request = Request(store, out, ("Target",), replace(SMALL, **own), MODEL, MODEL, ONE_EPOCH, RaceConfig(), origins)
     return replace(request, **more)
 
 

@@ -41,7 +41,7 @@ def source(store: Store) -> Path:
 
 def asked(store: Store, out: Path, arms: tuple[str, ...], **more: Any) -> Request:
     config = CompareConfig(seeds=1, resamples=100, arms=arms)
-    request = Request(store, out, ("Target",), config, MODEL, ONE_EPOCH, RaceConfig())
+    request = Request(store, out, ("Target",), config, MODEL, MODEL, ONE_EPOCH, RaceConfig())
     return replace(request, **more)
 
 

@@ -60,7 +60,7 @@ def outcome(folder: Path, targets: dict[str, list[tuple[Arm, float]]], seeds: in
         for target in targets for arm in arms for seed in range(1 if arm.kind == UNTRAINED else seeds)
     ]  # fmt: skip
     results = [write_ranks(job, shares[job.target, job.arm.name]) for job in work]
-    request = Request(Store(folder), folder, tuple(targets), CONFIG, MODEL, TRAINING, RaceConfig())
+    request = Request(Store(folder), folder, tuple(targets), CONFIG, MODEL, MODEL, TRAINING, RaceConfig())
     return comparison.outcome(request, arms, work, results)
 
 
@@ -170,6 +170,6 @@ def test_a_run_judged_by_other_protocols_is_refused_by_name(tmp_path: Path) -> N
     job = Job(SCRATCH, "One", 0, tmp_path / "mine")
     result = write_ranks(job, 0.5)
     del result["protocols"]["unseen"]
-    request = Request(Store(tmp_path), tmp_path, ("One",), CONFIG, MODEL, TRAINING, RaceConfig())
+    request = Request(Store(tmp_path), tmp_path, ("One",), CONFIG, MODEL, MODEL, TRAINING, RaceConfig())
     with pytest.raises(DataError, match="mine was judged by the protocols all, the others by all, unseen"):
         comparison.outcome(request, [SCRATCH], [job], [result])

@@ -75,6 +75,25 @@ def test_batches_serve_every_prefix_exactly_once(first, second, max_len, batch_s
     assert set(found) == expected
 
 
+@given(lengths, st.integers(1, 6), st.integers(1, 9))
+def test_a_stride_serves_every_target_once_with_its_nearest_items_before_it(sizes, max_len, stride) -> None:
+    part = make_sequences(sizes, max_len)
+    windows = training_windows([part], np.array([0, sum(sizes)]), stride)
+    whole = sum(sizes)
+    found = served(batches(windows, 4, 0, 1, Candidates(whole, whole)), whole) if len(windows.first) else []
+    exact = {target: history for history, target in prefixes(part, 0)}
+    assert sorted(target for _, target in found) == sorted(exact)
+    for history, target in found:
+        assert history == exact[target][-len(history) :]
+        assert len(exact[target]) - len(history) < min(stride, max_len)
+
+
+def test_windows_of_a_long_history_are_as_many_as_the_stride_says() -> None:
+    part = make_sequences([32], max_len=10)  # 29 targets: 10 of the first window, 19 behind it
+    counts = {stride: len(training_windows([part], np.array([0, 32]), stride).first) for stride in (1, 5, 10, 25)}
+    assert counts == {1: 20, 5: 5, 10: 3, 25: 3}
+
+
 def test_order_of_batches_depends_on_seed_and_epoch_only() -> None:
     windows = training_windows([make_sequences([9, 7, 12, 5, 8], 6)], np.array([0, 41]))
     orders = [

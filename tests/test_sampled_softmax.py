@@ -1,17 +1,25 @@
 """The softmax over a sample of the catalogue: which items are drawn, and what that does to sums and gradients."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from antpipe.catalogue import item_inputs
 from antpipe.config import TrainConfig
-from antpipe.data import Candidates, add_drawn, batches, training_windows
-from antpipe.losses import full_softmax
-from antpipe.train import drawn_items
+from antpipe.data import Candidates, add_drawn, batches, make_batch, training_windows
+from antpipe.errors import UsageError
+from antpipe.losses import cosine_scores, full_softmax
+from antpipe.model import Ant
+from antpipe.runs import load_training_data
+from antpipe.store import Store
+from antpipe.train import drawn_items, hidden_states, pretraining_loss
 
 from .test_data import make_sequences
+from .trainable import MODEL, make_trainable
 
 TAU = 0.2
 N, D = 60, 16
@@ -95,3 +103,31 @@ def test_batches_draw_anew_each_step_and_equally_each_time() -> None:
 @pytest.mark.parametrize(("size", "pretraining", "drawn"), [(100, False, 100), (101, False, 7), (101, True, 0)])
 def test_only_a_target_above_the_stated_size_is_sampled(size: int, pretraining: bool, drawn: int) -> None:
     assert drawn_items(size, pretraining, TrainConfig(sampled_above=100, drawn=7)) == drawn
+
+
+def test_pre_training_draws_as_many_as_it_is_told() -> None:
+    drawn = [drawn_items(100, True, TrainConfig(pretrain_drawn=drawn)) for drawn in (0, 7, 1000)]
+    assert drawn == [0, 7, 100]
+
+
+def test_pre_training_with_everything_drawn_is_the_full_softmax(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    make_trainable(store, "Shop", widths={"text": 6})
+    data = load_training_data(store, ["Shop"], TrainConfig(modalities=("text",)), str)
+    windows, size = training_windows(data.sequences, data.catalogue.offsets), len(data.catalogue)
+    model = Ant(replace(MODEL, hidden_dropout=0, attention_dropout=0, gate_noise=False), {"text": 6}, max_len=10)
+    batch = make_batch(windows, np.arange(5), Candidates(size, size), np.random.default_rng(0))
+    inputs = item_inputs(data.catalogue, {"text": 6}, batch.items, device=torch.device("cpu"), precision="fp32")
+    drawn = pretraining_loss(model, inputs, batch, TrainConfig(pretrain_drawn=size))
+    items = model.items(inputs.features).fused
+    hidden = hidden_states(model, items, batch)
+    expected = torch.nn.functional.cross_entropy(
+        cosine_scores(hidden, items) / MODEL.temperature, torch.from_numpy(batch.targets)
+    )
+    assert drawn.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert pretraining_loss(model, inputs, batch, TrainConfig()).item() < drawn.item()  # fewer negatives
+
+
+def test_the_reference_has_no_further_negatives() -> None:
+    with pytest.raises(UsageError, match="--pretrain-drawn 5: --reference"):
+        TrainConfig(reference=True, pretrain_drawn=5)

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from antpipe.config import CONFIGS, EMBEDDED
+from antpipe.config import CONFIGS, EMBEDDED, ModelConfig, TrainConfig
 from antpipe.errors import UsageError
 from antpipe.parallel import world_of
+from antpipe.presets import PRESETS, find_preset
 from antpipe.settings import Config, base_type, flag_name, read_toml, resolve
 
 if TYPE_CHECKING:
@@ -51,8 +52,10 @@ class Common:
     toml: dict[str, dict[str, Any]]
     flags: dict[str, Any]  # as given, None where not
 
-    def resolve(self, config: type[C], inherited: C | None = None) -> C:
-        return resolve(config, self.flags, self.toml, inherited=inherited)
+    def resolve(self, config: type[C], inherited: C | None = None, *, on_target: bool = True) -> C:
+        """The settings of a section. on_target: with what a preset says of stages on a target alone."""
+        preset = find_preset(self.flags.get("preset"), on_target=on_target)
+        return resolve(config, self.flags, self.toml, inherited=inherited, preset=preset.get(config.section, {}))
 
     def show(self, value: Any, text: str) -> None:
         """The result on stdout, as text or as JSON; of several processes the first one shows it."""
@@ -81,6 +84,8 @@ COMMON_FLAGS = (
     ("settings", Path | None, typer.Option("--config", help="TOML file with settings")),
     ("as_json", bool, typer.Option("--json", help="print results as JSON")),
 )
+PRESETTABLE = (ModelConfig, TrainConfig)  # commands with both of these have --preset
+PRESET_FLAG = typer.Option("--preset", help=f"settings that go together, in place of defaults ({', '.join(PRESETS)})")
 
 
 def command(group: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -98,6 +103,8 @@ def command(group: typer.Typer, name: str) -> Callable[[Callable[..., None]], Ca
                     parameters.append(keyword(flag, Annotated[kind, option], False if kind is bool else None))
             else:
                 parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        if set(PRESETTABLE) <= set(configs.values()):
+            parameters.append(keyword("preset", Annotated[str | None, PRESET_FLAG], None))
 
         @wraps(function)
         def call(**given: Any) -> None:

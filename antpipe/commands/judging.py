@@ -57,10 +57,11 @@ def compare(
     folders = [Path(part) for part in names(origins, "--from")] if origins else []
     runs = given_runs(given or [])
     origin = [*folders, *(some[0] for some in runs.values())]
-    if origin:
-        model = common.resolve(ModelConfig, checkpoint.describe(origin[0]).model_config())
+    inherited = checkpoint.describe(origin[0]).model_config() if origin else None
+    model = common.resolve(ModelConfig, inherited)
+    source_model = common.resolve(ModelConfig, inherited, on_target=False)
     request = Request(
-        common.store, out, tuple(names(targets)), config, model, training, race, tuple(folders),
+        common.store, out, tuple(names(targets)), config, model, source_model, training, race, tuple(folders),
         tuple(names(sources, "--sources")) if sources else (), runs, common.toml.get("stage", {}),
     )  # fmt: skip
     if dry_run:

@@ -33,11 +33,11 @@ def train(
     from antpipe import checkpoint
     from antpipe.racing import AUTO
     from antpipe.resume import read_cost
-    from antpipe.runs import plan_run, run_stage
+    from antpipe.runs import PRETRAIN, plan_run, run_stage
     from antpipe.transfer import group_table
 
-    if source is not None:
-        model = common.resolve(ModelConfig, checkpoint.describe(source).model_config())
+    inherited = checkpoint.describe(source).model_config() if source else None
+    model = common.resolve(ModelConfig, inherited, on_target=stage != PRETRAIN)
     request: dict[str, Any] = {
         "model_config": model, "config": config, "source": source, "own_stages": common.toml.get("stage", {}),
     }  # fmt: skip

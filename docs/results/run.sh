@@ -1,0 +1,42 @@
+#!/bin/bash
+# The experiment of docs/results.md: run.sh TABLES WORK SETTING ROWS TARGET...
+#
+# TABLES holds NAME.interactions.csv.gz and NAME.items.csv.gz of Beauty, Sports, Toys and Games. Each target is a shop of
+# the first ROWS rows of its table (0: all of them); the other three, whole but for the users of the target, are the
+# sources. WORK gets a store for each target and, in WORK/SETTING-ROWS/TARGET, the comparison. SETTING: strong or ant.
+# Stopped anywhere, the same command goes on.
+set -euo pipefail
+tables=$1 work=$2 setting=$3 rows=$4
+shift 4
+
+case $setting in
+strong) flags=(--preset strong --epochs 14 --pretrain-epochs 7 --pretrain-batch-size 2048) ;;
+ant) flags=(--preset ant --epochs 30 --pretrain-epochs 10 --patience 5) ;;
+*) echo "SETTING $setting: strong or ant" >&2 && exit 2 ;;
+esac
+few=()
+[ "$rows" = 0 ] || few=(--limit "$rows" --min-item 3)
+
+ingest() { # DOMAIN and further flags
+    antpipe ingest table --domain "$1" --interactions "$tables/$1.interactions.csv.gz" \
+        --items "$tables/$1.items.csv.gz" --time-unit order "${@:2}"
+}
+
+joined() { # words, with commas between
+    local IFS=,
+    echo "$*"
+}
+
+for target in "$@"; do
+    export ANTPIPE_STORE=$work/to-$target-$rows
+    sources=()
+    for name in Beauty Sports Toys Games; do [ "$name" = "$target" ] || sources+=("$name"); done
+    ingest "$target" "${few[@]}"
+    for name in "${sources[@]}"; do ingest "$name" --drop-shared-users-from "$target"; done
+    antpipe embed-text --domains "$(joined "$target" "${sources[@]}")" --encoder packaged/all-MiniLM-L6-v2
+    antpipe build-sequences --domains "$(joined "$target" "${sources[@]}")"
+    antpipe stats
+    antpipe compare --target "$target" --sources "$(joined "${sources[@]}")" --modalities text --width 64 --seeds 3 \
+        --arms scratch,finetune,relearn,auto,sasrec,popularity,item-knn,markov,text-nearest \
+        --valid-sample 10000 --save-every 3600 --out "$work/$setting-$rows/$target" "${flags[@]}"
+done
