@@ -14,19 +14,18 @@ from typing import Any
 from antpipe import checkpoint, comparison
 from antpipe.arms import GIVEN, RACED, UNTRAINED, Job, Mix, Request, jobs, plan_arms
 from antpipe.baselines.judge import baseline_fingerprint, judge_baseline
-from antpipe.checkpoint import DESCRIPTION, Checkpoint
-from antpipe.compare_checks import SPLIT, as_control, check_alike, check_request, planned
+from antpipe.checkpoint import Checkpoint
+from antpipe.compare_checks import SPLIT, as_control, check_alike, check_request, job_there, mix_there, settled
 from antpipe.comparison_table import as_markdown
-from antpipe.config import EvaluateConfig, TrainConfig
-from antpipe.devices import choose_device, choose_precision
+from antpipe.config import EvaluateConfig
 from antpipe.errors import UsageError
 from antpipe.evaluate import evaluate_run
 from antpipe.parallel import world_of
 from antpipe.progress import Update
 from antpipe.race_folder import FOLDER, read_decision
-from antpipe.racing import run_auto, was_finished, without_next
-from antpipe.resume import COST, has_state, read_cost
-from antpipe.runs import PRETRAIN, nothing, plan_run, run_stage
+from antpipe.racing import run_auto, without_next
+from antpipe.resume import COST, FINISHED, NOTHING, UNFINISHED, has_state, read_cost
+from antpipe.runs import PRETRAIN, run_stage
 from antpipe.store import write_json
 
 OUTCOME = "comparison"  # .json and .md
@@ -75,11 +74,6 @@ def once(notice: Say) -> Say:
     return say
 
 
-def settled(training: TrainConfig) -> TrainConfig:
-    """With the precision that `auto` stands for here: it is part of a budget."""
-    return replace(training, precision=choose_precision(training.precision, choose_device(training.device)))
-
-
 def what_would_be_done(request: Request, *, force: bool) -> list[dict[str, Any]]:
     """For --dry-run: a row for each pre-training and run with its state: finished, unfinished or missing. Raises what
     run_comparison would, before it trains."""
@@ -89,49 +83,31 @@ def what_would_be_done(request: Request, *, force: bool) -> list[dict[str, Any]]
     check_request(request, work, force=force)
     rows = [
         {"target": ", ".join(mix.domains), "arm": PRETRAIN, "seed": mix.training.seed, "folder": str(mix.folder),
-         "state": state_of(mix.folder, not force and mix_is_there(mix, request), force)}
+         "state": NOTHING if force else mix_there(mix, request)}
         for mix in to_pretrain
     ]  # fmt: skip
-    begun = {mix.folder: row["state"] == "finished" for mix, row in zip(to_pretrain, rows, strict=True)}
+    begun = {mix.folder: row["state"] == FINISHED for mix, row in zip(to_pretrain, rows, strict=True)}
     for job in work:
         ready = not job.arm.mix or begun.get(job.arm.mix.folder, True)  # else what it starts from will be another run
-        state = state_of(job.folder, not force and ready and is_there(job, request), force)
         rows.append({"target": job.target, "arm": job.arm.name, "seed": job.seed, "folder": str(job.folder),
-                     "state": "finished" if job.arm.kind == GIVEN else state})  # fmt: skip
-    return rows
+                     "state": state_of(job, request, ready, force)})  # fmt: skip
+    return [row | {"state": "missing" if row["state"] == NOTHING else row["state"]} for row in rows]
 
 
-def state_of(folder: Path, finished: bool, force: bool) -> str:
-    """finished: whether what the folder holds is what was asked for."""
-    if not force and (has_state(folder) or (folder / FOLDER).exists()):
-        return "unfinished"
-    return "finished" if finished else "missing"
-
-
-def mix_is_there(mix: Mix, request: Request) -> bool:
-    if not (mix.folder / DESCRIPTION).exists():
-        return False
-    wanted = plan_run(
-        request.store, mix.domains, PRETRAIN, model_config=mix.model, config=settled(mix.training), source=None,
-        notice=nothing,
-    ).described  # fmt: skip
-    return checkpoint.describe(mix.folder).fingerprint == wanted.fingerprint
-
-
-def is_there(job: Job, request: Request) -> bool:
-    """Whether a job was done: the same run is finished, or the same baseline judged."""
+def state_of(job: Job, request: Request, ready: bool, force: bool) -> str:
+    """NOTHING, UNFINISHED or FINISHED: how far a job was done. ready: the run it starts from is there."""
+    if job.arm.kind == GIVEN:
+        return FINISHED
+    if force:
+        return NOTHING
     if job.arm.kind == UNTRAINED:
         path = request.out / job.record()
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return ranks_of(job).exists() and known.get("fingerprint") == fit_baseline(job, request)["fingerprint"]
-    if not (job.folder / DESCRIPTION).exists():
-        return False
-    if job.arm.kind == RACED and job.arm.mix:
-        return was_finished(
-            request.store, job.target, out=job.folder, model_config=job.arm.model, config=job.training(),
-            race=request.race, source=job.arm.mix.folder, reads=as_control(job, request).modalities,
-        )  # fmt: skip
-    return checkpoint.describe(job.folder).fingerprint == planned(job, request).fingerprint
+        same = known.get("fingerprint") == fit_baseline(job, request)["fingerprint"]
+        return FINISHED if same and ranks_of(job).exists() else NOTHING
+    if ready:
+        return job_there(job, request)
+    return UNFINISHED if has_state(job.folder) or (job.folder / FOLDER).exists() else NOTHING
 
 
 # -- work -------------------------------------------------------------------------------------------------------

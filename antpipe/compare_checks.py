@@ -2,17 +2,22 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from antpipe import checkpoint
-from antpipe.arms import CONTROL, GIVEN, RACED, TRAINED, UNTRAINED, Job, Request
+from antpipe.arms import CONTROL, GIVEN, RACED, TRAINED, UNTRAINED, Job, Mix, Request
 from antpipe.baselines.judge import baseline_fingerprint
 from antpipe.checkpoint import DESCRIPTION, Checkpoint
 from antpipe.config import WITHOUT_EFFECT, TrainConfig
 from antpipe.data import examples
+from antpipe.devices import choose_device, choose_precision
 from antpipe.errors import DataError, UsageError
-from antpipe.racing import check_limits
-from antpipe.runs import nothing, plan_run
+from antpipe.race_folder import FOLDER
+from antpipe.racing import check_limits, what_is_raced
+from antpipe.resume import NOTHING, has_state, what_is_there
+from antpipe.runs import PRETRAIN, nothing, plan_run, train_command
 from antpipe.settings import flag_name, from_json, to_json
 
 SPLIT = "test"
@@ -37,7 +42,52 @@ def check_request(request: Request, work: Sequence[Job], *, force: bool) -> None
             f"--init authors: {CONTROL} and the arms that start from a run would begin with other first values",
             "the same command with --init xavier",
         )
+    for mix in [] if force else {job.arm.mix.name: job.arm.mix for job in work if job.arm.mix}.values():
+        if mix.to_train:
+            mix_there(mix, request)
     check_alike(request, work, force=force, pretrained=False)
+
+
+def settled(training: TrainConfig) -> TrainConfig:
+    """With the precision that `auto` stands for here: it is part of a budget."""
+    return replace(training, precision=choose_precision(training.precision, choose_device(training.device)))
+
+
+def holds_something(folder: Path) -> bool:
+    """Whether there is a run or a race in a folder, finished or not."""
+    return has_state(folder) or (folder / DESCRIPTION).exists() or (folder / FOLDER).exists()
+
+
+def mix_there(mix: Mix, request: Request) -> str:
+    """What the folder of a mix holds of it: NOTHING, UNFINISHED or FINISHED. Raises UsageError where it holds another
+    run, as training it would."""
+    if not holds_something(mix.folder):
+        return NOTHING
+    training = settled(mix.training)
+    wanted = plan_run(
+        request.store, mix.domains, PRETRAIN, model_config=mix.model, config=training, source=None, notice=nothing
+    ).described
+    command = train_command(request.store, mix.domains, PRETRAIN, mix.folder, None, mix.model, training, None)
+    return what_is_there(mix.folder, wanted, resume=True, command=command)
+
+
+def job_there(job: Job, request: Request) -> str:
+    """The same of a run that is to be trained or raced, from a run that is there."""
+    if not holds_something(job.folder):
+        return NOTHING
+    if job.arm.kind == RACED and job.arm.mix:
+        return what_is_raced(
+            request.store, job.target, out=job.folder, model_config=job.arm.model, config=job.training(),
+            race=request.race, source=job.arm.mix.folder, reads=as_control(job, request).modalities,
+        )  # fmt: skip
+    wanted = planned(job, request)
+    check_finished(job, wanted)
+    source = job.arm.mix.folder if job.arm.mix else None
+    inherited = checkpoint.describe(source).model_config() if source else None
+    command = train_command(
+        request.store, [job.target], job.arm.stage, job.folder, source, job.arm.model, job.training(), inherited
+    )
+    return what_is_there(job.folder, wanted, resume=True, command=command)
 
 
 def planned(job: Job, request: Request) -> Checkpoint:
@@ -90,16 +140,17 @@ def check_alike(request: Request, work: Sequence[Job], *, force: bool, pretraine
             if job.arm.kind == GIVEN:
                 there.append((job, checkpoint.describe(job.folder)))
                 check_current(request, job, there[-1][1])
-            elif job.arm.kind == RACED and job.arm not in [other.arm for other, _ in there]:
-                check_limits(job.training())
-                there.append((job, as_control(job, request)))
-            elif job.arm.kind == TRAINED and job.arm not in [other.arm for other, _ in there]:
+            elif job.arm.kind in (RACED, TRAINED) and job.arm not in [other.arm for other, _ in there]:
+                if job.arm.kind == RACED:
+                    check_limits(job.training())
+                    there.append((job, as_control(job, request)))
                 mix = job.arm.mix
                 if mix and ((force and mix.to_train and not pretrained) or not (mix.folder / DESCRIPTION).exists()):
                     continue
-                there.append((job, planned(job, request)))
+                if job.arm.kind == TRAINED:
+                    there.append((job, planned(job, request)))
                 if not force:
-                    check_finished(job, there[-1][1])
+                    job_there(job, request)
         alike = [pair for pair in there if pair[0].arm.alike]
         for job, described in alike[1:]:
             first, control = alike[0]
@@ -123,10 +174,15 @@ def check_current(request: Request, job: Job, described: Checkpoint) -> None:
 
 def check_finished(job: Job, wanted: Checkpoint) -> None:
     """Refuse a folder of this comparison that holds a run with other settings; they are named."""
-    if (job.folder / DESCRIPTION).exists():
+    if (job.folder / DESCRIPTION).exists() and not has_state(job.folder):
         found = checkpoint.describe(job.folder)
         if found.fingerprint != wanted.fingerprint:
-            differing = unlike(found, wanted, job.target) or ["another run to start from"]
+            since = [name for name in wanted.model | wanted.train if name not in found.model | found.train]
+            differing = (
+                unlike(found, wanted, job.target)
+                or [f"made without --{flag_name(name)}, as antpipe then was" for name in since]
+                or ["another run to start from"]
+            )
             raise UsageError(
                 f"{job.folder} holds another run: {'; '.join(differing)}", "name another --out, or add --force"
             )

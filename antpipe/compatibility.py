@@ -9,10 +9,14 @@ from antpipe import checkpoint, transfer
 from antpipe.catalogue import Catalogue, load_catalogue
 from antpipe.checkpoint import Checkpoint
 from antpipe.errors import DataError
+from antpipe.settings import flag_name
 from antpipe.store import Store, artefact_of
 
 if TYPE_CHECKING:
     from antpipe.model import Ant
+
+
+SIZES = ("width", "layers", "heads", "inner_width", "feed_forward_experts", "feed_forward_expert_layers")
 
 
 def reads_features_of_checkpoint(actions: transfer.Stage) -> bool:
@@ -35,14 +39,16 @@ def check_fit(
             f"{source} was trained on {', '.join(start.domains) or 'another catalogue'}; this stage goes on from a run "
             f"on {', '.join(wanted.domains)}, with the same features and sequences"
         )
-    if actions["encoder"] != transfer.RESET:
-        trained, asked = start.model_config(), wanted.model_config()
-        for key in ("width", "layers", "heads", "inner_width", "feed_forward_experts", "feed_forward_expert_layers"):
-            if getattr(trained, key) != getattr(asked, key):
-                raise DataError(
-                    f"{source} was trained with {key} {getattr(trained, key)}, this run asks for {getattr(asked, key)}",
-                    f"leave --{key.replace('_', '-')} out to use that of the checkpoint",
-                )
+    sizes: tuple[str, ...] = SIZES if actions["encoder"] != transfer.RESET else ()
+    sizes += ("experts",) if reads_features_of_checkpoint(actions) and start.modalities else ()
+    for key in sizes:
+        trained, asked = getattr(start.model_config(), key), getattr(wanted.model_config(), key)
+        if trained != asked:
+            flag = f"--{flag_name(key)}"  # to say it, since variables, a file and a preset may ask for the other one
+            raise DataError(
+                f"{source} was trained with {key} {trained}, this run asks for {asked}",
+                f"the same command with{f' {flag} {trained}' if trained is not None else f'out {flag}'}",
+            )
     if actions["positions"] != transfer.RESET and start.max_len != wanted.max_len:
         raise DataError(
             f"{source} was trained with --max-len {start.max_len}, the domain's sequences have {wanted.max_len}",

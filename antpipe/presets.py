@@ -53,12 +53,15 @@ PRESETS: dict[str, Preset] = {
 def find_preset(name: str | None, *, on_target: bool) -> Preset:
     """The settings of a preset by section, for a stage on a target or for pre-training; none of them for None.
 
-    Raises UsageError for an unknown name.
+    Pre-training gets the defaults of what is for a target alone, whatever the model it goes by has. Raises UsageError
+    for an unknown name.
     """
     if name is None:
         return {}
     if name not in PRESETS:
         raise UsageError(f"--preset {name}: choose from {', '.join(PRESETS)}")
     preset = PRESETS[name]
-    more = preset.get(TARGET, {}) if on_target else {}
-    return {"model": {**preset["model"], **more}, "train": preset["train"]}
+    of_target = preset.get(TARGET, {})
+    if not on_target:
+        of_target = {key: getattr(ModelConfig, key) for key in of_target}
+    return {"model": {**preset["model"], **of_target}, "train": preset["train"]}

@@ -9,7 +9,7 @@ from typing import Any
 from antpipe import checkpoint
 from antpipe.checkpoint import DESCRIPTION
 from antpipe.errors import UsageError
-from antpipe.resume import COST, METRICS, has_state
+from antpipe.resume import COST, FINISHED, METRICS, NOTHING, UNFINISHED, has_state
 from antpipe.store import write_json
 from antpipe.store_lock import alone
 
@@ -34,14 +34,13 @@ def is_finished(out: Path, fingerprint: str) -> bool:
     )
 
 
-def check_folder(out: Path, fingerprint: str, *, force: bool, resume: bool) -> None:
-    """Refuse a folder with another run or race, or with an unfinished one that is neither gone on with nor given up;
-    then write down whose race is in it."""
-    path = out / FOLDER / RACE
-    if force:
-        shutil.rmtree(out / FOLDER, ignore_errors=True)
-        (out / DECISION).unlink(missing_ok=True)
-    elif (out / FOLDER).exists():
+def race_there(out: Path, fingerprint: str, *, resume: bool) -> str:
+    """NOTHING, or this race: UNFINISHED or FINISHED. Raises UsageError where the folder holds another run or race, or
+    this one unfinished and that is not to be gone on with."""
+    if is_finished(out, fingerprint):
+        return FINISHED
+    if (out / FOLDER).exists():
+        path = out / FOLDER / RACE
         if not resume:
             raise UsageError(f"{out} holds an unfinished race: --resume goes on from there, --force begins again")
         if not path.exists() or json.loads(path.read_text(encoding="utf-8"))["fingerprint"] != fingerprint:
@@ -49,10 +48,19 @@ def check_folder(out: Path, fingerprint: str, *, force: bool, resume: bool) -> N
                 f"{out} holds an unfinished race of other candidates, settings or data",
                 "name another folder, or add --force",
             )
-    elif (out / DESCRIPTION).exists() or has_state(out):
+        return UNFINISHED
+    if (out / DESCRIPTION).exists() or has_state(out):
         raise UsageError(f"--out {out}: holds another run", "name another folder, or add --force")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"fingerprint": fingerprint})
+    return NOTHING
+
+
+def begin_race(out: Path, fingerprint: str, *, force: bool) -> None:
+    """Write down whose race is in the folder. force: without what an earlier one left there."""
+    if force:
+        shutil.rmtree(out / FOLDER, ignore_errors=True)
+        (out / DECISION).unlink(missing_ok=True)
+    (out / FOLDER).mkdir(parents=True, exist_ok=True)
+    write_json(out / FOLDER / RACE, {"fingerprint": fingerprint})
 
 
 def read_decision(out: Path) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from antpipe.config import ModelConfig, RaceConfig, TrainConfig
 from antpipe.devices import choose_device, choose_precision
 from antpipe.errors import DataError, DivergedError, UsageError
 from antpipe.parallel import world_of
-from antpipe.race_folder import FOLDER, check_folder, is_finished, lock, read_decision, take_over
-from antpipe.resume import METRICS, Paused, has_state, position_of
+from antpipe.race_folder import FOLDER, begin_race, lock, race_there, read_decision, take_over
+from antpipe.resume import FINISHED, METRICS, Paused, has_state, position_of
 from antpipe.runs import nothing, plan_run, run_stage
 from antpipe.store import Store, digest
 from antpipe.train import SELECTION
@@ -138,16 +138,16 @@ def run_auto(
     able, left_out = able_candidates(request)
     fingerprint = fingerprint_of(able, request)
     with lock(out, force):
-        if not force and is_finished(out, fingerprint):
+        if not force and race_there(out, fingerprint, resume=resume) == FINISHED:
             shutil.rmtree(out / FOLDER, ignore_errors=True)
             return checkpoint.describe(out), True, read_decision(out)
-        check_folder(out, fingerprint, force=force, resume=resume)
+        begin_race(out, fingerprint, force=force)
         decision = {"fingerprint": fingerprint, **run_race(list(able), left_out, request)}
         take_over(legs_of(decision["chosen"], request)[-1].folder, out, decision)
     return checkpoint.describe(out), False, decision
 
 
-def was_finished(
+def what_is_raced(
     store: Store,
     domain: str,
     *,
@@ -157,12 +157,13 @@ def was_finished(
     race: RaceConfig,
     source: Path,
     reads: Collection[str],
-) -> bool:
-    """Whether run_auto would find this race finished; config: with its precision settled."""
+) -> str:
+    """What run_auto would find in the folder: NOTHING, UNFINISHED or FINISHED; config: with its precision settled.
+    Raises UsageError where it would refuse the folder."""
     request = Request(
         store, domain, out, source, model_config, config, race, nothing, nothing, frozenset(reads)
     )  # fmt: skip
-    return is_finished(out, fingerprint_of(able_candidates(request)[0], request))
+    return race_there(out, fingerprint_of(able_candidates(request)[0], request), resume=True)
 
 
 def check_limits(config: TrainConfig) -> None:

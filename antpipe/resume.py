@@ -264,12 +264,17 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     for key in ("stage", "max_len", "items", "source"):
         if there[key] != here[key]:
             found.append(f"{key} {there[key]} (now {here[key]})")
+    before, now = (",".join(side["domains"]) for side in (there, here))
+    if before != now and there["domains"].keys() == here["domains"].keys():
+        found.append(f"domains {before} (now {now})")
     for group in ("groups", "model", "train", "modalities", "domains"):
         old, new = (json.loads(json.dumps(side[group])) for side in (there, here))  # tuples as lists, like on disk
         for name in old | new:
             if old.get(name) != new.get(name) and not (group == "train" and name in WITHOUT_EFFECT):
                 shown = f"--{flag_name(name)}" if group in ("model", "train") else f"{group} {name}"
-                found.append(f"{shown} {old.get(name)} (now {new.get(name)})")
+                is_new = group in ("model", "train") and name not in old
+                was = ", which it was made without" if is_new else f" {old.get(name)}"
+                found.append(f"{shown}{was} (now {new.get(name)})")
     return found
 
 
@@ -283,9 +288,10 @@ def what_is_there(out: Path, described: Checkpoint, *, resume: bool, command: st
         return NOTHING
     existing = describe(out)
     if existing.fingerprint != described.fingerprint:
-        raise UsageError(
-            f"--out {out}: holds another run (stage {existing.stage})", "name another folder, or add --force"
-        )
+        told = f"stage {existing.stage}"
+        if existing.stage == described.stage:
+            told = "; ".join(differences(asdict(existing), asdict(described))) or "the weights it started from"
+        raise UsageError(f"--out {out}: holds another run: {told}", "name another folder, or add --force")
     return FINISHED
 
 

@@ -1,5 +1,6 @@
 """A run: one stage trained on domains of the store, from the request to its checkpoint folder."""
 
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -152,7 +153,8 @@ def run_stage(
             store, domains, stage,
             model_config=model_config, config=config, source=source, own_stages=own_stages, notice=notice,
         )  # fmt: skip
-        command = train_command(store, domains, stage, out, source, model_config, config)
+        inherited = plan.start.model_config() if plan.start else None
+        command = train_command(store, domains, stage, out, source, model_config, config, inherited)
         held.enter_context(held_by_first(lambda: lock(out, force), world))
         there = NOTHING
         if not force:  # all look, and nobody writes before all have looked
@@ -244,11 +246,16 @@ def train_command(
     source: Path | None,
     model_config: ModelConfig,
     config: TrainConfig,
+    inherited: ModelConfig | None,
 ) -> str:
-    """The command line of a run; for a stage of one's own, without the file that defines it."""
+    """The command line of a run; for a stage of one's own, without the file that defines it.
+
+    inherited: the model of the run to start from, which such a command takes for what it does not say.
+    """
     words = ["antpipe", "train", "--stage", stage, "--domains", ",".join(domains), "--out", str(out)]
     words += ["--from", str(source)] if source else []
-    words += [*flags_of(model_config), *flags_of(config), "--store", str(store.root)]
+    words += flags_of(model_config, inherited=inherited, environment=os.environ)
+    words += [*flags_of(config, environment=os.environ), "--store", str(store.root)]
     return shlex.join(words) + ("" if stage in transfer.STAGES else " --config …")
 
 

@@ -60,12 +60,24 @@ def variable_name(config: type[Config], field_name: str) -> str:
     return f"ANTPIPE_{config.section}_{field_name}".replace("-", "_").upper()
 
 
-def flags_of(config: Config, without: tuple[str, ...] = ()) -> list[str]:
-    """The words of a command line that ask for these settings; defaults and fields in `without` are left out."""
+def flags_of(
+    config: Config,
+    without: tuple[str, ...] = (),
+    inherited: Config | None = None,
+    environment: Mapping[str, str] = types.MappingProxyType({}),
+) -> list[str]:
+    """The words of a command line that ask for these settings; defaults and fields in `without` are left out.
+
+    inherited: takes the place of the defaults (see resolve). environment: a default that one of its variables would
+    replace is said too.
+    """
     words: list[str] = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if value == field.default or field.name in without:
+        default = getattr(inherited, field.name) if inherited else field.default
+        if field.name in without or (value == default and variable_name(type(config), field.name) not in environment):
+            continue
+        if value is None:  # which no flag can say
             continue
         if isinstance(value, bool):
             words.append(f"--{'' if value else 'no-'}{flag_name(field.name)}")

@@ -161,6 +161,45 @@ def test_a_run_from_before_a_setting_existed_has_its_default(store: Store, tmp_p
     assert "mine" in found["targets"]["Target"]["arms"]
 
 
+def test_a_folder_with_a_run_from_before_a_setting_existed_says_which(store: Store, tmp_path: Path) -> None:
+    request = asked(store, tmp_path / "out", ("scratch",))
+    compared(request)
+    path = tmp_path / "out" / "Target" / "scratch-0" / "checkpoint.json"
+    document = json.loads(path.read_text())
+    del document["train"]["stride"]
+    path.write_text(json.dumps(document | {"fingerprint": "of that time"}))
+    with pytest.raises(UsageError, match="holds another run: made without --stride"):
+        compared(request)
+
+
+def test_a_race_of_other_settings_is_refused_before_anything_is_trained(
+    store: Store, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = asked(store, tmp_path / "out", RACED, origins=(source,), race=QUICK)
+    compared(replace(request, config=replace(request.config, arms=("scratch", "auto"))))
+    monkeypatch.setattr(compare, "run_stage", None)
+    other = replace(QUICK, candidates=("relearn",))
+    with pytest.raises(UsageError, match="auto-0: holds another run"):
+        compared(replace(request, race=other, config=replace(request.config, arms=("scratch", "relearn", "auto"))))
+
+
+def test_a_mix_of_other_settings_is_refused_before_anything_is_trained(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_trainable(store, "Other", seed=2)
+    request = asked(store, tmp_path / "out", ("scratch", "relearn"), sources=("Source", "Other"))
+    found = compared(replace(request, sources=("Source",)))
+    assert list(found["targets"]["Target"]["arms"]) == ["scratch", "relearn"]
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(compare, "run_stage", None)
+    with pytest.raises(UsageError, match=r"pretrain/all: holds another run: domains Other None"):
+        what_would_be_done(request, force=False)
+    leave_out = replace(request, config=replace(request.config, leave_one_out=True))
+    with pytest.raises(UsageError, match=r"pretrain/all: holds another run: domains Other None"):
+        compared(leave_out)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_dry_run_looks_at_what_is_in_the_folders(store: Store, source: Path, tmp_path: Path) -> None:
     request = asked(
         store, tmp_path / "out", (*RACED, "markov"), origins=(source,), race=QUICK,
@@ -173,9 +212,8 @@ def test_a_dry_run_looks_at_what_is_in_the_folders(store: Store, source: Path, t
     compared(request)
     assert states(request) == ["finished"] * 3
     assert states(request, force=True) == ["missing"] * 3
-    assert states(replace(request, race=replace(QUICK, candidates=("relearn", "scratch")))) == [
-        "finished", "missing", "finished",
-    ]  # fmt: skip
+    with pytest.raises(UsageError, match="auto-0: holds another run"):
+        states(replace(request, race=replace(QUICK, candidates=("relearn", "scratch"))))
     with pytest.raises(UsageError, match="holds another run: --epochs 2"):
         states(replace(request, training=ONE_EPOCH))
     path = tmp_path / "out" / "results" / "Target" / "markov-0.json"

@@ -99,6 +99,13 @@ def test_flags_of_a_config_ask_for_the_same_settings() -> None:
     assert flags_of(TrainConfig()) == []
 
 
+def test_flags_of_a_config_say_what_differs_from_the_run_to_start_from_or_from_a_variable() -> None:
+    before = ModelConfig(width=64, hidden_dropout=0.3, inner_width=32, transductive=True)
+    asked = ModelConfig(width=64, experts=0)
+    assert flags_of(asked, inherited=before) == ["--experts", "0", "--hidden-dropout", "0.5", "--no-transductive"]
+    assert flags_of(TrainConfig(), environment={"ANTPIPE_TRAIN_EPOCHS": "7"}) == ["--epochs", "100"]
+
+
 def test_no_two_settings_have_the_same_environment_variable() -> None:
     names = [variable_name(config, field.name) for config in CONFIGS for field in dataclasses.fields(config)]
     assert len(set(names)) == len(names)

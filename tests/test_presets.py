@@ -1,11 +1,13 @@
 """`--preset`: settings that go together, and what wins over them."""
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from antpipe import train
 from antpipe.config import ModelConfig, TrainConfig
 from antpipe.errors import UsageError
 from antpipe.presets import PRESETS, TARGET, find_preset
@@ -75,3 +77,64 @@ def test_compare_pre_trains_without_ids_and_starts_with_them(tmp_path: Path) -> 
         for path in ("pretrain/all", "Shop/scratch-0", "Shop/all/finetune-1")
     }
     assert [model["transductive"] for model in models.values()] == [False, True, True]
+
+
+def described(run_folder: Path) -> dict[str, dict[str, object]]:
+    return json.loads((run_folder / "checkpoint.json").read_text(encoding="utf-8"))
+
+
+def test_compare_pre_trains_without_ids_where_a_run_handed_in_has_them(tmp_path: Path) -> None:
+    for name in ("Shop", "Source"):
+        make_trainable(Store(tmp_path / "store"), name)
+    words = ["--preset", "strong", "--width", "8", "--epochs", "1", "--store", tmp_path / "store"]
+    assert run("train", "--stage", "scratch", "--domains", "Shop", "--out", tmp_path / "mine", *words).code == 0
+    found = run(
+        "compare", "--target", "Shop", "--sources", "Source", "--run", f"scratch={tmp_path / 'mine'}", "--arms",
+        "finetune", "--seeds", "1", "--out", tmp_path / "out", *words,
+    )  # fmt: skip
+    assert found.code == 0, found.err
+    ids = [
+        described(tmp_path / "out" / path)["model"]["transductive"] for path in ("pretrain/all", "Shop/all/finetune-0")
+    ]
+    assert ids == [False, True]
+
+
+def test_the_command_an_interrupted_run_names_goes_on_with_it_without_the_preset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ant` asks for defaults where the run to start from has other values: those have to be said."""
+    for name in ("Shop", "Source"):
+        make_trainable(Store(tmp_path / "store"), name)
+    words = ["--epochs", "1", "--save-every", "0", "--store", tmp_path / "store"]
+    before = ["train", "--stage", "pretrain", "--domains", "Source", "--out", tmp_path / "source", "--width", "8"]
+    assert run(*before, "--preset", "strong", "--transductive", *words).code == 0
+    asked = ["train", "--stage", "finetune", "--domains", "Shop", "--from", tmp_path / "source", "--preset", "ant"]
+    asked += ["--width", "8", "--experts", "0", *words]
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "validate", interrupt)
+        stopped = run(*asked, "--out", tmp_path / "run")
+    [line] = [line for line in stopped.err.splitlines() if "next: antpipe train" in line]
+    assert "--preset" not in line
+    again = run(*shlex.split(line.partition("next: antpipe ")[2]))
+    assert again.code == 0, again.err
+    assert run(*asked, "--out", tmp_path / "whole").code == 0
+    assert described(tmp_path / "run") == described(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("flags", "flag"), [([], "--width 8"), (["--width", "8"], "--experts 0")])
+def test_a_preset_that_does_not_fit_a_run_is_refused_with_the_flag_that_wins_over_it(
+    tmp_path: Path, flags: list[str], flag: str
+) -> None:
+    for name in ("Shop", "Source"):
+        make_trainable(Store(tmp_path / "store"), name)
+    words = ["--epochs", "1", "--store", tmp_path / "store"]
+    before = ["train", "--stage", "pretrain", "--domains", "Source", "--out", tmp_path / "source", "--width", "8"]
+    assert run(*before, "--preset", "strong", *words).code == 0
+    asked = ["train", "--stage", "finetune", "--domains", "Shop", "--from", tmp_path / "source", "--preset", "ant"]
+    refused = run(*asked, *flags, *words, "--out", tmp_path / "run")
+    assert refused.code == 3
+    assert f"next: the same command with {flag}" in refused.err

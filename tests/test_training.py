@@ -111,9 +111,27 @@ def test_a_finished_run_is_not_trained_again(store: Store, tmp_path: Path) -> No
 def test_a_folder_with_another_run_is_refused_and_left_alone(store: Store, tmp_path: Path) -> None:
     train_quickly(store, "scratch", ["Target"], tmp_path / "run")
     before = weights(tmp_path / "run")
-    with pytest.raises(UsageError, match="holds another run"):
+    with pytest.raises(UsageError, match=r"holds another run: --seed 0 \(now 5\)$"):
         train_quickly(store, "scratch", ["Target"], tmp_path / "run", seed=5)
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(tmp_path / "run").items())
+
+
+def test_a_finished_run_from_before_a_setting_existed_is_refused_and_the_setting_named(
+    store: Store, tmp_path: Path
+) -> None:
+    train_quickly(store, "scratch", ["Target"], tmp_path / "run")
+    path = tmp_path / "run" / "checkpoint.json"
+    document = json.loads(path.read_text())
+    del document["train"]["stride"]
+    path.write_text(json.dumps(document | {"fingerprint": "of that time"}))
+    with pytest.raises(UsageError, match=r"another run: --stride, which it was made without \(now 1\)$"):
+        train_quickly(store, "scratch", ["Target"], tmp_path / "run")
+
+
+def test_the_order_of_domains_is_named_where_only_it_differs(store: Store, tmp_path: Path) -> None:
+    train_quickly(store, "pretrain", ["Source", "Target"], tmp_path / "run", epochs=1)
+    with pytest.raises(UsageError, match=r"another run: domains Source,Target \(now Target,Source\)$"):
+        train_quickly(store, "pretrain", ["Target", "Source"], tmp_path / "run", epochs=1)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,15 @@
 # sources. WORK gets a store for each target and, in WORK/SETTING-ROWS/TARGET, the comparison. SETTING: strong or ant.
 # Stopped anywhere, the same command goes on.
 set -euo pipefail
+[ $# -ge 5 ] || { echo "usage: run.sh TABLES WORK SETTING ROWS TARGET..." >&2 && exit 2; }
 tables=$1 work=$2 setting=$3 rows=$4
 shift 4
+for target in "$@"; do
+    case $target in
+    Beauty | Sports | Toys | Games) ;;
+    *) echo "TARGET $target: Beauty, Sports, Toys or Games" >&2 && exit 2 ;;
+    esac
+done
 
 case $setting in
 strong) flags=(--preset strong --epochs 14 --pretrain-epochs 7 --pretrain-batch-size 2048) ;;
@@ -18,8 +25,10 @@ few=()
 [ "$rows" = 0 ] || few=(--limit "$rows" --min-item 3)
 
 ingest() { # DOMAIN and further flags
-    antpipe ingest table --domain "$1" --interactions "$tables/$1.interactions.csv.gz" \
-        --items "$tables/$1.items.csv.gz" --time-unit order "${@:2}"
+    local name=$1
+    shift
+    antpipe ingest table --domain "$name" --interactions "$tables/$name.interactions.csv.gz" \
+        --items "$tables/$name.items.csv.gz" --time-unit order "$@"
 }
 
 joined() { # words, with commas between
@@ -31,7 +40,7 @@ for target in "$@"; do
     export ANTPIPE_STORE=$work/to-$target-$rows
     sources=()
     for name in Beauty Sports Toys Games; do [ "$name" = "$target" ] || sources+=("$name"); done
-    ingest "$target" "${few[@]}"
+    ingest "$target" ${few[@]+"${few[@]}"} # an empty array is unset for bash before 4.4
     for name in "${sources[@]}"; do ingest "$name" --drop-shared-users-from "$target"; done
     antpipe embed-text --domains "$(joined "$target" "${sources[@]}")" --encoder packaged/all-MiniLM-L6-v2
     antpipe build-sequences --domains "$(joined "$target" "${sources[@]}")"
