@@ -11,7 +11,7 @@ from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import msgspec
 import numpy as np
@@ -184,6 +184,7 @@ class ShutdownInterrupted(ThreadPoolExecutor):
     """Ctrl-C comes while the end of its thread is waited for."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        assert wait
         super().shutdown(wait=False, cancel_futures=cancel_futures)
         raise KeyboardInterrupt
 
@@ -267,11 +268,12 @@ def test_files_are_hashed_while_they_are_read_and_no_longer(tmp_path: Path, monk
         assert hashes() == {path: file_sha256(path) for path in paths}
     before, begun = threading.active_count(), threading.Event()
     opened: list[Path] = []
+    plain = Path.open
 
-    def opening(path: Path, mode: str) -> IO[bytes]:
+    def opening(path: Path, mode: str) -> IO[Any]:
         opened.append(path)
         begun.set()
-        return open(path, mode)
+        return plain(path, mode)
 
     monkeypatch.setattr(Path, "open", opening)
     with pytest.raises(RuntimeError, match="on the way"), hashing(paths * 1000):
