@@ -8,8 +8,10 @@ import sys
 import threading
 import time
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
+from typing import IO, Any
 
 import msgspec
 import numpy as np
@@ -18,14 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from antpipe.errors import DataError
+from antpipe.features.ingest import amazon, readers
 from antpipe.features.ingest import lines as lines_module
-from antpipe.features.ingest import readers
 from antpipe.features.ingest.amazon import hashing, ingest_amazon
 from antpipe.features.ingest.lines import WAITING, ahead, block_of, join
 from antpipe.features.ingest.readers import MALFORMED, Rejects, Review2018, decode, read_records, require_utf8
 from antpipe.store import Store, file_sha256
 
-from .releases import UNDESCRIBED, encode, publish, review, small_shop, snapshot
+from .releases import UNDESCRIBED, encode, product, publish, review, small_shop, snapshot
 from .test_ingest_amazon_fuzz import NOISE, mutate
 
 DECODER = msgspec.json.Decoder(Review2018)
@@ -178,6 +180,50 @@ def test_leaving_early_ends_the_thread_and_what_it_was_at() -> None:
     assert threading.active_count() == before
 
 
+class ShutdownInterrupted(ThreadPoolExecutor):
+    """Ctrl-C comes while the end of its thread is waited for."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        assert wait
+        super().shutdown(wait=False, cancel_futures=cancel_futures)
+        raise KeyboardInterrupt
+
+
+def test_a_second_interruption_while_the_thread_is_at_work_is_no_other_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def work() -> Generator[int, None, None]:
+        yield 1
+        inside.set()
+        go_on.wait(10)
+
+    pool = ShutdownInterrupted(1)
+    monkeypatch.setattr(lines_module, "ThreadPoolExecutor", lambda _: pool)
+    coming = ahead(work())
+    assert next(coming) == 1
+    assert inside.wait(10)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            coming.close()
+    finally:
+        go_on.set()
+        ThreadPoolExecutor.shutdown(pool)
+
+
+def test_an_error_while_metadata_are_read_leaves_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "meta_Shop.json.gz"
+    publish(path, product("x"))
+    before = threading.active_count()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("on the way")
+
+    monkeypatch.setattr(amazon, "describe", fail)
+    with pytest.raises(RuntimeError, match="on the way") as caught:
+        amazon.read_catalogue(path, {"x"}, ("title",), Rejects(0, ""))
+    assert threading.active_count() == before, caught  # whose traceback holds what was on the way
+
+
 SLOWLY = """
 import time
 from antpipe.features.ingest import readers
@@ -214,16 +260,28 @@ def test_a_run_that_is_stopped_while_it_reads_leaves_the_store_as_it_was(tmp_pat
     assert snapshot(store.root) == before
 
 
-def test_files_are_hashed_while_they_are_read_and_no_longer(tmp_path: Path) -> None:
+def test_files_are_hashed_while_they_are_read_and_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [tmp_path / "one", tmp_path / "two"]
     for number, path in enumerate(paths):
         path.write_bytes(bytes([number]) * (10 << 20))
     with hashing(paths) as hashes:
         assert hashes() == {path: file_sha256(path) for path in paths}
-    before = threading.active_count()
-    with pytest.raises(RuntimeError, match="on the way"), hashing(paths * 10**6):
+    before, begun = threading.active_count(), threading.Event()
+    opened: list[Path] = []
+    plain = Path.open
+
+    def opening(path: Path, mode: str) -> IO[Any]:
+        opened.append(path)
+        begun.set()
+        return plain(path, mode)
+
+    monkeypatch.setattr(Path, "open", opening)
+    with pytest.raises(RuntimeError, match="on the way"), hashing(paths * 1000):
+        assert begun.wait(10)
         raise RuntimeError("on the way")
     assert threading.active_count() == before
+    assert len(opened) < 2000
+    monkeypatch.undo()
     with hashing([tmp_path / "none"]) as hashes, pytest.raises(DataError, match="none: cannot be read"):
         hashes()
 

@@ -1,6 +1,7 @@
 """Texts in batches: each once, cut from a stream, computed side by side with the same bytes, compiled if asked for."""
 
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from antpipe.features import token_batches
 from antpipe.features.embed_text import embed_text
 from antpipe.features.lanes import Lanes
 from antpipe.features.text_encoders import PACKAGED_TEXT, load_model, reference
-from antpipe.features.token_batches import TOKENISED_AT_ONCE, TextEmbedder, make_embedder
+from antpipe.features.token_batches import TOKENISED_AT_ONCE, TextEmbedder, make_embedder, token_features
 from antpipe.store import Store
 
 from .shops import make_domain
@@ -47,6 +48,19 @@ def test_every_text_is_in_one_batch(embedder: TextEmbedder, count: int) -> None:
     batches = list(embedder._batches(MANY[:count]))
     assert sorted(position for positions, _ in batches for position in positions) == list(range(count))
     assert all(len(positions) == len(features["input_ids"]) for positions, features in batches)
+
+
+def test_texts_that_wait_are_batched_though_the_last_ones_have_no_tokens(
+    embedder: TextEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = TOKENISED_AT_ONCE + 10
+    monkeypatch.setattr(
+        token_batches,
+        "token_features",
+        lambda features, texts: token_features(features, texts) if texts == TOKENISED_AT_ONCE else [],
+    )
+    batches = embedder._batches(MANY[:count])
+    assert sorted(position for positions, _ in batches for position in positions) == list(range(count))
 
 
 def test_batches_begin_before_all_texts_are_tokens(embedder: TextEmbedder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +127,46 @@ def test_a_compiled_encoder_is_asked_for_any_shape_and_constant_weights(monkeypa
     assert (config.freezing, torch.get_num_threads()) == before
 
 
+@pytest.mark.usefixtures("threads")
+def test_a_compiled_encoder_is_compiled_again_for_other_threads_and_not_in_a_lane(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch._inductor import config
+
+    compiled: list[tuple[bool, int]] = []
+    forward = TextEmbedder._forward
+
+    def noting(self: TextEmbedder, features: Any) -> Any:
+        if config.freezing:
+            compiled.append((threading.current_thread() is threading.main_thread(), torch.get_num_threads()))
+        return forward(self, features)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda *_, **__: None)
+    monkeypatch.setattr(TextEmbedder, "_forward", noting)
+    torch.set_num_threads(2)
+    embedder = make_embedder.__wrapped__(replace(PACKAGED, compile=True))
+    for count in (1, 8, 9):
+        torch.set_num_threads(count)
+        assert len(embedder(MANY[:5], lambda _: None).values) == 5
+    assert compiled == [(True, 1), (True, 2)]
+
+
+def test_no_batch_of_a_compiled_encoder_has_one_row(embedder: TextEmbedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    forward = TextEmbedder._forward
+
+    def noting(self: TextEmbedder, features: Any) -> Any:
+        rows.append(len(features["input_ids"]))
+        return forward(self, features)
+
+    monkeypatch.setattr(TextEmbedder, "_forward", noting)
+    compiled = TextEmbedder(embedder.model, replace(embedder.settings, compile=True, token_budget=1))
+    compiled.compiled_for = compiled._lanes().threads
+    found = compiled(MANY[:3], lambda _: None).values
+    assert rows == [2, 2, 2]
+    assert found == pytest.approx(embedder(MANY[:3], lambda _: None).values, abs=2e-6)
+
+
 def test_a_model_that_cannot_be_compiled_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("graph break\nand a long story")
@@ -150,7 +204,8 @@ def test_compiled_vectors_are_those_of_the_library_and_lanes_do_not_compile_agai
     counters.clear()
     compiled = make_embedder.__wrapped__(settings)
     graphs = counters["stats"]["unique_graphs"]
-    texts = [text for text in TEXTS + MANY[:60] if len(text) < 200]  # no batch of one text, which is compiled apart
+    texts = TEXTS + MANY[:60]
+    assert 1 in [len(positions) for positions, _ in compiled._batches(texts)]
     expected, _ = reference(settings, texts)
     assert cosines(compiled(texts, lambda _: None).values, expected).min() > 0.9995
     assert graphs == counters["stats"]["unique_graphs"] > 0

@@ -43,7 +43,7 @@ MACHINE = ("device", "compile", "token_budget", "shard_size")
 SAMPLE = 64  # texts whose vectors are compared with those of fp32
 SAME = 0.9999  # cosine of vectors in fp32 that differ in rounding alone
 SHARD_BYTES = 1 << 25  # of text, at most: a shard is in memory as a whole
-BATCHING = 2  # how texts of a shard come together in batches; a higher number where that changes
+BATCHING = 3  # how texts of a shard come together in batches; a higher number where that changes
 
 
 def embed_text(

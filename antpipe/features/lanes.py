@@ -47,5 +47,7 @@ def side_by_side(compute: Callable[[Any], Any], batches: Iterable[Any], lanes: L
         while under_way:
             yield under_way.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)  # lanes set what threads of this process begin with
+        try:
+            pool.shutdown(cancel_futures=True)
+        finally:  # a second Ctrl-C ends the waiting
+            torch.set_num_threads(before)  # lanes set what threads of this process begin with

@@ -34,13 +34,17 @@ def make_embedder(settings: TextSettings) -> "TextEmbedder":
 
 
 def compile_model(embedder: "TextEmbedder") -> None:
-    """Compile the transformer, for batches of any size, by a first batch in this thread: lanes would each do it."""
+    """Compile the transformer, for batches of any size, by a first batch in this thread.
+
+    Lanes must not: while one of them compiled, the others would fail (pytorch issue 126024).
+    """
     import torch
     from torch._inductor import config
 
     _, batch = next(embedder._batches(["red leather wallet, with room for eight cards", "six nickel strings"]))
     before = torch.get_num_threads()
-    torch.set_num_threads(embedder._lanes().threads)  # compiled in
+    embedder.compiled_for = embedder._lanes().threads
+    torch.set_num_threads(embedder.compiled_for)
     embedder.model[0].compile(dynamic=True)
     try:
         # On the CPU weights become constants, packed once; as an option of `compile` it would have no effect.
@@ -71,11 +75,15 @@ class TextEmbedder:
         self.model = model
         self.settings = settings
         self.prompt = prompt_of(model, settings)
+        self.compiled_for = 0  # threads of torch, which compiled code is bound to
 
     def __call__(self, contents: Sequence[str], advance: Callable[[int], None]) -> Vectors:
         """Vectors (n, d) float32, all present."""
         found: list[tuple[list[int], Any]] = []
-        for positions, vectors in side_by_side(self._computed, self._batches(contents), self._lanes()):
+        lanes = self._lanes()
+        if self.settings.compile and lanes.threads != self.compiled_for:
+            compile_model(self)
+        for positions, vectors in side_by_side(self._computed, self._batches(contents), lanes):
             found.append((positions, vectors))
             advance(len(positions))
         values = np.empty((len(contents), found[0][1].shape[1]), np.float32)
@@ -85,7 +93,7 @@ class TextEmbedder:
 
     def _computed(self, batch: tuple[list[int], Mapping[str, Any]]) -> tuple[list[int], Any]:
         positions, features = batch
-        return positions, self._forward(features)
+        return positions, self._forward(features)[: len(positions)]
 
     def _lanes(self) -> Lanes:
         """One where the work is not torch's on the CPU, or where batches would disturb each other in the model."""
@@ -113,9 +121,10 @@ class TextEmbedder:
                 continue
             common = {name: value for name, value in features.items() if name not in names}
             waiting += self._unpadded(positions, {name: features[name].numpy() for name in names})
-            last = start + TOKENISED_AT_ONCE >= len(order)
-            for batch in self._cut(waiting, keep=0 if last else TOKENISED_AT_ONCE):
+            for batch in self._cut(waiting, keep=TOKENISED_AT_ONCE):
                 yield [text.position for text in batch], {**common, **self._padded(batch)}
+        for batch in self._cut(waiting, keep=0):
+            yield [text.position for text in batch], {**common, **self._padded(batch)}
 
     def _cut(self, waiting: list[Tokens], keep: int) -> Iterator[list[Tokens]]:
         """Take the longest texts out, as many as fit a batch, while at least `keep` stay."""
@@ -138,6 +147,8 @@ class TextEmbedder:
         """The texts of a batch as the tokenizer itself would pad them, (B, length of the longest)."""
         import torch
 
+        if self.settings.compile and len(batch) == 1:  # twice: torch compiles anew for a batch of one
+            batch = [*batch, *batch]
         tokenizer, left, width = self.model.tokenizer, self._pads_left(), batch[0].length
         fill = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
         found = {}

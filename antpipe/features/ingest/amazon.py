@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -124,7 +124,9 @@ def hashing(paths: Sequence[Path]) -> Iterator[Callable[[], dict[Path, str]]]:
             hashed = hashlib.sha256()
             try:
                 with path.open("rb") as file:
-                    while not leaving.is_set() and (some := file.read(HASHED_AT_ONCE)):
+                    while some := file.read(HASHED_AT_ONCE):
+                        if leaving.is_set():
+                            return {}  # nobody waits for it
                         hashed.update(some)
             except OSError as error:
                 raise unreadable(path, error) from None
@@ -132,9 +134,8 @@ def hashing(paths: Sequence[Path]) -> Iterator[Callable[[], dict[Path, str]]]:
         return sums
 
     with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(work)
         try:
-            yield coming.result
+            yield thread.submit(work).result
         finally:
             leaving.set()
 
@@ -223,16 +224,16 @@ def read_catalogue(path: Path, wanted: set[str], text_fields: tuple[str, ...], r
     """The wanted items of a metadata file. Of several lines of an item the first counts, the others are duplicates."""
     ids: set[str] = set()
     parts, rows, form, good = [], [], "", 0
-    pieces = (piece for _, some in read_records(path, product_layout, list, rejects) for piece in some)
-    for product in chain.from_iterable(pieces):
-        form = form or product_format(product)
-        good += 1
-        if product.item in wanted and product.item not in ids:
-            rows.append(describe(product, text_fields))
-            if len(rows) == ROWS_AT_ONCE:  # a table takes a fraction of the memory of its rows as dictionaries
-                parts.append(pl.DataFrame(rows, schema=ITEMS))
-                rows = []
-        ids.add(product.item)
+    with closing(read_records(path, product_layout, list, rejects)) as records:
+        for product in chain.from_iterable(piece for _, some in records for piece in some):
+            form = form or product_format(product)
+            good += 1
+            if product.item in wanted and product.item not in ids:
+                rows.append(describe(product, text_fields))
+                if len(rows) == ROWS_AT_ONCE:  # a table takes a fraction of the memory of its rows as dictionaries
+                    parts.append(pl.DataFrame(rows, schema=ITEMS))
+                    rows = []
+            ids.add(product.item)
     facts = line_facts(form, rejects.count(path), good, len(ids))
     table = pl.concat([*parts, pl.DataFrame(rows, schema=ITEMS)])
     return Catalogue(table, pl.Series("item_id", list(ids)), facts)

@@ -8,7 +8,6 @@ import zlib
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -75,14 +74,15 @@ def ahead(work: Generator[T, None, None]) -> Generator[T, None, None]:
 
     An error of `work` comes in its place. Whoever stops early waits for what is being made, and leaves no thread.
     """
-    with closing(work), ThreadPoolExecutor(1) as thread:
+    thread = ThreadPoolExecutor(1)
+    try:
         coming = deque(thread.submit(next, work, None) for _ in range(WAITING))
-        try:
-            while (made := coming.popleft().result()) is not None:
-                coming.append(thread.submit(next, work, None))
-                yield made
-        finally:
-            thread.shutdown(cancel_futures=True)
+        while (made := coming.popleft().result()) is not None:
+            coming.append(thread.submit(next, work, None))
+            yield made
+    finally:
+        thread.shutdown(cancel_futures=True)
+        work.close()  # not where a second Ctrl-C ends the waiting: the thread is still within
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
