@@ -44,7 +44,8 @@ def test_each_outcome_is_the_mean_of_the_results_beside_it(path: Path) -> None:
         run = json.loads(file.read_text(encoding="utf-8"))
         assert run["target"] == target
         runs.setdefault(run["arm"], []).append(run["protocols"]["all"]["recall@10"])
-    means = {name: arm["protocols"]["all"]["recall@10"]["mean"] for name, arm in found["targets"][target]["arms"].items()}
+    arms = found["targets"][target]["arms"]
+    means = {name: arm["protocols"]["all"]["recall@10"]["mean"] for name, arm in arms.items()}
     assert {name: sum(values) / len(values) for name, values in runs.items()} == pytest.approx(means)
 
 
