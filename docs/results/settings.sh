@@ -26,12 +26,10 @@ PYTHON
     done <<'SETTINGS'
 preset|
 no-ids|--no-transductive
-ids-alone|--modalities none
 whitened|--whitened text
 experts-8|--experts 8
 dropout-0.5|--hidden-dropout 0.5 --attention-dropout 0.5
 lr-0.001|--lr 0.001
-temperature-0.05|--temperature 0.05
 temperature-0.1|--temperature 0.1
 width-128|--width 128
 width-256|--width 256
