@@ -34,6 +34,7 @@ PRESETS: dict[str, Preset] = {
             "experts": 0,
             "hidden_dropout": 0.3,
             "attention_dropout": 0.3,
+            "temperature": 0.1,
         },
         "train": {
             # Three times the steps at three times the rate, falling fast: at its best after 6 to 12 epochs.

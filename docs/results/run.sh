@@ -17,7 +17,7 @@ for target in "$@"; do
 done
 
 case $setting in
-strong) flags=(--preset strong --epochs 14 --pretrain-epochs 7 --pretrain-batch-size 2048) ;;
+strong) flags=(--preset strong --temperature 0.07 --epochs 14 --pretrain-epochs 7 --pretrain-batch-size 2048) ;;
 ant) flags=(--preset ant --epochs 30 --pretrain-epochs 10 --patience 5) ;;
 *) echo "SETTING $setting: strong or ant" >&2 && exit 2 ;;
 esac
