@@ -28,7 +28,7 @@ from antpipe.features.engine_ray import (
     written_inputs,
 )
 from antpipe.features.engines import PLAIN, engine_of, worker_cpus, worker_device
-from antpipe.features.shard_files import ShardFolder, open_shards, remove_shards
+from antpipe.features.shard_files import ShardFolder, open_shards, remove_shards, shard_place
 from antpipe.features.shards import Engine, Pace, Shard, compute, cut, run_here
 from antpipe.store import Store
 
@@ -386,3 +386,19 @@ def test_a_worker_decodes_with_the_cpus_it_takes() -> None:
 def test_an_address_of_shards_that_is_none_is_refused(tmp_path: Path, address: str) -> None:
     with pytest.raises(UsageError, match=f"--shards {address}"):
         open_shards(tmp_path, "text", KEY, address)
+
+
+def test_an_address_that_pyarrow_knows_and_refuses_is_not_tried_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    tried: list[str] = []
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda address: tried.append(address) or (None, address))
+    with pytest.raises(UsageError, match=r"--shards s3://bucket/x.*foo"):
+        shard_place("s3://bucket/x?foo=1")
+    assert tried == []
+
+
+def test_an_address_that_pyarrow_does_not_know_is_one_of_fsspec() -> None:
+    pytest.importorskip("fsspec")
+    filesystem, path = shard_place("memory://shards/x")
+    assert filesystem.type_name == "py::fsspec+memory"
+    assert path == "/shards/x"

@@ -24,6 +24,8 @@ from pyarrow import fs
 from antpipe.errors import AntpipeError, IntegrityError, UsageError
 from antpipe.store import alone
 
+# Schemes that pyarrow knows. What it refuses of them is refused: fsspec might take it for another place.
+OF_PYARROW = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
 PLAN = "plan.json"
 INPUT = "input-"  # names of files with what is to be embedded begin so
 BEGUN = "begun-"
@@ -264,7 +266,7 @@ def sweep(root: Path, artefact: str) -> None:
 
 
 def shard_place(address: str) -> tuple[fs.FileSystem, str]:
-    """File system and path of a local folder or an address: one pyarrow knows (file, s3, gs, hdfs), else fsspec.
+    """File system and path of a local folder or an address: of a scheme in OF_PYARROW by pyarrow, else by fsspec.
 
     Raises UsageError where the address is none, a library is missing that it needs, or it holds a secret, which would
     be told in messages and sent to workers.
@@ -277,16 +279,14 @@ def shard_place(address: str) -> tuple[fs.FileSystem, str]:
     if "://" not in address and "::" not in address:
         return local(), str(Path(address).expanduser().resolve())
     try:
-        filesystem, path = fs.FileSystem.from_uri(address)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as unknown:
-        try:
+        if address.partition("://")[0] in OF_PYARROW:
+            filesystem, path = fs.FileSystem.from_uri(address)
+        else:
             import fsspec
 
             other, path = fsspec.core.url_to_fs(address)
-        except (ImportError, ValueError) as error:
-            raise UsageError(f"--shards {address}: {unknown}; {error}") from error
-        filesystem = fs.PyFileSystem(fs.FSSpecHandler(other))
-    except OSError as error:
+            filesystem = fs.PyFileSystem(fs.FSSpecHandler(other))
+    except (ImportError, OSError, ValueError, pa.ArrowNotImplementedError) as error:  # ArrowInvalid is a ValueError
         raise UsageError(f"--shards {address}: {error}") from error
     return filesystem, path
 
