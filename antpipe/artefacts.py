@@ -1,4 +1,4 @@
-"""What can be said of an artefact: what kind it is, how it stands, what a stage did to it, what made it."""
+"""The artefacts of a domain, and what can be said of one: its kind, how it stands, what a stage did, what made it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +17,23 @@ class ArtefactKind:
     optional: tuple[str, ...] = ()  # inputs that count where they are there
     version: int = 1
     on_request: bool = False  # nobody misses it: it is built by those who ask for it
+
+
+ARTEFACTS: dict[str, ArtefactKind] = {
+    "items": ArtefactKind("ingest", ("items.parquet", "interactions.parquet", "users.parquet", "rejects.parquet")),
+    "text": ArtefactKind("embed-text", ("text.arrow",), ("items",)),
+    "pictures": ArtefactKind("fetch-images", ("pictures.parquet",), ("items",)),
+    "image": ArtefactKind("embed-image", ("image.arrow",), ("items",), ("pictures",)),
+    "price": ArtefactKind("quantize-price", ("price.arrow",), ("items",)),
+    "sequences": ArtefactKind("build-sequences", ("sequences.arrow",), ("items",)),
+    **{
+        f"{modality}-white": ArtefactKind(
+            f"whiten --modality {modality}", (f"{modality}_white.arrow", f"{modality}_whitening.parquet"),
+            ("items", modality), on_request=True,
+        )
+        for modality in ("text", "image")
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

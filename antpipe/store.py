@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antpipe import __version__
-from antpipe.artefacts import ArtefactKind, StageResult, State, artefact_of, encoder_name
+from antpipe.artefacts import ARTEFACTS, ArtefactKind, StageResult, State, artefact_of, encoder_name
 from antpipe.errors import DataError, IntegrityError, UsageError
 from antpipe.store_files import (
     Earlier,
@@ -32,6 +32,7 @@ from antpipe.store_files import (
     file_sha256,
     id_table_sha256,
     map_batch,
+    map_sequences,
     read_parquet,
     read_stamp,
     write_json,
@@ -49,23 +50,6 @@ __all__ = [
 MANIFEST = "manifest.json"
 FORMAT = 1
 Manifest = dict[str, dict[str, Any]]
-
-
-ARTEFACTS: dict[str, ArtefactKind] = {
-    "items": ArtefactKind("ingest", ("items.parquet", "interactions.parquet", "users.parquet", "rejects.parquet")),
-    "text": ArtefactKind("embed-text", ("text.arrow",), ("items",)),
-    "pictures": ArtefactKind("fetch-images", ("pictures.parquet",), ("items",)),
-    "image": ArtefactKind("embed-image", ("image.arrow",), ("items",), ("pictures",)),
-    "price": ArtefactKind("quantize-price", ("price.arrow",), ("items",)),
-    "sequences": ArtefactKind("build-sequences", ("sequences.arrow",), ("items",)),
-    **{
-        f"{modality}-white": ArtefactKind(
-            f"whiten --modality {modality}", (f"{modality}_white.arrow", f"{modality}_whitening.parquet"),
-            ("items", modality), on_request=True,
-        )
-        for modality in ("text", "image")
-    },
-}  # fmt: skip
 
 
 class Store:
@@ -349,19 +333,8 @@ class Domain:
 
     def sequences(self) -> Sequences:
         """Everybody's sequence, mapped."""
-        import numpy as np
-
         self._require_fresh("sequences")
-        batch, _ = map_batch(self.path / "sequences.arrow")
-        items = batch.column("items")
-        return Sequences(
-            user=batch.column("user").to_numpy(),
-            offsets=items.offsets.to_numpy().astype(np.int64),
-            items=items.values.to_numpy(),
-            train_end=batch.column("train_end").to_numpy(),
-            valid_end=batch.column("valid_end").to_numpy(),
-            max_len=int(self.entry("sequences")["parameters"]["max_len"]),
-        )
+        return map_sequences(self.path / "sequences.arrow", int(self.entry("sequences")["parameters"]["max_len"]))
 
     def _require_fresh(self, artefact: str) -> None:
         self.entry(artefact)

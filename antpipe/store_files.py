@@ -242,6 +242,22 @@ def map_batch(path: Path) -> "tuple[pa.RecordBatch, mmap.mmap]":
     return pa.ipc.open_file(pa.py_buffer(mapping)).get_batch(0), mapping
 
 
+def map_sequences(path: Path, max_len: int) -> Sequences:
+    """Everybody's sequence, as views of the mapped file."""
+    import numpy as np
+
+    batch, _ = map_batch(path)
+    items = batch.column("items")
+    return Sequences(
+        user=batch.column("user").to_numpy(),
+        offsets=items.offsets.to_numpy().astype(np.int64),
+        items=items.values.to_numpy(),
+        train_end=batch.column("train_end").to_numpy(),
+        valid_end=batch.column("valid_end").to_numpy(),
+        max_len=max_len,
+    )
+
+
 def earlier_feature(path: Path, entry: Mapping[str, Any]) -> Earlier | None:
     """The vectors of MODALITY.arrow as its manifest entry describes it, whatever became of the catalogue.
 
