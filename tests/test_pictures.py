@@ -225,6 +225,12 @@ def test_only_the_first_pictures_of_an_item_are_taken() -> None:
     assert [one.name for one in first_of_each_item(pictures, 2)] == ["b", "a", "c"]
 
 
+def test_a_file_that_an_item_names_twice_counts_once_for_it(folder: Path) -> None:
+    twice = [Picture(0, "a", str(folder / "a.jpg")), Picture(0, "x", f"{folder}/./a.jpg"), Picture(0, "b", "b.jpg")]
+    other = Picture(1, "a", str(folder / "a.jpg"))
+    assert [(one.row, one.name) for one in first_of_each_item([*twice, other], 2)] == [(0, "a"), (0, "b"), (1, "a")]
+
+
 def test_the_digest_of_pictures_follows_their_content(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     pictures = [Picture(0, "a.jpg", str(path))]

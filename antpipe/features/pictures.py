@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -76,13 +77,13 @@ def folder_pictures(folder: Path, item_ids: Sequence[str]) -> list[Picture]:
 
 
 def first_of_each_item(pictures: Sequence[Picture], most: int) -> list[Picture]:
-    """At most `most` pictures of each item, by row, in the order given."""
-    taken: dict[int, int] = {}
-    kept = []
-    for picture in sorted(pictures, key=lambda picture: picture.row):  # stable: the order within an item stays
-        taken[picture.row] = taken.get(picture.row, 0) + 1
-        if taken[picture.row] <= most:
-            kept.append(picture)
+    """At most `most` pictures of each item, by row, in the order given; a file that is named twice counts once."""
+    kept: list[Picture] = []
+    for _, own in groupby(sorted(pictures, key=lambda picture: picture.row), key=lambda picture: picture.row):
+        files: dict[str, Picture] = {}  # keeps the order, as the sort above does within an item
+        for picture in own:
+            files.setdefault(os.path.normpath(picture.path), picture)
+        kept += list(files.values())[:most]
     return kept
 
 
