@@ -77,6 +77,9 @@ class ModelConfig(Config):
     layer_norm_eps: float = setting(1e-8, "epsilon in LayerNorm", least=0)
     gate_noise: bool = setting(True, "noisy gates in training")
     transductive: bool = setting(False, "add a learned vector for each item id")
+    history_score: bool = setting(
+        False, "learn what to add to the score of items that are in the history (ANT: nothing)"
+    )
     learned_missing: bool = setting(False, "a learned vector stands for a missing modality (ANT: zeros)")
     modality_dropout: float = setting(
         0.0, "share of present modalities hidden in training (ANT: none)", least=0, most=1

@@ -154,6 +154,30 @@ def add_drawn(own: Ints, candidates: Candidates, rng: np.random.Generator) -> tu
     return items, log_inclusion
 
 
+def history_pairs(blocks: Sequence[Block], n: int) -> tuple[Ints, Ints]:
+    """Each position of some blocks, in their order, with each item up to it: rows (S,) of the positions, ascending,
+    and rows (S,) of the batch's n items. A pair is there once, however often its item comes."""
+    keys, base = [np.empty(0, np.int64)], 0
+    for block in blocks:
+        sequence, place = np.divmod(block.positions, block.inputs.shape[1])
+        position, column = np.nonzero(np.arange(block.inputs.shape[1]) <= place[:, None])
+        keys.append((base + position) * n + block.inputs[sequence[position], column])
+        base += len(place)
+    rows, items = np.divmod(np.unique(np.concatenate(keys)), n)
+    return rows, items
+
+
+def pairs_among(pairs: tuple[Ints, Ints], candidates: Ints) -> tuple[Ints, Ints]:
+    """Pairs of row and item as pairs of row and column, where the columns are candidates (P,) of which several may be
+    the same item."""
+    rows, items = pairs
+    order = np.argsort(candidates, kind="stable")
+    first = np.searchsorted(candidates[order], items)
+    count = np.searchsorted(candidates[order], items, side="right") - first
+    within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    return np.repeat(rows, count), order[np.repeat(first, count) + within]
+
+
 def block_ends(lengths: Ints) -> list[int]:
     """Where to cut ascending lengths (W,) into blocks: at powers of two, unless padding the shorter sequences to
     the next power costs fewer than PADDING_WORTH_A_BLOCK positions."""

@@ -13,7 +13,7 @@ from antpipe.config import EvaluateConfig
 from antpipe.data import Examples, examples
 from antpipe.devices import choose_device
 from antpipe.errors import DataError
-from antpipe.ranking import PROTOCOLS, Ranks, rank_examples, summary, unit_vectors
+from antpipe.ranking import PROTOCOLS, Ranks, rank_examples, score_of_history, summary, unit_vectors
 from antpipe.slices import groups, slice_figures, training_counts
 from antpipe.store import Store, write_json
 
@@ -43,7 +43,7 @@ def evaluate_run(
     search, index = (None, {"kind": "exact"}) if exact else build_index(items, config)
     if search:
         index |= recall_of_exact(queries, items, search)
-    ranks = rank_examples(queries, items, part, config.block_size, search)
+    ranks = rank_examples(queries, items, part, config.block_size, search, score_of_history(model))
     counts = training_counts(sequences, len(items))
     divided = groups(part, counts, catalogue, domain, tuple(described.modalities))
     result = {

@@ -4,6 +4,8 @@ All take vectors that are not normalised yet; a score is the cosine divided by t
 of positions a mean is taken over, where the rows at hand are only a part of the batch (several processes).
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +22,29 @@ def cosine_scores(queries: Tensor, candidates: Tensor) -> Tensor:
     return F.normalize(queries, dim=-1) @ F.normalize(candidates, dim=-1).T
 
 
+@dataclass(frozen=True)
+class Bonus:
+    """A learned number () that is added to the cosine of some pairs of a row and a candidate.
+
+    rows: (S,) ascending; columns: (S,) rows of the candidates. Each pair is there once.
+    """
+
+    score: Tensor
+    rows: Tensor
+    columns: Tensor
+
+    def block(self, edges: Sequence[int], number: int, size: int) -> tuple[Tensor, Tensor]:
+        """The pairs of one block of `size` rows, its rows counted from its own start. edges: see `edges`."""
+        pairs = slice(edges[number], edges[number + 1])
+        return self.rows[pairs] - number * size, self.columns[pairs]
+
+    def edges(self, rows: int, size: int) -> list[int]:
+        """Where the pairs of each block of `size` of all rows begin, and where those of the last one end."""
+        starts = torch.arange(0, rows + size, size, device=self.rows.device)
+        ends: list[int] = torch.searchsorted(self.rows, starts).tolist()
+        return ends
+
+
 class _CrossEntropy(torch.autograd.Function):
     """Cross-entropy of scores query * candidate, a block of rows at a time: gradients are made together with the
     loss, so that no (P, n) matrix is ever held, in memory or for the backward pass."""
@@ -27,22 +52,28 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, queries: Tensor, candidates: Tensor, labels: Tensor, count: int,
-        groups: tuple[Tensor, Tensor] | None, log_inclusion: Tensor | None,
+        groups: tuple[Tensor, Tensor] | None, log_inclusion: Tensor | None, bonus: Bonus | None, added: Tensor | None,
     ) -> Tensor:  # fmt: skip
+        """added: () the bonus's score as it is added to query * candidate; apart, because it has a gradient."""
         device = queries.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else queries.dtype
         table = candidates.to(low)  # (n, D)
         total = queries.new_zeros(())
         query_grad = torch.empty_like(queries) if ctx.needs_input_grad[0] else None
         candidate_grad = torch.zeros_like(candidates) if ctx.needs_input_grad[1] else None
+        added_grad = None if added is None else torch.zeros_like(added)
         size = max(1, SCORES_AT_ONCE // max(1, len(candidates)))
+        edges = bonus.edges(len(queries), size) if bonus else []
         with torch.autocast(device, enabled=False):
-            for start in range(0, len(queries), size):
+            for number, start in enumerate(range(0, len(queries), size)):
                 rows = slice(start, start + size)
                 block, label = queries[rows].to(low), labels[rows, None]  # (b, D), (b, 1)
                 scores = (block @ table.T).to(queries.dtype)  # (b, n)
                 if log_inclusion is not None:
                     scores -= log_inclusion
+                if bonus is not None and added is not None:
+                    pairs = bonus.block(edges, number, size)
+                    scores.index_put_(pairs, added, accumulate=True)
                 if groups is not None:
                     others = groups[0][rows][:, None] == groups[1]
                     scores.masked_fill_(others.scatter_(1, label, False), -torch.inf)
@@ -54,25 +85,28 @@ class _CrossEntropy(torch.autograd.Function):
                     continue
                 # The gradient of the scores is weights / sums, less 1 at the label; dividing comes last, where there
                 # are D numbers a row instead of n.
-                weights = weights.scatter_add_(1, label, -sums).to(low)
+                weights = weights.scatter_add_(1, label, -sums)
+                if added_grad is not None:
+                    added_grad += (weights[pairs] / sums[pairs[0], 0]).sum()
+                weights = weights.to(low)
                 if query_grad is not None:
                     query_grad[rows] = (weights @ table).to(queries.dtype) / sums
                 if candidate_grad is not None:
                     candidate_grad += weights.T @ (queries[rows] / sums).to(low)
         ctx.count = count
-        ctx.save_for_backward(query_grad, candidate_grad)
+        ctx.save_for_backward(query_grad, candidate_grad, added_grad)
         return total / count
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        parts = (part if part is None else part * (grad / ctx.count) for part in ctx.saved_tensors)
-        return (*parts, None, None, None, None)
+        queries, candidates, added = (part if part is None else part * (grad / ctx.count) for part in ctx.saved_tensors)
+        return queries, candidates, None, None, None, None, None, added
 
 
 def _cross_entropy(
     queries: Tensor, candidates: Tensor, labels: Tensor, temperature: float, count: int | None,
-    groups: tuple[Tensor, Tensor] | None = None, log_inclusion: Tensor | None = None,
+    groups: tuple[Tensor, Tensor] | None = None, log_inclusion: Tensor | None = None, bonus: Bonus | None = None,
 ) -> Tensor:  # fmt: skip
     """Sum over P rows of -log softmax(scores - log_inclusion)[label], divided by `count` (P where None).
 
@@ -82,13 +116,14 @@ def _cross_entropy(
     loss: Tensor = _CrossEntropy.apply(
         F.normalize(queries, dim=-1) / temperature, F.normalize(candidates, dim=-1), labels,
         max(1, len(queries) if count is None else count), groups, log_inclusion,
+        bonus, None if bonus is None else bonus.score / temperature,
     )  # fmt: skip
     return loss
 
 
 def full_softmax(
     hidden: Tensor, catalogue: Tensor, targets: Tensor, temperature: float,
-    log_inclusion: Tensor | None = None, count: int | None = None,
+    log_inclusion: Tensor | None = None, count: int | None = None, bonus: Bonus | None = None,
 ) -> Tensor:  # fmt: skip
     """Cross-entropy over the whole catalogue, mean of P positions.
 
@@ -97,12 +132,12 @@ def full_softmax(
     in the denominator has the whole catalogue's sum as its mean (logQ correction; Bengio and Senecal 2008,
     https://doi.org/10.1109/TNN.2007.912312).
     """
-    return _cross_entropy(hidden, catalogue, targets, temperature, count, log_inclusion=log_inclusion)
+    return _cross_entropy(hidden, catalogue, targets, temperature, count, log_inclusion=log_inclusion, bonus=bonus)
 
 
 def in_batch(
     hidden: Tensor, next_items: Tensor, targets: Tensor, temperature: float,
-    first: int = 0, count: int | None = None,
+    first: int = 0, count: int | None = None, bonus: Bonus | None = None,
 ) -> Tensor:  # fmt: skip
     """InfoNCE among the batch's next items, mean of P positions.
 
@@ -111,7 +146,7 @@ def in_batch(
     the denominator.
     """
     own = torch.arange(first, first + len(hidden), device=targets.device)
-    return _cross_entropy(hidden, next_items, own, temperature, count, groups=(targets[own], targets))
+    return _cross_entropy(hidden, next_items, own, temperature, count, groups=(targets[own], targets), bonus=bonus)
 
 
 def image_text(

@@ -245,6 +245,7 @@ class Ant(nn.Module):
             for layer in range(config.layers)
         )
         self.ids = nn.Embedding(items, config.width) if config.transductive and items else None
+        self.history_score = nn.Parameter(torch.zeros(())) if config.history_score else None
         self.reset()
 
     def reset_experts(self, init: str) -> None:
@@ -266,8 +267,9 @@ class Ant(nn.Module):
         for module in self.modules():
             if isinstance(module, NoisyGate):
                 module.reset()
-        for vector in self.missing.values():
-            nn.init.zeros_(vector)
+        for zero in (*self.missing.values(), self.history_score):
+            if zero is not None:
+                nn.init.zeros_(zero)
         self.reset_experts("xavier" if self.config.init == "xavier" else "normal")
 
     def items(

@@ -96,8 +96,25 @@ def nearest(queries: Floats, items: Floats, k: int) -> Found:
     return scores, rows
 
 
+@dataclass(frozen=True)
+class Raised:
+    """What is added to the scores of some items: `score` at the sorted distinct keys (S,), place * n + item."""
+
+    score: float
+    keys: NDArray[np.int64]
+
+    def at(self, keys: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What is added at each of these keys, in their shape."""
+        return np.where(np.isin(keys, self.keys), self.score, 0.0) if self.score else np.zeros(keys.shape)
+
+
 def rank_examples(
-    queries: Floats, items: Floats, part: Examples, block_size: int = 0, search: Search | None = None
+    queries: Floats,
+    items: Floats,
+    part: Examples,
+    block_size: int = 0,
+    search: Search | None = None,
+    history_score: float = 0.0,
 ) -> Ranks:
     """Ranks of the targets under both protocols. queries: (Q, D), items: (N, D), unit vectors.
 
@@ -105,7 +122,8 @@ def rank_examples(
     tell an item from the target, both are scored again in float64, so that ranks depend neither on the size of blocks
     nor on the number of threads. block_size: examples at a time (0: as many as CANDIDATES_AT_ONCE allows). search:
     proposes the candidates in place of the exact search; ranks are then those among them, and a target that is not
-    among them is a miss. Raises DataError for vectors that are not finite: nothing compares with them, so every
+    among them is a miss. history_score: added to the score of items among the last max_len of a history, which are then
+    candidates, too. Raises DataError for vectors that are not finite: nothing compares with them, so every
     target would come out first.
     """
     if not (np.isfinite(queries).all() and np.isfinite(items).all()):
@@ -118,13 +136,15 @@ def rank_examples(
     targets = part.targets()
     for rows, k in _blocks(part, len(items), block_size):
         keys = _history_keys(part, rows, len(items))
+        raised = Raised(history_score, _history_keys(part, rows, len(items), part.max_len))
+        own = np.arange(len(rows)) * len(items) + targets[rows]
         found = search(queries[rows], k) if search else nearest(queries[rows], items, k)
-        block, enough = _rank_block(queries[rows], items, found, targets[rows], keys)
+        block, enough = _rank_block(queries[rows], items, found, targets[rows], keys, raised)
         if search:
-            block[:, ~(found[1] == targets[rows, None]).any(1)] = np.inf
+            block[:, ~((found[1] == targets[rows, None]).any(1) | (raised.at(own) != 0))] = np.inf
         else:
-            _rank_among_all(block, np.flatnonzero(~enough), queries[rows], items, targets[rows], keys)
-        seen[rows] = np.isin(np.arange(len(rows)) * len(items) + targets[rows], keys)
+            _rank_among_all(block, np.flatnonzero(~enough), queries[rows], items, targets[rows], keys, raised)
+        seen[rows] = np.isin(own, keys)
         ranks["all"][rows] = block[0]
         ranks["unseen"][rows] = np.where(seen[rows], np.inf, block[1])
     return Ranks(ranks, seen)
@@ -145,33 +165,55 @@ def _blocks(part: Examples, n: int, block_size: int) -> Iterator[tuple[NDArray[n
         begin += len(rows)
 
 
-def _history_keys(part: Examples, rows: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """Sorted distinct pairs (place in rows, item of its history), each as place * n + item."""
+def _history_keys(part: Examples, rows: NDArray[np.int64], n: int, most: int | None = None) -> NDArray[np.int64]:
+    """Sorted distinct pairs (place in rows, item of its history or of the last `most` in it) as place * n + item."""
     count = part.end[rows] - part.start[rows]
+    count = count if most is None else np.minimum(count, most)
     within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    history = part.items[np.repeat(part.start[rows], count) + within].astype(np.int64)
+    history = part.items[np.repeat(part.end[rows] - count, count) + within].astype(np.int64)
     return np.unique(np.repeat(np.arange(len(rows)), count) * n + history)
 
 
+def _with_raised(
+    queries: Floats, items: Floats, found: Found, raised: Raised
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Scores and candidates found, (B, k) each, without those whose score is raised, and then all of these: (B, k + H)
+    with -1 where there is no candidate."""
+    place, item = np.divmod(raised.keys, len(items))
+    count = np.bincount(place, minlength=len(queries))
+    within = np.arange(len(place)) - np.repeat(np.cumsum(count) - count, count)
+    rows = np.full((len(queries), int(count.max(initial=0))), -1)
+    scores = np.full(rows.shape, -np.inf)
+    rows[place, within] = item
+    scores[place, within] = _exact_scores(queries, items, place, item) + raised.score
+    again = np.isin(np.arange(len(queries))[:, None] * len(items) + found[1], raised.keys)
+    return np.hstack([found[0], scores]), np.hstack([np.where(again, -1, found[1]), rows])
+
+
 def _rank_block(
-    queries: Floats, items: Floats, found: Found, targets: NDArray[np.int64], keys: NDArray[np.int64]
+    queries: Floats, items: Floats, found: Found, targets: NDArray[np.int64], keys: NDArray[np.int64], raised: Raised
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Ranks (2, B) among the candidates found, (B, k) each, for `all` and for `unseen`, and where these candidates
     suffice (B,). An item is better or equal by its float64 score; equal rows of `items` have equal scores."""
-    scores, candidates = found
+    scores: NDArray[Any]
+    (scores, candidates), n = found, len(items)
+    place = np.arange(len(queries))
+    least, whole = scores[:, -1], candidates.shape[1] == n  # who is no candidate has at most this score, if not raised
+    if raised.score:
+        scores, candidates = _with_raised(queries, items, found, raised)
     # Most that a float32 inner product of unit vectors is off, in whatever order it is summed (Higham, Accuracy and
     # Stability of Numerical Algorithms, 2002, section 3.1).
     tolerance = (queries.shape[1] + 2) * 2.0**-24
-    goal = _exact_scores(queries, items, np.arange(len(queries)), targets)
+    goal = _exact_scores(queries, items, place, targets) + raised.at(place * n + targets)
     other = (candidates != targets[:, None]) & (candidates >= 0)
     better = other & (scores > goal[:, None] + tolerance)
     row, column = np.nonzero(other & ~better & (scores >= goal[:, None] - tolerance))  # too near for float32
-    near = _exact_scores(queries, items, row, candidates[row, column])
+    near = _exact_scores(queries, items, row, candidates[row, column]) + raised.at(row * n + candidates[row, column])
     better[row, column] = near > goal[row]
     equal = np.zeros_like(better)
     equal[row, column] = near == goal[row]
-    visible = ~np.isin(np.arange(len(queries))[:, None] * len(items) + candidates, keys)
-    complete = (candidates.shape[1] == len(items)) | (goal > scores[:, -1] + tolerance)
+    visible = ~np.isin(place[:, None] * n + candidates, keys)
+    complete = whole | (goal > least + tolerance)
     ranks, enough = [], np.ones(len(queries), np.bool_)
     for allowed in (np.ones_like(visible), visible):
         above = (better & allowed).sum(1)
@@ -187,15 +229,22 @@ def _rank_among_all(
     items: Floats,
     targets: NDArray[np.int64],
     keys: NDArray[np.int64],
+    raised: Raised,
 ) -> None:
     """Replace the ranks block[:, places]: near ties reach beyond their candidates, so the whole catalogue is scored."""
     n = len(items)
     for some in np.array_split(places, -(-len(places) * n // CANDIDATES_AT_ONCE) or 1) if len(places) else ():
-        own = np.isin(keys // n, some)
-        renumbered = np.searchsorted(some, keys[own] // n) * n + keys[own] % n
         everything = np.broadcast_to(np.arange(n), (len(some), n))
         scores = queries[some] @ items.T
-        block[:, some], _ = _rank_block(queries[some], items, (scores, everything), targets[some], renumbered)
+        own = Raised(raised.score, _keys_of(raised.keys, some, n))
+        hidden = _keys_of(keys, some, n)
+        block[:, some], _ = _rank_block(queries[some], items, (scores, everything), targets[some], hidden, own)
+
+
+def _keys_of(keys: NDArray[np.int64], places: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """The keys of these places, ascending, which count from 0 then."""
+    own = keys[np.isin(keys // n, places)]
+    return np.searchsorted(places, own // n) * n + own % n
 
 
 def _exact_scores(
@@ -235,9 +284,15 @@ def unit_vectors(
     return unit_rows(queries), unit_rows(items)
 
 
+def score_of_history(model: "Ant") -> float:
+    """What the model adds to the cosine of an item that it reads in the history; 0 where it learns no such score."""
+    return 0.0 if model.history_score is None else model.history_score.item()
+
+
 def evaluate(model: "Ant", catalogue: Catalogue, domain: str, part: Examples, device: "torch.device") -> Ranks:
     """Ranks of one domain's examples by a model; the catalogue holds that domain, alone or among others."""
-    return rank_examples(*unit_vectors(model, catalogue, domain, part, device), part)
+    vectors = unit_vectors(model, catalogue, domain, part, device)
+    return rank_examples(*vectors, part, history_score=score_of_history(model))
 
 
 def summary(ranks: Ranks) -> dict[str, Any]:

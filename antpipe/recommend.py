@@ -11,7 +11,7 @@ import numpy as np
 from antpipe.compatibility import open_run
 from antpipe.data import Examples
 from antpipe.errors import DataError, UsageError
-from antpipe.ranking import catalogue_vectors, history_vectors, nearest, unit_rows
+from antpipe.ranking import catalogue_vectors, history_vectors, nearest, score_of_history, unit_rows
 from antpipe.store import Domain, Store
 
 TITLE_WIDTH = 70  # characters shown of the text of an item without a title
@@ -31,8 +31,8 @@ def recommend(
     """The k best items after a history: that of `user` (original id), or `items` (original ids, the oldest first).
 
     Items of the history are left out unless include_seen. Returns rows of rank, item_id, title (the start of the
-    text where an item has none) and score (the cosine, in [-1, 1]), the best first. Raises DataError naming a user
-    or item the domain does not have.
+    text where an item has none) and score (the cosine, in [-1, 1], and what the model adds to items of the history),
+    the best first. Raises DataError naming a user or item the domain does not have.
     """
     import torch
 
@@ -48,10 +48,14 @@ def recommend(
     vectors = catalogue_vectors(model, catalogue, domain, torch.device("cpu"))
     ends = np.array([len(history)])
     part = Examples(np.zeros(1, np.int32), history, np.zeros(1, np.int64), ends, described.max_len)
-    query = unit_rows(history_vectors(model, vectors, part))
+    query, rows = unit_rows(history_vectors(model, vectors, part)), unit_rows(vectors)
+    scores, found = nearest(query, rows, min(len(ids), k + len(set(history.tolist()))))
+    scored = dict(zip(found[0].tolist(), scores[0].tolist(), strict=True))
+    if added := score_of_history(model):
+        read = set(history[-described.max_len :].tolist())
+        scored |= {item: float(query[0] @ rows[item]) + added for item in read}
     hidden = set() if include_seen else set(history.tolist())
-    scores, found = nearest(query, unit_rows(vectors), min(len(ids), k + len(hidden)))
-    kept = [(int(item), float(score)) for item, score in zip(found[0], scores[0], strict=True) if item not in hidden]
+    kept = sorted(((i, score) for i, score in scored.items() if i not in hidden), key=lambda one: one[1], reverse=True)
     shown = place.table("items", ["title", "text"]).to_pylist()
     titles = [row["title"] or textwrap.shorten(row["text"] or "", TITLE_WIDTH, placeholder=" …") for row in shown]
     return [

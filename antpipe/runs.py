@@ -89,6 +89,8 @@ def plan_run(
             f"--reference needs the softmax over all {len(data.catalogue)} items, not over a sample",
             f"the same command with --sampled-above {len(data.catalogue)}",
         )
+    if config.reference and model_config.history_score:
+        raise UsageError("--reference: the authors' code adds nothing to scores", "the same with --no-history-score")
     if not config.features():
         check_ids_only(stage, actions, model_config, config)
     described = describe_run(

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from antpipe import losses
-from antpipe.catalogue import Catalogue, ItemInputs, item_inputs
+from antpipe.catalogue import Catalogue, Ints, ItemInputs, item_inputs
 from antpipe.checkpoint import keeping
 from antpipe.compiling import uncompiled
 from antpipe.config import TrainConfig
-from antpipe.data import Batch, Candidates, Examples, batches, training_windows
+from antpipe.data import Batch, Candidates, Examples, batches, history_pairs, pairs_among, training_windows
 from antpipe.errors import DataError, DivergedError
 from antpipe.parallel import ALONE, World, add_gradients, gather_rows, of_first, rows_of, total
 from antpipe.ranking import evaluate, metrics
@@ -192,22 +192,37 @@ def target_loss(
     targets = torch.from_numpy(batch.targets[batch.own_targets()]).to(items.device)
     hidden = hidden_states(model, items, batch)
     if not config.reference:
-        return softmax_over_items(hidden, items, batch, model.config.temperature)
+        return softmax_over_items(model, hidden, items, batch)
     zeros = {name: torch.zeros_like(values[:1]) for name, values in inputs.features.items()}
     nothing = {name: torch.zeros_like(there[:1]) for name, there in inputs.present.items()}
     padding = model.items(zeros, None, nothing).fused[0]
     return losses.reference_full_softmax(hidden, items, padding, targets, model.config.temperature)
 
 
-def softmax_over_items(
-    hidden: "torch.Tensor", items: "torch.Tensor", batch: Batch, temperature: float
-) -> "torch.Tensor":
+def softmax_over_items(model: "Ant", hidden: "torch.Tensor", items: "torch.Tensor", batch: Batch) -> "torch.Tensor":
     """Cross-entropy of this process's positions among batch.items. hidden: (p, D), items: (n, D)."""
     import torch
 
     targets = torch.from_numpy(batch.targets[batch.own_targets()]).to(items.device)
     sampled = None if batch.log_inclusion is None else torch.from_numpy(batch.log_inclusion).to(items.device)
-    return losses.full_softmax(hidden, items, targets, temperature, log_inclusion=sampled, count=len(batch.targets))
+    return losses.full_softmax(
+        hidden, items, targets, model.config.temperature, sampled, len(batch.targets), history_bonus(model, batch)
+    )
+
+
+def history_bonus(model: "Ant", batch: Batch, candidates: Ints | None = None) -> losses.Bonus | None:
+    """What the model adds to the scores of items that a position's history holds, where it learns that.
+
+    candidates: (P,) what is scored, as rows of batch.items; None for all of these.
+    """
+    import torch
+
+    if model.history_score is None:
+        return None
+    pairs = history_pairs(batch.blocks, len(batch.items))
+    rows, columns = pairs if candidates is None else pairs_among(pairs, candidates)
+    device = model.history_score.device
+    return losses.Bonus(model.history_score, torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device))
 
 
 def pretraining_loss(
@@ -229,9 +244,10 @@ def pretraining_loss(
     if config.reference:
         loss = losses.reference_in_batch(hidden, fused[targets], targets, temperature)
     elif config.pretrain_drawn:
-        loss = softmax_over_items(hidden, fused, batch, temperature)
+        loss = softmax_over_items(model, hidden, fused, batch)
     else:
-        loss = losses.in_batch(hidden, fused[targets], targets, temperature, first, count)
+        bonus = history_bonus(model, batch, batch.targets)
+        loss = losses.in_batch(hidden, fused[targets], targets, temperature, first, count, bonus)
     if not ("image" in vectors.parts and "text" in vectors.parts and config.image_text_weight):
         return loss
     has_image = gather_rows(inputs.present["image"][:, None].float(), n, world)[:, 0].bool()[targets]  # (P,)

@@ -16,7 +16,7 @@ FREEZE = "freeze"  # taken from the checkpoint, not trained
 RESET = "reset"  # drawn anew, trained
 ACTIONS = (KEEP, FREEZE, RESET)
 
-GROUPS = ("encoder", "positions", "input_norm", "experts", "gates", "ids")
+GROUPS = ("encoder", "positions", "input_norm", "experts", "gates", "ids", "history_score")
 Stage = Mapping[str, str]  # what happens to each group
 
 STAGES: dict[str, Stage] = {
@@ -26,14 +26,17 @@ STAGES: dict[str, Stage] = {
     "finetune": dict.fromkeys(GROUPS, KEEP) | {"ids": RESET},
     "relearn": {
         "encoder": FREEZE, "positions": RESET, "input_norm": KEEP, "experts": RESET, "gates": RESET, "ids": RESET,
+        "history_score": KEEP,
     },
     "linear-probe": dict.fromkeys(GROUPS, FREEZE) | {"experts": RESET, "gates": RESET, "ids": RESET},
     "relearn-unfrozen": {
         "encoder": KEEP, "positions": RESET, "input_norm": KEEP, "experts": RESET, "gates": RESET, "ids": RESET,
+        "history_score": KEEP,
     },
     # As UniSRec (arXiv 2206.05941) is carried over: sequence encoder and positions frozen, the adaptor goes on.
     "unisrec": {
         "encoder": FREEZE, "positions": FREEZE, "input_norm": KEEP, "experts": KEEP, "gates": KEEP, "ids": RESET,
+        "history_score": KEEP,
     },
     # Goes on from a run on the same target (checked), so that even ids may stay.
     "unfreeze": dict.fromkeys(GROUPS, KEEP),
@@ -84,7 +87,8 @@ def needs_checkpoint(stage: Stage) -> bool:
 
 def group_of(parameter: str) -> str:
     """The one group a parameter of `Ant` belongs to, by its name."""
-    head, *_, tail = parameter.split(".")
+    names = parameter.split(".")
+    head, tail = names[0], names[-1]
     if head == "modalities":
         return "gates" if tail in ("w_gate", "w_noise") else "experts"
     if head == "missing":

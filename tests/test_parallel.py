@@ -59,11 +59,23 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     "words",
     [
         ["--stage", "pretrain", "--domains", "Shop,Other", "--image-text-weight", "0.5"],
+        ["--stage", "pretrain", "--domains", "Shop,Other", "--image-text-weight", "0.5", "--history-score"],
         ["--stage", "pretrain", "--domains", "Shop,Other", "--image-text-weight", "0.5", "--pretrain-drawn", "5"],
         ["--stage", "scratch", "--domains", "Shop"],
-        ["--stage", "scratch", "--domains", "Shop", "--sampled-above", "10", "--drawn", "2", "--transductive"],
+        [
+            "--stage",
+            "scratch",
+            "--domains",
+            "Shop",
+            "--sampled-above",
+            "10",
+            "--drawn",
+            "2",
+            "--transductive",
+            "--history-score",
+        ],
     ],
-    ids=["pretrain", "pretrain-drawn", "scratch", "sampled"],
+    ids=["pretrain", "pretrain-history", "pretrain-drawn", "scratch", "sampled"],
 )
 def test_two_processes_train_and_judge_like_one(store: Store, tmp_path: Path, words: list[str]) -> None:
     runs = [tmp_path / "one", tmp_path / "two"]

@@ -15,21 +15,25 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def make_examples(histories: list[list[int]], targets: list[int]) -> Examples:
+def make_examples(histories: list[list[int]], targets: list[int], max_len: int = 50) -> Examples:
     items, start, end = [], [], []
     for history, target in zip(histories, targets, strict=True):
         start.append(len(items))
         items += [*history, target]
         end.append(len(items) - 1)
     return Examples(
-        np.arange(len(targets), dtype=np.int32), np.array(items, np.int32), np.array(start), np.array(end), 50
+        np.arange(len(targets), dtype=np.int32), np.array(items, np.int32), np.array(start), np.array(end), max_len
     )
 
 
-def brute_force(queries: np.ndarray, items: np.ndarray, part: Examples) -> dict[str, np.ndarray]:
+def brute_force(
+    queries: np.ndarray, items: np.ndarray, part: Examples, history_score: float = 0.0
+) -> dict[str, np.ndarray]:
     out = {"all": [], "unseen": []}
     for q in range(len(part)):
         scores = [float(sum(float(a) * float(b) for a, b in zip(queries[q], item, strict=True))) for item in items]
+        for item in set(part.items[max(part.start[q], part.end[q] - part.max_len) : part.end[q]].tolist()):
+            scores[item] += history_score
         target, history = part.items[part.end[q]], set(part.items[part.start[q] : part.end[q]].tolist())
         for name, ranks in out.items():
             others = [i for i in range(len(items)) if i != target and not (name == "unseen" and i in history)]
@@ -42,18 +46,30 @@ def brute_force(queries: np.ndarray, items: np.ndarray, part: Examples) -> dict[
 
 @settings(deadline=None, max_examples=60)
 @given(st.data())
-def test_ranks_equal_brute_force_with_ties_and_histories(data: st.DataObject) -> None:
+def test_ranks_equal_brute_force_with_ties_histories_and_a_score_for_them(data: st.DataObject) -> None:
     n = data.draw(st.integers(1, 200))
     rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
     # a few distinct directions only, so that whole groups of items tie exactly
     items = unit(rng.normal(size=(7, 6)))[rng.integers(0, 7, n)]
     some = st.integers(0, n - 1)
     histories = data.draw(st.lists(st.lists(some, min_size=1, max_size=12), min_size=1, max_size=9))
-    part = make_examples(histories, data.draw(st.lists(some, min_size=len(histories), max_size=len(histories))))
+    targets = data.draw(st.lists(some, min_size=len(histories), max_size=len(histories)))
+    part = make_examples(histories, targets, data.draw(st.integers(1, 12)))
     queries = unit(rng.normal(size=(len(part), 6)))
-    ranks = rank_examples(queries, items, part, block_size=data.draw(st.integers(0, 12)))
-    for name, expected in brute_force(queries, items, part).items():
+    score = data.draw(st.sampled_from([0.0, -0.4, 0.4, 3.0]))
+    ranks = rank_examples(queries, items, part, data.draw(st.integers(0, 12)), history_score=score)
+    for name, expected in brute_force(queries, items, part, score).items():
         assert ranks.by_protocol[name].tolist() == expected.tolist()
+
+
+def test_a_history_score_lifts_items_that_the_search_would_not_propose() -> None:
+    items = unit(np.stack([np.ones(500), np.arange(500)], 1))  # the more to the front, the nearer to (1, 0)
+    queries = unit(np.array([[1.0, 0.0]] * 2))
+    part = make_examples([[400, 499], [400, 499]], [400, 0])
+    plain, lifted = (rank_examples(queries, items, part, history_score=score) for score in (0.0, 2.0))
+    assert plain.by_protocol["all"].tolist() == [np.inf, 1]
+    assert lifted.by_protocol["all"].tolist() == [1, 3]
+    assert lifted.by_protocol["unseen"].tolist() == [np.inf, 1]
 
 
 def test_more_ties_than_candidates_are_all_counted() -> None:

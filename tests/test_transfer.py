@@ -8,7 +8,7 @@ from antpipe.config import ModelConfig
 from antpipe.errors import DataError, UsageError
 from antpipe.model import Ant
 
-CONFIG = ModelConfig(width=8, experts=2, transductive=True)
+CONFIG = ModelConfig(width=8, experts=2, transductive=True, history_score=True)
 
 
 def make_model(seed: int, text: int = 5) -> Ant:
