@@ -170,7 +170,7 @@ class RaceConfig(Config):
     section: ClassVar[str] = "race"
     candidates: tuple[str, ...] = setting(CANDIDATES, "what --stage auto chooses among", CANDIDATES)
     first_rung: float = setting(
-        0.125, "share of the epochs after which the worse half is dropped; again at twice that, and so on",
+        0.25, "share of the epochs after which the worse half is dropped; again at twice that, and so on",
         least=0.001, most=0.5,
     )  # fmt: skip
 

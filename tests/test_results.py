@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,11 +29,32 @@ def test_there_are_outcomes() -> None:
 
 
 @pytest.mark.parametrize("path", OUTCOMES, ids=name_of)
-def test_the_page_has_the_tables_and_verdicts_of_each_outcome(path: Path) -> None:
+def test_the_tables_beside_an_outcome_are_its_own(path: Path) -> None:
     found = json.loads(path.read_text(encoding="utf-8"))
-    told = [line for line in as_markdown(found).splitlines() if line.startswith(("| ", "- "))]
-    assert told
-    assert [line for line in told if line not in PAGE] == []
+    assert path.with_name("comparison.md").read_text(encoding="utf-8") == as_markdown(found)
+
+
+@pytest.mark.parametrize("path", OUTCOMES, ids=name_of)
+def test_the_page_has_the_row_and_the_link_of_each_outcome(path: Path) -> None:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    ((target, facts),) = found["targets"].items()
+    assert row_of(target, facts) in PAGE
+    assert f"(results/{path.parent.relative_to(FOLDER).as_posix()}/comparison.md)" in PAGE
+
+
+def row_of(target: str, facts: dict[str, Any]) -> str:
+    """A line of the page's summary: Recall@10 / NDCG@10 by arm, with verdicts, and the best of what is not trained."""
+
+    def cell(name: str) -> str:
+        figures = facts["arms"][name]["protocols"]["all"]
+        return f"{figures['recall@10']['mean']:.4f} / {figures['ndcg@10']['mean']:.4f}"
+
+    def recall(name: str) -> float:
+        return float(facts["arms"][name]["protocols"]["all"]["recall@10"]["mean"])
+
+    judged = [f"{cell(name)} {facts['arms'][name]['verdict']['word']}" for name in ("finetune", "relearn", "auto")]
+    best = max((name for name, arm in facts["arms"].items() if arm["kind"] == "untrained"), key=recall)
+    return f"| {' | '.join([target, cell('scratch'), *judged, cell('sasrec'), f'{cell(best)} ({best})'])} |"
 
 
 @pytest.mark.parametrize("path", OUTCOMES, ids=name_of)

@@ -17,7 +17,7 @@ for target in "$@"; do
 done
 
 case $setting in
-strong) flags=(--preset strong --temperature 0.07 --epochs 14 --pretrain-epochs 7 --pretrain-batch-size 2048) ;;
+strong) flags=(--preset strong --epochs 14 --pretrain-epochs 7 --pretrain-batch-size 2048) ;;
 ant) flags=(--preset ant --epochs 30 --pretrain-epochs 10 --patience 5) ;;
 *) echo "SETTING $setting: strong or ant" >&2 && exit 2 ;;
 esac
@@ -45,7 +45,7 @@ for target in "$@"; do
     antpipe embed-text --domains "$(joined "$target" "${sources[@]}")" --encoder packaged/all-MiniLM-L6-v2
     antpipe build-sequences --domains "$(joined "$target" "${sources[@]}")"
     antpipe stats
-    antpipe compare --target "$target" --sources "$(joined "${sources[@]}")" --modalities text --width 64 --seeds 3 \
+    antpipe compare --target "$target" --sources "$(joined "${sources[@]}")" --modalities text --seeds 3 \
         --arms scratch,finetune,relearn,auto,sasrec,popularity,item-knn,markov,text-nearest \
         --valid-sample 10000 --save-every 3600 --out "$work/$setting-$rows/$target" "${flags[@]}"
 done
