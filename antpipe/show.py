@@ -53,8 +53,8 @@ def to_do(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def groups(rows: "Sequence[GroupRow]") -> str:
     """The table of `train --dry-run`."""
-    lines = [f"{'group':<12}{'action':<8}{'tensors':>8}{'parameters':>12}"]
-    lines += [f"{row.group:<12}{row.action:<8}{row.tensors:>8}{row.parameters:>12,}" for row in rows]
+    lines = [f"{'group':<15}{'action':<8}{'tensors':>8}{'parameters':>12}"]
+    lines += [f"{row.group:<15}{row.action:<8}{row.tensors:>8}{row.parameters:>12,}" for row in rows]
     return "\n".join(lines)
 
 
