@@ -49,6 +49,12 @@ def check_fit(
                 f"{source} was trained with {key} {trained}, this run asks for {asked}",
                 f"the same command with{f' {flag} {trained}' if trained is not None else f'out {flag}'}",
             )
+    learned, wants = (run.model_config().history_score for run in (start, wanted))
+    if actions["history_score"] != transfer.RESET and wants and not learned:
+        raise DataError(
+            f"{source} was trained without --history-score, which this stage takes from there",
+            "the same command with --no-history-score",
+        )
     if actions["positions"] != transfer.RESET and start.max_len != wanted.max_len:
         raise DataError(
             f"{source} was trained with --max-len {start.max_len}, the domain's sequences have {wanted.max_len}",

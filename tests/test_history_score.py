@@ -12,19 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from antpipe import checkpoint, losses
-from antpipe.config import SequenceConfig
-from antpipe.data import Block, history_pairs, pairs_among
-from antpipe.errors import UsageError
+from antpipe.catalogue import load_catalogue
+from antpipe.config import EvaluateConfig, SequenceConfig
+from antpipe.data import Block, examples, history_pairs, pairs_among
+from antpipe.errors import DataError, UsageError
+from antpipe.evaluate import evaluate_run
 from antpipe.features.build_sequences import build_sequences
 from antpipe.losses import Bonus, cosine_scores, full_softmax, in_batch
-from antpipe.ranking import Found, rank_examples, score_of_history
+from antpipe.ranking import Found, evaluate, rank_examples, score_of_history
 from antpipe.recommend import recommend
 from antpipe.runs import run_stage
 from antpipe.store import Store
 
 from .shops import make_domain
 from .test_ranking import make_examples, unit
-from .trainable import MODEL, TRAINING, make_trainable, write_feature
+from .trainable import MODEL, TRAINING, make_trainable, train_quickly, write_feature
 
 TAU = 0.07
 P, N, D = 37, 23, 6
@@ -142,6 +144,35 @@ def test_it_is_learned_whether_shoppers_take_an_item_again(tmp_path: Path, again
     assert [row["item_id"] for row in rows].index("i007") == 0 if again else rows[0]["item_id"] != "i007"
     assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
     assert len({row["item_id"] for row in rows}) == 20
+
+
+def test_ranks_follow_the_score_in_validation_and_evaluation(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    make_shop(store, again=True)  # each target is the only item of its history
+    train(store, tmp_path / "run", epochs=2)
+    model, described = checkpoint.load(tmp_path / "run")
+    found = evaluate_run(store, tmp_path / "run", "Shop", EvaluateConfig(split="valid"), str)
+    assert found["protocols"]["all"] == described.metrics
+    catalogue = load_catalogue(store, ["Shop"], ["text"], str)
+    part = examples(store.domain("Shop").sequences(), "valid")
+    assert model.history_score is not None
+    for score, rank in ((3.0, 1.0), (-3.0, 20.0)):
+        model.history_score.data.fill_(score)
+        ranks = evaluate(model, catalogue, "Shop", part, torch.device("cpu"))
+        assert set(ranks.by_protocol["all"].tolist()) == {rank}
+
+
+def test_a_source_without_the_score_is_refused_with_the_flag_that_leaves_it_out(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    for name in ("Source", "Ring"):
+        make_trainable(store, name)
+    train_quickly(store, "pretrain", ["Source"], tmp_path / "source")
+    with pytest.raises(DataError, match="without --history-score") as caught:
+        run_stage(
+            store, ["Ring"], "finetune", out=tmp_path / "run", model_config=LEARNING, source=tmp_path / "source",
+            config=TRAINING, force=False, notice=str, progress=str,
+        )  # fmt: skip
+    assert caught.value.next_command == "the same command with --no-history-score"
 
 
 @pytest.mark.parametrize("drawn", [0, 5])
