@@ -1,7 +1,8 @@
 """The losses of ANT as pure functions (arXiv 2309.10195, section 4.3).
 
 All take vectors that are not normalised yet; a score is the cosine divided by the temperature. `count` is the number
-of positions a mean is taken over, where the rows at hand are only a part of the batch (several processes).
+of positions a mean is taken over, where the rows at hand are only a part of the batch (several processes). `bonus` is
+what is added to the cosines of some pairs, whose rows are those of the queries at hand.
 """
 
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ class Bonus:
     columns: Tensor
 
     def block(self, edges: Sequence[int], number: int, size: int) -> tuple[Tensor, Tensor]:
-        """The pairs of one block of `size` rows, its rows counted from its own start. edges: see `edges`."""
+        """The pairs of block `number` of `size` rows, which begin at `edges`: rows from the block's start, columns."""
         pairs = slice(edges[number], edges[number + 1])
         return self.rows[pairs] - number * size, self.columns[pairs]
 

@@ -97,7 +97,7 @@ def nearest(queries: Floats, items: Floats, k: int) -> Found:
 
 
 @dataclass(frozen=True)
-class Raised:
+class Added:
     """What is added to the scores of some items: `score` at the sorted distinct keys (S,), place * n + item."""
 
     score: float
@@ -105,7 +105,7 @@ class Raised:
 
     def at(self, keys: NDArray[np.int64]) -> NDArray[np.float64]:
         """What is added at each of these keys, in their shape."""
-        return np.where(np.isin(keys, self.keys), self.score, 0.0) if self.score else np.zeros(keys.shape)
+        return np.where(np.isin(keys, self.keys), self.score, 0.0)
 
 
 def rank_examples(
@@ -126,7 +126,7 @@ def rank_examples(
     candidates, too. Raises DataError for vectors that are not finite: nothing compares with them, so every
     target would come out first.
     """
-    if not (np.isfinite(queries).all() and np.isfinite(items).all()):
+    if not (np.isfinite(queries).all() and np.isfinite(items).all() and np.isfinite(history_score)):
         raise DataError(
             "the model gives vectors that are not finite: its training diverged, or its features are damaged",
             "antpipe train … --lr 1e-4 --force",
@@ -136,14 +136,15 @@ def rank_examples(
     targets = part.targets()
     for rows, k in _blocks(part, len(items), block_size):
         keys = _history_keys(part, rows, len(items))
-        raised = Raised(history_score, _history_keys(part, rows, len(items), part.max_len))
+        read = part.max_len if history_score else 0  # how many items of a history get the score
+        added = Added(history_score, _history_keys(part, rows, len(items), read))
         own = np.arange(len(rows)) * len(items) + targets[rows]
         found = search(queries[rows], k) if search else nearest(queries[rows], items, k)
-        block, enough = _rank_block(queries[rows], items, found, targets[rows], keys, raised)
+        block, enough = _rank_block(queries[rows], items, found, targets[rows], keys, added)
         if search:
-            block[:, ~((found[1] == targets[rows, None]).any(1) | (raised.at(own) != 0))] = np.inf
+            block[:, ~((found[1] == targets[rows, None]).any(1) | np.isin(own, added.keys))] = np.inf
         else:
-            _rank_among_all(block, np.flatnonzero(~enough), queries[rows], items, targets[rows], keys, raised)
+            _rank_among_all(block, np.flatnonzero(~enough), queries[rows], items, targets[rows], keys, added)
         seen[rows] = np.isin(own, keys)
         ranks["all"][rows] = block[0]
         ranks["unseen"][rows] = np.where(seen[rows], np.inf, block[1])
@@ -174,41 +175,42 @@ def _history_keys(part: Examples, rows: NDArray[np.int64], n: int, most: int | N
     return np.unique(np.repeat(np.arange(len(rows)), count) * n + history)
 
 
-def _with_raised(
-    queries: Floats, items: Floats, found: Found, raised: Raised
+def _with_added(
+    queries: Floats, items: Floats, found: Found, added: Added
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Scores and candidates found, (B, k) each, without those whose score is raised, and then all of these: (B, k + H)
+    """Scores and candidates found, (B, k) each, without those whose score is changed, and then all of these: (B, k + H)
     with -1 where there is no candidate."""
-    place, item = np.divmod(raised.keys, len(items))
+    place, item = np.divmod(added.keys, len(items))
     count = np.bincount(place, minlength=len(queries))
     within = np.arange(len(place)) - np.repeat(np.cumsum(count) - count, count)
     rows = np.full((len(queries), int(count.max(initial=0))), -1)
     scores = np.full(rows.shape, -np.inf)
     rows[place, within] = item
-    scores[place, within] = _exact_scores(queries, items, place, item) + raised.score
-    again = np.isin(np.arange(len(queries))[:, None] * len(items) + found[1], raised.keys)
+    scores[place, within] = _exact_scores(queries, items, place, item) + added.score
+    again = np.isin(np.arange(len(queries))[:, None] * len(items) + found[1], added.keys)
     return np.hstack([found[0], scores]), np.hstack([np.where(again, -1, found[1]), rows])
 
 
 def _rank_block(
-    queries: Floats, items: Floats, found: Found, targets: NDArray[np.int64], keys: NDArray[np.int64], raised: Raised
+    queries: Floats, items: Floats, found: Found, targets: NDArray[np.int64], keys: NDArray[np.int64], added: Added
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Ranks (2, B) among the candidates found, (B, k) each, for `all` and for `unseen`, and where these candidates
     suffice (B,). An item is better or equal by its float64 score; equal rows of `items` have equal scores."""
     scores: NDArray[Any]
     (scores, candidates), n = found, len(items)
     place = np.arange(len(queries))
-    least, whole = scores[:, -1], candidates.shape[1] == n  # who is no candidate has at most this score, if not raised
-    if raised.score:
-        scores, candidates = _with_raised(queries, items, found, raised)
+    # Who is no candidate has at most the least score of those found, as long as nothing is added to it.
+    least, whole = scores[:, -1], candidates.shape[1] == n
+    if len(added.keys):
+        scores, candidates = _with_added(queries, items, found, added)
     # Most that a float32 inner product of unit vectors is off, in whatever order it is summed (Higham, Accuracy and
     # Stability of Numerical Algorithms, 2002, section 3.1).
     tolerance = (queries.shape[1] + 2) * 2.0**-24
-    goal = _exact_scores(queries, items, place, targets) + raised.at(place * n + targets)
+    goal = _exact_scores(queries, items, place, targets) + added.at(place * n + targets)
     other = (candidates != targets[:, None]) & (candidates >= 0)
     better = other & (scores > goal[:, None] + tolerance)
     row, column = np.nonzero(other & ~better & (scores >= goal[:, None] - tolerance))  # too near for float32
-    near = _exact_scores(queries, items, row, candidates[row, column]) + raised.at(row * n + candidates[row, column])
+    near = _exact_scores(queries, items, row, candidates[row, column]) + added.at(row * n + candidates[row, column])
     better[row, column] = near > goal[row]
     equal = np.zeros_like(better)
     equal[row, column] = near == goal[row]
@@ -229,14 +231,14 @@ def _rank_among_all(
     items: Floats,
     targets: NDArray[np.int64],
     keys: NDArray[np.int64],
-    raised: Raised,
+    added: Added,
 ) -> None:
     """Replace the ranks block[:, places]: near ties reach beyond their candidates, so the whole catalogue is scored."""
     n = len(items)
     for some in np.array_split(places, -(-len(places) * n // CANDIDATES_AT_ONCE) or 1) if len(places) else ():
         everything = np.broadcast_to(np.arange(n), (len(some), n))
         scores = queries[some] @ items.T
-        own = Raised(raised.score, _keys_of(raised.keys, some, n))
+        own = Added(added.score, _keys_of(added.keys, some, n))
         hidden = _keys_of(keys, some, n)
         block[:, some], _ = _rank_block(queries[some], items, (scores, everything), targets[some], hidden, own)
 

@@ -121,7 +121,7 @@ def read_strings(path: Path, column: str) -> list[str]:
     try:
         values = pq.read_table(path, columns=[column])[column].cast(pa.string())
     except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(f"{path}: column {column!r} cannot be read as ids: {error}") from None
+        raise DataError(f"{path}: column {column!r} cannot be read as ids: {error}") from error
     if values.null_count:
         raise DataError(f"{path}: row {values.is_null().to_pylist().index(True)} has no id in column {column!r}")
     strings: list[str] = values.to_pylist()
