@@ -138,12 +138,24 @@ def test_it_is_learned_whether_shoppers_take_an_item_again(tmp_path: Path, again
     model, _ = checkpoint.load(tmp_path / "run")
     score = score_of_history(model)
     assert score > 0.1 if again else score < -0.1
+
+
+@pytest.mark.parametrize(("score", "place"), [(3.0, 0), (-3.0, 19)])
+def test_recommend_adds_the_score_to_what_the_history_holds(tmp_path: Path, score: float, place: int) -> None:
+    store = Store(tmp_path / "store")
+    make_shop(store, again=False)
+    train(store, tmp_path / "run", epochs=1)
+    model, described = checkpoint.load(tmp_path / "run")
+    assert model.history_score is not None
+    model.history_score.data.fill_(score)
+    checkpoint.save(tmp_path / "run", model, described)
     rows = recommend(
         store, tmp_path / "run", "Shop", user=None, items=["i007", "i007"], k=20, include_seen=True, notice=str
     )  # fmt: skip
-    assert [row["item_id"] for row in rows].index("i007") == 0 if again else rows[0]["item_id"] != "i007"
-    assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
     assert len({row["item_id"] for row in rows}) == 20
+    assert rows[place]["item_id"] == "i007"
+    assert abs(rows[place]["score"] - score) <= 1
+    assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
 
 
 def test_ranks_follow_the_score_in_validation_and_evaluation(tmp_path: Path) -> None:
