@@ -176,10 +176,10 @@ def hidden_states(model: "Ant", items: "torch.Tensor", batch: Batch) -> "torch.T
     inputs = np.concatenate([block.inputs.ravel() for block in batch.blocks])  # (T,)
     starts = np.cumsum([0, *(block.inputs.size for block in batch.blocks)])
     positions = np.concatenate([start + block.positions for start, block in zip(starts, batch.blocks, strict=False)])
-    hidden = model.encode_blocks(
-        items[torch.from_numpy(inputs).to(items.device)], [block.inputs.shape for block in batch.blocks]
-    )
-    return hidden[torch.from_numpy(positions).to(items.device)]
+    # Not items[inputs]: on a CPU its gradient is added up by threads in any order, and its last digits vary.
+    read = items.index_select(0, torch.from_numpy(inputs).to(items.device))  # (T, D)
+    hidden = model.encode_blocks(read, [block.inputs.shape for block in batch.blocks])
+    return hidden.index_select(0, torch.from_numpy(positions).to(items.device))
 
 
 def target_loss(
@@ -247,12 +247,13 @@ def pretraining_loss(
         loss = softmax_over_items(model, hidden, fused, batch)
     else:
         bonus = history_bonus(model, batch, batch.targets)
-        loss = losses.in_batch(hidden, fused[targets], targets, temperature, first, count, bonus)
+        next_items = fused.index_select(0, targets)
+        loss = losses.in_batch(hidden, next_items, targets, temperature, first, count, bonus)
     if not ("image" in vectors.parts and "text" in vectors.parts and config.image_text_weight):
         return loss
     has_image = gather_rows(inputs.present["image"][:, None].float(), n, world)[:, 0].bool()[targets]  # (P,)
-    texts = gather_rows(vectors.parts["text"], n, world)[targets]
-    images = gather_rows(vectors.parts["image"], n, world)[targets]
+    texts = gather_rows(vectors.parts["text"], n, world).index_select(0, targets)
+    images = gather_rows(vectors.parts["image"], n, world).index_select(0, targets)
     if config.reference:
         return loss + config.image_text_weight * losses.reference_image_text(images, texts, has_image, temperature)
     own = batch.own_targets()

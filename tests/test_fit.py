@@ -5,13 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from antpipe import train
-from antpipe.catalogue import item_inputs
+from antpipe.catalogue import ItemInputs, item_inputs
 from antpipe.config import TrainConfig
-from antpipe.data import Batch, Candidates, batches, training_windows
+from antpipe.data import Batch, Block, Candidates, batches, training_windows
 from antpipe.model import Ant
 from antpipe.ranking import evaluate
 from antpipe.runs import load_training_data
@@ -137,3 +138,28 @@ def test_pretraining_adds_the_weighted_image_text_loss(model: Ant, data: Trainin
     )
     assert one > none
     assert two - one == pytest.approx(one - none, rel=1e-4)
+
+
+@pytest.mark.parametrize("pretraining", [True, False])
+def test_gradients_are_bit_equal_each_time_with_several_threads(pretraining: bool) -> None:
+    """As large as it takes for torch to share a sum among threads, with items that come often."""
+    generator = torch.Generator().manual_seed(0)
+    config = replace(MODEL, width=128, experts=0, hidden_dropout=0.0, attention_dropout=0.0)
+    model = Ant(config, {"text": 12}, max_len=10)
+    blocks = (Block(torch.randint(0, 20, (200, 10), generator=generator).numpy(), np.arange(2000)),)
+    batch = Batch(np.arange(20), blocks, torch.randint(0, 20, (2000,), generator=generator).numpy())
+    inputs = ItemInputs({"text": torch.randn(20, 12, generator=generator)}, {}, torch.arange(20))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = [gradients_of(model, inputs, batch, pretraining=pretraining) for _ in range(12)]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+def gradients_of(model: Ant, inputs: ItemInputs, batch: Batch, *, pretraining: bool) -> torch.Tensor:
+    model.zero_grad()
+    loss = (train.pretraining_loss if pretraining else train.target_loss)(model, inputs, batch, TRAINING)
+    loss.backward()
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
