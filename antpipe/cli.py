@@ -12,11 +12,11 @@ import typer
 from antpipe import __version__
 from antpipe.commands import features, imports, ingest, judging, overview, training
 from antpipe.commands.flags import app, notice
-from antpipe.config import CONFIGS
 from antpipe.errors import AntpipeError, UsageError
-from antpipe.parallel import leave, world_of
-from antpipe.process import tune_process
-from antpipe.settings import check_environment
+from antpipe.runtime.process import tune_process
+from antpipe.settings.base import check_environment
+from antpipe.settings.sections import CONFIGS
+from antpipe.training.parallel import leave, world_of
 
 COMMANDS = (ingest, imports, features, training, judging, overview)  # loading them registers them, in this order
 INTERRUPTED = 130  # 128 + SIGINT, as shells count

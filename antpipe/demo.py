@@ -10,26 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from antpipe.config import (
-    DemoConfig,
-    EvaluateConfig,
-    ImageConfig,
-    ModelConfig,
-    PriceConfig,
-    SampleConfig,
-    SequenceConfig,
-    TextConfig,
-    TrainConfig,
-)
-from antpipe.evaluate import evaluate_run
+from antpipe.evaluation.evaluate import evaluate_run
 from antpipe.features.build_sequences import build_sequences
 from antpipe.features.embed_image import embed_image
 from antpipe.features.embed_text import embed_text
-from antpipe.features.ingest.sample import SOURCES, TARGET, ingest_sample
+from antpipe.features.ingest_sample import SOURCES, TARGET, ingest_sample
 from antpipe.features.quantize_price import quantize_price
-from antpipe.resume import has_state
-from antpipe.runs import run_stage
-from antpipe.store import StageResult, Store
+from antpipe.settings.demo import DemoConfig
+from antpipe.settings.evaluation import EvaluateConfig
+from antpipe.settings.features import ImageConfig, PriceConfig, SequenceConfig, TextConfig
+from antpipe.settings.ingest import SampleConfig
+from antpipe.settings.model import ModelConfig
+from antpipe.settings.training import TrainConfig
+from antpipe.store.artefacts import StageResult
+from antpipe.store.store import Store
+from antpipe.training.run import run_stage
+from antpipe.training.state import has_state
 
 ARMS = ("scratch", "finetune", "relearn")
 SHOWN = ("recall@10", "ndcg@10", "mrr@10", "recall@50")
@@ -56,9 +52,15 @@ def run_demo(store: Store, config: DemoConfig, *, force: bool, say: Callable[[st
     base = replace(TrainConfig(), eval_every=config.eval_every)
     training = replace(base, epochs=config.pretrain_epochs, batch_size=config.pretrain_batch)
     done, _ = run_stage(
-        domains=SOURCES, stage="pretrain", out=source, config=training, source=None, resume=unfinished(source),
-        progress=quiet, **settings,
-    )  # fmt: skip
+        domains=SOURCES,
+        stage="pretrain",
+        out=source,
+        config=training,
+        source=None,
+        resume=unfinished(source),
+        progress=quiet,
+        **settings,
+    )
     say(f"pretrain on {', '.join(SOURCES)}: best epoch {done.best_epoch} of {done.epochs}")
     figures: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
     for arm in ARMS:
@@ -67,9 +69,15 @@ def run_demo(store: Store, config: DemoConfig, *, force: bool, say: Callable[[st
             training = replace(base, epochs=config.epochs, batch_size=config.batch, seed=seed)
             start = None if arm == "scratch" else source
             run_stage(
-                domains=[TARGET], stage=arm, out=out, config=training, source=start, resume=unfinished(out),
-                progress=quiet, **settings,
-            )  # fmt: skip
+                domains=[TARGET],
+                stage=arm,
+                out=out,
+                config=training,
+                source=start,
+                resume=unfinished(out),
+                progress=quiet,
+                **settings,
+            )
             figures[arm].append(evaluate_run(store, out, TARGET, EvaluateConfig(), say))
         say(f"{arm} on {TARGET}: {config.seeds} seeds done")
     shown = table(figures, config.seeds)

@@ -36,5 +36,14 @@ class IntegrityError(AntpipeError):
     exit_code = 5
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C ended long work: what is kept, and the command that continues it."""
+
+    def __init__(self, message: str, next_command: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.next_command = next_command
+
+
 class DivergedError(AntpipeError):
     """Training reached a loss that is not finite."""

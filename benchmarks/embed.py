@@ -6,7 +6,7 @@ A part is a module of this package with `add_flags(parser)` and `run(given)`.
 import argparse
 from types import ModuleType
 
-from antpipe.process import tune_process
+from antpipe.runtime.process import tune_process
 from benchmarks import embed_image, embed_text
 
 PARTS: dict[str, ModuleType] = {"text": embed_text, "image": embed_image}

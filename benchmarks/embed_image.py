@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from antpipe.process import tune_process
+from antpipe.runtime.process import tune_process
 
 Vectors = NDArray[np.float32]
 BATCH = 32
@@ -89,8 +89,8 @@ def plain_ways(located: Any, paths: Sequence[Path]) -> list[Way]:
     import torch
     from PIL import Image
 
-    from antpipe.features.encoders import quiet
-    from antpipe.features.image_models import library_model
+    from antpipe.features.encoders.identity import quiet
+    from antpipe.features.image.models import library_model
 
     with quiet():
         transform, network, _ = library_model(located, torch.device("cpu"))
@@ -108,9 +108,9 @@ def plain_ways(located: Any, paths: Sequence[Path]) -> list[Way]:
 
 
 def our_ways(located: Any, paths: Sequence[Path], workers: int, quick: bool) -> list[Way]:
-    from antpipe.devices import cpu_multiplies_bf16
-    from antpipe.features.decoding import Source
-    from antpipe.features.image_embedder import ImageSettings, make_embedder
+    from antpipe.features.image.decoding import Source
+    from antpipe.features.image.embedder import ImageSettings, make_embedder
+    from antpipe.runtime.devices import cpu_multiplies_bf16
 
     hashes = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in set(paths)}
     contents = [(Source(str(path), hashes[path]),) for path in paths]
@@ -137,7 +137,7 @@ def random_weights(model: str, folder: Path) -> str:
     import open_clip
     import torch
 
-    from antpipe.features.encoders import quiet
+    from antpipe.features.encoders.identity import quiet
 
     torch.manual_seed(0)
     path = folder / "random.pt"
@@ -154,14 +154,18 @@ def cosines(one: Vectors, other: Vectors) -> Vectors:
 def show(ways: Sequence[Way], count: int) -> None:
     reference = ways[1]
     assert reference.vectors is not None
-    print(f"{'way':34}{'wall ms':>9}{'CPU ms':>9}{'pictures/s':>12}{'times':>7}{'of batches':>12}"
-          f"{'least cosine':>14}{'mean':>10}")  # fmt: skip
+    print(
+        f"{'way':34}{'wall ms':>9}{'CPU ms':>9}{'pictures/s':>12}{'times':>7}{'of batches':>12}"
+        f"{'least cosine':>14}{'mean':>10}"
+    )
     for way in ways:
         assert way.vectors is not None
         wall, cpu = (min(seconds) / count * 1e3 for seconds in (way.wall, way.cpu))
         near = cosines(way.vectors, reference.vectors)
-        print(f"{way.name:34}{wall:9.1f}{cpu:9.1f}{1e3 / wall:12.1f}{min(ways[0].wall) / min(way.wall):7.1f}"
-              f"{min(reference.wall) / min(way.wall):12.1f}{near.min():14.5f}{near.mean():10.5f}")  # fmt: skip
+        print(
+            f"{way.name:34}{wall:9.1f}{cpu:9.1f}{1e3 / wall:12.1f}{min(ways[0].wall) / min(way.wall):7.1f}"
+            f"{min(reference.wall) / min(way.wall):12.1f}{near.min():14.5f}{near.mean():10.5f}"
+        )
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -177,7 +181,7 @@ def run(given: argparse.Namespace) -> None:
     """Measure and print the table. given: the flags of `add_flags`, and repeats and quick."""
     import torch
 
-    from antpipe.features.image_encoders import locate_image_encoder
+    from antpipe.features.image.encoders import locate_image_encoder
 
     torch.manual_seed(0)
     count, side, repeats = (6, 300, 1) if given.quick else (given.picture_count, given.side, given.repeats)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from antpipe.process import tune_process
+from antpipe.runtime.process import tune_process
 
 WAYS = ("fp32", "bf16", "bf16-compiled", "onnx", "openvino")
 PLAIN = "encode, defaults"
@@ -33,7 +33,7 @@ class Turn:
 
 def made_up(count: int, seed: int = 0) -> list[str]:
     """Different texts of 3 to 300 words, half of them of 20 or fewer."""
-    from antpipe.features.ingest import sample_words
+    from antpipe.features.ingest.sample import words as sample_words
 
     tables = (sample_words.STYLES, sample_words.COLOURS, sample_words.MATERIALS)
     words = [word for table in tables for group in table.values() for part in group for word in part.split()]
@@ -58,22 +58,32 @@ def ways_of(names: list[str], encoder: str, budget: int) -> dict[str, Callable[[
     """The plain way first, then antpipe's embedder as embed-text would use it."""
     from sentence_transformers import SentenceTransformer
 
-    from antpipe.features.encoders import quiet
-    from antpipe.features.text_encoders import TextSettings, locate_text_encoder
-    from antpipe.features.token_batches import make_embedder
+    from antpipe.features.encoders.identity import quiet
+    from antpipe.features.text.batches import make_embedder
+    from antpipe.features.text.encoders import TextSettings, locate_text_encoder
 
     located = locate_text_encoder(encoder, "another --encoder")
     with quiet():
         plain = SentenceTransformer(str(located.path), device="cpu")
     settings = TextSettings(
-        located=located, device="cpu", backend="torch", precision="fp32", compile=False, prompt=None, prefix="",
-        dims=None, normalize=False, token_budget=budget,
-    )  # fmt: skip
+        located=located,
+        device="cpu",
+        backend="torch",
+        precision="fp32",
+        compile=False,
+        prompt=None,
+        prefix="",
+        dims=None,
+        normalize=False,
+        token_budget=budget,
+    )
     known = {
-        "fp32": settings, "bf16": replace(settings, precision="bf16"), "onnx": replace(settings, backend="onnx"),
+        "fp32": settings,
+        "bf16": replace(settings, precision="bf16"),
+        "onnx": replace(settings, backend="onnx"),
         "bf16-compiled": replace(settings, precision="bf16", compile=True),
         "openvino": replace(settings, backend="openvino", precision="bf16"),
-    }  # fmt: skip
+    }
     found: dict[str, Callable[[list[str]], Any]] = {PLAIN: lambda texts: plain.encode(texts, show_progress_bar=False)}
     for name in names:
         began = time.perf_counter()
@@ -103,14 +113,18 @@ def show(texts: list[str], best: dict[str, Turn]) -> None:
 
     plain = best[PLAIN]
     words = sum(len(text.split()) for text in texts) / len(texts)
-    print(f"{len(texts)} different texts of {words:.0f} words on average; torch {torch.__version__}, "
-          f"{torch.get_num_threads()} threads, {platform.machine()}")  # fmt: skip
+    print(
+        f"{len(texts)} different texts of {words:.0f} words on average; torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads, {platform.machine()}"
+    )
     print(f"{'way':22}{'items/s':>9}{'wall s':>9}{'CPU s':>9}{'times':>8}{'of CPU':>8}{'least cosine':>14}")
     for name, turn in best.items():
         lengths = np.linalg.norm(plain.vectors, axis=1) * np.linalg.norm(turn.vectors, axis=1)
         cosine = ((plain.vectors * turn.vectors).sum(axis=1) / lengths).min()
-        print(f"{name:22}{len(texts) / turn.wall:9.0f}{turn.wall:9.2f}{turn.cpu:9.2f}{plain.wall / turn.wall:7.2f}x"
-              f"{plain.cpu / turn.cpu:7.2f}x{cosine:14.6f}")  # fmt: skip
+        print(
+            f"{name:22}{len(texts) / turn.wall:9.0f}{turn.wall:9.2f}{turn.cpu:9.2f}{plain.wall / turn.wall:7.2f}x"
+            f"{plain.cpu / turn.cpu:7.2f}x{cosine:14.6f}"
+        )
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -21,8 +21,8 @@ from statistics import median
 
 import polars as pl
 
-from antpipe.features.ingest.tables import INTERACTIONS, ITEMS, REJECTS, write_domain
-from antpipe.store import Store
+from antpipe.features.ingest.domain import INTERACTIONS, ITEMS, REJECTS, write_domain
+from antpipe.store.store import Store
 from benchmarks.embed_text import made_up
 
 SHOP = "shop"
@@ -45,9 +45,14 @@ def make_shop(store: Store, items: int) -> None:
         pl.lit(value, dtype=ITEMS[column]).alias(column) for column, value in empty.items()
     )
     write_domain(
-        store.new_domain(SHOP), parameters={"format": "random", "items": items}, items=table.select(list(ITEMS)),
-        interactions=pl.DataFrame(schema=INTERACTIONS), rejects=pl.DataFrame(schema=REJECTS), report={}, flags=[],
-    )  # fmt: skip
+        store.new_domain(SHOP),
+        parameters={"format": "random", "items": items},
+        items=table.select(list(ITEMS)),
+        interactions=pl.DataFrame(schema=INTERACTIONS),
+        rejects=pl.DataFrame(schema=REJECTS),
+        report={},
+        flags=[],
+    )
 
 
 def ways(cores: int) -> dict[str, list[str]]:

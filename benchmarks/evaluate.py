@@ -32,7 +32,7 @@ Figures = dict[str, dict[str, float]]
 
 def split_of(users: int, items: int) -> Any:
     """One test position a user, after histories and items like those of a real shop."""
-    from antpipe.data import examples
+    from antpipe.core.batches import examples
     from benchmarks.synthetic_shops import sequences
 
     return examples(sequences(np.random.default_rng(0), items, users, int(5.2 * users)), "test")
@@ -48,10 +48,11 @@ def vectors_of(users: int, items: int, part: Any) -> tuple[Floats, Floats]:
 
 def plain_metrics(queries: Floats, items: Floats, part: Any) -> Figures:
     """The straightforward way."""
-    from antpipe.ranking import CUTOFFS, PROTOCOLS
+    from antpipe.core.ranking import CUTOFFS, PROTOCOLS
 
-    totals = {name: {f"{metric}@{k}": 0.0 for k in CUTOFFS for metric in ("recall", "ndcg", "mrr")}
-              for name in PROTOCOLS}  # fmt: skip
+    totals = {
+        name: {f"{metric}@{k}": 0.0 for k in CUTOFFS for metric in ("recall", "ndcg", "mrr")} for name in PROTOCOLS
+    }
     targets, step = part.targets(), max(1, SCORES_AT_ONCE // len(items))
     for begin in range(0, len(queries), step):
         orders = np.argsort(-(queries[begin : begin + step] @ items.T), axis=1)
@@ -73,7 +74,7 @@ def plain_metrics(queries: Floats, items: Floats, part: Any) -> Figures:
 
 
 def our_metrics(queries: Floats, items: Floats, part: Any) -> Figures:
-    from antpipe.ranking import metrics, rank_examples
+    from antpipe.core.ranking import metrics, rank_examples
 
     return {name: metrics(ranks) for name, ranks in rank_examples(queries, items, part).by_protocol.items()}
 
@@ -82,10 +83,10 @@ def encoder(users: int, items: int) -> Callable[[], Figures]:
     """What evaluation does with a model before and while it ranks: item vectors, histories, ranks and metrics."""
     import torch
 
-    from antpipe.config import ModelConfig
-    from antpipe.data import examples
-    from antpipe.model import Ant
-    from antpipe.ranking import evaluate, metrics
+    from antpipe.core.batches import examples
+    from antpipe.core.model import Ant
+    from antpipe.core.ranking import evaluate, metrics
+    from antpipe.settings.model import ModelConfig
     from benchmarks.synthetic_shops import MAX_LEN, WIDTHS, training_data
 
     data = training_data((items,), users, int(5.2 * users))
@@ -100,7 +101,7 @@ def encoder(users: int, items: int) -> Callable[[], Figures]:
 
 def work(way: str, users: int, items: int) -> None:
     """One process: evaluates each time a line comes in, and answers with seconds, memory and figures."""
-    from antpipe.process import tune_process
+    from antpipe.runtime.process import tune_process
 
     if way != "plain":
         tune_process()
@@ -118,8 +119,13 @@ def work(way: str, users: int, items: int) -> None:
         before = peak_mb()
         wall, cpu = time.perf_counter(), time.process_time()
         figures = run()
-        answer = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "figures": figures,
-                  "peak": peak_mb(), "before": before}  # fmt: skip
+        answer = {
+            "wall": time.perf_counter() - wall,
+            "cpu": time.process_time() - cpu,
+            "figures": figures,
+            "peak": peak_mb(),
+            "before": before,
+        }
         print(json.dumps(answer), flush=True)
 
 
@@ -133,9 +139,12 @@ class Worker:
     def __init__(self, way: str, users: int, items: int) -> None:
         words = ["--work", way, "--users", str(users), "--items", str(items)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.evaluate", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, env=os.environ,
-        )  # fmt: skip
+            [sys.executable, "-m", "benchmarks.evaluate", *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ,
+        )
         self.answers: list[dict[str, Any]] = []
 
     def turn(self) -> None:
@@ -167,14 +176,18 @@ def compare(users: int, items: int, repeats: int) -> None:
     most = max(abs(value - mine[name][metric]) for name, row in theirs.items() for metric, value in row.items())
     if most > NEAR_TIES / users:
         raise SystemExit(f"the two ways do not compute the same metrics: {theirs}, {mine}")
-    print(f"{users:,} users x {items:,} items, width {WIDTH}: recall@10 {mine['all']['recall@10']:.4f} (all), "
-          f"{mine['unseen']['recall@10']:.4f} (unseen); metrics differ by at most {most:.1e}")  # fmt: skip
+    print(
+        f"{users:,} users x {items:,} items, width {WIDTH}: recall@10 {mine['all']['recall@10']:.4f} (all), "
+        f"{mine['unseen']['recall@10']:.4f} (unseen); metrics differ by at most {most:.1e}"
+    )
     print(f"{'way':18}{'CPU s':>9}{'wall s':>9}{'times':>8}{'peak MB':>9}{'added MB':>10}")
     for name, worker in workers.items():
         added = worker.best("peak") - worker.answers[0]["before"]
         times = plain.best("wall") / worker.best("wall")
-        print(f"{name:18}{worker.best('cpu'):9.2f}{worker.best('wall'):9.2f}{times:8.1f}"
-              f"{worker.best('peak'):9.0f}{added:10.0f}")  # fmt: skip
+        print(
+            f"{name:18}{worker.best('cpu'):9.2f}{worker.best('wall'):9.2f}{times:8.1f}"
+            f"{worker.best('peak'):9.0f}{added:10.0f}"
+        )
         worker.end()
 
 
@@ -183,8 +196,10 @@ def whole(users: int, items: int, repeats: int) -> None:
     worker = Worker("whole", users, items)
     for _ in range(repeats + 1):  # the first one warms up
         worker.turn()
-    print(f"{users:,} users x {items:,} items with encoding: CPU {worker.best('cpu'):.2f} s, wall "
-          f"{worker.best('wall'):.2f} s, peak memory {worker.best('peak'):.0f} MB")  # fmt: skip
+    print(
+        f"{users:,} users x {items:,} items with encoding: CPU {worker.best('cpu'):.2f} s, wall "
+        f"{worker.best('wall'):.2f} s, peak memory {worker.best('peak'):.0f} MB"
+    )
     worker.end()
 
 

@@ -40,8 +40,11 @@ def compare(path: Path, scratch: Path, repeats: int) -> dict[str, dict[str, floa
     found = [one["found"] for done in runs.values() for one in done]
     if any(one != found[0] for one in found):
         raise SystemExit(f"{path}: the two ways do not find the same: {found}")
-    print(f"{path.name}: " + ", ".join(f"{value:,} {name}" for name, value in found[0].items() if name != "sha256")
-          + f"; both the same, sha256 {found[0]['sha256'][:16]}")  # fmt: skip
+    print(
+        f"{path.name}: "
+        + ", ".join(f"{value:,} {name}" for name, value in found[0].items() if name != "sha256")
+        + f"; both the same, sha256 {found[0]['sha256'][:16]}"
+    )
     return {
         way: {name: min(one[name] for one in done) for name in STEPS}
         | {name: max(one[name] for one in done) for name in MEMORY}
@@ -63,8 +66,10 @@ def show(table: dict[int, dict[str, dict[str, float]]]) -> None:
             one, other = table[few][way], table[many][way]
             grown = {key: other[key] / one[key] for key in MEMORY}
             byte = (other["peak"] - one["peak"]) * 2**20 / (many - few)
-            print(f"{name}: memory at {many:,} lines is {grown['parsing_peak']:.2f} times that at {few:,} for parsing, "
-                  f"{grown['peak']:.2f} times in all: {byte:.0f} bytes a further line")  # fmt: skip
+            print(
+                f"{name}: memory at {many:,} lines is {grown['parsing_peak']:.2f} times that at {few:,} for parsing, "
+                f"{grown['peak']:.2f} times in all: {byte:.0f} bytes a further line"
+            )
 
 
 def main() -> None:
@@ -77,10 +82,12 @@ def main() -> None:
     sizes = [2_000, 6_000] if asked.quick else [int(part) for part in asked.lines.split(",")]
     with tempfile.TemporaryDirectory() as scratch:
         folder = asked.folder or Path(scratch)
-        show({
-            lines: compare(review_file(folder, lines), Path(scratch), 1 if asked.quick else asked.repeats)
-            for lines in sizes
-        })  # fmt: skip
+        show(
+            {
+                lines: compare(review_file(folder, lines), Path(scratch), 1 if asked.quick else asked.repeats)
+                for lines in sizes
+            }
+        )
 
 
 if __name__ == "__main__":

@@ -56,13 +56,14 @@ def plain(path: Path, clock: Clock) -> dict[str, Any]:
 
 
 def antpipe(path: Path, clock: Clock, scratch: Path) -> dict[str, Any]:
-    from antpipe.process import tune_process
+    from antpipe.runtime.process import tune_process
 
     tune_process()
-    from antpipe.config import IngestConfig, SequenceConfig
     from antpipe.features.build_sequences import build_sequences
-    from antpipe.features.ingest.amazon import ingest_amazon
-    from antpipe.store import Store
+    from antpipe.features.ingest_amazon import ingest_amazon
+    from antpipe.settings.features import SequenceConfig
+    from antpipe.settings.ingest import IngestConfig
+    from antpipe.store.store import Store
 
     def announce(told: str) -> None:
         if told.startswith(path.name):  # said as soon as the file is read

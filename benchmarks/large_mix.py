@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from antpipe.config import SequenceConfig
 from antpipe.features.build_sequences import build_sequences
-from antpipe.features.ingest.tables import INTERACTIONS, ITEMS, REJECTS, write_domain
-from antpipe.store import Store
+from antpipe.features.ingest.domain import INTERACTIONS, ITEMS, REJECTS, write_domain
+from antpipe.settings.features import SequenceConfig
+from antpipe.store.store import Store
 
 SHOPS = 4
 WIDTH = 768
@@ -35,22 +35,35 @@ def make_shop(store: Store, name: str, items: int, users: int, seed: int) -> Non
     met = rng.choice(items, len(user))
     interactions = pl.DataFrame(
         {
-            "user_id": pl.Series(user).cast(pl.String), "item_id": ids.gather(met),
-            "timestamp": np.arange(len(user), dtype=np.int64), "rating": np.full(len(user), 5, np.float32),
+            "user_id": pl.Series(user).cast(pl.String),
+            "item_id": ids.gather(met),
+            "timestamp": np.arange(len(user), dtype=np.int64),
+            "rating": np.full(len(user), 5, np.float32),
         },
         schema=INTERACTIONS,
-    )  # fmt: skip
+    )
     empty = {
-        "title": "", "text": "", "price": None, "currency": None, "category": [], "image_urls": [], "image_files": [],
-    }  # fmt: skip
+        "title": "",
+        "text": "",
+        "price": None,
+        "currency": None,
+        "category": [],
+        "image_urls": [],
+        "image_files": [],
+    }
     table = pl.DataFrame({"item_id": ids}).with_columns(
         pl.lit(value, dtype=ITEMS[column]).alias(column) for column, value in empty.items()
     )
     domain = store.new_domain(name)
     write_domain(
-        domain, parameters={"format": "random", "seed": seed, "items": items, "users": users}, items=table,
-        interactions=interactions, rejects=pl.DataFrame(schema=REJECTS), report={}, flags=[],
-    )  # fmt: skip
+        domain,
+        parameters={"format": "random", "seed": seed, "items": items, "users": users},
+        items=table,
+        interactions=interactions,
+        rejects=pl.DataFrame(schema=REJECTS),
+        report={},
+        flags=[],
+    )
     with domain.writing("text", {"width": WIDTH}) as out:
         with out.feature("text", items, WIDTH) as feature:
             for start in range(0, items, ROWS_AT_ONCE):
@@ -89,8 +102,10 @@ def main() -> None:
         for stage, domains in (("pretrain", names), ("scratch", names[:1])):
             cost = train(store, stage, domains, asked.steps)
             size = len(domains) * (asked.items // SHOPS)
-            print(f"{stage:9} {size:>9,} items  {cost['seconds'] / cost['steps']:.3f} s/step  "
-                  f"peak memory {cost['peak_memory_mb']:,.0f} MB")  # fmt: skip
+            print(
+                f"{stage:9} {size:>9,} items  {cost['seconds'] / cost['steps']:.3f} s/step  "
+                f"peak memory {cost['peak_memory_mb']:,.0f} MB"
+            )
 
 
 if __name__ == "__main__":

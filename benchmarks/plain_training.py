@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from antpipe.data import Windows
-from antpipe.model import NOISE_FLOOR, Ant, ModalityExperts, TransformerLayer
+from antpipe.core.batches import Windows
+from antpipe.core.model import NOISE_FLOOR, Ant, ModalityExperts, TransformerLayer
 
 Ints = NDArray[np.int64]
 

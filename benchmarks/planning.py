@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from antpipe.features.picture_lists import PictureLists
-from antpipe.features.pictures import Picture, first_of_each_item, hashed, listed_pictures, pictures_digest
-from antpipe.features.shards import cut, plan_rows
+from antpipe.features.image.lists import PictureLists
+from antpipe.features.image.pictures import Picture, first_of_each_item, hashed, listed_pictures, pictures_digest
+from antpipe.features.shards.plan import cut, plan_rows
 
 
 def peak() -> int:
@@ -41,8 +41,10 @@ def list_pictures(count: int) -> None:
     lists = PictureLists.of(pictures, count)
     assert lists.content.any()
     seconds = time.monotonic() - begun
-    print(f"{count:,} pictures: {(kept() - before) / count:.0f} bytes a picture, at most "
-          f"{(peak() - before) / count:.0f}, {seconds:.1f} s")  # fmt: skip
+    print(
+        f"{count:,} pictures: {(kept() - before) / count:.0f} bytes a picture, at most "
+        f"{(peak() - before) / count:.0f}, {seconds:.1f} s"
+    )
 
 
 def main() -> None:
@@ -60,8 +62,10 @@ def main() -> None:
     shards = cut(plan.compute, asked.shard_size)
     plan.key({})
     seconds = time.monotonic() - begun
-    print(f"{asked.items:,} items: {(peak() - before) / asked.items:.0f} bytes an item, {seconds:.1f} s, "
-          f"{len(shards):,} shards")  # fmt: skip
+    print(
+        f"{asked.items:,} items: {(peak() - before) / asked.items:.0f} bytes an item, {seconds:.1f} s, "
+        f"{len(shards):,} shards"
+    )
 
 
 if __name__ == "__main__":

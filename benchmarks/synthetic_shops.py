@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from antpipe.catalogue import Catalogue
-from antpipe.store import Feature, Sequences
-from antpipe.train import TrainingData
+from antpipe.core.catalogue import Catalogue
+from antpipe.store.files import Feature, Sequences
+from antpipe.training.loop import TrainingData
 
 WIDTHS = {"text": 768, "image": 512, "price": 64}  # BERT or CLIP-sized features and the code of a price bin
 MAX_LEN = 50

@@ -26,9 +26,12 @@ class Worker:
     def __init__(self, stage: str, way: str, rows: int, quick: bool) -> None:
         words = [stage, way, str(rows), *(["quick"] if quick else [])]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.train_worker", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, env=os.environ,
-        )  # fmt: skip
+            [sys.executable, "-m", "benchmarks.train_worker", *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ,
+        )
         self.loss: float = self._answer()["loss"]
         self.steps: list[dict[str, float]] = []
 
@@ -71,7 +74,7 @@ def matmul_rate(precision: str) -> float:
 
 def least_operations(stage: str, sizes: Sizes, items: float) -> float:
     """Floating-point operations that a step cannot do without: each item once, each position once, every score."""
-    from antpipe.config import ModelConfig
+    from antpipe.settings.model import ModelConfig
     from benchmarks.synthetic_shops import WIDTHS
 
     model, p = ModelConfig(), sizes.batch
@@ -84,7 +87,7 @@ def least_operations(stage: str, sizes: Sizes, items: float) -> float:
 
 def compare(stage: str, plain_rows: tuple[int, ...], repeats: int, quick: bool) -> list[dict[str, Any]]:
     """The ways in alternation. Returns a row a way."""
-    from antpipe.devices import cpu_multiplies_bf16
+    from antpipe.runtime.devices import cpu_multiplies_bf16
 
     sizes = (QUICK if quick else FULL)[stage]
     ways = ["fp32", *(["bf16"] if cpu_multiplies_bf16() else [])]
@@ -92,8 +95,10 @@ def compare(stage: str, plain_rows: tuple[int, ...], repeats: int, quick: bool) 
     difference = abs(exact[0].loss / exact[1].loss - 1)
     for worker in exact:
         worker.end()
-    print(f"{stage}: loss of the same {plain_rows[0]} rows without dropout: straightforward {exact[0].loss:.7f}, "
-          f"antpipe {exact[1].loss:.7f}, relative difference {difference:.1e}")  # fmt: skip
+    print(
+        f"{stage}: loss of the same {plain_rows[0]} rows without dropout: straightforward {exact[0].loss:.7f}, "
+        f"antpipe {exact[1].loss:.7f}, relative difference {difference:.1e}"
+    )
     if difference > 1e-5:
         raise SystemExit("the two ways do not compute the same loss")
     plains = {way: [Worker(stage, way, rows, quick) for rows in plain_rows] for way in PLAIN}
@@ -127,13 +132,17 @@ def extrapolated(workers: list[Worker], batch: int) -> dict[str, float]:
 
 def show(table: list[dict[str, Any]]) -> None:
     plain = table[0]
-    print(f"{'way':18}{'CPU s/step':>12}{'wall s/step':>13}{'steps':>7}{'epoch s':>10}{'times':>8}"
-          f"{'peak MB':>9}{'share':>7}{'of bound':>10}")  # fmt: skip
+    print(
+        f"{'way':18}{'CPU s/step':>12}{'wall s/step':>13}{'steps':>7}{'epoch s':>10}{'times':>8}"
+        f"{'peak MB':>9}{'share':>7}{'of bound':>10}"
+    )
     for row in table:
         bound = f"{row['wall'] / row['bound']:.1f}x" if "bound" in row else ""
-        print(f"{row['way']:18}{row['cpu']:12.3f}{row['wall']:13.3f}{row['steps']:7}{row['epoch']:10.1f}"
-              f"{plain['wall'] / row['wall']:8.1f}{row['peak']:9.0f}{row['peak'] / plain['peak']:7.2f}"
-              f"{bound:>10}")  # fmt: skip
+        print(
+            f"{row['way']:18}{row['cpu']:12.3f}{row['wall']:13.3f}{row['steps']:7}{row['epoch']:10.1f}"
+            f"{plain['wall'] / row['wall']:8.1f}{row['peak']:9.0f}{row['peak'] / plain['peak']:7.2f}"
+            f"{bound:>10}"
+        )
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from antpipe.process import tune_process
+from antpipe.runtime.process import tune_process
 
 if __name__ == "__main__" and sys.argv[2] != "plain":
     tune_process()  # part of antpipe's way; before torch is loaded
@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from antpipe.catalogue import item_inputs
-from antpipe.config import ModelConfig, TrainConfig
-from antpipe.data import Candidates, Windows, make_batch, training_windows
-from antpipe.model import Ant
-from antpipe.train import TrainingData, pretraining_loss, target_loss
+from antpipe.core.batches import Candidates, Windows, make_batch, training_windows
+from antpipe.core.catalogue import item_inputs
+from antpipe.core.model import Ant
+from antpipe.settings.model import ModelConfig
+from antpipe.settings.training import TrainConfig
+from antpipe.training.loop import TrainingData, pretraining_loss, target_loss
 from benchmarks import plain_training as plain
 from benchmarks.synthetic_shops import MAX_LEN, WIDTHS, training_data
 from benchmarks.train_sizes import FULL, QUICK

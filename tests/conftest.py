@@ -1,11 +1,14 @@
 """Fixtures all tests share."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from antpipe.process import tune_process
+from antpipe.runtime.logs import log
+from antpipe.runtime.process import tune_process
 
 tune_process()  # as the command does, before any test imports torch
 
@@ -37,3 +40,20 @@ def real_data() -> Path:
 def golden() -> Path:
     """Reference vectors of the authors' code."""
     return _beside("ANTPIPE_TEST_GOLDEN", "golden")
+
+
+@pytest.fixture
+def messages() -> Iterator[list[str]]:
+    """What antpipe tells the user (its logger at INFO) during the test, one string per message."""
+    told: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(record.getMessage())
+
+    handler, before = Collect(), log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    yield told
+    log.removeHandler(handler)
+    log.setLevel(before)

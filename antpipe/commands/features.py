@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from antpipe import show
+from antpipe.commands import show
 from antpipe.commands.flags import Common, Domains, Force, Modality, app, command, embedded, names, notice
-from antpipe.config import (
+from antpipe.errors import PartialError
+from antpipe.runtime.progress import Update
+from antpipe.runtime.progress import on_stderr as progress
+from antpipe.settings.features import (
     EngineConfig,
     FetchConfig,
     ImageConfig,
@@ -14,11 +17,9 @@ from antpipe.config import (
     TextConfig,
     WhitenConfig,
 )
-from antpipe.errors import PartialError
-from antpipe.progress import Update, progress
 
 if TYPE_CHECKING:
-    from antpipe.store import StageResult
+    from antpipe.store.artefacts import StageResult
 
 
 @command(app, "fetch-images")

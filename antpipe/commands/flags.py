@@ -16,20 +16,25 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from antpipe.config import CONFIGS, EMBEDDED, ModelConfig, TrainConfig
 from antpipe.errors import UsageError
-from antpipe.parallel import world_of
-from antpipe.presets import PRESETS, find_preset
-from antpipe.settings import Config, base_type, flag_name, read_toml, resolve
+from antpipe.settings.base import Config, base_type, flag_name, read_toml, resolve
+from antpipe.settings.features import EMBEDDED
+from antpipe.settings.model import ModelConfig
+from antpipe.settings.presets import PRESETS, find_preset
+from antpipe.settings.sections import CONFIGS
+from antpipe.settings.training import TrainConfig
+from antpipe.training.parallel import world_of
 
 if TYPE_CHECKING:
-    from antpipe.store import Store
+    from antpipe.store.store import Store
 
 C = TypeVar("C", bound=Config)
 
 app = typer.Typer(
-    add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
-)  # fmt: skip
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
 ingest = typer.Typer(help="Turn raw reviews and a catalogue into domains of the store.")
 app.add_typer(ingest, name="ingest")
 imports = typer.Typer(help="Take over what other tools made.")
@@ -108,7 +113,7 @@ def command(group: typer.Typer, name: str) -> Callable[[Callable[..., None]], Ca
 
         @wraps(function)
         def call(**given: Any) -> None:
-            from antpipe.store import Store
+            from antpipe.store.store import Store
 
             root = given["store"] or os.environ.get("ANTPIPE_STORE") or "antpipe-store"
             toml = read_toml(given["settings"], CONFIGS) if given["settings"] else {}

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from antpipe import show
+from antpipe.commands import show
 from antpipe.commands.flags import Common, DryRun, Force, Modality, command, embedded, imports, notice
-from antpipe.config import EmbeddingsConfig, IngestConfig, LayoutConfig, TableConfig
+from antpipe.settings.ingest import EmbeddingsConfig, IngestConfig, LayoutConfig, TableConfig
 
 Folder = Annotated[Path, typer.Option("--path", help="folder of the data set")]
 Name = Annotated[str, typer.Option("--domain", "--domains", help="name of the domain")]
@@ -24,8 +24,8 @@ def import_recbole(
     force: Force = False,
 ) -> None:
     """RecBole's atomic files NAME.inter and NAME.item."""
-    from antpipe.features.ingest.layout_recbole import find_recbole
-    from antpipe.features.ingest.table import ingest_table
+    from antpipe.features.import_recbole import find_recbole
+    from antpipe.features.ingest_table import ingest_table
 
     source = find_recbole(path, domain, common.store.root, config.keep_without_metadata)
     result = ingest_table(common.store, domain, source, config, table, force=force, dry_run=dry_run, announce=notice)
@@ -35,7 +35,7 @@ def import_recbole(
 @command(imports, "unisrec")
 def import_unisrec(common: Common, path: Folder, domain: Name, config: LayoutConfig, force: Force = False) -> None:
     """Processed data sets of UniSRec, MISSRec and ANT, with their own split, numbering and features."""
-    from antpipe.features.ingest.layout_unisrec import import_unisrec as stage
+    from antpipe.features.import_unisrec import import_unisrec as stage
 
     results = stage(common.store, domain, path, config, force=force, announce=notice)
     common.show(results, show.artefacts(results))

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from antpipe import show
+from antpipe.commands import show
 from antpipe.commands.flags import Common, Domains, DryRun, Force, command, ingest, names, notice
-from antpipe.config import AmazonConfig, DownloadConfig, IngestConfig, SampleConfig, TableConfig
-from antpipe.progress import progress
+from antpipe.runtime.progress import on_stderr as progress
+from antpipe.settings.ingest import AmazonConfig, DownloadConfig, IngestConfig, SampleConfig, TableConfig
 
 if TYPE_CHECKING:
-    from antpipe.features.ingest.release_files import Request
-    from antpipe.store import StageResult
+    from antpipe.features.ingest.amazon.files import Request
+    from antpipe.store.artefacts import StageResult
 
 
 @command(ingest, "amazon")
@@ -28,8 +28,8 @@ def ingest_amazon(
     force: Force = False,
 ) -> None:
     """Amazon reviews and metadata, as published, from local files."""
-    from antpipe.features.ingest.amazon import ingest_amazon as stage
-    from antpipe.features.ingest.release_files import Request
+    from antpipe.features.ingest.amazon.files import Request
+    from antpipe.features.ingest_amazon import ingest_amazon as stage
 
     results = []
     for name in names(domains):
@@ -42,7 +42,7 @@ def ingest_amazon(
 
 def fetch(request: "Request", network: DownloadConfig, dry_run: bool) -> "list[StageResult]":
     """Fetch the files of a domain. In a dry run nothing is; the result says what would be."""
-    from antpipe.features.ingest.release_downloads import download_files, would_be_fetched
+    from antpipe.features.ingest.amazon.downloads import download_files, would_be_fetched
 
     if dry_run:
         return would_be_fetched(request, network)
@@ -53,7 +53,7 @@ def fetch(request: "Request", network: DownloadConfig, dry_run: bool) -> "list[S
 @command(ingest, "sample")
 def ingest_sample(common: Common, config: SampleConfig, force: Force = False) -> None:
     """Generated shops, for a first try without data (see docs/sample.md)."""
-    from antpipe.features.ingest.sample import ingest_sample as stage
+    from antpipe.features.ingest_sample import ingest_sample as stage
 
     results = stage(common.store, config, force=force)
     common.show(results, show.artefacts(results))
@@ -71,8 +71,8 @@ def ingest_table(
     force: Force = False,
 ) -> None:
     """Interactions and items of any shop, from CSV, TSV (both also .gz), Parquet or Arrow files."""
-    from antpipe.features.ingest.table import ingest_table as stage
-    from antpipe.features.ingest.table import table_source
+    from antpipe.features.ingest_table import ingest_table as stage
+    from antpipe.features.ingest_table import table_source
 
     source = table_source(interactions, items)
     result = stage(common.store, domain, source, config, table, force=force, dry_run=dry_run, announce=notice)

@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
-from antpipe import show
+from antpipe.commands import show
 from antpipe.commands.flags import Common, Domains, Force, OneDomain, Run, app, command, names, notice
-from antpipe.config import CompareConfig, EvaluateConfig, ModelConfig, RaceConfig, TrainConfig
 from antpipe.errors import UsageError
-from antpipe.parallel import world_of
-from antpipe.progress import progress
+from antpipe.runtime.progress import on_stderr as progress
+from antpipe.settings.evaluation import CompareConfig, EvaluateConfig
+from antpipe.settings.model import ModelConfig
+from antpipe.settings.training import RaceConfig, TrainConfig
+from antpipe.training.parallel import world_of
 
 
 @command(app, "evaluate")
@@ -23,7 +25,7 @@ def evaluate(
     slices: Annotated[bool, typer.Option("--slices", help="print figures by kind of target and history too")] = False,
 ) -> None:
     """Full ranking over the target's catalogue, under both protocols."""
-    from antpipe.evaluate import evaluate_run
+    from antpipe.evaluation.evaluate import evaluate_run
 
     if world_of().rank:  # of several processes the first one evaluates
         return
@@ -49,10 +51,10 @@ def compare(
     force: Force = False,
 ) -> None:
     """Train several ways to a recommender, with equal seeds and budget, and say whether transfer helped."""
-    from antpipe import checkpoint
-    from antpipe.arms import Request
-    from antpipe.compare import OUTCOME, run_comparison, what_would_be_done
-    from antpipe.comparison_table import as_text
+    from antpipe.comparison.plan import Request
+    from antpipe.comparison.run import OUTCOME, run_comparison, what_would_be_done
+    from antpipe.comparison.table import as_text
+    from antpipe.training import checkpoint
 
     folders = [Path(part) for part in names(origins, "--from")] if origins else []
     runs = given_runs(given or [])
@@ -61,9 +63,19 @@ def compare(
     model = common.resolve(ModelConfig, inherited)
     source_model = common.resolve(ModelConfig, inherited, on_target=False)
     request = Request(
-        common.store, out, tuple(names(targets)), config, model, source_model, training, race, tuple(folders),
-        tuple(names(sources, "--sources")) if sources else (), runs, common.toml.get("stage", {}),
-    )  # fmt: skip
+        common.store,
+        out,
+        tuple(names(targets)),
+        config,
+        model,
+        source_model,
+        training,
+        race,
+        tuple(folders),
+        tuple(names(sources, "--sources")) if sources else (),
+        runs,
+        common.toml.get("stage", {}),
+    )
     if dry_run:
         rows = what_would_be_done(request, force=force)
         common.show(rows, show.to_do(rows))
@@ -98,7 +110,7 @@ def recommend(
     include_seen: Annotated[bool, typer.Option("--include-seen", help="items of the history may come again")] = False,
 ) -> None:
     """The next items for a user, or after items named by hand."""
-    from antpipe.recommend import recommend as find
+    from antpipe.evaluation.recommend import recommend as find
 
     history = [part.strip() for part in items.split(",")] if items else []
     rows = find(common.store, run, domains, user=user, items=history, k=k, include_seen=include_seen, notice=notice)

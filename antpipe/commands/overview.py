@@ -4,9 +4,10 @@ from typing import Annotated
 
 import typer
 
-from antpipe import show
+from antpipe.commands import show
 from antpipe.commands.flags import Common, Force, app, command, embedded, names, notice
-from antpipe.config import EMBEDDED, DemoConfig
+from antpipe.settings.demo import DemoConfig
+from antpipe.settings.features import EMBEDDED
 
 
 @command(app, "status")
@@ -18,7 +19,8 @@ def status(
     """What the store holds: fresh, stale (why) or missing (next command)."""
     from antpipe.features.ingest.shared_users import with_targets
     from antpipe.features.whiten import with_fit
-    from antpipe.store import ARTEFACTS, Domain
+    from antpipe.store.artefacts import ARTEFACTS
+    from antpipe.store.domain import Domain
 
     look = Domain.verify if verify else Domain.state
     chosen = names(domains) if domains else common.store.domains()
@@ -44,7 +46,7 @@ def encoders(
     everything: Annotated[bool, typer.Option("--all", help="all that open_clip and timm can load, too")] = False,
 ) -> None:
     """Encoders on this machine and on the hub, by the names --encoder takes."""
-    from antpipe.features.list_encoders import list_encoders, more_to_show
+    from antpipe.features.encoders.listing import list_encoders, more_to_show
 
     every = everything or match is not None
     rows = list_encoders(embedded(kind, "--kind") if kind else None, match, every)
@@ -59,7 +61,7 @@ def stats(
     domains: Annotated[str | None, typer.Option("--domains", help="these domains (default: all)")] = None,
 ) -> None:
     """Size, density and coverage of domains, and the users and items they share."""
-    from antpipe.statistics import statistics
+    from antpipe.store.figures import statistics
 
     figures = statistics(common.store, names(domains) if domains else common.store.domains())
     nothing = f"store {common.store.root}: no domain yet; next: antpipe ingest sample --store {common.store.root}"

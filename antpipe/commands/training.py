@@ -5,12 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from antpipe import show
+from antpipe.commands import show
 from antpipe.commands.flags import Common, Domains, Force, app, command, imports, names, notice
-from antpipe.config import ModelConfig, RaceConfig, TrainConfig
 from antpipe.errors import UsageError
-from antpipe.parallel import world_of
-from antpipe.progress import progress
+from antpipe.runtime.progress import on_stderr as progress
+from antpipe.settings.model import ModelConfig
+from antpipe.settings.training import RaceConfig, TrainConfig
+from antpipe.training.parallel import world_of
 
 SHOWN_EPOCH = ("loss", "valid_recall@10", "seconds")  # the rest is in RUN/metrics.jsonl
 
@@ -30,17 +31,20 @@ def train(
     force: Force = False,
 ) -> None:
     """Train one stage: pretrain on sources; scratch, finetune or relearn on a target; auto chooses on validation."""
-    from antpipe import checkpoint
-    from antpipe.racing import AUTO
-    from antpipe.resume import read_cost
-    from antpipe.runs import PRETRAIN, plan_run, run_stage
-    from antpipe.transfer import group_table
+    from antpipe.core.stages import group_table
+    from antpipe.training import checkpoint
+    from antpipe.training.race import AUTO
+    from antpipe.training.run import PRETRAIN, plan_run, run_stage
+    from antpipe.training.state import read_cost
 
     inherited = checkpoint.describe(source).model_config() if source else None
     model = common.resolve(ModelConfig, inherited, on_target=stage != PRETRAIN)
     request: dict[str, Any] = {
-        "model_config": model, "config": config, "source": source, "own_stages": common.toml.get("stage", {}),
-    }  # fmt: skip
+        "model_config": model,
+        "config": config,
+        "source": source,
+        "own_stages": common.toml.get("stage", {}),
+    }
     if stage == AUTO:
         train_auto(common, names(domains), request, race, out, dry_run=dry_run, resume=resume, force=force)
         return
@@ -60,9 +64,17 @@ def train(
             update(epochs_done, config.epochs, show.inline(figures))
 
         done, was_there = run_stage(
-            common.store, names(domains), stage, **request, out=out, force=force, resume=resume, notice=notice,
-            progress=epoch, stepping=step,
-        )  # fmt: skip
+            common.store,
+            names(domains),
+            stage,
+            **request,
+            out=out,
+            force=force,
+            resume=resume,
+            notice=notice,
+            progress=epoch,
+            stepping=step,
+        )
     if not was_there and not world_of().rank:
         notice(f"{out}: {show.inline(read_cost(out))}")
     common.show(done, show.run(out, done, "fresh" if was_there else "trained"))
@@ -80,7 +92,7 @@ def train_auto(
     force: bool,
 ) -> None:
     """Race the stages for a target and say which one was chosen, and why."""
-    from antpipe.racing import check_limits, run_auto, rungs
+    from antpipe.training.race import check_limits, run_auto, rungs
 
     config, own_stages = request["config"], request.pop("own_stages")
     if own_stages:
@@ -101,9 +113,16 @@ def train_auto(
 
         try:
             done, was_there, decision = run_auto(
-                common.store, domains, **request, race=race, out=out, force=force, resume=resume, notice=notice,
+                common.store,
+                domains,
+                **request,
+                race=race,
+                out=out,
+                force=force,
+                resume=resume,
+                notice=notice,
                 progress=epoch,
-            )  # fmt: skip
+            )
         except KeyboardInterrupt:
             notice("next: the same command with --resume")
             raise

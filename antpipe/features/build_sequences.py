@@ -16,10 +16,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from antpipe.config import SequenceConfig
 from antpipe.errors import DataError, UsageError
-from antpipe.settings import flags_of
-from antpipe.store import Domain, StageResult, Store
+from antpipe.settings.base import flags_of
+from antpipe.settings.features import SequenceConfig
+from antpipe.store.artefacts import StageResult
+from antpipe.store.domain import Domain
+from antpipe.store.store import Store
 
 Cuts = tuple[int | None, int | None]
 PARTS = ("training", "validation", "test")
@@ -248,21 +250,27 @@ def _write(
 ) -> StageResult:
     lengths = np.diff(history.offsets)
     figures: dict[str, Any] = {
-        "users": len(lengths), "interactions": len(history.items),
-        "train": int((train_end - 1).sum()), "valid": int((valid_end - train_end).sum()),
+        "users": len(lengths),
+        "interactions": len(history.items),
+        "train": int((train_end - 1).sum()),
+        "valid": int((valid_end - train_end).sum()),
         "test": int((lengths - valid_end).sum()),
-        "min_length": int(lengths.min()), "median_length": float(np.median(lengths)), "max_length": int(lengths.max()),
-    }  # fmt: skip
+        "min_length": int(lengths.min()),
+        "median_length": float(np.median(lengths)),
+        "max_length": int(lengths.max()),
+    }
     if "cuts" in parameters:
         figures |= dict(zip(("valid_from", "test_from"), parameters["cuts"], strict=True))
     offsets = _arrow(history.offsets, pa.int32())
-    batch = pa.record_batch({
-        "user": _arrow(history.user, pa.int32()),
-        "items": pa.ListArray.from_arrays(offsets, _arrow(history.items, pa.int32())),
-        "timestamps": pa.ListArray.from_arrays(offsets, _arrow(history.timestamps, pa.int64())),
-        "train_end": _arrow(train_end, pa.int32()),
-        "valid_end": _arrow(valid_end, pa.int32()),
-    })  # fmt: skip
+    batch = pa.record_batch(
+        {
+            "user": _arrow(history.user, pa.int32()),
+            "items": pa.ListArray.from_arrays(offsets, _arrow(history.items, pa.int32())),
+            "timestamps": pa.ListArray.from_arrays(offsets, _arrow(history.timestamps, pa.int64())),
+            "train_end": _arrow(train_end, pa.int32()),
+            "valid_end": _arrow(valid_end, pa.int32()),
+        }
+    )
     with history.domain.writing("sequences", parameters) as out:
         out.arrow("sequences.arrow", batch)
         out.details |= {"rows": len(lengths), "figures": figures, **details}

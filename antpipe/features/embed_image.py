@@ -15,16 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from antpipe.config import EngineConfig, ImageConfig
-from antpipe.devices import choose_device, choose_precision
 from antpipe.errors import DataError, PartialError
-from antpipe.features.decoding import choose_workers, told_of_workers
-from antpipe.features.encoders import Located, silent, unsaid
-from antpipe.features.engines import LOCAL, Carrying, engine_of, worker_cpus, worker_device
-from antpipe.features.image_embedder import ImageSettings, load_encoder, make_embedder
-from antpipe.features.image_encoders import PACKAGED_IMAGE, locate_image_encoder
-from antpipe.features.image_fidelity import Fidelity, settle
-from antpipe.features.picture_lists import (
+from antpipe.features.encoders.identity import Located, silent, unsaid
+from antpipe.features.image.decoding import choose_workers, told_of_workers
+from antpipe.features.image.embedder import ImageSettings, load_encoder, make_embedder
+from antpipe.features.image.encoders import PACKAGED_IMAGE, locate_image_encoder
+from antpipe.features.image.fidelity import Fidelity, settle
+from antpipe.features.image.lists import (
     UNREADABLE,
     Bad,
     PictureLists,
@@ -36,7 +33,7 @@ from antpipe.features.picture_lists import (
     file_names,
     sources_of,
 )
-from antpipe.features.pictures import (
+from antpipe.features.image.pictures import (
     Picture,
     decoder_name,
     first_of_each_item,
@@ -45,8 +42,9 @@ from antpipe.features.pictures import (
     listed_pictures,
     pictures_digest,
 )
-from antpipe.features.shard_files import ShardFolder, open_shards, remove_shards, sweep
-from antpipe.features.shards import (
+from antpipe.features.shards.engines import LOCAL, Carrying, engine_of, worker_cpus, worker_device
+from antpipe.features.shards.files import ShardFolder, open_shards, remove_shards, sweep
+from antpipe.features.shards.plan import (
     Embedder,
     Engine,
     Pace,
@@ -60,8 +58,13 @@ from antpipe.features.shards import (
     plan_rows,
     told_of_disk,
 )
-from antpipe.settings import flags_of
-from antpipe.store import ARTEFACTS, Domain, Earlier, StageResult, Store
+from antpipe.runtime.devices import choose_device, choose_precision
+from antpipe.settings.base import flags_of
+from antpipe.settings.features import EngineConfig, ImageConfig
+from antpipe.store.artefacts import ARTEFACTS, StageResult
+from antpipe.store.domain import Domain
+from antpipe.store.files import Earlier
+from antpipe.store.store import Store
 
 EXAMPLES = 20
 SHARD_BYTES = 1 << 28  # of pictures that travel to workers
@@ -170,10 +173,15 @@ class Work:
 def recipe(settings: ImageSettings) -> dict[str, Any]:
     """All a vector depends on besides its pictures: what was computed with the same recipe can be copied."""
     return {
-        "version": ARTEFACTS["image"].version, "source": settings.located.source, "name": settings.located.name,
-        "revision": settings.located.revision, "dims": settings.dims, "normalize": settings.normalize,
-        "precision": settings.precision, "decode": settings.decode,
-    }  # fmt: skip
+        "version": ARTEFACTS["image"].version,
+        "source": settings.located.source,
+        "name": settings.located.name,
+        "revision": settings.located.revision,
+        "dims": settings.dims,
+        "normalize": settings.normalize,
+        "precision": settings.precision,
+        "decode": settings.decode,
+    }
 
 
 def _planned(work: Work, lists: PictureLists, settings: ImageSettings) -> tuple[Plan, Earlier | None, list[Shard]]:
@@ -199,20 +207,29 @@ def _wanted(work: Work, parameters: Mapping[str, Any], here: str, device: str) -
     if "recipe" in entry and not work.force and before == {k: v for k, v in parameters.items() if k != "pictures"}:
         precision, decode = entry["recipe"]["precision"], entry["recipe"]["decode"]
     return ImageSettings(
-        located=work.located, device=here, precision=precision, decode=decode, dims=config.dims,
-        normalize=config.normalize, batch_size=config.batch_size, workers=0,
-    )  # fmt: skip
+        located=work.located,
+        device=here,
+        precision=precision,
+        decode=decode,
+        dims=config.dims,
+        normalize=config.normalize,
+        batch_size=config.batch_size,
+        workers=0,
+    )
 
 
 def _open(work: Work, wanted: ImageSettings, plan: Plan, at: str | None) -> ShardFolder:
     """The folder of what an interrupted run finished of this very work. at: --shards."""
     config = work.config
     settings = {
-        **recipe(wanted), "id_table": work.place.entry("items")["id_table"], "device": wanted.device,
-        "batch_size": config.batch_size, "shard": [config.shard_size, work.most],
+        **recipe(wanted),
+        "id_table": work.place.entry("items")["id_table"],
+        "device": wanted.device,
+        "batch_size": config.batch_size,
+        "shard": [config.shard_size, work.most],
         "asked": [config.precision, config.decode, config.min_cosine],
         "libraries": {name: version(name) for name in ("torch", "torchvision", "pillow", "open_clip_torch", "timm")},
-    }  # fmt: skip
+    }
     return open_shards(work.place.path, "image", plan.key(settings), at)
 
 
@@ -278,16 +295,23 @@ def _build(
         _require_any(work, present, bad)
         out.parquet(UNREADABLE, bad_table(bad))
         figures = _figures(work, plan, present, len(bad)) | {
-            "width": encoder.width, "encoder": encoder.facts["name"], "precision": settings.precision,
-            "decode": settings.decode, "cosine": round(fidelity.cosine, 6), "items_per_second": round(pace.rate(), 1),
-        }  # fmt: skip
+            "width": encoder.width,
+            "encoder": encoder.facts["name"],
+            "precision": settings.precision,
+            "decode": settings.decode,
+            "cosine": round(fidelity.cosine, 6),
+            "items_per_second": round(pace.rate(), 1),
+        }
         facts = encoder.facts | {"decode": settings.decode, "decoder": decoder_name()}
         facts |= {"variant": "normalised"} if config.normalize else {}
         out.details |= {
-            "encoder": facts, "recipe": recipe(settings), "fidelity": asdict(fidelity), "figures": figures,
+            "encoder": facts,
+            "recipe": recipe(settings),
+            "fidelity": asdict(fidelity),
+            "figures": figures,
             "flags": flags_of(config, MACHINE),
             **bad_details(bad, place.item_ids(), EXAMPLES),
-        }  # fmt: skip
+        }
         out.afterwards = partial(remove_shards, folder, say)
     return figures
 
@@ -323,9 +347,13 @@ def _compute(
 def _figures(work: Work, plan: Plan, present: int, unreadable: int) -> dict[str, Any]:
     counts, items = plan.figures(), len(plan.content)
     return {
-        "items": items, "present": present, "coverage": round(present / items, 4), "pictures": len(work.pictures),
-        "unreadable": unreadable, **{name: counts[name] for name in ("computed", "reused", "shared")},
-    }  # fmt: skip
+        "items": items,
+        "present": present,
+        "coverage": round(present / items, 4),
+        "pictures": len(work.pictures),
+        "unreadable": unreadable,
+        **{name: counts[name] for name in ("computed", "reused", "shared")},
+    }
 
 
 def _require_any(work: Work, present: int, bad: Sequence[Bad]) -> None:

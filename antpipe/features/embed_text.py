@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from antpipe.config import EngineConfig, TextConfig
-from antpipe.devices import choose_device, choose_precision, require_compiler
 from antpipe.errors import DataError
-from antpipe.features.encoders import Located, least_cosine, silent, unsaid
-from antpipe.features.engines import LOCAL, PLAIN, engine_of, worker_device
-from antpipe.features.shard_files import ShardFolder, open_shards, remove_shards, sweep
-from antpipe.features.shards import (
+from antpipe.features.encoders.identity import Located, least_cosine, silent, unsaid
+from antpipe.features.shards.engines import LOCAL, PLAIN, engine_of, worker_device
+from antpipe.features.shards.files import ShardFolder, open_shards, remove_shards, sweep
+from antpipe.features.shards.plan import (
     Contents,
     Pace,
     Plan,
@@ -32,11 +30,16 @@ from antpipe.features.shards import (
     plan_rows,
     told_of_disk,
 )
-from antpipe.features.text_column import TextColumn
-from antpipe.features.text_encoders import PACKAGED_TEXT, TextSettings, locate_text_encoder, reference
-from antpipe.features.token_batches import make_embedder
-from antpipe.settings import flags_of
-from antpipe.store import ARTEFACTS, Domain, Earlier, StageResult, Store
+from antpipe.features.text.batches import make_embedder
+from antpipe.features.text.column import TextColumn
+from antpipe.features.text.encoders import PACKAGED_TEXT, TextSettings, locate_text_encoder, reference
+from antpipe.runtime.devices import choose_device, choose_precision, require_compiler
+from antpipe.settings.base import flags_of
+from antpipe.settings.features import EngineConfig, TextConfig
+from antpipe.store.artefacts import ARTEFACTS, StageResult
+from antpipe.store.domain import Domain
+from antpipe.store.files import Earlier
+from antpipe.store.store import Store
 
 # Where and in what steps to compute is for this machine, not for a repetition of the command.
 MACHINE = ("device", "compile", "token_budget", "shard_size")
@@ -105,20 +108,32 @@ def embed_text(
 def recipe(settings: TextSettings) -> dict[str, Any]:
     """All a vector depends on besides its text: what was computed with the same recipe can be copied."""
     return {
-        "version": ARTEFACTS["text"].version, "source": settings.located.source, "revision": settings.located.revision,
-        "prompt": settings.prompt, "prefix": settings.prefix, "dims": settings.dims, "normalize": settings.normalize,
-        "backend": settings.backend, "precision": settings.precision,
-    }  # fmt: skip
+        "version": ARTEFACTS["text"].version,
+        "source": settings.located.source,
+        "revision": settings.located.revision,
+        "prompt": settings.prompt,
+        "prefix": settings.prefix,
+        "dims": settings.dims,
+        "normalize": settings.normalize,
+        "backend": settings.backend,
+        "precision": settings.precision,
+    }
 
 
 def _figures(plan: Plan, present: int, choice: "Choice", pace: Pace) -> dict[str, Any]:
     counts = plan.figures()
     return {
-        "items": len(plan.content), "present": present, "coverage": round(present / len(plan.content), 4),
-        "texts": counts["different"], **{name: counts[name] for name in ("computed", "reused", "shared")},
-        "width": choice.facts["dimension"], "encoder": choice.facts["name"], "precision": choice.facts["precision"],
-        "cosine": round(choice.cosine, 6), "items_per_second": round(pace.rate(), 1),
-    }  # fmt: skip
+        "items": len(plan.content),
+        "present": present,
+        "coverage": round(present / len(plan.content), 4),
+        "texts": counts["different"],
+        **{name: counts[name] for name in ("computed", "reused", "shared")},
+        "width": choice.facts["dimension"],
+        "encoder": choice.facts["name"],
+        "precision": choice.facts["precision"],
+        "cosine": round(choice.cosine, 6),
+        "items_per_second": round(pace.rate(), 1),
+    }
 
 
 # -- what is to be done ---------------------------------------------------------------------------------------
@@ -163,10 +178,17 @@ def _wanted(
     if config.compile:
         require_compiler(torch.device(here))
     return TextSettings(
-        located=located, device=here, backend=backend, precision=precision,
-        compile=config.compile and backend == "torch", prompt=config.prompt, prefix=config.prefix, dims=config.dims,
-        normalize=config.normalize, token_budget=config.token_budget,
-    )  # fmt: skip
+        located=located,
+        device=here,
+        backend=backend,
+        precision=precision,
+        compile=config.compile and backend == "torch",
+        prompt=config.prompt,
+        prefix=config.prefix,
+        dims=config.dims,
+        normalize=config.normalize,
+        token_budget=config.token_budget,
+    )
 
 
 def _look(place: Domain, config: TextConfig, wanted: TextSettings, force: bool) -> Work:
@@ -183,11 +205,16 @@ def _look(place: Domain, config: TextConfig, wanted: TextSettings, force: bool) 
 def _open(work: Work, config: TextConfig, device: str, at: str | None) -> ShardFolder:
     """The folder of what an interrupted run finished of this very work. device: of the embedders; at: --shards."""
     settings = {
-        **recipe(work.wanted), "id_table": work.place.entry("items")["id_table"], "device": device,
-        "compile": work.wanted.compile, "token_budget": work.wanted.token_budget, "batching": BATCHING,
-        "shard": [work.shard_size, SHARD_BYTES], "asked": [config.precision, config.min_cosine],
+        **recipe(work.wanted),
+        "id_table": work.place.entry("items")["id_table"],
+        "device": device,
+        "compile": work.wanted.compile,
+        "token_budget": work.wanted.token_budget,
+        "batching": BATCHING,
+        "shard": [work.shard_size, SHARD_BYTES],
+        "asked": [config.precision, config.min_cosine],
         "libraries": {name: version(name) for name in ("torch", "transformers", "sentence-transformers")},
-    }  # fmt: skip
+    }
     plan, _, _ = work.planned(work.wanted)
     return open_shards(work.place.path, "text", plan.key(settings), at)
 

@@ -21,12 +21,15 @@ from typing import Any
 import polars as pl
 from filelock import FileLock, Timeout
 
-from antpipe.config import FetchConfig
 from antpipe.errors import AntpipeError, DataError, PartialError
 from antpipe.features.fetch.crew import Update, fetch_all
 from antpipe.features.fetch.ledger import FAILED, FOLDER, OK, PERMANENT, SCHEMA, Entry, is_there, read_ledger, sweep
-from antpipe.settings import flags_of
-from antpipe.store import Domain, StageResult, Store, digest
+from antpipe.settings.base import flags_of
+from antpipe.settings.features import FetchConfig
+from antpipe.store.artefacts import StageResult
+from antpipe.store.domain import Domain
+from antpipe.store.files import digest
+from antpipe.store.store import Store
 
 PLACEHOLDER, PENDING = "placeholder", "pending"
 STATES = (OK, PLACEHOLDER, FAILED, "gone", "refused", "invalid", PENDING)
@@ -180,9 +183,12 @@ def _publish(
             )
         out.parquet("pictures.parquet", table.to_arrow())
         out.details |= {
-            "rows": len(table), "content": content, "figures": figures, "flags": flags_of(config, ONCE),
+            "rows": len(table),
+            "content": content,
+            "figures": figures,
+            "flags": flags_of(config, ONCE),
             "reasons": {f"{state}: {reason}": count for (state, reason), count in reasons.most_common(20)},
-        }  # fmt: skip
+        }
         if figures[PENDING]:
             out.details["incomplete"] = f"{figures[PENDING]} of {figures['urls']} URLs were not asked for yet"
     return "built", figures
@@ -194,10 +200,13 @@ def _figures(place: Domain, table: pl.DataFrame) -> dict[str, Any]:
     rows, present = place.rows(), ok["item"].n_unique()
     states = dict(table.unique("url").group_by("state").len().rows())
     return {
-        "items": rows, "present": present, "coverage": round(present / rows, 4), "urls": table["url"].n_unique(),
+        "items": rows,
+        "present": present,
+        "coverage": round(present / rows, 4),
+        "urls": table["url"].n_unique(),
         **{state: states.get(state, 0) for state in STATES},
         "megabytes": round(int(ok.unique("sha256")["bytes"].sum()) / 1e6, 1),
-    }  # fmt: skip
+    }
 
 
 def _tell(place: Domain, figures: dict[str, Any], config: FetchConfig, say: Callable[[str], None]) -> None:

@@ -10,11 +10,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from antpipe.config import EmbeddingsConfig
 from antpipe.errors import DataError, PartialError
-from antpipe.features.ingest.vectors import CHUNK, Vectors, open_vectors
-from antpipe.settings import flags_of
-from antpipe.store import Domain, Feature, StageResult, Store, digest
+from antpipe.features.vectors.vectors import CHUNK, Vectors, open_vectors
+from antpipe.settings.base import flags_of
+from antpipe.settings.ingest import EmbeddingsConfig
+from antpipe.store.artefacts import StageResult
+from antpipe.store.domain import Domain
+from antpipe.store.files import Feature, digest
+from antpipe.store.store import Store
 
 FORMAT = "import embeddings"
 EXAMPLES = 20
@@ -53,21 +56,28 @@ def import_embeddings(
     vectors = open_vectors(path, modality, config.ids, config.map)
     sha256 = vectors.sha256()
     encoder = {
-        "name": config.encoder or path.name, "revision": "as told" if config.encoder else sha256, "source": "import",
-    }  # fmt: skip
+        "name": config.encoder or path.name,
+        "revision": "as told" if config.encoder else sha256,
+        "source": "import",
+    }
     parameters = {
-        "format": FORMAT, "encoder": encoder["name"], "revision": encoder["revision"], "form": vectors.form,
-        "vectors": sha256, "ids": digest(vectors.ids),
-    }  # fmt: skip
+        "format": FORMAT,
+        "encoder": encoder["name"],
+        "revision": encoder["revision"],
+        "form": vectors.form,
+        "vectors": sha256,
+        "ids": digest(vectors.ids),
+    }
     parameters |= {"columns": digest(vectors.columns)} if vectors.columns else {}
     if not force and place.is_fresh(modality, parameters):
         result = StageResult(domain, modality, "fresh", place.entry(modality)["figures"])
     else:
         details = {
-            "encoder": encoder, "stage": f"{FORMAT} --modality {modality}",
+            "encoder": encoder,
+            "stage": f"{FORMAT} --modality {modality}",
             "flags": ["--path", str(path), *flags_of(config)],
             "came_from": {"path": str(path.resolve()), "form": vectors.form, "rows": len(vectors.ids)},
-        }  # fmt: skip
+        }
         result = StageResult(domain, modality, "built", _write(place, modality, vectors, parameters, details, announce))
     _require_coverage(place, result, config.min_coverage)
     return result
@@ -115,15 +125,22 @@ def _write(
             )
         unmatched = _unmatched(joined, present, vectors.ids, item_ids)
         figures = {
-            "items": len(item_ids), "present": int(present.sum()), "coverage": round(float(present.mean()), 4),
-            "rows": len(vectors.ids), **{why: len(ids) for why, ids in unmatched.items()},
-            "repeated": joined.repeated, "width": vectors.width, "encoder": parameters["encoder"],
-        }  # fmt: skip
+            "items": len(item_ids),
+            "present": int(present.sum()),
+            "coverage": round(float(present.mean()), 4),
+            "rows": len(vectors.ids),
+            **{why: len(ids) for why, ids in unmatched.items()},
+            "repeated": joined.repeated,
+            "width": vectors.width,
+            "encoder": parameters["encoder"],
+        }
         if any(unmatched.values()):
             out.parquet(_name(modality), _table(unmatched))
         out.details |= {
-            **details, "figures": figures, "unmatched": {why: ids[:EXAMPLES] for why, ids in unmatched.items()},
-        }  # fmt: skip
+            **details,
+            "figures": figures,
+            "unmatched": {why: ids[:EXAMPLES] for why, ids in unmatched.items()},
+        }
     for why, ids in unmatched.items():
         if ids:
             told = {"missing": "items without a row", "zeros": "items whose row is zeros", "extra": "ids of no item"}

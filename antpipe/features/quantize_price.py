@@ -14,10 +14,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from antpipe.config import PriceConfig
 from antpipe.errors import DataError
-from antpipe.settings import flags_of
-from antpipe.store import Domain, StageResult, Store
+from antpipe.settings.base import flags_of
+from antpipe.settings.features import PriceConfig
+from antpipe.store.artefacts import StageResult
+from antpipe.store.domain import Domain
+from antpipe.store.store import Store
 
 CHUNK = 65_536
 
@@ -167,9 +169,12 @@ def _write(
     width, code = (config.price_width, sinusoid) if config.encoding == "sinusoid" else (config.bins, onehot)
     present = int((bins >= 0).sum())
     figures: dict[str, Any] = {
-        "items": len(bins), "present": present, "coverage": round(present / len(bins), 4),
-        "bins": len(np.unique(bins[bins >= 0])), "width": width,
-    }  # fmt: skip
+        "items": len(bins),
+        "present": present,
+        "coverage": round(present / len(bins), 4),
+        "bins": len(np.unique(bins[bins >= 0])),
+        "width": width,
+    }
     details: dict[str, Any] = {"edges": edges.tolist(), "edges_of": "log(1 + price)"}
     if config.scope == "global":
         details["domains"] = list(parameters["fitted_on"])

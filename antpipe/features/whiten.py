@@ -15,11 +15,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from antpipe.config import WhitenConfig
 from antpipe.errors import DataError, UsageError
-from antpipe.features.encoders import silent
-from antpipe.settings import flags_of
-from antpipe.store import Domain, Feature, StageResult, State, Store, content_sha256, digest, encoder_name
+from antpipe.features.encoders.identity import silent
+from antpipe.settings.base import flags_of
+from antpipe.settings.features import WhitenConfig
+from antpipe.store.artefacts import StageResult, State, encoder_name
+from antpipe.store.domain import Domain
+from antpipe.store.files import Feature, content_sha256, digest
+from antpipe.store.store import Store
 
 CHUNK = 4096
 Floats = NDArray[np.float64]
@@ -241,14 +244,20 @@ def _write(
             feature.present[:] = raw.present
             present = int(raw.present.sum())
         table = {
-            "mean": [whitening.mean.tolist()], "eigenvalues": [whitening.eigenvalues.tolist()],
-            "projection": [whitening.projection.tolist()], "explained": [whitening.explained],
-        }  # fmt: skip
+            "mean": [whitening.mean.tolist()],
+            "eigenvalues": [whitening.eigenvalues.tolist()],
+            "projection": [whitening.projection.tolist()],
+            "explained": [whitening.explained],
+        }
         out.parquet(f"{modality}_whitening.parquet", pa.table(table))
         figures = {
-            "items": rows, "present": present, "coverage": round(present / rows, 4), "width": width,
-            "of_width": raw.values.shape[1], "explained": round(whitening.explained, 4),
+            "items": rows,
+            "present": present,
+            "coverage": round(present / rows, 4),
+            "width": width,
+            "of_width": raw.values.shape[1],
+            "explained": round(whitening.explained, 4),
             "smallest": float(f"{whitening.eigenvalues[-1] / whitening.eigenvalues[0]:.3g}"),
-        }  # fmt: skip
+        }
         out.details |= {**details, "figures": figures}
     return StageResult(place.name, artefact, "built", figures)

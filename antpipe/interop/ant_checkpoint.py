@@ -5,13 +5,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from antpipe import checkpoint, transfer
-from antpipe.checkpoint import Checkpoint
-from antpipe.config import ModelConfig
+from antpipe.core import stages
 from antpipe.errors import DataError, UsageError
 from antpipe.interop.ant_reference import load_state, unwrap
-from antpipe.settings import to_json
-from antpipe.store import digest, file_sha256
+from antpipe.settings.base import to_json
+from antpipe.settings.model import ModelConfig
+from antpipe.store.files import digest, file_sha256
+from antpipe.training import checkpoint
+from antpipe.training.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,10 +49,19 @@ def import_checkpoint(
     origin = f"ant-checkpoint {file_sha256(path)}"
     described = Checkpoint(
         fingerprint=digest([origin, to_json(model.config), modalities, model.max_len, items]),
-        stage="pretrain", groups=dict(transfer.STAGES["pretrain"]), model=to_json(model.config), train={},
-        modalities=modalities, max_len=model.max_len, items=items, domains={}, source=origin,
-        best_epoch=0, epochs=0, metrics={},
-    )  # fmt: skip
+        stage="pretrain",
+        groups=dict(stages.STAGES["pretrain"]),
+        model=to_json(model.config),
+        train={},
+        modalities=modalities,
+        max_len=model.max_len,
+        items=items,
+        domains={},
+        source=origin,
+        best_epoch=0,
+        epochs=0,
+        metrics={},
+    )
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out}: is a file", "name another folder")
     if (out / checkpoint.DESCRIPTION).exists() and not force:

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from antpipe.config import MODALITIES, ModelConfig
 from antpipe.errors import DataError, UsageError
+from antpipe.settings.features import MODALITIES
+from antpipe.settings.model import ModelConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from antpipe.model import Ant
+    from antpipe.core.model import Ant
 
 # Their names of a modality's experts, of its gate, and of the one projection that stands for both in mode NoMoE.
 SIDES = {
@@ -119,7 +120,7 @@ def load_state(
     """
     import torch
 
-    from antpipe.model import Ant
+    from antpipe.core.model import Ant
 
     if not modalities or not set(modalities) <= set(SIDES):
         raise UsageError(f"modalities {', '.join(modalities) or 'none'}: choose from {', '.join(SIDES)}")
@@ -203,10 +204,14 @@ def _settings(tensors: Mapping[str, "Tensor"], modalities: Sequence[str], heads:
     place = "trm_encoder.layer.0.feed_forward." + ("0." if len(several) == layers > 0 else "")
     inner, _ = _matrix(tensors, f"{place}dense_1.weight")
     return ModelConfig(
-        width=width, experts=_experts(tensors, modalities), layers=layers, heads=heads,
+        width=width,
+        experts=_experts(tensors, modalities),
+        layers=layers,
+        heads=heads,
         inner_width=None if inner == width else inner,
-        feed_forward_experts=several[0] if several else 1, feed_forward_expert_layers=len(several) or 1,
-    )  # fmt: skip
+        feed_forward_experts=several[0] if several else 1,
+        feed_forward_expert_layers=len(several) or 1,
+    )
 
 
 def _experts(tensors: Mapping[str, "Tensor"], modalities: Sequence[str]) -> int:

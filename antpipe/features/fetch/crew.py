@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from antpipe.config import FetchConfig
 from antpipe.features.fetch.addresses import RefusedError, parse_url
 from antpipe.features.fetch.downloads import Answer, Downloads, host_of, open_pool
 from antpipe.features.fetch.ledger import FAILED, INVALID, OK, REFUSED, Entry, keep_picture, write_ledger
 from antpipe.features.fetch.turns import Turns
-from antpipe.features.pictures import UnreadableError, decode_picture
+from antpipe.features.image.pictures import UnreadableError, decode_picture
+from antpipe.settings.features import FetchConfig
 
 Update = Callable[[float, int, str], None]  # update(done, total, note)
 DISK_SHARE = 0.05  # of the time may go into writing the ledger, however long it gets
@@ -54,11 +54,19 @@ class Work:
     def record(self, url: str, answer: Answer, attempts: int, kept: Kept = NOTHING) -> None:
         before = self.entries.get(url)
         self.entries[url] = Entry(
-            url=url, state=answer.state, status=answer.status, reason=answer.reason,
+            url=url,
+            state=answer.state,
+            status=answer.status,
+            reason=answer.reason,
             attempts=attempts + (before.attempts if before else 0),
-            bytes=kept.bytes, sha256=kept.sha256, file=kept.file, width=kept.width, height=kept.height,
-            final_url=answer.final_url, time=int(time.time() * 1000),
-        )  # fmt: skip
+            bytes=kept.bytes,
+            sha256=kept.sha256,
+            file=kept.file,
+            width=kept.width,
+            height=kept.height,
+            final_url=answer.final_url,
+            time=int(time.time() * 1000),
+        )
         self.unsaved = True
         self.states[answer.state] += 1
         self.update(self.states.total(), self.total, self._note())

@@ -7,15 +7,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 import httpcore2
 import httpx2
 
-from antpipe.config import FetchConfig
 from antpipe.features.fetch.addresses import CheckedNetwork, RefusedError, parse_url
 from antpipe.features.fetch.ledger import FAILED, GONE, INVALID, OK, REFUSED
 from antpipe.features.fetch.turns import Turns
+from antpipe.runtime.http import retry_after
+from antpipe.settings.features import FetchConfig
 
 REDIRECTS = (301, 302, 303, 307, 308)
 PASSING = (408, 425, 429)  # of the 4xx, those that ask to come again
@@ -41,19 +41,6 @@ class Answer:
 
 
 Keep = Callable[[Answer], Awaitable[Answer]]
-
-
-def retry_after(value: str, now: datetime) -> float | None:
-    """Seconds that a Retry-After header (RFC 9110, 10.2.3: seconds or a date) asks for; None where it is neither."""
-    text = value.strip()
-    if re.fullmatch(r"[0-9]{1,18}", text):
-        return float(text)
-    try:
-        date = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):  # OverflowError: numbers of twenty digits
-        return None
-    date = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return max(0.0, (date - now).total_seconds())
 
 
 def delay(attempt: int, asked: float | None, config: FetchConfig, chance: float) -> float:

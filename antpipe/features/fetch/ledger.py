@@ -22,6 +22,7 @@ from typing import Any
 import polars as pl
 
 from antpipe.errors import IntegrityError
+from antpipe.runtime.files import atomic
 
 FOLDER = "fetched"
 LEDGER = "ledger.parquet"
@@ -32,11 +33,20 @@ PERMANENT = (GONE, REFUSED, INVALID)
 TEXT, COUNT = pl.String(), pl.Int32()
 SCHEMA = pl.Schema(
     [
-        ("url", TEXT), ("state", TEXT), ("status", COUNT), ("reason", TEXT), ("attempts", COUNT), ("bytes", pl.Int64()),
-        ("sha256", TEXT), ("file", TEXT), ("width", COUNT), ("height", COUNT), ("final_url", TEXT),
+        ("url", TEXT),
+        ("state", TEXT),
+        ("status", COUNT),
+        ("reason", TEXT),
+        ("attempts", COUNT),
+        ("bytes", pl.Int64()),
+        ("sha256", TEXT),
+        ("file", TEXT),
+        ("width", COUNT),
+        ("height", COUNT),
+        ("final_url", TEXT),
         ("time", pl.Datetime("ms", "UTC")),
     ]
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +100,8 @@ def write_ledger(folder: Path, entries: Mapping[str, Entry]) -> None:
         field.name: [getattr(entry, field.name) for entry in entries.values()] for field in dataclasses.fields(Entry)
     }
     table = pl.DataFrame(columns, schema={**SCHEMA, "time": pl.Int64()}).cast(SCHEMA)
-    scratch = folder / f".{LEDGER}.{os.getpid()}"
-    with scratch.open("wb") as stream:
-        table.write_parquet(stream, compression="zstd")
-        stream.flush()
-        os.fsync(stream.fileno())
-    scratch.replace(folder / LEDGER)
+    with atomic(folder / LEDGER, durable=True) as scratch:
+        table.write_parquet(scratch, compression="zstd")
 
 
 def keep_picture(folder: Path, content: bytes, form: str) -> tuple[str, str]:

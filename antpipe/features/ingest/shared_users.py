@@ -7,7 +7,10 @@ ids are, as in the releases of Amazon reviews.
 import polars as pl
 
 from antpipe.errors import UsageError
-from antpipe.store import Domain, State, Store, digest
+from antpipe.store.artefacts import State
+from antpipe.store.domain import Domain
+from antpipe.store.files import digest
+from antpipe.store.store import Store
 
 
 def users_of(store: Store, domain: str, targets: tuple[str, ...] | None) -> dict[str, pl.Series]:

@@ -1,0 +1,142 @@
+"""Results as text for a terminal. The same results are available as data with --json."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from antpipe.core.stages import GroupRow
+    from antpipe.features.encoders.known import Encoder
+    from antpipe.store.artefacts import StageResult, State
+    from antpipe.store.figures import Figures, Overlap
+    from antpipe.training.checkpoint import Checkpoint
+
+
+def inline(figures: Mapping[str, Any]) -> str:
+    """`name=value` of what fits a line; the rest is in the manifest and in --json."""
+    plain = {name: value for name, value in figures.items() if isinstance(value, str | int | float)}
+    return " ".join(
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in plain.items()
+    )
+
+
+def artefacts(results: "Sequence[StageResult]") -> str:
+    """One line an artefact."""
+    return "\n".join(
+        f"{result.domain}  {result.artefact}  {result.status}  {inline(result.figures)}".rstrip() for result in results
+    )
+
+
+def run(folder: object, checkpoint: "Checkpoint", status: str) -> str:
+    """The line of a run: its best epoch and that epoch's validation metrics."""
+    best = {f"valid_{name}": value for name, value in checkpoint.metrics.items()}
+    figures = {"best_epoch": checkpoint.best_epoch, "epochs": checkpoint.epochs, **best}
+    return f"{folder}  {checkpoint.stage}  {status}  {inline(figures)}"
+
+
+def race(decision: Mapping[str, Any]) -> str:
+    """What `--stage auto` chose and why, and who was dropped when."""
+    lines = [f"chosen: {decision['chosen']}  ({decision['why']})"]
+    for rung in decision["rungs"]:
+        scores = sorted(rung["scores"].items(), key=lambda pair: -pair[1])
+        cells = (f"{name} {score:.4f}{'' if name in rung['kept'] else ' (dropped)'}" for name, score in scores)
+        lines.append(f"after {rung['epochs']} of {decision['epochs']} epochs: {', '.join(cells)}")
+    lines += [f"left out: {name}: {why}" for name, why in decision["left_out"].items()]
+    return "\n".join(lines)
+
+
+def to_do(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line a run of a comparison, and how many are to be trained or judged."""
+    lines = [f"{row['target']}  {row['arm']}  seed {row['seed']}  {row['state']}  {row['folder']}" for row in rows]
+    left = sum(row["state"] != "finished" for row in rows)
+    return "\n".join([*lines, f"{len(rows)} runs, {left} to do"])
+
+
+def groups(rows: "Sequence[GroupRow]") -> str:
+    """The table of `train --dry-run`."""
+    lines = [f"{'group':<15}{'action':<8}{'tensors':>8}{'parameters':>12}"]
+    lines += [f"{row.group:<15}{row.action:<8}{row.tensors:>8}{row.parameters:>12,}" for row in rows]
+    return "\n".join(lines)
+
+
+def evaluations(results: Sequence[Mapping[str, Any]], slices: bool = False) -> str:
+    """A table a domain, one row a protocol, or with `slices` one for each slice that has positions, too."""
+    lines = []
+    for result in results:
+        lines.append(
+            f"{result['domain']}  {result['split']}  positions={result['positions']} items={result['items']} "
+            f"target_in_history={result['target_in_history']:.4f}"
+        )
+        if result["approximate"]:
+            lines.append(f"approximate, not comparable with exact figures: {inline(result['index'])}")
+        names = list(next(iter(result["protocols"].values())))
+        lines.append("protocol  " + "  ".join(f"{name:>9}" for name in names))
+        for protocol, values in result["protocols"].items():
+            lines.append(f"{protocol:<8}  " + "  ".join(f"{values[name]:9.4f}" for name in names))
+        if slices:
+            lines += ["", *_slices(result, names)]
+    return "\n".join(lines)
+
+
+def _slices(result: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """The rows of a result's slices, both protocols under each other."""
+    heads = "  ".join(f"{name:>9}" for name in names)
+    lines = [f"{'slice':<22}{'positions':>9}{'users':>9}  protocol  {heads}"]
+    for group, parts in result["slices"].items():
+        for part, figures in parts.items():
+            for protocol, values in figures["protocols"].items():
+                cells = "  ".join(f"{values[name]:9.4f}" for name in names)
+                label = f"{group} {part}"
+                lines.append(f"{label:<22}{figures['positions']:>9}{figures['users']:>9}  {protocol:<8}  {cells}")
+    return lines
+
+
+def recommendations(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "\n".join(f"{row['rank']:>3}  {row['score']:.4f}  {row['item_id']}  {row['title']}" for row in rows)
+
+
+def encoders(rows: "Sequence[Encoder]") -> str:
+    """A row an encoder, under a line of heads."""
+    heads = ("name", "kind", "where", "access", "width", "tokens", "licence", "")
+    cells = [
+        (row.name, row.kind, row.where, row.access, row.width or "-", row.tokens or "-", row.licence or "-", row.get)
+        for row in rows
+    ]
+    table = [[str(cell) for cell in line] for line in (heads, *cells)] if cells else []
+    widths = [max(len(line[place]) for line in table) for place in range(len(heads))] if table else []
+    return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip() for line in table)
+
+
+def statistics(domains: "Sequence[Figures]", shared: "Sequence[Overlap]") -> str:
+    """A row a domain, then a row for each pair of domains that share users or items."""
+    width = max(len("domain"), *(len(row.domain) for row in domains))
+    heads = ("users", "items", "interactions", "avg. length", "density", "text", "image", "price")
+    lines = [f"{'domain':<{width}}" + "".join(f"  {head:>{max(len(head), 7)}}" for head in heads)]
+    for row in domains:
+        cells = [
+            f"{row.users:,}",
+            f"{row.items:,}",
+            f"{row.interactions:,}",
+            f"{row.average_length:.2f}",
+            f"{row.density:.4%}",
+            f"{row.with_text:.1%}",
+            f"{row.with_image:.1%}",
+            f"{row.with_price:.1%}",
+        ]
+        padded = (f"  {cell:>{max(len(head), 7)}}" for head, cell in zip(heads, cells, strict=True))
+        lines.append(f"{row.domain:<{width}}" + "".join(padded))
+    pairs = [row for row in shared if row.users or row.items]
+    if len(domains) > 1:
+        lines.append("" if pairs else "\nno users or items in common")
+    lines += [f"{' and '.join(row.domains)}: users {row.users:,}, items {row.items:,} in common" for row in pairs]
+    return "\n".join(lines)
+
+
+def states(by_domain: "Mapping[str, Sequence[State]]") -> str:
+    """One line an artefact, with why it is stale and the command that builds it."""
+    lines = []
+    width = max((len(state.artefact) for row in by_domain.values() for state in row), default=0)
+    for name, row in by_domain.items():
+        for state in row:
+            hint = "  ".join(part for part in (state.why, state.next_command and f"next: {state.next_command}") if part)
+            lines.append(f"{name}  {state.artefact:<{width}}  {state.status:<7}  {hint}".rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Several arms with equal seeds and budget, and the verdict on transfer."""

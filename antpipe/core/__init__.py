@@ -1,0 +1,1 @@
+"""The method: model, losses, catalogue, batches, stages, ranking."""

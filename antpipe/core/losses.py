@@ -1,0 +1,234 @@
+"""The losses of ANT as pure functions (arXiv 2309.10195, section 4.3).
+
+All take vectors that are not normalised yet; a score is the cosine divided by the temperature. `count` is the number
+of positions a mean is taken over, where the rows at hand are only a part of the batch (several processes). `bonus` is
+what is added to the cosines of some pairs, whose rows are those of the queries at hand.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+REFERENCE_EPS = 1e-8  # added inside the logarithm by the authors' code
+SCORES_AT_ONCE = 1 << 21  # numbers: 8 MB in fp32, which stay in the cache between the passes over them
+
+
+def cosine_scores(queries: Tensor, candidates: Tensor) -> Tensor:
+    """queries: (P, D), candidates: (n, D). Returns (P, n), each in [-1, 1]."""
+    return F.normalize(queries, dim=-1) @ F.normalize(candidates, dim=-1).T
+
+
+@dataclass(frozen=True)
+class Bonus:
+    """A learned number () that is added to the cosine of some pairs of a row and a candidate.
+
+    rows: (S,) ascending; columns: (S,) rows of the candidates. Each pair is there once.
+    """
+
+    score: Tensor
+    rows: Tensor
+    columns: Tensor
+
+    def block(self, edges: Sequence[int], number: int, size: int) -> tuple[Tensor, Tensor]:
+        """The pairs of block `number` of `size` rows, which begin at `edges`: rows from the block's start, columns."""
+        pairs = slice(edges[number], edges[number + 1])
+        return self.rows[pairs] - number * size, self.columns[pairs]
+
+    def edges(self, rows: int, size: int) -> list[int]:
+        """Where the pairs of each block of `size` of all rows begin, and where those of the last one end."""
+        starts = torch.arange(0, rows + size, size, device=self.rows.device)
+        ends: list[int] = torch.searchsorted(self.rows, starts).tolist()
+        return ends
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Cross-entropy of scores query * candidate, a block of rows at a time: gradients are made together with the
+    loss, so that no (P, n) matrix is ever held, in memory or for the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        candidates: Tensor,
+        labels: Tensor,
+        count: int,
+        groups: tuple[Tensor, Tensor] | None,
+        log_inclusion: Tensor | None,
+        bonus: Bonus | None,
+        added: Tensor | None,
+    ) -> Tensor:
+        """added: () the bonus's score as it is added to query * candidate; apart, because it has a gradient."""
+        device = queries.device.type
+        low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else queries.dtype
+        table = candidates.to(low)  # (n, D)
+        total = queries.new_zeros(())
+        query_grad = torch.empty_like(queries) if ctx.needs_input_grad[0] else None
+        candidate_grad = torch.zeros_like(candidates) if ctx.needs_input_grad[1] else None
+        added_grad = None if added is None else torch.zeros_like(added)
+        size = max(1, SCORES_AT_ONCE // max(1, len(candidates)))
+        edges = bonus.edges(len(queries), size) if bonus else []
+        with torch.autocast(device, enabled=False):
+            for number, start in enumerate(range(0, len(queries), size)):
+                rows = slice(start, start + size)
+                block, label = queries[rows].to(low), labels[rows, None]  # (b, D), (b, 1)
+                scores = (block @ table.T).to(queries.dtype)  # (b, n)
+                if log_inclusion is not None:
+                    scores -= log_inclusion
+                if bonus is not None and added is not None:
+                    pairs = bonus.block(edges, number, size)
+                    scores.index_put_(pairs, added, accumulate=True)
+                if groups is not None:
+                    others = groups[0][rows][:, None] == groups[1]
+                    scores.masked_fill_(others.scatter_(1, label, False), -torch.inf)
+                chosen, highest = scores.gather(1, label), scores.amax(1, keepdim=True)  # (b, 1)
+                weights = scores.sub_(highest).exp_()
+                sums = weights.sum(1, keepdim=True)  # (b, 1)
+                total += (sums.log() + highest - chosen).sum()
+                if query_grad is None and candidate_grad is None:
+                    continue
+                # The gradient of the scores is weights / sums, less 1 at the label; dividing comes last, where there
+                # are D numbers a row instead of n.
+                weights = weights.scatter_add_(1, label, -sums)
+                if added_grad is not None:
+                    added_grad += (weights[pairs] / sums[pairs[0], 0]).sum()
+                weights = weights.to(low)
+                if query_grad is not None:
+                    query_grad[rows] = (weights @ table).to(queries.dtype) / sums
+                if candidate_grad is not None:
+                    candidate_grad += weights.T @ (queries[rows] / sums).to(low)
+        ctx.count = count
+        ctx.save_for_backward(query_grad, candidate_grad, added_grad)
+        return total / count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        queries, candidates, added = (part if part is None else part * (grad / ctx.count) for part in ctx.saved_tensors)
+        return queries, candidates, None, None, None, None, None, added
+
+
+def _cross_entropy(
+    queries: Tensor,
+    candidates: Tensor,
+    labels: Tensor,
+    temperature: float,
+    count: int | None,
+    groups: tuple[Tensor, Tensor] | None = None,
+    log_inclusion: Tensor | None = None,
+    bonus: Bonus | None = None,
+) -> Tensor:
+    """Sum over P rows of -log softmax(scores - log_inclusion)[label], divided by `count` (P where None).
+
+    queries: (P, D); candidates: (n, D); labels: (P,) rows of the candidates; groups: ids (P,) and (n,), a candidate
+    of the query's own id that is not its label is none; log_inclusion: (n,).
+    """
+    loss: Tensor = _CrossEntropy.apply(
+        F.normalize(queries, dim=-1) / temperature,
+        F.normalize(candidates, dim=-1),
+        labels,
+        max(1, len(queries) if count is None else count),
+        groups,
+        log_inclusion,
+        bonus,
+        None if bonus is None else bonus.score / temperature,
+    )
+    return loss
+
+
+def full_softmax(
+    hidden: Tensor,
+    catalogue: Tensor,
+    targets: Tensor,
+    temperature: float,
+    log_inclusion: Tensor | None = None,
+    count: int | None = None,
+    bonus: Bonus | None = None,
+) -> Tensor:
+    """Cross-entropy over the whole catalogue, mean of P positions.
+
+    hidden: (P, D), catalogue: (N, D), targets: (P,) rows of the catalogue. Where `catalogue` is a sample,
+    log_inclusion (N,) has the logarithm of each item's probability to be in it: with it taken off the scores, the sum
+    in the denominator has the whole catalogue's sum as its mean (logQ correction; Bengio and Senecal 2008,
+    https://doi.org/10.1109/TNN.2007.912312).
+    """
+    return _cross_entropy(hidden, catalogue, targets, temperature, count, log_inclusion=log_inclusion, bonus=bonus)
+
+
+def in_batch(
+    hidden: Tensor,
+    next_items: Tensor,
+    targets: Tensor,
+    temperature: float,
+    first: int = 0,
+    count: int | None = None,
+    bonus: Bonus | None = None,
+) -> Tensor:
+    """InfoNCE among the batch's next items, mean of P positions.
+
+    hidden: (p, D); next_items: (P, D); targets: (P,) ids of the next items. Position i of `hidden` is row first + i
+    of the others; in one process p = P. Other rows with the same next item are no negatives: they are left out of
+    the denominator.
+    """
+    own = torch.arange(first, first + len(hidden), device=targets.device)
+    return _cross_entropy(hidden, next_items, own, temperature, count, groups=(targets[own], targets), bonus=bonus)
+
+
+def image_text(
+    images: Tensor,
+    texts: Tensor,
+    has_image: Tensor,
+    temperature: float,
+    first: int = 0,
+    count: int | None = None,
+) -> Tensor:
+    """InfoNCE from image to text, mean of the rows that have an image (zero where none has).
+
+    images: (p, D) and texts: (P, D) parts of the next items; has_image: (p,) bool. Image i is of row first + i of the
+    texts. Texts of rows without an image stay in the denominators.
+    """
+    rows = has_image.nonzero().squeeze(1)
+    return _cross_entropy(images[rows], texts, rows + first, temperature, count)
+
+
+def reference_full_softmax(
+    hidden: Tensor, catalogue: Tensor, padding: Tensor, targets: Tensor, temperature: float
+) -> Tensor:
+    """`full_softmax` as the authors' code has it: `padding` (D,), what the item side makes of a row of zeros,
+    is one more candidate, and eps stands inside the logarithm."""
+    logits = cosine_scores(hidden, torch.cat([padding[None], catalogue])) / temperature  # (P, N + 1)
+    return _reference_nll(logits, targets + 1)
+
+
+def reference_in_batch(hidden: Tensor, next_items: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """`in_batch` with eps as in the authors' code."""
+    logits = cosine_scores(hidden, next_items) / temperature
+    return _reference_nll(logits.masked_fill(_other_rows_of_same_item(targets), -torch.inf), _rows(targets))
+
+
+def reference_image_text(images: Tensor, texts: Tensor, has_image: Tensor, temperature: float) -> Tensor:
+    """`image_text` with eps as in the authors' code."""
+    if not has_image.any():
+        return images.sum() * 0.0
+    logits = cosine_scores(images[has_image], texts) / temperature
+    return _reference_nll(logits, has_image.nonzero().squeeze(1))
+
+
+def _reference_nll(logits: Tensor, targets: Tensor) -> Tensor:
+    """-mean log(exp(s_target) / (sum exp(s) + eps) + eps)."""
+    weights = logits.exp()
+    chosen = weights.gather(1, targets[:, None]).squeeze(1)
+    return -(chosen / (weights.sum(1) + REFERENCE_EPS) + REFERENCE_EPS).log().mean()
+
+
+def _rows(targets: Tensor) -> Tensor:
+    return torch.arange(len(targets), device=targets.device)
+
+
+def _other_rows_of_same_item(targets: Tensor) -> Tensor:
+    """targets: (P,). Returns (P, P), True off the diagonal where two rows have the same next item."""
+    return (targets[:, None] == targets[None, :]).fill_diagonal_(False)

@@ -1,0 +1,1 @@
+"""Recommenders without training."""

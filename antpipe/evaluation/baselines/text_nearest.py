@@ -1,0 +1,63 @@
+"""Text nearest neighbours: the items whose texts are closest to those of the last two items of the history."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.sparse import csr_array, diags_array, issparse
+
+from antpipe.core.batches import Examples
+from antpipe.errors import DataError
+from antpipe.evaluation.baselines.scores import Floats, Scorer
+from antpipe.store.domain import Domain
+
+LAST = 2  # items of the history that are looked at
+WORD = re.compile(r"\w\w+")
+
+
+def text_nearest(domain: Domain) -> Scorer:
+    """Score of an item: the cosine of its text vector (text.arrow) and the sum of those of the last two items."""
+    return nearest_to_last(domain.feature("text").values.astype(np.float64))
+
+
+def tfidf_nearest(domain: Domain) -> Scorer:
+    """The same with counts of words, weighted by TF-IDF: what texts tell without any encoder."""
+    texts = domain.table("items", ["text"])["text"].to_pylist()
+    return nearest_to_last(tfidf([text or "" for text in texts], domain))
+
+
+def tfidf(texts: Sequence[str], domain: Domain) -> "csr_array":
+    """Rows of count * (ln((1 + n) / (1 + texts with the word)) + 1), one a text; n texts (Manning, Raghavan, Schütze:
+    Introduction to Information Retrieval, section 6.2, with a count of 1 added as in scikit-learn)."""
+    words: dict[str, int] = {}
+    rows, columns, counts = [], [], []
+    for row, text in enumerate(texts):
+        for word, count in Counter(WORD.findall(text.lower())).items():
+            rows.append(row)
+            columns.append(words.setdefault(word, len(words)))
+            counts.append(float(count))
+    if not words:
+        raise DataError(f"domain {domain.name}: no item has a text", domain.command("items"))
+    matrix = csr_array((counts, (rows, columns)), shape=(len(texts), len(words)))
+    texts_with = np.bincount(columns, minlength=len(words))
+    return csr_array(matrix @ diags_array(np.log((1 + len(texts)) / (1 + texts_with)) + 1))
+
+
+def nearest_to_last(vectors: "csr_array | Floats") -> Scorer:
+    """vectors: (N, d), one an item; rows of zeros (no text) score 0."""
+    length = np.sqrt(np.asarray((vectors * vectors).sum(1)).ravel())
+    unit = diags_array(1 / np.where(length > 0, length, 1)).tocsr() @ vectors
+    columns = unit.T.tocsr() if issparse(unit) else unit.T
+
+    def score(part: Examples) -> Floats:
+        query = unit[part.items[part.end - 1]]
+        for back in range(2, LAST + 1):
+            there = (part.end - part.start >= back).astype(np.float64)
+            query = query + diags_array(there).tocsr() @ unit[part.items[np.maximum(part.end - back, part.start)]]
+        cosines = query @ columns
+        # float32 at the end: equal texts then tie, whatever the order in which their parts were added up
+        scores: Floats = (cosines.toarray() if issparse(cosines) else cosines).astype(np.float32).astype(np.float64)
+        return scores
+
+    return score

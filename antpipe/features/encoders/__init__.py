@@ -1,0 +1,1 @@
+"""Encoders: their names and where they come from."""

@@ -1,0 +1,1 @@
+"""Amazon reviews and metadata as published."""

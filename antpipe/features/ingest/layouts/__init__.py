@@ -1,0 +1,1 @@
+"""Files of processed data sets."""

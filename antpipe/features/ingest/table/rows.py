@@ -1,0 +1,276 @@
+"""What the rows of the two tables say: interactions, and items as they go into the catalogue."""
+
+import json
+import math
+import re
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from antpipe.errors import DataError
+from antpipe.features.ingest.amazon.readers import Rejects
+from antpipe.features.ingest.domain import ITEMS
+from antpipe.features.ingest.price import parse_price
+from antpipe.features.ingest.rules import drop_duplicate_lines
+from antpipe.features.ingest.table.columns import Columns
+from antpipe.features.ingest.table.files import read_rows
+from antpipe.features.ingest.table.times import Times, to_milliseconds
+from antpipe.features.ingest.text import (
+    SEPARATOR,
+    category_path,
+    clean_brand,
+    clean_html,
+    clean_texts,
+    clean_title,
+    item_text,
+)
+from antpipe.settings.ingest import TableConfig
+
+BETWEEN_LEVELS = re.compile(r"\s*\|\s*|\s+>\s+")
+LONGEST_PATH = 1024
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Distinct rows in file order: INTERACTIONS, where user_id and item_id are places in `users` and `items`.
+
+    facts: for the report. ordered_only: the timestamps are not moments.
+    """
+
+    table: pl.DataFrame
+    users: pl.Series
+    items: pl.Series
+    facts: dict[str, Any]
+    ordered_only: bool
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The ITEMS asked for, and the ids of all items of the file. missing: picture files that are not there."""
+
+    table: pl.DataFrame
+    ids: pl.Series
+    facts: dict[str, Any]
+    missing: list[str]
+
+
+def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -> Interactions:
+    """Malformed rows go to `rejects`, of identical rows the first stays.
+
+    Rows of a file without times are never identical: the same item again is another visit, and its place in the
+    file its time. Raises DataError where the times fit no unit and where no row is usable.
+    """
+    table, roles = columns.table, columns.roles
+    wanted = [roles[role][0] if role in roles else None for role in ("user", "item", "time", "rating")]
+    users: dict[str, int] = {}
+    items: dict[str, int] = {}
+    user, item, rating, whole = array("i"), array("i"), array("f"), array("q")
+    times = Times(typed=wanted[2] in table.dates)
+    before = len(rejects.rows)
+    for row in read_rows(table, [name for name in wanted if name is not None], rejects, config.limit):
+        values = iter(row.values)
+        ids_time_rating = [None if name is None else next(values) for name in wanted]
+        try:
+            user_id, item_id = to_id(ids_time_rating[0], "user"), to_id(ids_time_rating[1], "item")
+            stars = to_rating(ids_time_rating[3])
+            times.add(row.line, row.line if wanted[2] is None else ids_time_rating[2])
+        except ValueError as error:
+            rejects.add(table.path, row.line, str(error), _excerpt(row.values))
+            continue
+        user.append(users.setdefault(user_id, len(users)))
+        item.append(items.setdefault(item_id, len(items)))
+        rating.append(stars)
+        whole.append(hash((row.whole, row.line)) if wanted[2] is None else row.whole)
+    malformed = len(rejects.rows) - before
+    if not user:
+        raise _no_row(table.path, rejects, malformed)
+    milliseconds, unit = to_milliseconds(times, config.time_unit, table.path)
+    every = pl.DataFrame(
+        {
+            "user_id": np.asarray(user),
+            "item_id": np.asarray(item),
+            "timestamp": milliseconds,
+            "rating": np.asarray(rating),
+            "line_hash": np.asarray(whole),
+        }
+    ).with_columns(pl.col("rating").fill_nan(None))
+    distinct = drop_duplicate_lines(every)
+    facts = _facts(columns, malformed, len(every), len(distinct)) | {
+        "time_unit": unit,
+        "first_time": int(milliseconds.min()),
+        "last_time": int(milliseconds.max()),
+    }
+    return Interactions(
+        distinct, pl.Series("user_id", list(users)), pl.Series("item_id", list(items)), facts, unit == "order"
+    )
+
+
+def read_catalogue(
+    columns: Columns, wanted: set[str] | None, text_fields: tuple[str, ...], rejects: Rejects, limit: int = 0
+) -> Catalogue:
+    """The wanted items (None: all). Of several rows of an item the first counts, the others are duplicates.
+
+    limit: rows to read (0: all)."""
+    table = columns.table
+    flat = [(role, name) for role, names in columns.roles.items() for name in names]
+    ids: dict[str, None] = {}
+    rows: list[dict[str, Any]] = []
+    missing: list[str] = []
+    before, good = len(rejects.rows), 0
+    for row in read_rows(table, [name for _, name in flat], rejects, limit):
+        values: dict[str, list[Any]] = {}
+        for (role, _), value in zip(flat, row.values, strict=True):
+            values.setdefault(role, []).append(value)
+        try:
+            item_id = to_id(values["item"][0], "item")
+        except ValueError as error:
+            rejects.add(table.path, row.line, str(error), _excerpt(row.values))
+            continue
+        good += 1
+        if item_id not in ids and (wanted is None or item_id in wanted):
+            rows.append(describe(item_id, values, text_fields, table.path.parent, missing))
+        ids[item_id] = None
+    malformed = len(rejects.rows) - before
+    if not good:
+        raise _no_row(table.path, rejects, malformed)
+    facts = _facts(columns, malformed, good, len(ids))
+    return Catalogue(pl.DataFrame(rows, schema=ITEMS), pl.Series("item_id", list(ids)), facts, missing)
+
+
+def describe(
+    item_id: str, values: Mapping[str, list[Any]], text_fields: tuple[str, ...], folder: Path, missing: list[str]
+) -> dict[str, Any]:
+    """A row of ITEMS. values: by role. folder: where names of picture files start; those not there go to `missing`.
+
+    The text is the columns of `text`, or the parts named by text_fields where no column is the text.
+    """
+
+    def one(role: str) -> Any:
+        return values[role][0] if role in values else None
+
+    title = clean_title(_text(one("title")))
+    category = category_path(level for part in _listed(one("category")) for level in BETWEEN_LEVELS.split(part))
+    price = parse_price(_number(one("price")))
+    if "text" in values:
+        text = SEPARATOR.join(
+            part.removesuffix(".") for value in values["text"] if (part := clean_html(" ".join(_listed(value))))
+        )
+    else:
+        lists = {role: clean_texts(_listed(one(role))) for role in ("features", "description")}
+        text = item_text(
+            {"title": title, "category": category, "brand": clean_brand(_text(one("brand"))), **lists}, text_fields
+        )
+    urls, files = pictures_of(one("image"), folder, missing)
+    return {
+        "item_id": item_id,
+        "title": title,
+        "text": text,
+        "price": price and price[0],
+        "currency": price and price[1],
+        "category": category,
+        "image_urls": urls,
+        "image_files": files,
+    }
+
+
+def pictures_of(value: Any, folder: Path, missing: list[str]) -> tuple[list[str], list[str]]:
+    """Addresses, and absolute paths of files that are there."""
+    urls, files = [], []
+    for name in dict.fromkeys(part.strip() for text in _listed(value) for part in text.split("|")):
+        if name.lower().startswith(("http://", "https://")):
+            urls.append(name)
+        elif name and _is_file(folder, name):
+            files.append(str((folder / name).resolve()))
+        elif name:
+            missing.append(name[:200])
+    return urls, files
+
+
+def _is_file(folder: Path, name: str) -> bool:
+    """Whether a file of this name is there; one that no file can have, or that may not be looked at, is not."""
+    if len(name) > LONGEST_PATH or "\x00" in name:
+        return False
+    try:
+        return (folder / name).is_file()
+    except OSError:  # a part longer than 255 bytes, a folder that is closed to us
+        return False
+
+
+def to_id(value: Any, what: str) -> str:
+    """An id as text without blanks around it; a whole number in a float column is one without decimals."""
+    if isinstance(value, list | dict):
+        raise ValueError(f"{what} id {str(value)[:40]} is no single value")
+    if isinstance(value, float):
+        if not value.is_integer():  # NaN too
+            raise ValueError(f"no {what} id" if math.isnan(value) else f"{what} id {value} is no whole number")
+        value = int(value)
+    text = "" if value is None else str(value).strip()
+    if not text:
+        raise ValueError(f"no {what} id")
+    return text
+
+
+def to_rating(value: Any) -> float:
+    """NaN where it is missing; ValueError for what is not a finite number."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return math.nan
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"rating {str(value)[:40]!r} is not a number") from None
+    if math.isinf(number) or abs(number) > 1e30 or (math.isnan(number) and isinstance(value, str)):
+        raise ValueError(f"rating {str(value)[:40]!r} is not a finite number")
+    return number
+
+
+def _text(value: Any) -> str | None:
+    return " ".join(parts) if (parts := _listed(value)) else None
+
+
+def _number(value: Any) -> Any:
+    """A price: decimals of Parquet as floats."""
+    return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def _listed(value: Any) -> list[str]:
+    """A value as texts: a list, a JSON list as CSV files hold it, or one text."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return []
+    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):  # no list after all, but a text in brackets
+            return [value]
+    parts = value if isinstance(value, list) else [value]
+    return [str(part) for part in parts if part is not None]
+
+
+def _excerpt(values: list[Any]) -> bytes:
+    return "\t".join("" if value is None else str(value) for value in values).encode("utf-8", "replace")
+
+
+def _facts(columns: Columns, malformed: int, good: int, kept: int) -> dict[str, Any]:
+    return {
+        "file": columns.table.path.name,
+        "format": columns.table.form,
+        "columns": columns.roles,
+        "lines": good + malformed,
+        "malformed": malformed,
+        "duplicate_lines": good - kept,
+        "kept": kept,
+    }
+
+
+def _no_row(path: Path, rejects: Rejects, malformed: int) -> DataError:
+    if not malformed:
+        return DataError(f"{path}: it has a header, but no row", f"make or download {path.name} again")
+    first = rejects.rows[-malformed]
+    return DataError(
+        f"{path}:{first['line']}: {first['reason']}; no row of {malformed} is usable",
+        "repeat the command with --map ROLE=COLUMN",
+    )

@@ -1,0 +1,1 @@
+"""Computing an embedding in shards."""

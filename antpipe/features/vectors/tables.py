@@ -1,0 +1,187 @@
+"""Vectors in Parquet files: a column of ids beside a column of lists, or beside many columns of numbers."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from antpipe.errors import DataError, UsageError
+from antpipe.features.ingest.table.columns import ITEM_ROLES
+from antpipe.features.vectors.vectors import CHUNK, Blocks, Vectors
+
+ROLES = ("id", "vector")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The columns to read. vector: one of lists, or several of numbers."""
+
+    id: str
+    vector: tuple[str, ...]
+    lists: bool
+
+
+def open_tables(parts: Sequence[Path], columns: Sequence[str]) -> Vectors:
+    """Parquet files of equal columns, one after the other. columns: `id=COLUMN`, `vector=COLUMN`, `vector=A+B+C` or
+    `vector=PREFIX*`; without, the id is found by its usual names, and the vector is the only column of lists, else all
+    columns of floating point numbers. A vector that is null counts as one of zeros."""
+    wanted = parse_roles(columns)
+    chosen = choose(parts[0], read_schema(parts[0]), wanted)
+    files: list[tuple[int, Path]] = []
+    ids: list[str] = []
+    for path in parts:
+        there = read_schema(path).names
+        missing = [name for name in (chosen.id, *chosen.vector) if name not in there]
+        if missing:
+            raise DataError(f"{path}: no column {missing[0]!r}, which {parts[0].name} has; there: {', '.join(there)}")
+        files.append((len(ids), path))
+        ids += read_strings(path, chosen.id)
+    width = next((len(rows[0]) for path in parts for rows in _filled(path, chosen)), 0)
+    if not width:
+        raise DataError(f"{parts[0]}: no row has a vector in {' '.join(chosen.vector)!r}")
+
+    def blocks() -> Blocks:
+        for first, path in files:
+            yield from ((first + start, values) for start, values in _blocks(path, chosen, width))
+
+    told = chosen.vector[0] + (f" and {len(chosen.vector) - 1} more" if len(chosen.vector) > 1 else "")
+    return Vectors(f"parquet, id={chosen.id} vector={told}", ids, width, files, blocks, columns=chosen.vector)
+
+
+def parse_roles(columns: Sequence[str]) -> dict[str, str]:
+    """--map as columns by role."""
+    roles: dict[str, str] = {}
+    for part in columns:
+        role, _, column = (word.strip() for word in part.partition("="))
+        if role not in ROLES or not column or role in roles:
+            raise UsageError(f"--map {part}: name each of {' and '.join(ROLES)} once, as ROLE=COLUMN")
+        roles[role] = column
+    return roles
+
+
+def read_schema(path: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path}: not a Parquet file: {error}") from None
+
+
+def choose(path: Path, schema: pa.Schema, wanted: dict[str, str]) -> Chosen:
+    """The columns of a file; DataError, which names those there are, where they are missing or could be several."""
+    name = find_id(path, schema, wanted.get("id"))
+    numbers = [field.name for field in schema if pa.types.is_floating(field.type) and field.name != name]
+    lists = [field.name for field in schema if _is_vector(field.type)]
+    asked = wanted.get("vector")
+    if asked is None:
+        if len(lists) > 1:
+            raise _refusal(path, f"the vector could be {' or '.join(lists)}", schema, "vector")
+        found = lists or numbers
+    elif asked.endswith("*"):
+        found = [one for one in schema.names if one.startswith(asked[:-1]) and one != name]
+    else:
+        found = [asked] if asked in schema.names else asked.split("+")
+    wrong = [one for one in found if one not in schema.names]
+    if wrong or not found:
+        why = f"no column {wrong[0]!r}" if wrong else "no column of lists or of floating point numbers"
+        raise _refusal(path, why, schema, "vector")
+    if len(found) == 1 and found[0] in lists:
+        return Chosen(name, tuple(found), lists=True)
+    odd = [one for one in found if not _is_number(schema.field(one).type)]
+    if odd:
+        raise _refusal(path, f"column {odd[0]!r} holds {schema.field(odd[0]).type}, no numbers", schema, "vector")
+    return Chosen(name, tuple(found), lists=False)
+
+
+def find_id(path: Path, schema: pa.Schema, asked: str | None) -> str:
+    """The column of ids: as asked for, or by the usual names of an item's."""
+    if asked is not None:
+        if asked not in schema.names:
+            raise _refusal(path, f"no column {asked!r}", schema, "id")
+        return asked
+    plain: dict[str, str] = {
+        name: "".join(letter for letter in name.lower() if letter not in " _-.") for name in schema.names
+    }
+    for group in ITEM_ROLES["item"]:
+        found = [name for name, usual in plain.items() if usual in group]
+        if len(found) > 1:
+            raise _refusal(path, f"the id could be {' or '.join(found)}", schema, "id")
+        for name in found:
+            return name
+    raise _refusal(path, "no column looks like the id of an item", schema, "id")
+
+
+def read_strings(path: Path, column: str) -> list[str]:
+    """A column of strings or integers; DataError where one is missing."""
+    try:
+        values = pq.read_table(path, columns=[column])[column].cast(pa.string())
+    except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"{path}: column {column!r} cannot be read as ids: {error}") from error
+    if values.null_count:
+        raise DataError(f"{path}: row {values.is_null().to_pylist().index(True)} has no id in column {column!r}")
+    strings: list[str] = values.to_pylist()
+    return strings
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
+
+
+def _is_vector(kind: pa.DataType) -> bool:
+    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(listed and _is_number(kind.value_type))
+
+
+def _refusal(path: Path, why: str, schema: pa.Schema, role: str) -> DataError:
+    columns = ", ".join(schema.names[:20]) + (" …" if len(schema.names) > 20 else "")
+    return DataError(f"{path}: {why}; columns there: {columns}", f"repeat the command with --map {role}=COLUMN")
+
+
+def _batches(path: Path, chosen: Chosen) -> Iterator[tuple[int, pa.RecordBatch]]:
+    start = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(CHUNK, columns=list(chosen.vector)):
+                yield start, batch
+                start += len(batch)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path}: damaged: {error}") from None
+
+
+def _filled(path: Path, chosen: Chosen) -> Iterator[list[Any]]:
+    """The first vector of each batch that has one."""
+    for _, batch in _batches(path, chosen):
+        if not chosen.lists:
+            yield [chosen.vector]
+        elif len(filled := batch.column(0).drop_null()):
+            yield [filled[0]]
+
+
+def _blocks(path: Path, chosen: Chosen, width: int) -> Blocks:
+    for start, batch in _batches(path, chosen):
+        values = np.zeros((len(batch), width))
+        if not chosen.lists:
+            for place, name in enumerate(chosen.vector):
+                values[:, place] = _numbers(batch.column(name))
+        else:
+            column = batch.column(0)
+            filled = column.is_valid().to_numpy(zero_copy_only=False)
+            lengths = pc.list_value_length(column).fill_null(width).to_numpy(zero_copy_only=False)
+            if (lengths != width).any():
+                row = int(np.argmax(lengths != width))
+                raise DataError(
+                    f"{path}: row {start + row} has a vector of {lengths[row]} numbers, the first one has {width}"
+                )
+            values[filled] = _numbers(column.drop_null().flatten()).reshape(-1, width)
+        yield start, values
+
+
+def _numbers(column: pa.Array) -> NDArray[Any]:
+    """Numbers as they are, NaN where one is null."""
+    numbers: NDArray[Any] = column.to_numpy(zero_copy_only=False)
+    return numbers

@@ -1,0 +1,1 @@
+"""What any part may need: devices, the process, progress, files, messages."""

@@ -1,0 +1,1 @@
+"""Every setting with its default, and how a setting gets its value."""

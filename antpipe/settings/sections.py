@@ -1,0 +1,48 @@
+"""All groups of settings: the sections of a TOML file."""
+
+from antpipe.settings.base import Config
+from antpipe.settings.demo import DemoConfig
+from antpipe.settings.evaluation import CompareConfig, EvaluateConfig
+from antpipe.settings.features import (
+    EngineConfig,
+    FetchConfig,
+    ImageConfig,
+    PriceConfig,
+    SequenceConfig,
+    TextConfig,
+    WhitenConfig,
+)
+from antpipe.settings.ingest import (
+    AmazonConfig,
+    DownloadConfig,
+    EmbeddingsConfig,
+    IngestConfig,
+    LayoutConfig,
+    SampleConfig,
+    TableConfig,
+)
+from antpipe.settings.model import ModelConfig
+from antpipe.settings.training import RaceConfig, TrainConfig
+
+CONFIGS: tuple[type[Config], ...] = (
+    IngestConfig,
+    AmazonConfig,
+    DownloadConfig,
+    SampleConfig,
+    TextConfig,
+    ImageConfig,
+    EngineConfig,
+    FetchConfig,
+    PriceConfig,
+    WhitenConfig,
+    SequenceConfig,
+    TableConfig,
+    LayoutConfig,
+    EmbeddingsConfig,
+    ModelConfig,
+    TrainConfig,
+    RaceConfig,
+    EvaluateConfig,
+    CompareConfig,
+    DemoConfig,
+)

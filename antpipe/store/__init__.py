@@ -1,0 +1,1 @@
+"""The store: domains, their artefacts, the manifest and the files."""

@@ -1,0 +1,78 @@
+"""Figures of domains in the shape of the tables in papers, and what domains have in common."""
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import polars as pl
+
+from antpipe.store.domain import Domain
+from antpipe.store.store import Store
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One domain. Shares are of its items; average_length: interactions a user; density: of all (user, item)."""
+
+    domain: str
+    users: int
+    items: int
+    interactions: int
+    average_length: float
+    density: float
+    with_text: float
+    with_image: float
+    with_price: float
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Users and items, by their original ids, that two domains have in common."""
+
+    domains: tuple[str, str]
+    users: int
+    items: int
+
+
+def domain_figures(domain: Domain) -> Figures:
+    """Counted in the tables of the store. An item has an image where it has an image's address or a file."""
+    columns = ["text", "price", "image_urls", "image_files"]
+    items = pl.DataFrame(domain.table("items", columns))
+    users = domain.table("users", ["user"]).num_rows
+    rows = domain.table("interactions", ["user"]).num_rows
+    image = (pl.col("image_urls").list.len().fill_null(0) + pl.col("image_files").list.len().fill_null(0)) > 0
+    shares = items.select(
+        text=(pl.col("text").fill_null("") != "").mean(), image=image.mean(), price=pl.col("price").is_not_null().mean()
+    ).row(0, named=True)
+    return Figures(
+        domain.name,
+        users,
+        len(items),
+        rows,
+        average_length=rows / users if users else 0.0,
+        density=rows / (users * len(items)) if users and len(items) else 0.0,
+        with_text=shares["text"] or 0.0,
+        with_image=shares["image"] or 0.0,
+        with_price=shares["price"] or 0.0,
+    )
+
+
+def overlaps(domains: list[Domain]) -> list[Overlap]:
+    """What each pair of domains has in common."""
+    ids = {
+        domain.name: {
+            column: pl.Series(column, domain.table(table, [column])[column].to_pylist(), pl.String)
+            for table, column in (("users", "user_id"), ("items", "item_id"))
+        }
+        for domain in domains
+    }
+    return [
+        Overlap((one, other), *(int(ids[one][name].is_in(ids[other][name].implode()).sum()) for name in ids[one]))
+        for one, other in combinations(ids, 2)
+    ]
+
+
+def statistics(store: Store, names: list[str]) -> dict[str, list[Any]]:
+    """`domains`: Figures of each; `shared`: the Overlap of each pair. DataError for a domain that is not there."""
+    domains = [store.domain(name) for name in names]
+    return {"domains": [domain_figures(domain) for domain in domains], "shared": overlaps(domains)}

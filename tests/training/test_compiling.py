@@ -1,0 +1,85 @@
+"""--compile: what it changes and what it must not. The tests compile with a backend that needs no C++ compiler."""
+
+import sysconfig
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from antpipe.errors import UsageError
+from antpipe.runtime import compiling
+from antpipe.store.store import Store
+from antpipe.training import checkpoint, loop
+from antpipe.training.run import plan_run
+from tests.support.commands import run
+from tests.support.interruptions import CONFIG, Killed, command, failing_at, result, trained, two_shops
+from tests.support.trainable import MODEL
+
+COMPILED = replace(CONFIG, compile=True, precision="bf16", epochs=2)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return two_shops(tmp_path_factory.mktemp("shops"))
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("backend")
+def test_a_compiled_run_is_resumed_bit_equal_and_names_its_weights_like_any_other(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, _ = trained(store, tmp_path / "whole", COMPILED)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop, "target_loss", failing_at(5, loop.target_loss, Killed(), after=False))
+        trained(store, tmp_path / "killed", COMPILED)
+    trained(store, tmp_path / "killed", COMPILED, resume=True)
+    assert result(tmp_path / "killed") == result(tmp_path / "whole")
+    trained(store, tmp_path / "plain", replace(COMPILED, compile=False))
+    plain = result(tmp_path / "plain")
+    assert set(result(tmp_path / "whole")["weights"]) == set(plain["weights"])
+    assert result(tmp_path / "whole")["rows"][0]["loss"] == pytest.approx(plain["rows"][0]["loss"], rel=0.05)
+    model, _ = checkpoint.load(tmp_path / "whole")  # as `antpipe evaluate` does: nothing compiled
+    plan = plan_run(store, ["Target"], "scratch", model_config=MODEL, config=COMPILED, source=None, notice=str)
+    assert loop.validate(model, plan.data, torch.device("cpu")) == done.metrics
+
+
+@pytest.mark.usefixtures("backend")
+def test_every_part_that_a_step_repeats_is_compiled_but_not_for_validation(store: Store) -> None:
+    plan = plan_run(store, ["Target"], "scratch", model_config=MODEL, config=COMPILED, source=None, notice=str)
+    torch._dynamo.reset()
+    compiling.compile_parts(plan.model)
+    counted = torch._dynamo.utils.counters["stats"]
+    counted.clear()
+    loop.validate(plan.model, plan.data, torch.device("cpu"))
+    assert not counted["unique_graphs"]
+    plan.model.encode_blocks(torch.randn(5, MODEL.width), [(1, 5)])
+    assert counted["unique_graphs"] >= MODEL.layers
+
+
+@pytest.mark.parametrize(("missing", "said"), [("compiler", "compiler, and no-such"), ("headers", "Python.h")])
+def test_what_compiling_lacks_is_said_before_anything_is_done(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, said: str
+) -> None:
+    if missing == "compiler":
+        monkeypatch.setenv("CXX", "no-such-compiler")
+    else:
+        monkeypatch.setenv("CXX", "true")
+        monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    with pytest.raises(UsageError, match=f"--compile needs .*{said}"):
+        trained(store, tmp_path / "run", COMPILED)
+    assert not (tmp_path / "run").exists()
+
+
+def test_compiling_is_part_of_the_fingerprint_because_it_changes_last_digits(store: Store, tmp_path: Path) -> None:
+    plans = [
+        plan_run(store, ["Target"], "scratch", model_config=MODEL, config=config, source=None, notice=str)
+        for config in (CONFIG, replace(CONFIG, compile=True))
+    ]
+    assert plans[0].described.fingerprint != plans[1].described.fingerprint
+    assert run(*command(store, tmp_path / "run"), "--compile", "--dry-run").code == 0

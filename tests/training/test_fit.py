@@ -1,0 +1,164 @@
+"""The training loop: what happens each epoch, and which weights it ends with."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from antpipe.core.batches import Batch, Block, Candidates, batches, training_windows
+from antpipe.core.catalogue import ItemInputs, item_inputs
+from antpipe.core.model import Ant
+from antpipe.core.ranking import evaluate
+from antpipe.settings.training import TrainConfig
+from antpipe.store.store import Store
+from antpipe.training import loop
+from antpipe.training.loop import TrainingData, fit, pretraining_loss
+from antpipe.training.run import load_training_data
+from tests.support.trainable import MODEL, TRAINING, make_trainable
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> TrainingData:
+    store = Store(tmp_path / "store")
+    make_trainable(store, "Shop", seed=1)
+    return load_training_data(store, ["Shop"], TRAINING, str)
+
+
+@pytest.fixture
+def model(data: TrainingData) -> Ant:
+    torch.manual_seed(0)
+    return Ant(MODEL, data.catalogue.widths, max_len=10)
+
+
+def weights_of(model: Ant) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def run(
+    model: Ant, data: TrainingData, config: TrainConfig = TRAINING, pretraining: bool = False, record: Any = str
+) -> tuple[int, dict[str, float]]:
+    return fit(model, data, pretraining=pretraining, config=config, device=CPU, record=record)
+
+
+def scripted(values: list[float]) -> Callable[..., dict[str, float]]:
+    """A validation that finds these recalls, one after the other."""
+    left = iter(values)
+    return lambda *_: {loop.SELECTION: next(left)}
+
+
+@pytest.mark.parametrize(("pretraining", "factor"), [(True, 0.5), (False, 0.25)])
+def test_the_learning_rate_falls_by_its_factor_an_epoch(
+    model: Ant, data: TrainingData, pretraining: bool, factor: float
+) -> None:
+    rows: list[dict[str, Any]] = []
+    config = replace(TRAINING, lr=0.01, pretrain_lr_decay=0.5, lr_decay=0.25)
+    run(model, data, config, pretraining, rows.append)
+    assert [row["lr"] for row in rows] == pytest.approx([0.01, 0.01 * factor, 0.01 * factor**2])
+
+
+def test_the_model_ends_with_the_weights_of_its_best_epoch(
+    model: Ant, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "validate", scripted([0.1, 0.5, 0.3]))
+    after: list[dict[str, torch.Tensor]] = []
+    best, found = run(model, data, record=lambda _: after.append(weights_of(model)))
+    assert (best, found) == (2, {loop.SELECTION: 0.5})
+    final = weights_of(model)
+    assert all(torch.equal(final[name], after[1][name]) for name in final)
+    assert not torch.equal(final["positions.weight"], after[2]["positions.weight"])
+
+
+def test_of_equally_good_epochs_the_first_is_kept(
+    model: Ant, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "validate", scripted([0.2, 0.2, 0.2]))
+    assert run(model, data)[0] == 1
+
+
+def test_each_epoch_has_an_order_of_its_own_that_the_seed_decides(
+    model: Ant, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders: list[list[int]] = []
+
+    def listed(*arguments: Any) -> Iterator[Batch]:
+        made = list(batches(*arguments))
+        orders.append([int(target) for batch in made for target in batch.targets])
+        yield from made
+
+    monkeypatch.setattr(loop, "batches", listed)
+    for seed in (0, 0, 1):
+        run(model, data, replace(TRAINING, epochs=2, seed=seed))
+    assert orders[:2] == orders[2:4]
+    assert orders[0] != orders[1]
+    assert orders[0] != orders[4]
+
+
+def test_every_step_draws_dropout_whatever_the_mode_before(
+    model: Ant, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[bool] = []
+
+    def watched(network: Ant, *rest: Any) -> torch.Tensor:
+        modes.append(network.training)
+        return original(network, *rest)
+
+    original = loop.target_loss
+    monkeypatch.setattr(loop, "target_loss", watched)
+    run(model.eval(), data)
+    assert modes
+    assert all(modes)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_draws_no_dropout_and_leaves_the_mode_as_it_was(
+    model: Ant, data: TrainingData, training: bool
+) -> None:
+    model.train(training)
+    part = data.validation["Shop"]
+    first, second = (evaluate(model, data.catalogue, "Shop", part, CPU).by_protocol["all"].tolist() for _ in range(2))
+    assert first == second
+    assert model.training is training
+
+
+def test_pretraining_adds_the_weighted_image_text_loss(model: Ant, data: TrainingData) -> None:
+    model.eval()
+    windows = training_windows(data.sequences, data.catalogue.offsets)
+    batch = next(batches(windows, 1000, seed=0, epoch=1, candidates=Candidates(len(data.catalogue), 0)))
+    inputs = item_inputs(data.catalogue, model.widths, batch.items, CPU)
+    none, one, two = (
+        pretraining_loss(model, inputs, batch, replace(TRAINING, image_text_weight=weight)).item()
+        for weight in (0.0, 1.0, 2.0)
+    )
+    assert one > none
+    assert two - one == pytest.approx(one - none, rel=1e-4)
+
+
+@pytest.mark.parametrize("pretraining", [True, False])
+def test_gradients_are_bit_equal_each_time_with_several_threads(pretraining: bool) -> None:
+    """As large as it takes for torch to share a sum among threads, with items that come often."""
+    generator = torch.Generator().manual_seed(0)
+    config = replace(MODEL, width=128, experts=0, hidden_dropout=0.0, attention_dropout=0.0)
+    model = Ant(config, {"text": 12}, max_len=10)
+    blocks = (Block(torch.randint(0, 20, (200, 10), generator=generator).numpy(), np.arange(2000)),)
+    batch = Batch(np.arange(20), blocks, torch.randint(0, 20, (2000,), generator=generator).numpy())
+    inputs = ItemInputs({"text": torch.randn(20, 12, generator=generator)}, {}, torch.arange(20))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = [gradients_of(model, inputs, batch, pretraining=pretraining) for _ in range(12)]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+def gradients_of(model: Ant, inputs: ItemInputs, batch: Batch, *, pretraining: bool) -> torch.Tensor:
+    model.zero_grad()
+    loss = (loop.pretraining_loss if pretraining else loop.target_loss)(model, inputs, batch, TRAINING)
+    loss.backward()
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])

@@ -1,0 +1,151 @@
+"""Training by two processes against training by one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from antpipe.store.lock import alone
+from antpipe.store.store import Store
+from antpipe.training.parallel import ALONE, World, rows_of, world_of
+from antpipe.training.state import METRICS
+from tests.conftest import REPOSITORY
+from tests.support import commands
+from tests.support.trainable import make_trainable
+
+FLAGS = (
+    "--width",
+    "16",
+    "--experts",
+    "2",
+    "--item-dropout",
+    "0",
+    "--hidden-dropout",
+    "0",
+    "--attention-dropout",
+    "0",
+    "--no-gate-noise",
+    "--epochs",
+    "3",
+    "--batch-size",
+    "50",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+)
+
+
+def antpipe(processes: int, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in one process, or in several by torchrun."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    # The dashes: torchrun would take --run for the beginning of an option of its own.
+    program = [sys.executable, *([*launcher, "-m", "--"] if processes > 1 else ["-m"]), "antpipe"]
+    return subprocess.run([*program, *words], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+
+
+def test_without_torchrun_there_is_one_process() -> None:
+    assert world_of({}) == ALONE
+    assert world_of({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}) == World(3, 4, 1)
+
+
+@pytest.mark.parametrize(("n", "size"), [(7, 2), (1, 3), (0, 2), (10, 4), (9, 3), (2, 5)])
+def test_shares_are_every_row_once_in_order(n: int, size: int) -> None:
+    taken = [row for rank in range(size) for row in range(n)[rows_of(n, World(rank, size))]]
+    assert taken == list(range(n))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store(tmp_path_factory.mktemp("parallel") / "store")
+    make_trainable(store, "Shop", seed=1)
+    make_trainable(store, "Other", seed=2)
+    return store
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--stage", "pretrain", "--domains", "Shop,Other", "--image-text-weight", "0.5"],
+        ["--stage", "pretrain", "--domains", "Shop,Other", "--image-text-weight", "0.5", "--history-score"],
+        ["--stage", "pretrain", "--domains", "Shop,Other", "--image-text-weight", "0.5", "--pretrain-drawn", "5"],
+        ["--stage", "scratch", "--domains", "Shop"],
+        [
+            "--stage",
+            "scratch",
+            "--domains",
+            "Shop",
+            "--sampled-above",
+            "10",
+            "--drawn",
+            "2",
+            "--transductive",
+            "--history-score",
+        ],
+    ],
+    ids=["pretrain", "pretrain-history", "pretrain-drawn", "scratch", "sampled"],
+)
+def test_two_processes_train_and_judge_like_one(store: Store, tmp_path: Path, words: list[str]) -> None:
+    runs = [tmp_path / "one", tmp_path / "two"]
+    lines = [["train", *words, *FLAGS, "--out", str(run), "--store", str(store.root)] for run in runs]
+    alone, both = commands.run(*lines[0]), antpipe(2, *lines[1])
+    assert alone.code == 0, alone.err
+    assert both.returncode == 0, both.stderr
+    assert both.stdout.count("trained") == 1  # one of them speaks
+    one, two = map(rows, runs)
+    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=1e-5)
+    valid = [name for name in one[0] if name.startswith("valid_")]
+    assert valid
+    for name in valid:
+        assert [row[name] for row in two] == pytest.approx([row[name] for row in one], abs=1e-9)
+    figures = [
+        commands.run("evaluate", "--run", run, "--domains", "Shop", "--store", store.root, "--json").json()
+        for run in runs
+    ]
+    assert figures[0][0]["protocols"] == figures[1][0]["protocols"]
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_is_not_resumed_by_one(store: Store, tmp_path: Path) -> None:
+    words = [
+        "train",
+        "--stage",
+        "scratch",
+        "--domains",
+        "Shop",
+        *FLAGS,
+        "--out",
+        str(tmp_path / "run"),
+        "--store",
+        str(store.root),
+    ]
+    begun = antpipe(2, *words, "--save-every", "0", "--lr", "1e38")  # diverges in its second step
+    assert begun.returncode != 0
+    alone = commands.run(*words, "--save-every", "0", "--lr", "1e38", "--resume")
+    assert alone.code == 2
+    assert "a run of 2 process(es), not of 1" in alone.err
+
+
+@pytest.mark.slow
+def test_processes_of_a_second_training_are_all_refused(store: Store, tmp_path: Path) -> None:
+    words = ["train", "--stage", "scratch", "--domains", "Shop", *FLAGS, "--out", str(tmp_path), "--store"]
+    with alone(tmp_path, "run"):
+        refused = antpipe(2, *words, str(store.root))
+    assert refused.returncode != 0
+    assert "run is being written by process" in refused.stderr
+    assert not (tmp_path / METRICS).exists()
+
+
+@pytest.mark.slow
+def test_other_commands_run_once_under_torchrun(store: Store) -> None:
+    done = antpipe(2, "status", "--store", str(store.root), "--json")
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)) == {"Shop", "Other"}

@@ -1,0 +1,379 @@
+"""`train --stage auto`: who is dropped when, that the winner is the run it would have been alone, and no test split."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from antpipe.core import batches
+from antpipe.core.batches import Examples, examples
+from antpipe.errors import AntpipeError, DataError, DivergedError, UsageError
+from antpipe.settings.training import CANDIDATES, RaceConfig
+from antpipe.store.files import Sequences
+from antpipe.store.lock import alone
+from antpipe.store.store import Store
+from antpipe.training import checkpoint, race
+from antpipe.training import run as runs
+from antpipe.training.race import STAGES_OF, run_auto, rungs, survivors
+from antpipe.training.race_folder import DECISION, FOLDER, read_decision
+from tests.support.commands import run
+from tests.support.trainable import MODEL, TRAINING, WIDTHS, make_trainable, train_quickly
+
+FOUR = replace(TRAINING, epochs=4)
+RACE = RaceConfig(first_rung=0.25)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
+    """A store with Source, Target and Wide (a wider text encoder), and a run pre-trained on Source."""
+    folder = tmp_path_factory.mktemp("race")
+    store = Store(folder / "store")
+    make_trainable(store, "Source", seed=1)
+    make_trainable(store, "Target", seed=2)
+    make_trainable(store, "Wide", seed=3, widths={**WIDTHS, "text": 20})
+    train_quickly(store, "pretrain", ["Source"], folder / "source")
+    return store, folder / "source"
+
+
+@pytest.fixture(scope="module")
+def whole(place: tuple[Store, Path]) -> tuple[Any, Path, list[str]]:
+    """A race that nothing disturbed: what it returned, its folder, and what was said."""
+    said: list[str] = []
+    out = place[1].with_name("whole")
+    return auto(place, out, notice=said.append), out, said
+
+
+def auto(place: tuple[Store, Path], out: Path, domain: str = "Target", **more: Any) -> Any:
+    store, source = place
+    request = {"race": RACE, "config": FOUR, "force": False, "notice": str, "progress": str, **more}
+    return run_auto(store, [domain], out=out, model_config=MODEL, source=source, **request)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "eval_every", "first", "expected"),
+    [
+        (100, 1, 0.125, [12, 25, 50]),
+        (8, 1, 0.125, [1, 2, 4]),
+        (8, 3, 0.125, [3, 6]),  # an epoch without validation tells nothing
+        (3, 1, 0.125, [1, 2]),
+        (1, 1, 0.125, []),
+        (100, 1, 0.5, [50]),
+    ],
+)
+def test_rungs_double_and_are_validated(epochs: int, eval_every: int, first: float, expected: list[int]) -> None:
+    assert rungs(epochs, eval_every, first) == expected
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        ({"a": 0.1, "b": 0.4, "c": 0.2, "d": 0.3}, ["b", "d"]),
+        ({"a": 0.1, "b": 0.4, "c": 0.2}, ["b", "c"]),
+        ({"a": 0.1, "b": 0.4, "c": 0.1, "d": 0.1}, ["a", "b", "c", "d"]),  # a tie is no reason to drop anybody
+        ({"a": 0.1, "b": 0.2}, ["b"]),
+        ({"a": 0.1}, ["a"]),
+    ],
+)
+def test_the_better_half_goes_on(scores: dict[str, float], kept: list[str]) -> None:
+    assert survivors(scores) == kept
+
+
+def test_every_candidate_has_its_stages() -> None:
+    assert set(STAGES_OF) == set(CANDIDATES)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load_weights(run, checkpoint.describe(run))
+
+
+def scored(monkeypatch: pytest.MonkeyPatch, winner: str) -> None:
+    """Let this candidate always be the best on validation."""
+    real = race.score_at
+    monkeypatch.setattr(race, "score_at", lambda legs, epochs: real(legs, epochs) + (legs[-1].folder.name == winner))
+
+
+@pytest.mark.parametrize("winner", ["scratch", "relearn"])
+def test_the_winner_equals_the_run_trained_alone(
+    place: tuple[Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, winner: str
+) -> None:
+    scored(monkeypatch, winner)
+    done, was_there, decision = auto(place, tmp_path / "auto")
+    store, source = place
+    start = None if winner == "scratch" else source
+    train_quickly(store, winner, ["Target"], tmp_path / "alone", start, epochs=4)
+    assert (decision["chosen"], was_there) == (winner, False)
+    assert done == checkpoint.describe(tmp_path / "alone")
+    ours, theirs = weights(tmp_path / "auto"), weights(tmp_path / "alone")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert len((tmp_path / "auto" / "metrics.jsonl").read_text().splitlines()) == 4
+    assert not (tmp_path / "auto" / FOLDER).exists()
+
+
+def test_relearning_and_then_unfreezing_goes_on_from_the_first_rung_with_everything_trained(
+    place: tuple[Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored(monkeypatch, "relearn-then-unfreeze")
+    done, _, decision = auto(place, tmp_path / "auto")
+    assert decision["chosen"] == "relearn-then-unfreeze"
+    assert (done.stage, done.train["epochs"]) == ("unfreeze", 3)
+    store, source = place
+    train_quickly(store, "relearn", ["Target"], tmp_path / "first", source, epochs=1)
+    train_quickly(store, "unfreeze", ["Target"], tmp_path / "second", tmp_path / "first", epochs=3)
+    assert done == checkpoint.describe(tmp_path / "second")
+    assert not torch.equal(weights(tmp_path / "auto")["encoder.0.qkv.weight"], weights(source)["encoder.0.qkv.weight"])
+
+
+def test_the_decision_says_who_was_dropped_when_and_why(whole: tuple[Any, Path, list[str]]) -> None:
+    (_, _, decision), out, said = whole
+    assert decision == json.loads((out / DECISION).read_text())
+    first = decision["rungs"][0]
+    assert first["epochs"] == 1
+    assert set(first["scores"]) == set(CANDIDATES)
+    assert first["scores"]["relearn"] == first["scores"]["relearn-then-unfreeze"]  # the same until they part
+    assert set(first["kept"]) == set(survivors(first["scores"]))
+    last = decision["rungs"][-1]
+    assert decision["chosen"] in last["kept"]
+    assert f"after {last['epochs']} epochs" in decision["why"]
+    assert decision["selection"] == "valid recall@10, protocol all"
+    assert [line for line in said if line.startswith("after 1 epochs")]
+
+
+def test_losers_train_no_further_than_their_rung(place: tuple[Store, Path], tmp_path: Path) -> None:
+    trained: dict[str, int] = {}
+
+    def count(folder: Path) -> Callable[[dict[str, Any]], None]:
+        return lambda row: trained.__setitem__(folder.name, row["epoch"])
+
+    real = runs.run_stage
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(race, "run_stage", lambda *a, **k: real(*a, **{**k, "progress": count(k["out"])}))
+        _, _, decision = auto(place, tmp_path / "auto", race=replace(RACE, candidates=("scratch", "relearn")))
+    for name, epochs in trained.items():
+        until = [rung["epochs"] for rung in decision["rungs"] if name in rung["scores"]]
+        assert epochs == (4 if name == decision["chosen"] else until[-1])
+
+
+def test_the_test_split_is_never_read(
+    place: tuple[Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def guarded(sequences: Sequences, split: str) -> Examples:
+        assert split == "valid", "the test split was read"
+        return examples(sequences, split)
+
+    for module in (batches, runs):
+        monkeypatch.setattr(module, "examples", guarded)
+    _, _, decision = auto(place, tmp_path / "auto")
+    assert decision["rungs"]
+
+
+def test_other_test_items_change_neither_the_choice_nor_the_weights(
+    place: tuple[Store, Path], whole: tuple[Any, Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = race.Store.domain
+
+    def poisoned(self: Store, name: str) -> Any:
+        domain = real(self, name)
+        read = domain.sequences
+
+        def sequences() -> Sequences:
+            there = read()
+            items = there.items.copy()
+            items[there.offsets[1:] - 1] = 0
+            return replace(there, items=items)
+
+        domain.sequences = sequences  # type: ignore[method-assign]
+        return domain
+
+    (_, _, before), folder, _ = whole
+    monkeypatch.setattr(race.Store, "domain", poisoned)
+    _, _, after = auto(place, tmp_path / "after")
+    assert (after["chosen"], after["rungs"]) == (before["chosen"], before["rungs"])
+    ours, theirs = weights(folder), weights(tmp_path / "after")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_an_interrupted_race_goes_on_to_the_same_end(
+    place: tuple[Store, Path], whole: tuple[Any, Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+    real = race.train_until
+
+    def interrupted(*arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(race, "train_until", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            auto(place, tmp_path / "auto")
+    with pytest.raises(UsageError, match="unfinished race: --resume goes on"):
+        auto(place, tmp_path / "auto")
+    done, _, decision = auto(place, tmp_path / "auto", resume=True)
+    assert done == whole[0][0]
+    both = (decision, whole[0][2])
+    without_times = [{key: value for key, value in one.items() if key != "seconds"} for one in both]
+    assert without_times[0] == without_times[1]
+
+
+def test_a_finished_race_is_not_run_again_and_another_one_is_refused(
+    place: tuple[Store, Path], whole: tuple[Any, Path, list[str]]
+) -> None:
+    first, out, _ = whole
+    stamp = (out / "checkpoint.json").stat().st_mtime_ns
+    assert auto(place, out) == (first[0], True, first[2])
+    with pytest.raises(UsageError, match="holds another run"):
+        auto(place, out, config=replace(FOUR, seed=1))
+    assert (out / "checkpoint.json").stat().st_mtime_ns == stamp
+    assert read_decision(out) == first[2]
+
+
+def test_a_race_is_not_gone_on_with_under_other_settings(
+    place: tuple[Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(race, "finish_best", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            auto(place, tmp_path / "auto")
+    with pytest.raises(UsageError, match="unfinished race of other candidates, settings or data"):
+        auto(place, tmp_path / "auto", config=replace(FOUR, lr=0.1), resume=True)
+    auto(place, tmp_path / "auto", resume=True)
+
+
+def test_a_race_whose_winner_was_replaced_is_not_taken_for_finished(place: tuple[Store, Path], tmp_path: Path) -> None:
+    two = {"config": replace(TRAINING, epochs=2), "race": RaceConfig(candidates=("scratch",))}
+    done, _, decision = auto(place, tmp_path / "auto", **two)
+    assert decision["weights_sha256"] == done.weights_sha256
+    path = tmp_path / "auto" / "checkpoint.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"weights_sha256": "0" * 64}))
+    with pytest.raises(UsageError, match="holds another run"):
+        auto(place, tmp_path / "auto", **two)
+
+
+def test_two_races_in_one_folder_are_refused(place: tuple[Store, Path], tmp_path: Path) -> None:
+    with alone(tmp_path / "auto", "run"), pytest.raises(AntpipeError, match="run is being written by process"):
+        auto(place, tmp_path / "auto")
+
+
+def diverging(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let these candidates diverge in their last epoch."""
+    real = race.train_until
+
+    def train_until(legs: Any, epochs: int, request: Any) -> None:
+        if epochs == FOUR.epochs and legs[-1].folder.name in names:
+            raise DivergedError("the loss is nan")
+        real(legs, epochs, request)
+
+    monkeypatch.setattr(race, "train_until", train_until)
+
+
+def test_where_the_best_diverges_after_the_last_rung_the_next_best_is_chosen(
+    place: tuple[Store, Path], whole: tuple[Any, Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = whole[0][2]["rungs"][-1]["scores"]
+    first, second = sorted(scores, key=lambda name: -scores[name])[:2]
+    diverging(monkeypatch, first)
+    done, _, decision = auto(place, tmp_path / "auto")
+    assert (decision["chosen"], decision["left_out"]) == (second, {first: "the loss is nan"})
+    assert decision["why"].endswith(f"; {first} diverged later")
+    assert done.stage == STAGES_OF[second][-1]
+
+
+def test_where_all_diverge_the_next_command_is_that_of_the_race(
+    place: tuple[Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diverging(monkeypatch, *CANDIDATES)
+    with pytest.raises(DivergedError, match="every candidate diverged") as caught:
+        auto(place, tmp_path / "auto")
+    assert str(caught.value.next_command).startswith(f"antpipe train --stage auto --domains Target --from {place[1]}")
+    assert f"--out {tmp_path / 'auto'} … --force" in str(caught.value.next_command)
+
+
+def test_a_race_has_no_limit_of_steps(place: tuple[Store, Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--limit-steps does not go with --stage auto"):
+        auto(place, tmp_path / "auto", config=replace(FOUR, limit_steps=3))
+    assert not (tmp_path / "auto").exists()
+
+
+def test_a_candidate_that_cannot_read_the_target_is_left_out_by_name(place: tuple[Store, Path], tmp_path: Path) -> None:
+    two = replace(TRAINING, epochs=2)
+    _, _, decision = auto(place, tmp_path / "auto", domain="Wide", config=two)
+    assert list(decision["left_out"]) == ["finetune"]
+    assert "text of width 12" in decision["left_out"]["finetune"]
+    assert "finetune" not in decision["rungs"][0]["scores"]
+
+
+def test_with_one_epoch_all_candidates_that_fit_into_it_are_trained(place: tuple[Store, Path], tmp_path: Path) -> None:
+    _, _, decision = auto(place, tmp_path / "auto", config=replace(TRAINING, epochs=1))
+    [rung] = decision["rungs"]
+    assert (rung["epochs"], set(rung["scores"])) == (1, {"scratch", "finetune", "relearn"})
+    assert rung["scores"][decision["chosen"]] == max(rung["scores"].values())
+    assert decision["left_out"] == {"relearn-then-unfreeze": "it takes at least 2 epochs"}
+
+
+def test_a_race_that_nobody_can_enter_is_an_error(place: tuple[Store, Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no candidate can train on Wide: .* text of width 12"):
+        auto(place, tmp_path / "auto", domain="Wide", race=RaceConfig(candidates=("finetune",)))
+
+
+def test_what_all_candidates_lack_is_an_error(place: tuple[Store, Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no domain 'Nowhere'"):
+        auto(place, tmp_path / "auto", domain="Nowhere")
+    assert not (tmp_path / "auto").exists()
+
+
+def test_a_race_needs_a_run_to_start_from(place: tuple[Store, Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="give one domain and --from RUN"):
+        auto((place[0], None), tmp_path / "auto")  # type: ignore[arg-type]
+
+
+COMMAND = ("train", "--stage", "auto", "--domains", "Target", "--epochs", "2", "--batch-size", "64", "--device", "cpu")
+
+
+def test_the_command_says_what_it_chose_and_why(place: tuple[Store, Path], tmp_path: Path) -> None:
+    store, source = place
+    words = (
+        *COMMAND,
+        "--candidates",
+        "scratch,relearn",
+        "--first-rung",
+        "0.5",
+        "--from",
+        source,
+        "--store",
+        store.root,
+    )
+    outcome = run(*words, "--dry-run")
+    assert outcome.out == "scratch, relearn: the worse half goes after 1 of 2 epochs\n"
+    outcome = run(*words, "--out", tmp_path / "auto")
+    assert outcome.code == 0, outcome.err
+    first, chosen, rung = outcome.out.splitlines()
+    decision = read_decision(tmp_path / "auto")
+    assert first.startswith(f"{tmp_path}/auto  {decision['chosen']}  trained  best_epoch=")
+    assert chosen == f"chosen: {decision['chosen']}  ({decision['why']})"
+    assert rung.startswith("after 1 of 2 epochs: ")
+    again = run(*words, "--out", tmp_path / "auto", "--json").json()
+    assert again["auto"] == decision
+    assert again["checkpoint"]["stage"] == decision["chosen"]
+
+
+def test_ctrl_c_ends_a_race_with_130_and_says_how_to_go_on(
+    place: tuple[Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(race, "train_until", interrupted)
+    store, source = place
+    outcome = run(*COMMAND, "--from", source, "--store", store.root, "--out", tmp_path / "auto")
+    assert outcome.code == 130
+    assert "antpipe: next: the same command with --resume" in outcome.err.splitlines()
