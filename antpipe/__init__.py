@@ -1,3 +1,106 @@
-"""antpipe: from raw reviews and a catalogue to a sequential recommender whose transfer is judged."""
+"""antpipe: sequential recommenders that transfer between shops, and a test whether the transfer helps.
+
+The functions and classes below are the whole public API; the command line calls them. They are loaded when they are
+first used, so that `import antpipe` is instant.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from antpipe.api.data import (
+        import_embeddings,
+        import_recbole,
+        import_unisrec,
+        ingest_amazon,
+        ingest_sample,
+        ingest_table,
+    )
+    from antpipe.api.features import (
+        build_sequences,
+        embed_image,
+        embed_text,
+        fetch_images,
+        quantize_price,
+        whiten,
+    )
+    from antpipe.api.judging import Comparison, compare, plan_comparison
+    from antpipe.api.overview import demo, encoders, stats, status
+    from antpipe.api.runs import (
+        Evaluation,
+        Run,
+        Vectors,
+        import_ant_checkpoint,
+        plan_race,
+        plan_training,
+        train,
+    )
+    from antpipe.errors import (
+        AntpipeError,
+        DataError,
+        DivergedError,
+        IntegrityError,
+        Interrupted,
+        PartialError,
+        UsageError,
+    )
+    from antpipe.store.artefacts import StageResult, State
+    from antpipe.store.domain import Domain
+    from antpipe.store.store import Store
+
+_HOMES = {
+    "antpipe.store.store": ("Store",),
+    "antpipe.store.domain": ("Domain",),
+    "antpipe.store.artefacts": ("StageResult", "State"),
+    "antpipe.api.data": (
+        "ingest_amazon",
+        "ingest_table",
+        "ingest_sample",
+        "import_recbole",
+        "import_unisrec",
+        "import_embeddings",
+    ),
+    "antpipe.api.features": (
+        "fetch_images",
+        "embed_text",
+        "embed_image",
+        "quantize_price",
+        "whiten",
+        "build_sequences",
+    ),
+    "antpipe.api.runs": (
+        "train",
+        "plan_training",
+        "plan_race",
+        "Run",
+        "Evaluation",
+        "Vectors",
+        "import_ant_checkpoint",
+    ),
+    "antpipe.api.judging": ("compare", "plan_comparison", "Comparison"),
+    "antpipe.api.overview": ("status", "stats", "encoders", "demo"),
+    "antpipe.errors": (
+        "AntpipeError",
+        "UsageError",
+        "DataError",
+        "PartialError",
+        "IntegrityError",
+        "DivergedError",
+        "Interrupted",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = [*_HOME_OF]  # noqa: PLE0604 -- names, by the module that has them
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, from the module that has it (PEP 562)."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'antpipe' has no attribute {name!r}; see dir(antpipe)")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*_HOME_OF, "__version__"])

@@ -1,24 +1,27 @@
 """The command line. `main` turns an AntpipeError into a message and an exit code."""
 
+import atexit
 import os
 import shlex
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from antpipe import __version__
 from antpipe.commands import features, imports, ingest, judging, overview, training
-from antpipe.commands.flags import app, notice
-from antpipe.errors import AntpipeError, UsageError
+from antpipe.commands.flags import app
+from antpipe.errors import AntpipeError, SameCommand, UsageError
+from antpipe.runtime.logs import log
 from antpipe.runtime.process import tune_process
-from antpipe.settings.base import check_environment
+from antpipe.runtime.terminal import shown_on_stderr
 from antpipe.settings.sections import CONFIGS
-from antpipe.training.parallel import leave, world_of
+from antpipe.settings.sources import check_environment
+from antpipe.training.parallel import world_of
 
-COMMANDS = (ingest, imports, features, training, judging, overview)  # loading them registers them, in this order
+COMMANDS = (ingest, imports, features, training, judging, overview)  # loading these modules registers their commands
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
@@ -34,22 +37,29 @@ def top(
         bool, typer.Option("--version", help="show the version and exit", callback=show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """From raw reviews and a catalogue to a sequential recommender whose transfer is judged."""
+    """Build sequential recommenders that transfer between shops, and test whether the transfer helps."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command line and leave with its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     tune_process()
+    with shown_on_stderr():
+        code = run(words)
+    leave(code)
+
+
+def run(words: list[str]) -> int:
+    """The exit code of a command line, after running it and saying what went wrong."""
     if world_of().rank and words[:1] != ["train"]:
-        notice(f"{' '.join(words[:1])} runs in one process; this one has nothing to do")
-        leave(0)
+        log.info(f"{' '.join(words[:1])} runs in one process; this one has nothing to do")
+        return 0
     try:
         check_environment(CONFIGS)
         code = app(words or ["--help"], standalone_mode=False) or 0
     except AntpipeError as error:
         code = error.exit_code
-        fail(error.message, error.next_command or (help_command(words) if isinstance(error, UsageError) else None))
+        fail(error.message, next_command(error, words))
     except typer.TyperException as error:
         code = error.exit_code
         fail(error.format_message(), help_command(words))
@@ -62,8 +72,32 @@ def main(arguments: list[str] | None = None) -> None:
         code = AntpipeError.exit_code
         fail(f"unexpected {type(error).__name__}: {error}", f"ANTPIPE_DEBUG=1 {shlex.join(['antpipe', *words])}")
     if code == INTERRUPTED:
-        notice("interrupted; what was complete is kept")
-    leave(code)
+        log.warning("interrupted; what was complete is kept")
+    return code
+
+
+def next_command(error: AntpipeError, words: Sequence[str]) -> str | None:
+    """What to do after an error, as a command line."""
+    if isinstance(error.next_command, SameCommand):
+        return shlex.join(["antpipe", *changed(words, error.next_command)])
+    return error.next_command or (help_command(words) if isinstance(error, UsageError) else None)
+
+
+def changed(words: Sequence[str], change: SameCommand) -> list[str]:
+    """The words of a command line after a change of its flags."""
+    kept: list[str] = []
+    value_of_dropped = False
+    for word in words:
+        flag, given, _ = word.partition("=")
+        if flag in change.flags or flag in change.without:
+            value_of_dropped = not given
+        elif word.startswith("--") or not value_of_dropped:
+            kept.append(word)
+            value_of_dropped = False
+        else:
+            value_of_dropped = False
+    added = [part for flag, value in change.flags.items() for part in ((flag,) if value is None else (flag, value))]
+    return [*kept, *added]
 
 
 def help_command(words: Sequence[str]) -> str:
@@ -79,9 +113,23 @@ def help_command(words: Sequence[str]) -> str:
 
 
 def fail(message: str, next_command: str | None) -> None:
-    """Tell on stderr, in one line, what is wrong, and in another how to go on."""
+    """Say on stderr, in one line, what is wrong, and in another how to continue."""
     if os.environ.get("ANTPIPE_DEBUG") == "1":
         traceback.print_exc()
-    notice(f"error: {' '.join(message.splitlines())}")
+    log.error(f"error: {' '.join(message.splitlines())}")
     if next_command:
-        notice(f"next: {next_command}")
+        log.error(f"next: {next_command}")
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with this exit code; if it is one of several, without tearing down the interpreter.
+
+    A Gloo thread that releases its last tensor during the teardown aborts the process
+    (https://github.com/pytorch/pytorch/pull/179291), and torchrun would take a finished training for a failed one.
+    """
+    if world_of().size == 1:
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

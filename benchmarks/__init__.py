@@ -1,1 +1,1 @@
-"""Comparisons with the straightforward way, in alternation; each prints its table."""
+"""Comparisons of antpipe with the straightforward way, taking turns; each prints a table."""

@@ -1,6 +1,6 @@
-"""Embedding beside the plain way, in alternation: `python -m benchmarks.embed [text] [image]`. A table for each.
+"""Embedding with antpipe and the plain way, taking turns: `python -m benchmarks.embed [text] [image]`.
 
-A part is a module of this package with `add_flags(parser)` and `run(given)`.
+Prints a table per part. A part is a module of this package with `add_flags(parser)` and `run(given)`.
 """
 
 import argparse
@@ -15,9 +15,9 @@ PARTS: dict[str, ModuleType] = {"text": embed_text, "image": embed_image}
 def main() -> None:
     tune_process()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
-    parser.add_argument("--quick", action="store_true", help="a small table, once: only to see that it runs")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each way")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
+    parser.add_argument("--quick", action="store_true", help="a small table, once, to see that it works")
+    parser.add_argument("--repeats", type=int, default=5, help="turns per way")
     for part in PARTS.values():
         part.add_flags(parser)
     given = parser.parse_args()

@@ -1,12 +1,12 @@
-"""embed-image beside the plain way: `python -m benchmarks.embed_image --pictures DIR`.
+"""embed-image and the plain way: `python -m benchmarks.embed_image --pictures DIR`.
 
-The plain way is a loop over files: PIL, the model's own transform, and `encode_image` in fp32, one picture at a time as
-the README of open_clip shows it, or in batches. Ours is what the stage calls for a shard: decoding ahead of the model,
-scaled or exact, in threads or processes, and bf16. All ways take turns in one process, so that what disturbs the
-machine disturbs all of them; the best of the rounds counts. Wall and CPU time (processes included) are a picture's.
+The plain way loops over files: PIL, the model's own transform, and `encode_image` in fp32, one picture at a time as in
+the README of open_clip, or in batches. Ours is what the stage calls per shard: decoding ahead of the model, scaled or
+exact, in threads or processes, and bf16. All ways take turns in one process, so that other load affects all of them;
+the best round counts. Wall and CPU time (subprocesses included) are per picture.
 
-No weights of open_clip come with its package: they are random here, which costs the same time. `--image-encoder
-packaged/efficientnet-lite0` (whose cosines mean something) and any other name of embed-image can be given.
+open_clip's package comes without weights, so they are random here, which takes the same time. `--image-encoder` takes
+any encoder of embed-image, such as packaged/efficientnet-lite0, whose cosines are meaningful.
 """
 
 import argparse
@@ -32,7 +32,7 @@ BATCH = 32
 
 @dataclass
 class Way:
-    """name: in the table. run: all pictures -> (n, d). wall, cpu: seconds of each round."""
+    """name: in the table. run: embeds all pictures, (n, d). wall, cpu: seconds per round."""
 
     name: str
     run: Callable[[], Vectors]
@@ -48,7 +48,7 @@ class Way:
 
 
 def cpu_seconds() -> float:
-    """Of this process and, on Linux, of those that decode for it."""
+    """CPU seconds of this process and, on Linux, of its decoding processes."""
     total = time.process_time()
     for child in multiprocessing.active_children():
         stat = Path(f"/proc/{child.pid}/stat")
@@ -59,7 +59,7 @@ def cpu_seconds() -> float:
 
 
 def made_up_pictures(folder: Path, count: int, side: int) -> list[Path]:
-    """JPEGs with the coarse shapes and the fine grain of photographs, so that decoding costs what it costs there."""
+    """JPEGs with the coarse shapes and fine grain of photographs, so that decoding takes as long as for those."""
     from PIL import Image
 
     random = np.random.default_rng(0)
@@ -73,7 +73,7 @@ def made_up_pictures(folder: Path, count: int, side: int) -> list[Path]:
 
 @contextmanager
 def pictures(given: Path | None, count: int, side: int) -> Iterator[list[Path]]:
-    """`count` files, those of the folder again and again if need be."""
+    """`count` files; those of the folder are repeated if there are fewer."""
     if given is not None:
         found = sorted(path for path in given.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
         if not found:
@@ -89,8 +89,8 @@ def plain_ways(located: Any, paths: Sequence[Path]) -> list[Way]:
     import torch
     from PIL import Image
 
-    from antpipe.features.encoders.identity import quiet
-    from antpipe.features.image.models import library_model
+    from antpipe.features.encoders.located import quiet
+    from antpipe.features.image.encoders import library_model
 
     with quiet():
         transform, network, _ = library_model(located, torch.device("cpu"))
@@ -108,12 +108,13 @@ def plain_ways(located: Any, paths: Sequence[Path]) -> list[Way]:
 
 
 def our_ways(located: Any, paths: Sequence[Path], workers: int, quick: bool) -> list[Way]:
-    from antpipe.features.image.decoding import Source
-    from antpipe.features.image.embedder import ImageSettings, make_embedder
+    from antpipe.features.image.embedder import make_embedder
+    from antpipe.features.image.encoders import ImageSettings
+    from antpipe.features.image.pictures import PictureFile
     from antpipe.runtime.devices import cpu_multiplies_bf16
 
     hashes = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in set(paths)}
-    contents = [(Source(str(path), hashes[path]),) for path in paths]
+    contents = [(PictureFile(str(path), hashes[path]),) for path in paths]
     base = ImageSettings(located, "cpu", "fp32", "exact", None, False, BATCH, 0)
 
     def way(name: str, settings: ImageSettings) -> Way:
@@ -133,11 +134,11 @@ def our_ways(located: Any, paths: Sequence[Path], workers: int, quick: bool) -> 
 
 
 def random_weights(model: str, folder: Path) -> str:
-    """An encoder name: MODEL of open_clip with a checkpoint of random weights."""
+    """An encoder name: an open_clip model with a checkpoint of random weights."""
     import open_clip
     import torch
 
-    from antpipe.features.encoders.identity import quiet
+    from antpipe.features.encoders.located import quiet
 
     torch.manual_seed(0)
     path = folder / "random.pt"
@@ -169,16 +170,16 @@ def show(ways: Sequence[Way], count: int) -> None:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pictures", type=Path, help="folder of pictures (default: made up, 3:4)")
-    parser.add_argument("--side", type=int, default=1500, help="width of made up pictures")
-    parser.add_argument("--picture-count", type=int, default=192, help="how many; a folder's may come several times")
-    parser.add_argument("--image-model", default="ViT-B-32", help="of open_clip, with random weights")
-    parser.add_argument("--image-encoder", help="in its place: as --encoder of embed-image")
-    parser.add_argument("--workers", type=int, default=1, help="processes of the way that has some (0: none)")
+    parser.add_argument("--pictures", type=Path, help="folder of pictures (default: generated, 3:4)")
+    parser.add_argument("--side", type=int, default=1500, help="width of generated pictures")
+    parser.add_argument("--picture-count", type=int, default=192, help="number of pictures; files may be repeated")
+    parser.add_argument("--image-model", default="ViT-B-32", help="open_clip model, with random weights")
+    parser.add_argument("--image-encoder", help="use this --encoder of embed-image instead")
+    parser.add_argument("--workers", type=int, default=1, help="processes of the way with processes (0: skip it)")
 
 
 def run(given: argparse.Namespace) -> None:
-    """Measure and print the table. given: the flags of `add_flags`, and repeats and quick."""
+    """Measure and print the table. given: the flags of `add_flags`, repeats and quick."""
     import torch
 
     from antpipe.features.image.encoders import locate_image_encoder
@@ -203,8 +204,8 @@ def run(given: argparse.Namespace) -> None:
 def main() -> None:
     tune_process()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few small pictures, once: only to see that it runs")
-    parser.add_argument("--repeats", type=int, default=3, help="turns of each way")
+    parser.add_argument("--quick", action="store_true", help="few small pictures, once, to see that it works")
+    parser.add_argument("--repeats", type=int, default=3, help="turns per way")
     add_flags(parser)
     run(parser.parse_args())
 

@@ -1,9 +1,8 @@
-"""Texts to vectors, antpipe beside `SentenceTransformer.encode` at its defaults: `python -m benchmarks.embed_text`.
+"""Texts to vectors, antpipe and `SentenceTransformer.encode` at its defaults: `python -m benchmarks.embed_text`.
 
-All ways embed the same different texts in one process and take turns; the best turn of each counts, as wall and as
-processor time. The least cosine of each way's vectors to those of `encode` is printed beside it. The texts are made of
-the words of the sample shops, with lengths spread as those of titles with descriptions; `--table FILE --column NAME`
-takes real ones.
+All ways embed the same distinct texts in one process and take turns; the best turn of each counts, in wall and in CPU
+time. The table also has the minimum cosine of each way's vectors to those of `encode`. The texts are generated from the
+words of the sample shops, with lengths like titles with descriptions; `--table FILE --column NAME` reads real ones.
 """
 
 import argparse
@@ -24,7 +23,7 @@ PLAIN = "encode, defaults"
 
 @dataclass
 class Turn:
-    """The best turns of a way, in seconds, and its vectors."""
+    """The best times of a way in seconds, and its vectors."""
 
     wall: float
     cpu: float
@@ -32,18 +31,18 @@ class Turn:
 
 
 def made_up(count: int, seed: int = 0) -> list[str]:
-    """Different texts of 3 to 300 words, half of them of 20 or fewer."""
-    from antpipe.features.ingest.sample import words as sample_words
+    """Distinct texts of 3 to 300 words; half of them have at most 20."""
+    from antpipe.features.ingest.sample.words import words
 
-    tables = (sample_words.STYLES, sample_words.COLOURS, sample_words.MATERIALS)
-    words = [word for table in tables for group in table.values() for part in group for word in part.split()]
+    tables = (words().styles, words().colours, words().materials)
+    parts = [word for table in tables for group in table.values() for part in group for word in part.split()]
     rng = np.random.default_rng(seed)
     lengths = np.clip(np.exp(rng.normal(np.log(20), 0.9, count)), 3, 300).astype(int)
-    return [" ".join([f"No. {n}", *rng.choice(words, length)]) for n, length in enumerate(lengths)]
+    return [" ".join([f"No. {n}", *rng.choice(parts, length)]) for n, length in enumerate(lengths)]
 
 
 def from_table(path: Path, column: str, count: int, seed: int = 0) -> list[str]:
-    """Different texts of a column of a CSV (also .gz) or Parquet file, drawn at random."""
+    """Distinct texts of a column of a CSV (also .gz) or Parquet file, drawn at random."""
     import polars as pl
 
     frame = (
@@ -55,11 +54,11 @@ def from_table(path: Path, column: str, count: int, seed: int = 0) -> list[str]:
 
 
 def ways_of(names: list[str], encoder: str, budget: int) -> dict[str, Callable[[list[str]], Any]]:
-    """The plain way first, then antpipe's embedder as embed-text would use it."""
+    """The plain way first, then antpipe's embedder as embed-text uses it."""
     from sentence_transformers import SentenceTransformer
 
-    from antpipe.features.encoders.identity import quiet
-    from antpipe.features.text.batches import make_embedder
+    from antpipe.features.encoders.located import quiet
+    from antpipe.features.text.embedder import make_embedder
     from antpipe.features.text.encoders import TextSettings, locate_text_encoder
 
     located = locate_text_encoder(encoder, "another --encoder")
@@ -95,7 +94,7 @@ def ways_of(names: list[str], encoder: str, budget: int) -> dict[str, Callable[[
 
 
 def compare(texts: list[str], ways: dict[str, Callable[[list[str]], Any]], repeats: int) -> dict[str, Turn]:
-    """The ways in alternation; each warms up on some texts first."""
+    """Let the ways take turns; each warms up on some texts first."""
     for way in ways.values():
         way(texts[:: max(1, len(texts) // 64)])
     best = {name: Turn(float("inf"), float("inf"), None) for name in ways}
@@ -128,16 +127,16 @@ def show(texts: list[str], best: dict[str, Turn]) -> None:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--texts", type=int, default=2000, help="how many")
-    parser.add_argument("--text-encoder", default="packaged/all-MiniLM-L6-v2", help="as --encoder of embed-text")
-    parser.add_argument("--text-ways", default="fp32,bf16", help=f"of {', '.join(WAYS)}")
-    parser.add_argument("--token-budget", type=int, default=2048, help="as that of embed-text")
-    parser.add_argument("--table", type=Path, help="CSV or Parquet file to take the texts from")
+    parser.add_argument("--texts", type=int, default=2000, help="number of texts")
+    parser.add_argument("--text-encoder", default="packaged/all-MiniLM-L6-v2", help="--encoder of embed-text")
+    parser.add_argument("--text-ways", default="fp32,bf16", help=f"{', '.join(WAYS)}")
+    parser.add_argument("--token-budget", type=int, default=2048, help="--token-budget of embed-text")
+    parser.add_argument("--table", type=Path, help="CSV or Parquet file to read the texts from")
     parser.add_argument("--column", default="title", help="its column")
 
 
 def run(given: argparse.Namespace) -> None:
-    """Measure and print the table. given: the flags of `add_flags`, and repeats and quick."""
+    """Measure and print the table. given: the flags of `add_flags`, repeats and quick."""
     names = given.text_ways.split(",")
     if not set(names) <= set(WAYS):
         raise SystemExit(f"--text-ways {given.text_ways}: choose from {', '.join(WAYS)}")
@@ -149,8 +148,8 @@ def run(given: argparse.Namespace) -> None:
 def main() -> None:
     tune_process()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few texts, once: only to see that it runs")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each way")
+    parser.add_argument("--quick", action="store_true", help="few texts, once, to see that it works")
+    parser.add_argument("--repeats", type=int, default=5, help="turns per way")
     add_flags(parser)
     run(parser.parse_args())
 

@@ -1,8 +1,8 @@
 """`embed-text` with the local engine and on Ray, on this machine: `python -m benchmarks.engines`.
 
-Makes a catalogue of made up product texts in a temporary folder and embeds copies of it in turns, each in a process of
-its own as a user would, with the packaged encoder. Prints for each way the texts a second while embedding, the seconds
-from start to end, and whether the artefact has the same bytes as the first one.
+Generates a catalogue of product texts in a temporary folder and embeds copies of it with the packaged encoder. The ways
+take turns, each in a process of its own. Prints per way the texts per second while embedding, the seconds of the whole
+command, and whether the artefact has the same bytes as the first one.
 """
 
 import argparse
@@ -30,7 +30,7 @@ SHOP = "shop"
 
 @dataclass(frozen=True)
 class Run:
-    """What one embedding cost. rate: texts a second, without loading; seconds: of the whole command."""
+    """The cost of one embedding. rate: texts per second, without loading; seconds: of the whole command."""
 
     rate: float
     seconds: float
@@ -38,7 +38,7 @@ class Run:
 
 
 def make_shop(store: Store, items: int) -> None:
-    """A catalogue of made up texts, without interactions."""
+    """A catalogue of generated texts, without interactions."""
     texts = made_up(items)
     empty = {"title": "", "price": None, "currency": None, "category": [], "image_urls": [], "image_files": []}
     table = pl.DataFrame({"item_id": [f"{number:08}" for number in range(items)], "text": texts}).with_columns(
@@ -56,7 +56,7 @@ def make_shop(store: Store, items: int) -> None:
 
 
 def ways(cores: int) -> dict[str, list[str]]:
-    """Flags of each way; all cores are at work in each."""
+    """Flags of each way; each uses all cores."""
     one = ["--threads", "1", "--ray-cpus", "1", "--ray-workers"]
     return {
         f"local, {cores} threads": ["--threads", str(cores)],
@@ -75,7 +75,7 @@ def embed(root: Path, flags: Sequence[str], shard_size: int) -> Run:
         done = subprocess.run([sys.executable, "-m", "antpipe", *words], check=False, stdout=subprocess.PIPE)
         seconds = time.monotonic() - begun
         if done.returncode:
-            raise SystemExit(f"antpipe {' '.join(words)} left with exit code {done.returncode}")
+            raise SystemExit(f"antpipe {' '.join(words)} ended with exit code {done.returncode}")
         [result] = json.loads(done.stdout)
         sha256 = hashlib.sha256((store / SHOP / "text.arrow").read_bytes()).hexdigest()
         return Run(result["figures"]["items_per_second"], seconds, sha256)

@@ -1,9 +1,9 @@
-"""Ranking a test split beside the straightforward way: `python -m benchmarks.evaluate`.
+"""Ranking a test split with antpipe and the straightforward way: `python -m benchmarks.evaluate`.
 
-Straightforward: scores by numpy in blocks of users, a full argsort of each row, and a Python loop over users that looks
-the target up in the order, once among all items and once without the user's history. antpipe: `rank_examples` and
-`metrics`. Each runs in a process of its own, so that its peak memory is its own; they take turns. Both must come to
-the same metrics. At last, all that `antpipe evaluate` computes: item vectors and histories through the model, too.
+Straightforward: scores by numpy in blocks of users, a full argsort per row, and a Python loop over users that looks up
+the target in that order, once among all items and once without the user's history. antpipe: `rank_examples` and
+`metrics`. Each runs in its own process, to measure its own peak memory, and they take turns. Their metrics must agree.
+The last line times everything that `antpipe evaluate` computes, including item and history vectors.
 """
 
 import argparse
@@ -19,19 +19,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SIZES = {"scientific": (8_442, 5_282), "large": (20_000, 50_000)}  # users, items; as Amazon Scientific, and larger
+SIZES = {"scientific": (8_442, 5_282), "large": (20_000, 50_000)}  # users, items; Amazon Scientific, and a larger shop
 QUICK = (60, 400)
 WIDTH = 256
-SCORES_AT_ONCE = 1 << 26  # of the straightforward way, 256 MB
+SCORES_AT_ONCE = 1 << 26  # by the straightforward way, 256 MB
 Floats = NDArray[np.float32]
-# Positions that may come out otherwise: the straightforward way's float32 puts an item that scores all but the same on
-# the wrong side of the target; antpipe scores such items again in float64.
+# Positions that may differ: in float32, the straightforward way may put an item with nearly the same score on the wrong
+# side of the target; antpipe scores such items again in float64.
 NEAR_TIES = 5
 Figures = dict[str, dict[str, float]]
 
 
 def split_of(users: int, items: int) -> Any:
-    """One test position a user, after histories and items like those of a real shop."""
+    """One test position per user, with histories and item popularity like those of a real shop."""
     from antpipe.core.batches import examples
     from benchmarks.synthetic_shops import sequences
 
@@ -39,7 +39,7 @@ def split_of(users: int, items: int) -> Any:
 
 
 def vectors_of(users: int, items: int, part: Any) -> tuple[Floats, Floats]:
-    """Unit vectors; a query leans towards its target, so that targets are found about as often as by a real model."""
+    """Unit vectors; queries lean towards their targets, so the metrics are similar to those of a real model."""
     rng = np.random.default_rng(1)
     catalogue = rng.standard_normal((items, WIDTH), dtype=np.float32)
     queries = rng.standard_normal((users, WIDTH), dtype=np.float32) + 0.2 * catalogue[part.targets()]
@@ -80,7 +80,7 @@ def our_metrics(queries: Floats, items: Floats, part: Any) -> Figures:
 
 
 def encoder(users: int, items: int) -> Callable[[], Figures]:
-    """What evaluation does with a model before and while it ranks: item vectors, histories, ranks and metrics."""
+    """All of an evaluation with a model: item vectors, history vectors, ranks and metrics."""
     import torch
 
     from antpipe.core.batches import examples
@@ -100,7 +100,7 @@ def encoder(users: int, items: int) -> Callable[[], Figures]:
 
 
 def work(way: str, users: int, items: int) -> None:
-    """One process: evaluates each time a line comes in, and answers with seconds, memory and figures."""
+    """One process: evaluates whenever it reads a line, and prints seconds, memory and figures."""
     from antpipe.runtime.process import tune_process
 
     if way != "plain":
@@ -134,7 +134,7 @@ def peak_mb() -> float:
 
 
 class Worker:
-    """A process that evaluates when asked to."""
+    """A process that evaluates on request."""
 
     def __init__(self, way: str, users: int, items: int) -> None:
         words = ["--work", way, "--users", str(users), "--items", str(items)]
@@ -161,7 +161,7 @@ class Worker:
         self.process.wait()
 
     def best(self, figure: str) -> float:
-        """The least of all turns is the one that others disturbed least; the peak is that of all."""
+        """The minimum over all turns (the least disturbed one); of the peak, the maximum."""
         values = [answer[figure] for answer in self.answers]
         return max(values) if figure == "peak" else min(values)
 
@@ -192,9 +192,9 @@ def compare(users: int, items: int, repeats: int) -> None:
 
 
 def whole(users: int, items: int, repeats: int) -> None:
-    """All that `antpipe evaluate` computes, besides loading."""
+    """Time everything that `antpipe evaluate` computes, except loading."""
     worker = Worker("whole", users, items)
-    for _ in range(repeats + 1):  # the first one warms up
+    for _ in range(repeats + 1):  # the first turn warms up
         worker.turn()
     print(
         f"{users:,} users x {items:,} items with encoding: CPU {worker.best('cpu'):.2f} s, wall "
@@ -205,7 +205,7 @@ def whole(users: int, items: int, repeats: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=SIZES, help="only this one")
+    parser.add_argument("--size", choices=SIZES, help="only this size")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
     parser.add_argument("--work", choices=("plain", "ours", "whole"), help=argparse.SUPPRESS)

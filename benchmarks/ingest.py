@@ -1,8 +1,8 @@
-"""`ingest amazon` and `build-sequences` beside a straightforward pipeline: `python -m benchmarks.ingest`.
+"""`ingest amazon` and `build-sequences` and a straightforward pipeline: `python -m benchmarks.ingest`.
 
-Both read the same made-up reviews (review_lines.py), drop identical lines, take the 5-core, sort and number; antpipe
-also writes its store. Each run is a process of its own, so that its peak memory is its own, and the two take turns.
-What they found is compared before anything is printed.
+Both read the same generated reviews (review_lines.py), drop identical lines, take the 5-core, sort and number; antpipe
+also writes its store. Each run has its own process, to measure its own peak memory, and the two take turns. Their
+results are compared before anything is printed.
 """
 
 import argparse
@@ -22,7 +22,7 @@ MEMORY = {"parsing_peak": "MB, parsing", "peak": "MB, all"}
 
 
 def run(way: str, path: Path, scratch: Path) -> dict[str, Any]:
-    """One run in a process of its own: seconds, peak memory in MB, and what was found."""
+    """One run in its own process: seconds, peak memory in MB, and a summary of the result."""
     words = [sys.executable, "-m", "benchmarks.ingest_worker", way, str(path), str(scratch)]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, env=os.environ, check=False)
     if done.returncode:
@@ -32,7 +32,7 @@ def run(way: str, path: Path, scratch: Path) -> dict[str, Any]:
 
 
 def compare(path: Path, scratch: Path, repeats: int) -> dict[str, dict[str, float]]:
-    """Both ways in turns. Of each the best seconds (others disturbed it least) and the highest memory."""
+    """Let both ways take turns. Returns the minimum seconds (the least disturbed run) and maximum memory of each."""
     runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     for _ in range(repeats):
         for way, done in runs.items():
@@ -75,7 +75,7 @@ def show(table: dict[int, dict[str, dict[str, float]]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", default="1000000,5000000", help="sizes, separated by commas")
-    parser.add_argument("--folder", type=Path, help="where the made reviews are kept (1.4 GB; default: thrown away)")
+    parser.add_argument("--folder", type=Path, help="where to keep the generated reviews (1.4 GB; default: nowhere)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
     asked = parser.parse_args()

@@ -1,11 +1,12 @@
 """One run of the ingest benchmark: `python -m benchmarks.ingest_worker plain|antpipe REVIEWS SCRATCH`.
 
-Prints what it took and what was found, as JSON. Seconds count from before the way's own imports to its last result;
-comparing the results comes after.
+Prints its cost and a summary of the result as JSON. Seconds count from before the way's own imports to its last result,
+without the summary.
 """
 
 import hashlib
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterable
@@ -18,13 +19,13 @@ BEGAN = time.perf_counter(), time.process_time()
 
 def peak() -> float:
     """Peak memory so far in MB."""
-    # Not ru_maxrss: that of a new process begins with what its parent held.
+    # Not ru_maxrss: in a new process, it starts at the memory of its parent.
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) / 1024
 
 
 class Clock:
-    """Time and memory until parsing was through, and until the end."""
+    """Time and memory at the end of parsing, and at the end."""
 
     def __init__(self) -> None:
         self.taken: dict[str, float] = {}
@@ -37,7 +38,7 @@ class Clock:
 
 
 def found(users: list[str], items: list[str], histories: Iterable[list[Any]], interactions: int) -> dict[str, Any]:
-    """How many there are, and a hash of all: ids in order, and each user's [item, milliseconds] in time."""
+    """Counts, and a hash of everything: ids in order, and each user's [item, milliseconds] in order of time."""
     digest = hashlib.sha256(json.dumps([users, items]).encode())
     for history in histories:
         digest.update(json.dumps(history).encode())
@@ -60,19 +61,24 @@ def antpipe(path: Path, clock: Clock, scratch: Path) -> dict[str, Any]:
 
     tune_process()
     from antpipe.features.build_sequences import build_sequences
+    from antpipe.features.ingest.amazon.files import Release
     from antpipe.features.ingest_amazon import ingest_amazon
+    from antpipe.runtime.logs import log
     from antpipe.settings.features import SequenceConfig
     from antpipe.settings.ingest import IngestConfig
     from antpipe.store.store import Store
 
-    def announce(told: str) -> None:
-        if told.startswith(path.name):  # said as soon as the file is read
-            clock.parsed()
+    class Noticed(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().startswith(path.name):  # logged as soon as the file is read
+                clock.parsed()
 
+    log.addHandler(Noticed())
+    log.setLevel(logging.INFO)
     store, domain = Store(scratch / "store"), path.name.removesuffix("_5.json.gz")
     rules = IngestConfig(keep_without_metadata=True)
-    ingest_amazon(store, path.parent, domain, rules, force=True, announce=announce)
-    build_sequences(store, [domain], SequenceConfig(), force=True, warn=announce)
+    ingest_amazon(Release(store, path.parent, domain, rules), force=True)
+    build_sequences(store, [domain], SequenceConfig(), force=True)
     clock.ended()
     sequences = store.domain(domain).sequences()
     ends = sequences.offsets.tolist()

@@ -1,8 +1,8 @@
-"""Pre-training on a mix of a million items: `python -m benchmarks.large_mix`. Prints time a step and peak memory.
+"""Pre-training on a mix of a million items: `python -m benchmarks.large_mix`. Prints time per step and peak memory.
 
-Makes a store of four shops (250,000 items each, random 768-wide texts, 100,000 users) in a temporary folder, 1.6 GB on
-disk, then runs `antpipe train` on it as a user would, in a process of its own, with a validation at the end; and
-`train --stage scratch` on one of the shops, whose catalogue is above `--sampled-above`.
+Generates a store of four shops (250,000 items each, random text vectors of width 768, 100,000 users in total) in a
+temporary folder, 1.6 GB on disk. Runs `antpipe train --stage pretrain` on it in a process of its own, with one
+validation at the end, and `--stage scratch` on one of the shops, whose catalogue is above `--sampled-above`.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from antpipe.store.store import Store
 SHOPS = 4
 WIDTH = 768
 ROWS_AT_ONCE = 20_000
-VALIDATED = 1_000  # positions of each shop, among all its items
+VALIDATED = 1_000  # positions per shop, ranked among all its items
 
 
 def make_shop(store: Store, name: str, items: int, users: int, seed: int) -> None:
-    """A shop with a random text vector for each item, and histories of 5 to 15 items."""
+    """A shop with a random text vector per item, and histories of 5 to 15 items."""
     rng = np.random.default_rng(seed)
     ids = pl.Series("item_id", [f"{number:07}" for number in range(items)])
     lengths = rng.integers(5, 16, users)
@@ -71,11 +71,11 @@ def make_shop(store: Store, name: str, items: int, users: int, seed: int) -> Non
                 feature.values[start : start + len(some)] = some / np.sqrt(WIDTH)
             feature.present[:] = True
         out.details["encoder"] = {"name": "random", "revision": "1"}
-    build_sequences(store, [name], SequenceConfig(), force=False, warn=str)
+    build_sequences(store, [name], SequenceConfig())
 
 
 def train(store: Store, stage: str, domains: list[str], steps: int) -> dict[str, float]:
-    """What `antpipe train` says a run of some steps cost; it validates once, at its end."""
+    """The cost that `antpipe train` reports for this many steps, with one validation at the end."""
     run = store.root.parent / stage
     words = ["train", "--stage", stage, "--domains", ",".join(domains), "--limit-steps", str(steps)]
     words += ["--valid-sample", str(VALIDATED)]
@@ -83,14 +83,14 @@ def train(store: Store, stage: str, domains: list[str], steps: int) -> dict[str,
         [sys.executable, "-m", "antpipe", *words, "--out", str(run), "--store", str(store.root)], check=False
     )
     if done.returncode:
-        raise SystemExit(f"antpipe {' '.join(words)} left with exit code {done.returncode}")
+        raise SystemExit(f"antpipe {' '.join(words)} ended with exit code {done.returncode}")
     cost: dict[str, float] = json.loads((run / "cost.json").read_text(encoding="utf-8"))
     return cost
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--items", type=int, default=1_000_000, help="of all shops together")
+    parser.add_argument("--items", type=int, default=1_000_000, help="items of all shops together")
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--steps", type=int, default=30)
     asked = parser.parse_args()

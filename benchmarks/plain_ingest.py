@@ -1,8 +1,8 @@
-"""Reviews to sequences as one writes it down: gzip, json, sets and dictionaries. The measure for `ingest amazon`.
+"""Reviews to sequences the straightforward way: gzip, json, sets and dictionaries. The baseline for `ingest amazon`.
 
-The rules are antpipe's, so that both give the same: of identical lines the first stays (told by what the line says
-that is used later: keeping all lines would take some GB), 5-core by dropping until nothing changes, users and items
-numbered by their sorted ids, histories by time and then by place in the file.
+The rules are antpipe's, so both give the same result: the first of identical lines is kept (compared by the fields used
+later, since whole lines would take several GB), the k-core drops rows until nothing changes, users and items are
+numbered by their sorted ids, and histories are ordered by time, then by line.
 """
 
 import gzip
@@ -37,7 +37,7 @@ def k_core(rows: list[Row], least: int) -> list[Row]:
 
 
 def sequences(rows: list[Row]) -> tuple[list[str], list[str], list[list[tuple[int, int]]]]:
-    """Sorted ids of users and items, and each user's (item, milliseconds) in time."""
+    """Sorted ids of users and items, and each user's (item, milliseconds) in order of time."""
     users, items = sorted({row[0] for row in rows}), sorted({row[1] for row in rows})
     user_number = {name: number for number, name in enumerate(users)}
     item_number = {name: number for number, name in enumerate(items)}

@@ -1,8 +1,8 @@
 """ANT's training step written the straightforward way, over the weights of an antpipe model.
 
-One prefix a row, padded to the full length; every position of every row projected by every expert, one expert after
-the other; attention as two matrix products and a softmax; the loss as the logarithm of a quotient of exponentials.
-The mathematics are those of docs/method.md, so at dropout 0 the loss is antpipe's.
+One prefix per row, padded to the full length; every position of every row is projected by each expert in turn;
+attention is two matrix products and a softmax; the loss is the logarithm of a quotient of exponentials. The mathematics
+are those of docs/method.md, so without dropout the loss equals antpipe's.
 """
 
 import math
@@ -22,7 +22,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Rows:
-    """Prefixes, one a row. items: (B, L) global rows, -1 where padded at the end; length, target: (B,)."""
+    """Prefixes, one per row. items: (B, L) global rows, padded at the end with -1; length, target: (B,)."""
 
     items: Ints
     length: Ints
@@ -30,7 +30,7 @@ class Rows:
 
 
 def rows_of(windows: Windows, chosen: Ints, max_len: int) -> Rows:
-    """Every prefix that the chosen windows serve, as a row of its own."""
+    """Every prefix of the chosen windows as a row of its own."""
     items, length, target = [], [], []
     for window in chosen:
         first, whole = windows.first[window], windows.length[window]
@@ -62,7 +62,7 @@ def modality(experts: ModalityExperts, x: Tensor, training: bool) -> Tensor:
 
 
 def items_of(model: Ant, tables: dict[str, Tensor], rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """rows: (...) of the tables, which have a row of zeros at the end for -1. Returns fused (..., D), and the parts."""
+    """rows: (...) of the tables, whose last row is zeros, for -1. Returns fused vectors (..., D), and the parts."""
     parts = {}
     for name, experts in model.modalities.items():
         assert isinstance(experts, ModalityExperts)
@@ -87,7 +87,7 @@ def layer_of(layer: TransformerLayer, x: Tensor, mask: Tensor, training: bool) -
 
 
 def last_hidden(model: Ant, items: Tensor, length: Tensor) -> Tensor:
-    """items: (B, L, D); length: (B,). What the model expects after each row's last item, (B, D)."""
+    """items: (B, L, D); length: (B,). The vector expected after each row's last item, (B, D)."""
     full = items.shape[1]
     x = model.input_norm(items + model.positions.weight[:full])
     x = F.dropout(x, model.config.hidden_dropout, model.training)
@@ -108,7 +108,7 @@ def negative_log(scores: Tensor, labels: Tensor, allowed: Tensor | None = None) 
 
 
 def plain_target_loss(model: Ant, tables: dict[str, Tensor], rows: Rows) -> Tensor:
-    """Full softmax over the catalogue, which is projected in every step."""
+    """Full softmax over the catalogue, which is projected again in every step."""
     sequence, _ = items_of(model, tables, torch.from_numpy(rows.items))
     hidden = last_hidden(model, sequence, torch.from_numpy(rows.length))
     catalogue, _ = items_of(model, tables, torch.arange(len(tables["text"]) - 1))

@@ -1,7 +1,7 @@
-"""What planning a catalogue's embedding costs: `python -m benchmarks.planning`. Prints memory and seconds.
+"""The cost of planning the embedding of a catalogue: `python -m benchmarks.planning`. Prints memory and seconds.
 
-The process that plans, and hands out shards, keeps something for each item, and for each picture; the rest of its
-memory does not grow. Names of pictures are as long as those that fetch-images gives; their files need not be there.
+The memory of the process that plans and hands out shards grows with the number of items and pictures only. Picture
+names are as long as those of fetch-images; their files need not exist.
 """
 
 import argparse
@@ -12,23 +12,29 @@ from pathlib import Path
 
 import numpy as np
 
-from antpipe.features.image.lists import PictureLists
-from antpipe.features.image.pictures import Picture, first_of_each_item, hashed, listed_pictures, pictures_digest
+from antpipe.features.image.pictures import (
+    Picture,
+    PictureLists,
+    first_of_each_item,
+    hashed,
+    listed_pictures,
+    pictures_digest,
+)
 from antpipe.features.shards.plan import cut, plan_rows
 
 
 def peak() -> int:
-    """Bytes of memory this process had at most."""
+    """Peak memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def kept() -> int:
-    """Bytes of memory this process has now (Linux)."""
+    """Current memory of this process in bytes (Linux)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def list_pictures(count: int) -> None:
-    """Do with the names of so many pictures, one an item, what embed-image does before it embeds."""
+    """Do what embed-image does before it embeds, with `count` picture names, one per item."""
     before, begun = kept(), time.monotonic()
 
     def found() -> list[Picture]:
@@ -50,7 +56,7 @@ def list_pictures(count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=5_000_000)
-    parser.add_argument("--pictures", type=int, help="list so many pictures instead")
+    parser.add_argument("--pictures", type=int, help="list this many pictures instead")
     parser.add_argument("--shard-size", type=int, default=8192)
     asked = parser.parse_args()
     if asked.pictures:

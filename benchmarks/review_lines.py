@@ -1,8 +1,8 @@
-"""Review lines in the shape of the release of 2018, as many as wanted, for the benchmark of ingest.
+"""Any number of generated review lines in the format of the 2018 release, for the benchmark of ingest.
 
-They are made up, but built like real ones: in the order of the items, as published; users and items with a few rows
-each and some with very many; texts of a lognormal length (330 characters on average) from words whose frequencies fall
-like those of a language; a few in a hundred lines repeated byte by byte. The same number and seed give the same lines.
+They are like real ones: ordered by item, as published; most users and items have a few rows, some have very many; texts
+have lognormal lengths (330 characters on average) and word frequencies that fall as in a language; 3% of the lines
+repeat the line before, byte by byte. The same number and seed give the same lines.
 """
 
 import gzip
@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-LINES_A_USER, LINES_AN_ITEM = 3.3, 17.5  # on average; Home_and_Kitchen of 2023: 2.9 and 18.2
-SPREAD = 1.5  # of the logarithm of their shares: two thirds of the lines are in the 5-core
-REPEATED = 0.03  # share of lines that repeat one just before
+LINES_PER_USER, LINES_PER_ITEM = 3.3, 17.5  # on average; Home_and_Kitchen of 2023: 2.9 and 18.2
+SPREAD = 1.5  # standard deviation of the log of their shares: two thirds of the lines are in the 5-core
+REPEATED = 0.03  # share of lines that repeat the line before
 TEXTS, WORDS = 20_000, 30_000
 FIRST_DAY, DAYS = datetime(2000, 1, 1, tzinfo=UTC), 6_800  # up to summer 2018
 AT_ONCE = 50_000
@@ -24,7 +24,7 @@ LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def review_file(folder: Path, lines: int, seed: int = 0) -> Path:
-    """FOLDER/DOMAIN_5.json.gz with so many lines; made where it is not there, and complete or absent."""
+    """FOLDER/DOMAIN_5.json.gz with this many lines; generated if it does not exist, and then complete."""
     path = folder / f"{domain_of(lines)}_5.json.gz"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,9 +41,9 @@ def domain_of(lines: int) -> str:
 
 
 def review_blocks(lines: int, seed: int) -> Iterator[bytes]:
-    """The lines, many at once."""
+    """The lines, in blocks of AT_ONCE."""
     rng = np.random.default_rng(seed)
-    user, item = _places(rng, lines, LINES_A_USER), np.sort(_places(rng, lines, LINES_AN_ITEM))
+    user, item = _numbers(rng, lines, LINES_PER_USER), np.sort(_numbers(rng, lines, LINES_PER_ITEM))
     day = rng.integers(0, DAYS, lines)
     users, items = _ids("A2", 12, int(user.max()) + 1, rng), _ids("B00", 7, int(item.max()) + 1, rng)
     texts, summaries, names = _texts(rng, TEXTS, 3.5), _texts(rng, TEXTS // 4, 1.2), _texts(rng, TEXTS, 0.6)
@@ -67,15 +67,15 @@ def review_blocks(lines: int, seed: int) -> Iterator[bytes]:
         yield ("\n".join(written) + "\n").encode()
 
 
-def _places(rng: np.random.Generator, lines: int, average: float) -> NDArray[np.int64]:
-    """(lines,) which of lines/average users or items, whose shares are lognormal: most are rare, some very frequent."""
+def _numbers(rng: np.random.Generator, lines: int, average: float) -> NDArray[np.int64]:
+    """(lines,) numbers of lines / average users or items, with lognormal shares: most are rare, some very frequent."""
     share = rng.lognormal(0, SPREAD, max(1, round(lines / average)))
     found: NDArray[np.int64] = np.searchsorted(np.cumsum(share) / share.sum(), rng.random(lines))
     return found
 
 
 def _ids(start: str, length: int, count: int, rng: np.random.Generator) -> list[str]:
-    """Different ids in no order: an odd factor runs through all numbers of the length before it repeats one."""
+    """Distinct ids in no order: multiples of a step that is coprime to the number of possible ids."""
     space = len(LETTERS) ** length
     step = 2 * int(rng.integers(space // 4, space // 2)) + 1
     step += 2 if step % 3 == 0 else 0  # 36 has the factors 2 and 3
@@ -90,7 +90,7 @@ def _ids(start: str, length: int, count: int, rng: np.random.Generator) -> list[
 
 
 def _texts(rng: np.random.Generator, count: int, size: float) -> list[str]:
-    """Texts as JSON strings; size: of the lognormal number of words, exp(size) in the middle."""
+    """Texts as JSON strings; the number of words is lognormal with median exp(size)."""
     letters = np.array(list("etaoinshrdlucmfwypvbgk"))
     lengths = rng.integers(1, 10, WORDS)
     spelt = "".join(rng.choice(letters, lengths.sum()))
@@ -107,6 +107,6 @@ def _texts(rng: np.random.Generator, count: int, size: float) -> list[str]:
 
 
 def _day(number: int) -> tuple[str, int]:
-    """A day as the release writes it (`06 7, 2018`), and the second it begins with."""
+    """A day as the release writes it (`06 7, 2018`), and its first second."""
     day = FIRST_DAY + timedelta(days=number)
     return f"{day.month:02} {day.day}, {day.year}", int(day.timestamp())

@@ -1,20 +1,20 @@
-"""Shops of a stated size for timing: random features, item popularity and history lengths like those of real shops."""
+"""Shops of any size for timing: random features, with item popularity and history lengths like those of real shops."""
 
 import numpy as np
 
 from antpipe.core.catalogue import Catalogue
 from antpipe.store.files import Feature, Sequences
-from antpipe.training.loop import TrainingData
+from antpipe.training.data import TrainingData
 
-WIDTHS = {"text": 768, "image": 512, "price": 64}  # BERT or CLIP-sized features and the code of a price bin
+WIDTHS = {"text": 768, "image": 512, "price": 64}  # like BERT, CLIP and the code of a price bin
 MAX_LEN = 50
 
 
 def sequences(rng: np.random.Generator, items: int, users: int, prefixes: int) -> Sequences:
-    """Histories whose training parts have about `prefixes` prefixes in all; popularity falls like 1 / rank^0.8."""
+    """Histories with about `prefixes` training prefixes in total; popularity falls like 1 / rank^0.8."""
     mean = prefixes / users
     train = np.clip(2 + rng.geometric(1 / max(mean, 1.01), users) - 1, 2, MAX_LEN + 1)
-    lengths = train + 2  # one item each to validate and to test
+    lengths = train + 2  # one item each for validation and test
     weights = 1 / np.arange(1, items + 1) ** 0.8
     values = rng.choice(items, int(lengths.sum()), p=weights / weights.sum()).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -23,7 +23,7 @@ def sequences(rng: np.random.Generator, items: int, users: int, prefixes: int) -
 
 
 def feature(rng: np.random.Generator, items: int, width: int) -> Feature:
-    """Unit-sized random features, present for nine items in ten."""
+    """Random features of about unit length, present for nine items in ten."""
     values = (rng.standard_normal((items, width), dtype=np.float32) / np.sqrt(width)).astype(np.float16)
     present = rng.random(items) < 0.9
     values[~present] = 0
@@ -31,7 +31,7 @@ def feature(rng: np.random.Generator, items: int, width: int) -> Feature:
 
 
 def training_data(items: tuple[int, ...], users: int, prefixes: int, seed: int = 0) -> TrainingData:
-    """Domains of these numbers of items; each has its share of the users and prefixes."""
+    """Domains with these numbers of items; users and prefixes are divided among them."""
     rng = np.random.default_rng(seed)
     names = tuple(f"shop-{number}" for number in range(len(items)))
     columns = {name: tuple(feature(rng, count, width) for count in items) for name, width in WIDTHS.items()}

@@ -1,11 +1,11 @@
-"""How large the shops of the training benchmark are."""
+"""Sizes of the shops of the training benchmark."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """A stage's shop: items of each domain, users and prefixes in all, targets a step."""
+    """A stage's shop: items per domain, users and prefixes in total, targets per step."""
 
     items: tuple[int, ...]
     users: int
@@ -13,7 +13,7 @@ class Sizes:
     batch: int
 
 
-# As large as Amazon Scientific, the paper's target of middle size; and a mix of four sources.
+# relearn: as large as Amazon Scientific, the paper's medium-sized target. pretrain: a mix of four sources.
 FULL = {
     "relearn": Sizes((5282,), 8442, 44_000, 2048),
     "pretrain": Sizes((5000,) * 4, 19_000, 100_000, 2048),

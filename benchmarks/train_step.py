@@ -1,9 +1,9 @@
-"""A training step of antpipe beside the straightforward one: `python -m benchmarks.train_step`.
+"""A training step of antpipe and the straightforward one: `python -m benchmarks.train_step`.
 
-Each way runs in a process of its own, so that its peak memory is its own; they take turns, step by step. The
-straightforward way, with the system's memory settings and with antpipe's, is timed on few rows, of which time and
-memory of the whole batch follow: both are a constant (the catalogue) plus a part for each row, so two sizes give the
-line. `--plain-rows 2048` times the whole batch instead.
+Each way runs in its own process, to measure its own peak memory; they take turns, step by step. The straightforward
+way, with the system's memory settings and with antpipe's, is timed on few rows and extrapolated to the whole batch:
+time and memory are a constant (the catalogue) plus a part per row, so two sizes give the line. `--plain-rows 2048`
+times the whole batch instead.
 """
 
 import argparse
@@ -21,7 +21,7 @@ PLAIN = {"plain": "straightforward", "plain-tuned": "  memory kept"}
 
 
 class Worker:
-    """A process that takes steps when asked to."""
+    """A process that takes steps on request."""
 
     def __init__(self, stage: str, way: str, rows: int, quick: bool) -> None:
         words = [stage, way, str(rows), *(["quick"] if quick else [])]
@@ -54,12 +54,12 @@ class Worker:
         self.process.wait()
 
     def best(self, figure: str) -> float:
-        """Of all steps but the first, which warms up: the least is the one that others disturbed least."""
+        """The minimum over all steps (the least disturbed one), without the first, which warms up."""
         return min(step[figure] for step in self.steps[1:])
 
 
 def matmul_rate(precision: str) -> float:
-    """Measured floating-point operations a second of a (5282, 768) by (768, 2048) product."""
+    """Measured floating-point operations per second of a (5282, 768) by (768, 2048) product."""
     import torch
 
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -73,12 +73,12 @@ def matmul_rate(precision: str) -> float:
 
 
 def least_operations(stage: str, sizes: Sizes, items: float) -> float:
-    """Floating-point operations that a step cannot do without: each item once, each position once, every score."""
+    """The minimum floating-point operations of a step: each item once, each position once, each score once."""
     from antpipe.settings.model import ModelConfig
     from benchmarks.synthetic_shops import WIDTHS
 
     model, p = ModelConfig(), sizes.batch
-    passes = 2 if stage == "relearn" else 3  # a frozen layer needs no gradient of its weights
+    passes = 2 if stage == "relearn" else 3  # a frozen layer needs no weight gradients
     projections = 2 * items * model.experts * model.width * sum(WIDTHS.values()) * 2  # forward, gradient of weights
     layers = 2 * p * 6 * model.width**2 * model.layers * passes
     scores = 2 * p * (items if stage == "relearn" else 2 * p) * model.width * 3
@@ -86,7 +86,7 @@ def least_operations(stage: str, sizes: Sizes, items: float) -> float:
 
 
 def compare(stage: str, plain_rows: tuple[int, ...], repeats: int, quick: bool) -> list[dict[str, Any]]:
-    """The ways in alternation. Returns a row a way."""
+    """Let the ways take turns. Returns one row per way."""
     from antpipe.runtime.devices import cpu_multiplies_bf16
 
     sizes = (QUICK if quick else FULL)[stage]
@@ -119,7 +119,7 @@ def compare(stage: str, plain_rows: tuple[int, ...], repeats: int, quick: bool) 
 
 
 def extrapolated(workers: list[Worker], batch: int) -> dict[str, float]:
-    """Time and memory of a whole batch, on the line through one or two smaller ones."""
+    """Time and memory of a whole batch, on the line through one or two smaller batches."""
     found = {}
     for name in ("wall", "cpu", "peak"):
         last = workers[-1]
@@ -147,7 +147,7 @@ def show(table: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--stage", choices=STAGES, help="only this one")
+    parser.add_argument("--stage", choices=STAGES, help="only this stage")
     parser.add_argument("--plain-rows", default="128,256", help="rows of the straightforward steps: one or two sizes")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")

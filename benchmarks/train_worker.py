@@ -1,8 +1,8 @@
-"""One process of the training benchmark: a way of taking steps, step by step as it is asked to.
+"""One process of the training benchmark, which takes steps on request.
 
-`python -m benchmarks.train_worker STAGE WAY TARGETS [quick]` prints the loss without dropout, then takes a step for
-each number it reads on stdin and prints what that took.
-WAY is `plain`, `plain-tuned` (the same in a process that keeps freed memory, as antpipe does), `fp32` or `bf16`.
+`python -m benchmarks.train_worker STAGE WAY TARGETS [quick]` prints the loss without dropout, then takes a step per
+number that it reads from stdin, and prints its cost. WAY is `plain`, `plain-tuned` (the same in a process that keeps
+freed memory, as antpipe does), `fp32` or `bf16`.
 """
 
 import json
@@ -27,17 +27,18 @@ from antpipe.core.catalogue import item_inputs
 from antpipe.core.model import Ant
 from antpipe.settings.model import ModelConfig
 from antpipe.settings.training import TrainConfig
-from antpipe.training.loop import TrainingData, pretraining_loss, target_loss
+from antpipe.training.data import TrainingData
+from antpipe.training.loop import pretraining_loss, target_loss
 from benchmarks import plain_training as plain
 from benchmarks.synthetic_shops import MAX_LEN, WIDTHS, training_data
 from benchmarks.train_sizes import FULL, QUICK
 
 CPU = torch.device("cpu")
-Loss = Callable[[NDArray[np.int64]], tuple["torch.Tensor", int, int]]  # of windows: loss, targets, items it projects
+Loss = Callable[[NDArray[np.int64]], tuple["torch.Tensor", int, int]]  # windows -> loss, targets, projected items
 
 
 def model_of(stage: str, quick: bool) -> Ant:
-    """The same weights for each way. Gates start at zero; here nothing does, so that a comparison sees them."""
+    """The same weights for each way. Nothing is zero, not even the gates, so that a comparison checks all of them."""
     torch.manual_seed(0)
     model = Ant(replace(ModelConfig(), **({"width": 32} if quick else {})), WIDTHS, MAX_LEN)
     with torch.no_grad():
@@ -49,7 +50,7 @@ def model_of(stage: str, quick: bool) -> Ant:
 
 
 def plain_loss(stage: str, model: Ant, data: TrainingData, windows: Windows) -> Loss:
-    """The straightforward way: raw features in memory as one table a modality."""
+    """The straightforward way: raw features in memory, one table per modality."""
     whole = item_inputs(data.catalogue, WIDTHS, np.arange(len(data.catalogue)), CPU)
     tables = {name: torch.cat([x, torch.zeros_like(x[:1])]) for name, x in whole.features.items()}
 
@@ -66,7 +67,7 @@ def plain_loss(stage: str, model: Ant, data: TrainingData, windows: Windows) -> 
 
 
 def our_loss(stage: str, model: Ant, data: TrainingData, windows: Windows, precision: str = "fp32") -> Loss:
-    """What antpipe's training loop does in a step."""
+    """A step of antpipe's training loop."""
     n = len(data.catalogue)
     inputs_of = partial(item_inputs, data.catalogue, WIDTHS, device=CPU, precision=precision)
     whole = inputs_of(np.arange(n)) if stage == "relearn" else None
@@ -82,7 +83,7 @@ def our_loss(stage: str, model: Ant, data: TrainingData, windows: Windows, preci
 
 
 def windows_of_step(windows: Windows, order: NDArray[np.int64], step: int, targets: int) -> NDArray[np.int64]:
-    """Whole windows with at least `targets` targets in all, others in each step."""
+    """Whole windows with at least `targets` targets in total, different ones in each step."""
     ends = np.cumsum(windows.targets[order])
     start = int(np.searchsorted(ends, step * targets % max(1, int(ends[-1]) - targets)))
     before = int(ends[start - 1]) if start else 0

@@ -4,11 +4,14 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from antpipe.errors import AntpipeError
 from antpipe.runtime.logs import log
 from antpipe.runtime.process import tune_process
+from tests.support.next_commands import fault_of
 
 tune_process()  # as the command does, before any test imports torch
 
@@ -57,3 +60,30 @@ def messages() -> Iterator[list[str]]:
     yield told
     log.removeHandler(handler)
     log.setLevel(before)
+
+
+@pytest.fixture(autouse=True)
+def proposed_commands(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Every command that an error of the test proposes is one that antpipe takes."""
+    proposed: list[str] = []
+    original = AntpipeError.__init__
+
+    def noting(self: AntpipeError, message: str, next_command: Any = None, *more: Any, **named: Any) -> None:
+        original(self, message, next_command, *more, **named)
+        if isinstance(next_command, str):
+            proposed.append(next_command)
+
+    monkeypatch.setattr(AntpipeError, "__init__", noting)
+    yield proposed
+    monkeypatch.undo()
+    assert [fault for fault in map(fault_of, dict.fromkeys(proposed)) if fault] == []
+
+
+@pytest.fixture(autouse=True)
+def as_many_threads_as_before() -> Iterator[None]:
+    """No test leaves torch with another number of threads: the last digits of the next one's training depend on it."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

@@ -1,101 +1,95 @@
 """Commands that make the features and sequences of a domain."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from antpipe import api
 from antpipe.commands import show
-from antpipe.commands.flags import Common, Domains, Force, Modality, app, command, embedded, names, notice
+from antpipe.commands.flags import FEATURES, Call, Domains, Force, Modality, app, command
 from antpipe.errors import PartialError
-from antpipe.runtime.progress import Update
-from antpipe.runtime.progress import on_stderr as progress
-from antpipe.settings.features import (
-    EngineConfig,
-    FetchConfig,
-    ImageConfig,
-    PriceConfig,
-    SequenceConfig,
-    TextConfig,
-    WhitenConfig,
+from antpipe.runtime.terminal import on_stderr
+from antpipe.store.artefacts import StageResult
+
+
+def show_results(call: Call, stage: Callable[..., list[StageResult]], domains: str, force: bool) -> None:
+    """Run a stage on domains and print its results; those that are whole also when another is only partly covered."""
+    try:
+        results = stage(call.store, domains, force=force, progress=on_stderr, **call.settings)
+    except PartialError as error:
+        call.show(list(error.results), show.artefacts(error.results))
+        raise
+    call.show(results, show.artefacts(results))
+
+
+@command(
+    app,
+    "fetch-images",
+    FEATURES,
+    takes=api.features.fetch_images,
+    examples=["antpipe fetch-images --domains Shop --rate 5 --user-agent 'my-shop (me@example.org)'"],
 )
-
-if TYPE_CHECKING:
-    from antpipe.store.artefacts import StageResult
-
-
-@command(app, "fetch-images")
-def fetch_images(common: Common, domains: Domains, config: FetchConfig, force: Force = False) -> None:
-    """Pictures from the web, for the image URLs of the items; a later run goes on where this one ends."""
-    from antpipe.features.fetch_images import fetch_images as stage
-
-    def fetch(name: str, bar: Update) -> "StageResult":
-        return stage(common.store, name, config, force=force, progress=bar, say=notice)
-
-    embed(common, domains, "pictures", fetch)
+def fetch_images(call: Call, domains: Domains, force: Force = False) -> None:
+    """Download pictures; continue where the last run ended."""
+    show_results(call, api.features.fetch_images, domains, force)
 
 
-@command(app, "embed-text")
-def embed_text(
-    common: Common, domains: Domains, config: TextConfig, engine: EngineConfig, force: Force = False
-) -> None:
-    """Texts to vectors, with sentence-transformers."""
-    from antpipe.features.embed_text import embed_text as stage
-
-    def run(name: str, bar: Update) -> "StageResult":
-        return stage(common.store, name, config, force=force, progress=bar, say=notice, engine=engine)
-
-    embed(common, domains, "text", run)
-
-
-@command(app, "embed-image")
-def embed_image(
-    common: Common, domains: Domains, config: ImageConfig, engine: EngineConfig, force: Force = False
-) -> None:
-    """Pictures to vectors, with open_clip or timm."""
-    from antpipe.features.embed_image import embed_image as stage
-
-    def run(name: str, bar: Update) -> "StageResult":
-        return stage(common.store, name, config, force=force, progress=bar, say=notice, engine=engine)
-
-    embed(common, domains, "image", run)
+@command(
+    app,
+    "embed-text",
+    FEATURES,
+    takes=api.features.embed_text,
+    examples=["antpipe embed-text --domains Shop --encoder packaged/all-MiniLM-L6-v2"],
+)
+def embed_text(call: Call, domains: Domains, force: Force = False) -> None:
+    """Turn texts into vectors with sentence-transformers."""
+    show_results(call, api.features.embed_text, domains, force)
 
 
-def embed(common: Common, domains: str, what: str, stage: "Callable[[str, Update], StageResult]") -> None:
-    """Do this for each domain under a progress bar. One that is covered in part does not keep the others from it."""
-    results, partial = [], []
-    for name in names(domains):
-        try:
-            with progress(f"{name} {what}") as bar:
-                results.append(stage(name, bar))
-        except PartialError as error:
-            partial.append(error)
-    common.show(results, show.artefacts(results))
-    if partial:
-        raise PartialError("; ".join(error.message for error in partial), partial[0].next_command)
+@command(
+    app,
+    "embed-image",
+    FEATURES,
+    takes=api.features.embed_image,
+    examples=["antpipe embed-image --domains Shop --device cuda"],
+)
+def embed_image(call: Call, domains: Domains, force: Force = False) -> None:
+    """Turn pictures into vectors with open_clip or timm."""
+    show_results(call, api.features.embed_image, domains, force)
 
 
-@command(app, "quantize-price")
-def quantize_price(common: Common, domains: Domains, config: PriceConfig, force: Force = False) -> None:
-    """Prices to codes of quantile bins."""
-    from antpipe.features.quantize_price import quantize_price as stage
-
-    results = stage(common.store, names(domains), config, force=force)
-    common.show(results, show.artefacts(results))
-
-
-@command(app, "whiten")
-def whiten(common: Common, domains: Domains, modality: Modality, config: WhitenConfig, force: Force = False) -> None:
-    """Features to uncorrelated columns of unit variance, as an artefact of their own."""
-    from antpipe.features.whiten import whiten as stage
-
-    with progress(f"{modality} whitened") as bar:
-        results = stage(common.store, names(domains), embedded(modality), config, force=force, progress=bar)
-    common.show(results, show.artefacts(results))
+@command(
+    app,
+    "quantize-price",
+    FEATURES,
+    takes=api.features.quantize_price,
+    examples=["antpipe quantize-price --domains Shop --bins 50"],
+)
+def quantize_price(call: Call, domains: Domains, force: Force = False) -> None:
+    """Turn prices into codes of quantile bins."""
+    results = api.features.quantize_price(call.store, domains, force=force, **call.settings)
+    call.show(results, show.artefacts(results))
 
 
-@command(app, "build-sequences")
-def build_sequences(common: Common, domains: Domains, config: SequenceConfig, force: Force = False) -> None:
-    """Interactions to one chronological sequence a user, split into train, valid and test."""
-    from antpipe.features.build_sequences import build_sequences as stage
+@command(
+    app,
+    "whiten",
+    FEATURES,
+    takes=api.features.whiten,
+    examples=["antpipe whiten --modality text --domains Shop --dims 256"],
+)
+def whiten(call: Call, domains: Domains, modality: Modality, force: Force = False) -> None:
+    """PCA-whiten features, as artefacts of their own."""
+    results = api.features.whiten(call.store, domains, modality, force=force, progress=on_stderr, **call.settings)
+    call.show(results, show.artefacts(results))
 
-    results = stage(common.store, names(domains), config, force=force, warn=notice)
-    common.show(results, show.artefacts(results))
+
+@command(
+    app,
+    "build-sequences",
+    FEATURES,
+    takes=api.features.build_sequences,
+    examples=["antpipe build-sequences --domains Shop,Source --split time"],
+)
+def build_sequences(call: Call, domains: Domains, force: Force = False) -> None:
+    """Build each user's chronological sequence and its split."""
+    results = api.features.build_sequences(call.store, domains, force=force, **call.settings)
+    call.show(results, show.artefacts(results))

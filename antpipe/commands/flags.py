@@ -1,164 +1,212 @@
-"""How a function becomes a command: its parameters are expanded to flags.
+"""How a function becomes a command: which flags it has, in which panel of its help, and what it is called with.
 
-`Common` stands for the flags every command has, a config class for one flag for each of its fields (so a default, its
-explanation and its flag live in one place, config.py).
+A command is a thin layer over a function of antpipe/api: `command(…, takes=api.train)` adds one flag for each setting
+that function takes, so that a setting's default, explanation and flag live in one place (antpipe/settings). The flags
+that were given come back in `Call.settings`, ready to be passed on.
 """
 
 import dataclasses
 import inspect
 import json
-import os
-import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from antpipe.errors import UsageError
-from antpipe.settings.base import Config, base_type, flag_name, read_toml, resolve
-from antpipe.settings.features import EMBEDDED
-from antpipe.settings.model import ModelConfig
-from antpipe.settings.presets import PRESETS, find_preset
-from antpipe.settings.sections import CONFIGS
-from antpipe.settings.training import TrainConfig
+from antpipe.api.settings import default_store, settings_of
+from antpipe.errors import Interrupted
+from antpipe.runtime.logs import log
+from antpipe.settings.base import Config, base_type, flag_name
+from antpipe.settings.model import EMBEDDED
+from antpipe.settings.presets import PRESETS
+from antpipe.store.store import Store
 from antpipe.training.parallel import world_of
 
 if TYPE_CHECKING:
-    from antpipe.store.store import Store
+    from collections.abc import Sequence
 
-C = TypeVar("C", bound=Config)
-
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+DATA, FEATURES, TRAINING, JUDGING, USING = "Data", "Features", "Training", "Judging", "Using"
+# The order of the pipeline, which is that of the help.
+PIPELINE = (
+    "ingest",
+    "import",
+    "stats",
+    "status",
+    "fetch-images",
+    "embed-text",
+    "embed-image",
+    "quantize-price",
+    "whiten",
+    "build-sequences",
+    "encoders",
+    "train",
+    "evaluate",
+    "compare",
+    "recommend",
+    "demo",
 )
-ingest = typer.Typer(help="Turn raw reviews and a catalogue into domains of the store.")
-app.add_typer(ingest, name="ingest")
-imports = typer.Typer(help="Take over what other tools made.")
-app.add_typer(imports, name="import")
+# Panels of a command's help. Flags without a panel come first: those that nearly every call needs.
+INPUT, OUTPUT, RUN = "Input", "Output", "Run"
+PANELS = (None, INPUT, "Model", "Optimisation")  # in this order; others follow, then these:
+LAST_PANELS = (RUN, OUTPUT)
+# Settings whose flags come first, without a panel.
+MOST_USED = ("epochs", "encoder", "arms", "seeds", "min_user", "min_item", "bins", "max_len", "split", "map")
 
-Domains = Annotated[str, typer.Option("--domains", help="domains, separated by commas")]
-OneDomain = Annotated[str, typer.Option("--domains", help="the domain")]
-Modality = Annotated[str, typer.Option("--modality", help=" or ".join(EMBEDDED))]
-Run = Annotated[Path, typer.Option("--run", help="folder of a trained run")]
-Force = Annotated[bool, typer.Option("--force", help="build again what is fresh, replace what is there")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done; write and fetch nothing")]
+
+class Ordered(TyperGroup):
+    """A group that lists its commands in the order of the pipeline, and its own subcommands as they were added."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 -- Typer passes it
+        return sorted(self.commands, key=lambda name: PIPELINE.index(name) if name in PIPELINE else len(PIPELINE))
+
+
+def new_app(help: str | None = None) -> typer.Typer:
+    return typer.Typer(
+        cls=Ordered,
+        help=help,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+app = new_app()
+ingest = new_app("Turn raw reviews and a catalogue into domains of the store.")
+app.add_typer(ingest, name="ingest", rich_help_panel=DATA)
+imports = new_app("Take over what other tools made.")
+app.add_typer(imports, name="import", rich_help_panel=DATA)
+
+
+def plain(text: str) -> str:
+    """Text that Rich does not read as markup."""
+    return text.replace("[", r"\[")
+
+
+def flag(name: str, about: str, panel: str | None = None) -> Any:
+    """A flag of a command that is no setting."""
+    return typer.Option(name, help=plain(about), rich_help_panel=panel, show_default=False)
+
+
+Domains = Annotated[str, flag("--domains", "domains, separated by commas")]
+OneDomain = Annotated[str, flag("--domains", "the domain")]
+Name = Annotated[str, typer.Option("--domain", "--domains", help="name of the domain")]
+Modality = Annotated[str, flag("--modality", " or ".join(EMBEDDED))]
+RunFolder = Annotated[Path, flag("--run", "folder of a trained run")]
+Force = Annotated[bool, flag("--force", "rebuild what is fresh, replace what is there", RUN)]
+DryRun = Annotated[bool, flag("--dry-run", "say what would be done; write and download nothing", RUN)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Common:
-    """Flags of every command."""
+class Call:
+    """What every command is called with. settings: keywords of the function of antpipe/api that it calls."""
 
-    store: "Store"
+    store: Store
     json: bool
-    toml: dict[str, dict[str, Any]]
-    flags: dict[str, Any]  # as given, None where not
-
-    def resolve(self, config: type[C], inherited: C | None = None, *, on_target: bool = True) -> C:
-        """The settings of a section. on_target: with what a preset says of stages on a target alone."""
-        preset = find_preset(self.flags.get("preset"), on_target=on_target)
-        return resolve(config, self.flags, self.toml, inherited=inherited, preset=preset.get(config.section, {}))
+    settings: dict[str, Any]
 
     def show(self, value: Any, text: str) -> None:
-        """The result on stdout, as text or as JSON; of several processes the first one shows it."""
+        """Print the result on stdout, as text or as JSON. Of several processes, the first one does."""
         if world_of().rank:
             return
-        text = json.dumps(plain(value), indent=1, ensure_ascii=False) if self.json else text
+        text = json.dumps(as_data(value), indent=1, ensure_ascii=False) if self.json else text
         if text:
             print(text)
 
 
-def plain(value: Any) -> Any:
+def as_data(value: Any) -> Any:
     """Dataclasses inside lists and mappings as mappings."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     if isinstance(value, dict):
-        return {key: plain(part) for key, part in value.items()}
-    return [plain(part) for part in value] if isinstance(value, list | tuple) else value
+        return {key: as_data(part) for key, part in value.items()}
+    return [as_data(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-def notice(message: str) -> None:
-    print(f"antpipe: {message}", file=sys.stderr)
+def command(
+    group: typer.Typer,
+    name: str,
+    panel: str | None = None,
+    takes: Callable[..., Any] | None = None,
+    examples: "Sequence[str]" = (),
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function as a command.
 
-
-COMMON_FLAGS = (
-    ("store", Path | None, typer.Option("--store", help="folder of the store [$ANTPIPE_STORE or ./antpipe-store]")),
-    ("settings", Path | None, typer.Option("--config", help="TOML file with settings")),
-    ("as_json", bool, typer.Option("--json", help="print results as JSON")),
-)
-PRESETTABLE = (ModelConfig, TrainConfig)  # commands with both of these have --preset
-PRESET_FLAG = typer.Option("--preset", help=f"settings that go together, in place of defaults ({', '.join(PRESETS)})")
-
-
-def command(group: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function as a command after expanding its `Common` and config parameters to flags."""
+    takes: a function of antpipe/api; its settings become flags, and with a preset and a TOML file they reach the
+    command in `Call.settings`. examples: command lines, for the end of the help.
+    """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        declared = inspect.signature(function).parameters
-        parameters: list[inspect.Parameter] = []
-        configs = {key: value.annotation for key, value in declared.items() if value.annotation in CONFIGS}
-        for key, parameter in declared.items():
-            if key in configs:
-                parameters += [config_flag(field) for field in dataclasses.fields(configs[key])]
-            elif parameter.annotation is Common:
-                for flag, kind, option in COMMON_FLAGS:
-                    parameters.append(keyword(flag, Annotated[kind, option], False if kind is bool else None))
-            else:
-                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-        if set(PRESETTABLE) <= set(configs.values()):
-            parameters.append(keyword("preset", Annotated[str | None, PRESET_FLAG], None))
+        declared = [one for one in inspect.signature(function).parameters.values() if one.annotation is not Call]
+        options = [*(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in declared)]
+        configs = settings_of(takes) if takes is not None else ()
+        settings = [setting_flag(config, field) for config in configs for field in dataclasses.fields(config)]
+        options += sorted(settings, key=lambda one: one.name not in MOST_USED)
+        accepted = inspect.signature(takes).parameters if takes is not None else {}
+        common = [
+            keyword(
+                "store", Path | None, flag("--store", "folder of the store [$ANTPIPE_STORE or ./antpipe-store]", INPUT)
+            ),
+            keyword("as_json", bool, flag("--json", "print results as JSON", OUTPUT), default=False),
+        ]
+        if "preset" in accepted:
+            about = f"settings that go together, in place of defaults ({', '.join(PRESETS)})"
+            common.append(keyword("preset", str | None, flag("--preset", about)))
+        if "config" in accepted:
+            common.append(keyword("config", Path | None, flag("--config", "TOML file with settings", INPUT)))
 
         @wraps(function)
         def call(**given: Any) -> None:
-            from antpipe.store.store import Store
+            store, as_json = given.pop("store"), given.pop("as_json")
+            own = {one.name: given.pop(one.name) for one in declared}
+            settings = {key: value for key, value in given.items() if value is not None}
+            try:
+                function(Call(Store(store) if store else default_store(), as_json, settings), **own)
+            except Interrupted as interrupted:  # Typer ends the program with the right code, but without a word
+                log.warning(interrupted.message)
+                if interrupted.next_command:
+                    log.warning(f"next: {interrupted.next_command}")
+                raise
 
-            root = given["store"] or os.environ.get("ANTPIPE_STORE") or "antpipe-store"
-            toml = read_toml(given["settings"], CONFIGS) if given["settings"] else {}
-            common = Common(Store(Path(root)), given["as_json"], toml, given)
-            arguments: dict[str, Any] = {key: given[key] for key in declared if key in given and key not in configs}
-            arguments |= {key: common.resolve(config) for key, config in configs.items()}
-            function(common, **arguments)
-
+        parameters = sorted([*options, *common], key=lambda one: place_of(panel_of(one)))
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        group.command(name)(call)
+        epilog = "\n".join(("Example:" if len(examples) == 1 else "Examples:", *examples)) if examples else None
+        group.command(name, epilog=epilog and plain(epilog), rich_help_panel=panel)(call)
         return function
 
     return register
 
 
-def keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+def panel_of(parameter: inspect.Parameter) -> str | None:
+    """The panel of a flag; None for those that come first."""
+    option = next((part for part in getattr(parameter.annotation, "__metadata__", ())), None)
+    return getattr(option, "rich_help_panel", None)
+
+
+def place_of(panel: str | None) -> int:
+    """Where a panel stands in the help."""
+    if panel in LAST_PANELS:
+        return len(PANELS) + 1 + LAST_PANELS.index(panel)
+    return PANELS.index(panel) if panel in PANELS else len(PANELS)
+
+
+def keyword(name: str, kind: Any, option: Any, default: Any = None) -> inspect.Parameter:
+    annotation = Annotated[kind, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def config_flag(field: "dataclasses.Field[Any]") -> inspect.Parameter:
-    """The flag of a config field: None where it is not given; its help names choices and default."""
+def setting_flag(config: type[Config], field: "dataclasses.Field[Any]") -> inspect.Parameter:
+    """The flag of a setting: None if it is not given; its help names choices and default."""
     kind = base_type(field.type)
     kind = kind if kind in (int, float, bool, Path) else str
     default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
     about = field.metadata["about"]
     about += f" ({', '.join(field.metadata['choices'])})" if field.metadata["choices"] else ""
-    about += "" if default is None else f" [default: {default}]"
-    flag = f"--{flag_name(field.name)}"
-    option = typer.Option(f"{flag}/--no-{flag[2:]}" if kind is bool else flag, help=about, show_default=False)
-    return keyword(field.name, Annotated[kind | None, option], None)
-
-
-def names(text: str, flag: str = "--domains") -> list[str]:
-    """`A,B` -> [A, B]; empty and repeated names are refused."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(parts) or len(set(parts)) != len(parts):
-        raise UsageError(
-            f"{flag} {text}: give each {'run' if flag == '--from' else 'domain'} once, separated by commas"
-        )
-    return parts
-
-
-def embedded(modality: str, flag: str = "--modality") -> str:
-    """A modality whose features are vectors of an encoder; others are refused."""
-    if modality not in EMBEDDED:
-        raise UsageError(f"{flag} {modality}: choose from {', '.join(EMBEDDED)}")
-    return modality
+    about += "" if default in (None, "") else f" [default: {default}]"
+    name = f"--{flag_name(field.name)}"
+    panel = None if field.name in MOST_USED else field.metadata["panel"] or config.panel
+    option = flag(f"{name}/--no-{name[2:]}" if kind is bool else name, about, panel)
+    return keyword(field.name, kind | None, option)

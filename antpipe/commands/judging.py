@@ -1,4 +1,4 @@
-"""Commands that use a run."""
+"""Commands that judge runs, and the one that uses them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,86 +6,91 @@ from typing import Annotated
 
 import typer
 
+from antpipe import api
 from antpipe.commands import show
-from antpipe.commands.flags import Common, Domains, Force, OneDomain, Run, app, command, names, notice
+from antpipe.commands.flags import (
+    JUDGING,
+    OUTPUT,
+    RUN,
+    USING,
+    Call,
+    Domains,
+    Force,
+    OneDomain,
+    RunFolder,
+    app,
+    command,
+    flag,
+)
 from antpipe.errors import UsageError
-from antpipe.runtime.progress import on_stderr as progress
-from antpipe.settings.evaluation import CompareConfig, EvaluateConfig
-from antpipe.settings.model import ModelConfig
-from antpipe.settings.training import RaceConfig, TrainConfig
+from antpipe.runtime.terminal import on_stderr
 from antpipe.training.parallel import world_of
 
 
-@command(app, "evaluate")
+@command(
+    app,
+    "evaluate",
+    JUDGING,
+    takes=api.runs.Run.evaluate,
+    examples=["antpipe evaluate --run runs/shop --domains Shop --slices"],
+)
 def evaluate(
-    common: Common,
-    run: Run,
+    call: Call,
+    run: RunFolder,
     domains: Domains,
-    config: EvaluateConfig,
-    slices: Annotated[bool, typer.Option("--slices", help="print figures by kind of target and history too")] = False,
+    slices: Annotated[bool, flag("--slices", "also print the figures of each slice", OUTPUT)] = False,
 ) -> None:
-    """Full ranking over the target's catalogue, under both protocols."""
-    from antpipe.evaluation.evaluate import evaluate_run
-
-    if world_of().rank:  # of several processes the first one evaluates
+    """Rank the whole catalogue for each test position."""
+    if world_of().rank:  # of several processes, the first one evaluates
         return
-    results = [evaluate_run(common.store, run, name, config, notice) for name in names(domains)]
-    common.show(results, show.evaluations(results, slices))
+    opened = api.runs.Run.open(run, call.store)
+    results = [opened.evaluate(name, **call.settings).figures for name in api.settings.names_of(domains)]
+    call.show(results, show.evaluations(results, slices))
 
 
-@command(app, "compare")
+@command(
+    app,
+    "compare",
+    JUDGING,
+    takes=api.judging.compare,
+    examples=[
+        "antpipe compare --target Shop --from runs/source --seeds 5 --out cmp",
+        "antpipe compare --target Shop --sources Beauty,Sports --arms scratch,relearn,baselines --out cmp",
+    ],
+)
 def compare(
-    common: Common,
+    call: Call,
     targets: Annotated[str, typer.Option("--target", "--targets", "--domains", help="targets, separated by commas")],
-    config: CompareConfig,
-    training: TrainConfig,
-    model: ModelConfig,
-    race: RaceConfig,
-    out: Annotated[Path, typer.Option("--out", help="folder of the comparison: runs, results, tables")],
-    origins: Annotated[str | None, typer.Option("--from", help="pre-trained runs, separated by commas")] = None,
-    sources: Annotated[str | None, typer.Option("--sources", help="domains to pre-train on here")] = None,
+    out: Annotated[Path, flag("--out", "folder of the comparison: runs, results, tables")],
+    origins: Annotated[str | None, flag("--from", "pre-trained runs, separated by commas")] = None,
+    sources: Annotated[str | None, flag("--sources", "domains to pre-train on here")] = None,
     given: Annotated[
-        list[str] | None, typer.Option("--run", help="runs that are there, as ARM=DIR,DIR2 (a seed each); repeatable")
+        list[str] | None, flag("--run", "finished runs, as ARM=DIR,DIR2 (one per seed); repeatable")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be trained")] = False,
+    dry_run: Annotated[bool, flag("--dry-run", "say what would be trained", RUN)] = False,
     force: Force = False,
 ) -> None:
-    """Train several ways to a recommender, with equal seeds and budget, and say whether transfer helped."""
-    from antpipe.comparison.plan import Request
-    from antpipe.comparison.run import OUTCOME, run_comparison, what_would_be_done
-    from antpipe.comparison.table import as_text
-    from antpipe.training import checkpoint
-
-    folders = [Path(part) for part in names(origins, "--from")] if origins else []
-    runs = given_runs(given or [])
-    origin = [*folders, *(some[0] for some in runs.values())]
-    inherited = checkpoint.describe(origin[0]).model_config() if origin else None
-    model = common.resolve(ModelConfig, inherited)
-    source_model = common.resolve(ModelConfig, inherited, on_target=False)
-    request = Request(
-        common.store,
-        out,
-        tuple(names(targets)),
-        config,
-        model,
-        source_model,
-        training,
-        race,
-        tuple(folders),
-        tuple(names(sources, "--sources")) if sources else (),
-        runs,
-        common.toml.get("stage", {}),
-    )
+    """Train several arms with equal seeds and test the transfer."""
+    start = [Path(part) for part in api.settings.names_of(origins, "--from")] if origins else []
+    runs = given_runs(given or ())
     if dry_run:
-        rows = what_would_be_done(request, force=force)
-        common.show(rows, show.to_do(rows))
+        rows = api.judging.plan_comparison(
+            call.store, targets, out=out, start=start, sources=sources or (), runs=runs, force=force, **call.settings
+        )
+        call.show(rows, show.to_do(rows))
         return
-    try:
-        found = run_comparison(request, force=force, notice=notice, watch=progress)
-    except KeyboardInterrupt:
-        notice(f"next: the same command{' without --force' if force else ''} goes on from here")
-        raise
-    common.show(found, f"{as_text(found)}\n\n{out / OUTCOME}.json, {out / OUTCOME}.md")
+    found = api.judging.compare(
+        call.store,
+        targets,
+        out=out,
+        start=start,
+        sources=sources or (),
+        runs=runs,
+        force=force,
+        progress=on_stderr,
+        **call.settings,
+    )
+    call.show(found.figures, f"{found}\n\n{out / 'comparison.json'}, {out / 'comparison.md'}")
 
 
 def given_runs(words: Sequence[str]) -> dict[str, list[Path]]:
@@ -99,19 +104,30 @@ def given_runs(words: Sequence[str]) -> dict[str, list[Path]]:
     return found
 
 
-@command(app, "recommend")
+@command(
+    app,
+    "recommend",
+    USING,
+    examples=[
+        "antpipe recommend --run runs/shop --domains Shop --user U42",
+        "antpipe recommend --run runs/shop --domains Shop --items B01,B07 --k 5",
+    ],
+)
 def recommend(
-    common: Common,
-    run: Run,
+    call: Call,
+    run: RunFolder,
     domains: OneDomain,
-    user: Annotated[str | None, typer.Option("--user", help="a user of the domain (original id)")] = None,
-    items: Annotated[str | None, typer.Option("--items", help="item ids seen so far, the oldest first")] = None,
-    k: Annotated[int, typer.Option("--k", help="number of items")] = 10,
-    include_seen: Annotated[bool, typer.Option("--include-seen", help="items of the history may come again")] = False,
+    user: Annotated[str | None, flag("--user", "a user of the domain (original id)")] = None,
+    items: Annotated[str | None, flag("--items", "item ids of a history, oldest first")] = None,
+    k: Annotated[int, flag("--k", "number of items [default: 10]")] = 10,
+    include_seen: Annotated[bool, flag("--include-seen", "items of the history may be recommended again")] = False,
 ) -> None:
-    """The next items for a user, or after items named by hand."""
-    from antpipe.evaluation.recommend import recommend as find
-
-    history = [part.strip() for part in items.split(",")] if items else []
-    rows = find(common.store, run, domains, user=user, items=history, k=k, include_seen=include_seen, notice=notice)
-    common.show(rows, show.recommendations(rows))
+    """Recommend the next items for a user or a history of items."""
+    if (user is None) == (items is None):
+        raise UsageError("name either --user or --items")
+    histories = [[part.strip() for part in items.split(",")]] if items is not None else []
+    frame = api.runs.Run.open(run, call.store).recommend(
+        domains, users=[user] if user is not None else [], histories=histories, k=k, include_seen=include_seen
+    )
+    rows = frame.select("rank", "item_id", "title", "score").to_dicts()
+    call.show(rows, show.recommendations(rows))

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from antpipe.core.stages import GroupRow
+    from antpipe.api.runs import Run
     from antpipe.features.encoders.known import Encoder
     from antpipe.store.artefacts import StageResult, State
     from antpipe.store.figures import Figures, Overlap
-    from antpipe.training.checkpoint import Checkpoint
+    from antpipe.training.groups import GroupRow
 
 
 def inline(figures: Mapping[str, Any]) -> str:
@@ -20,21 +20,27 @@ def inline(figures: Mapping[str, Any]) -> str:
 
 
 def artefacts(results: "Sequence[StageResult]") -> str:
-    """One line an artefact."""
+    """One line per artefact."""
     return "\n".join(
         f"{result.domain}  {result.artefact}  {result.status}  {inline(result.figures)}".rstrip() for result in results
     )
 
 
-def run(folder: object, checkpoint: "Checkpoint", status: str) -> str:
+def run(found: "Run") -> str:
     """The line of a run: its best epoch and that epoch's validation metrics."""
-    best = {f"valid_{name}": value for name, value in checkpoint.metrics.items()}
-    figures = {"best_epoch": checkpoint.best_epoch, "epochs": checkpoint.epochs, **best}
-    return f"{folder}  {checkpoint.stage}  {status}  {inline(figures)}"
+    best = {f"valid_{name}": value for name, value in found.metrics.items()}
+    figures = {"best_epoch": found.checkpoint.best_epoch, "epochs": found.checkpoint.epochs, **best}
+    return f"{found.folder}  {found.stage}  {found.status}  {inline(figures)}"
+
+
+def race_plan(plan: Mapping[str, Any]) -> str:
+    """What `train --stage auto --dry-run` would do."""
+    drops = ", ".join(map(str, plan["rungs"])) or "no"
+    return f"{', '.join(plan['candidates'])}: the worse half is dropped after {drops} of {plan['epochs']} epochs"
 
 
 def race(decision: Mapping[str, Any]) -> str:
-    """What `--stage auto` chose and why, and who was dropped when."""
+    """What `--stage auto` chose and why, and when each candidate was dropped."""
     lines = [f"chosen: {decision['chosen']}  ({decision['why']})"]
     for rung in decision["rungs"]:
         scores = sorted(rung["scores"].items(), key=lambda pair: -pair[1])
@@ -45,7 +51,7 @@ def race(decision: Mapping[str, Any]) -> str:
 
 
 def to_do(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line a run of a comparison, and how many are to be trained or judged."""
+    """One line per run of a comparison, and how many are still to be trained or judged."""
     lines = [f"{row['target']}  {row['arm']}  seed {row['seed']}  {row['state']}  {row['folder']}" for row in rows]
     left = sum(row["state"] != "finished" for row in rows)
     return "\n".join([*lines, f"{len(rows)} runs, {left} to do"])
@@ -59,7 +65,7 @@ def groups(rows: "Sequence[GroupRow]") -> str:
 
 
 def evaluations(results: Sequence[Mapping[str, Any]], slices: bool = False) -> str:
-    """A table a domain, one row a protocol, or with `slices` one for each slice that has positions, too."""
+    """One table per domain with a row per protocol, and with `slices` also a row per slice that has positions."""
     lines = []
     for result in results:
         lines.append(
@@ -78,7 +84,7 @@ def evaluations(results: Sequence[Mapping[str, Any]], slices: bool = False) -> s
 
 
 def _slices(result: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """The rows of a result's slices, both protocols under each other."""
+    """The rows of a result's slices, one protocol below the other."""
     heads = "  ".join(f"{name:>9}" for name in names)
     lines = [f"{'slice':<22}{'positions':>9}{'users':>9}  protocol  {heads}"]
     for group, parts in result["slices"].items():
@@ -95,7 +101,7 @@ def recommendations(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def encoders(rows: "Sequence[Encoder]") -> str:
-    """A row an encoder, under a line of heads."""
+    """One row per encoder, below a header line."""
     heads = ("name", "kind", "where", "access", "width", "tokens", "licence", "")
     cells = [
         (row.name, row.kind, row.where, row.access, row.width or "-", row.tokens or "-", row.licence or "-", row.get)
@@ -107,7 +113,7 @@ def encoders(rows: "Sequence[Encoder]") -> str:
 
 
 def statistics(domains: "Sequence[Figures]", shared: "Sequence[Overlap]") -> str:
-    """A row a domain, then a row for each pair of domains that share users or items."""
+    """One row per domain, then one row per pair of domains that share users or items."""
     width = max(len("domain"), *(len(row.domain) for row in domains))
     heads = ("users", "items", "interactions", "avg. length", "density", "text", "image", "price")
     lines = [f"{'domain':<{width}}" + "".join(f"  {head:>{max(len(head), 7)}}" for head in heads)]
@@ -132,7 +138,7 @@ def statistics(domains: "Sequence[Figures]", shared: "Sequence[Overlap]") -> str
 
 
 def states(by_domain: "Mapping[str, Sequence[State]]") -> str:
-    """One line an artefact, with why it is stale and the command that builds it."""
+    """One line per artefact, with why it is stale and the command that builds it."""
     lines = []
     width = max((len(state.artefact) for row in by_domain.values() for state in row), default=0)
     for name, row in by_domain.items():

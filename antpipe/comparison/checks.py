@@ -1,30 +1,44 @@
-"""What `antpipe compare` refuses: runs that are not comparable, before anything is trained as far as possible."""
+"""What `antpipe compare` refuses: runs that are not comparable, as far as possible before anything is trained."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from antpipe.comparison.plan import CONTROL, GIVEN, RACED, TRAINED, UNTRAINED, Job, Mix, Request
+from antpipe.comparison.modalities import Starts, way_out
+from antpipe.comparison.plan import (
+    CONTROL,
+    GIVEN,
+    RACED,
+    TRAINED,
+    UNTRAINED,
+    ComparisonRequest,
+    Job,
+    Mix,
+    planned,
+)
 from antpipe.core.batches import examples
-from antpipe.errors import DataError, UsageError
+from antpipe.errors import DataError, SameCommand, UsageError
 from antpipe.evaluation.baselines.judge import baseline_fingerprint
-from antpipe.runtime.devices import choose_device, choose_precision
 from antpipe.settings.base import flag_name, from_json, to_json
 from antpipe.settings.training import WITHOUT_EFFECT, TrainConfig
 from antpipe.training import checkpoint
-from antpipe.training.checkpoint import DESCRIPTION, Checkpoint
+from antpipe.training.checkpoint import Checkpoint
+from antpipe.training.folder import RunFolder, another_folder
 from antpipe.training.race import check_limits, what_is_raced
-from antpipe.training.race_folder import FOLDER
-from antpipe.training.run import PRETRAIN, nothing, plan_run, train_command
-from antpipe.training.state import NOTHING, has_state, what_is_there
+from antpipe.training.request import Plan
+from antpipe.training.run import FINISHED, NOTHING, UNFINISHED, what_is_there
+from antpipe.training.state import read_header
 
 SPLIT = "test"
+# Lists that may name more than a run can read: what is compared is what it read.
+LISTS = ("modalities", "whitened")
 
 
-def check_request(request: Request, work: Sequence[Job], *, force: bool) -> None:
-    """Refuse what can be known to fail before anything is trained."""
+def check_request(request: ComparisonRequest, work: Sequence[Job]) -> None:
+    """Refuse what is wrong with a request, whatever its runs are."""
     names = {job.arm.name for job in work}
     if not request.targets or len(set(request.targets)) != len(request.targets):
         raise UsageError("--target: give each target once")
@@ -37,95 +51,15 @@ def check_request(request: Request, work: Sequence[Job], *, force: bool) -> None
         if job.arm.kind == UNTRAINED:
             baseline_fingerprint(request.store, job.arm.name, job.target)
     check_seeds(request, work)
-    if any(job.arm.judged and job.arm.model.init == "authors" for job in work):
+    if any(job.arm.judged and job.arm.request.model.init == "authors" for job in work):
         raise UsageError(
             f"--init authors: {CONTROL} and the arms that start from a run would begin with other first values",
-            "the same command with --init xavier",
+            SameCommand({"--init": "xavier"}),
         )
-    for mix in [] if force else {job.arm.mix.name: job.arm.mix for job in work if job.arm.mix}.values():
-        if mix.to_train:
-            mix_there(mix, request)
-    check_alike(request, work, force=force, pretrained=False)
 
 
-def settled(training: TrainConfig) -> TrainConfig:
-    """With the precision that `auto` stands for here: it is part of a budget."""
-    return replace(training, precision=choose_precision(training.precision, choose_device(training.device)))
-
-
-def holds_something(folder: Path) -> bool:
-    """Whether there is a run or a race in a folder, finished or not."""
-    return has_state(folder) or (folder / DESCRIPTION).exists() or (folder / FOLDER).exists()
-
-
-def mix_there(mix: Mix, request: Request) -> str:
-    """What the folder of a mix holds of it: NOTHING, UNFINISHED or FINISHED. Raises UsageError where it holds another
-    run, as training it would."""
-    if not holds_something(mix.folder):
-        return NOTHING
-    training = settled(mix.training)
-    wanted = plan_run(
-        request.store, mix.domains, PRETRAIN, model_config=mix.model, config=training, source=None, notice=nothing
-    ).described
-    command = train_command(request.store, mix.domains, PRETRAIN, mix.folder, None, mix.model, training, None)
-    return what_is_there(mix.folder, wanted, resume=True, command=command)
-
-
-def job_there(job: Job, request: Request) -> str:
-    """The same of a run that is to be trained or raced, from a run that is there."""
-    if not holds_something(job.folder):
-        return NOTHING
-    if job.arm.kind == RACED and job.arm.mix:
-        return what_is_raced(
-            request.store,
-            job.target,
-            out=job.folder,
-            model_config=job.arm.model,
-            config=job.training(),
-            race=request.race,
-            source=job.arm.mix.folder,
-            reads=as_control(job, request).modalities,
-        )
-    wanted = planned(job, request)
-    check_finished(job, wanted)
-    source = job.arm.mix.folder if job.arm.mix else None
-    inherited = checkpoint.describe(source).model_config() if source else None
-    command = train_command(
-        request.store, [job.target], job.arm.stage, job.folder, source, job.arm.model, job.training(), inherited
-    )
-    return what_is_there(job.folder, wanted, resume=True, command=command)
-
-
-def planned(job: Job, request: Request) -> Checkpoint:
-    """What a run would be, by its description."""
-    return plan_run(
-        request.store,
-        [job.target],
-        job.arm.stage,
-        model_config=job.arm.model,
-        config=job.training(),
-        source=job.arm.mix.folder if job.arm.mix else None,
-        own_stages=request.own_stages,
-        notice=nothing,
-    ).described
-
-
-def as_control(job: Job, request: Request) -> Checkpoint:
-    """What the control would be with the settings of a raced run, whose stage is not known before the race."""
-    return plan_run(
-        request.store,
-        [job.target],
-        CONTROL,
-        model_config=job.arm.model,
-        config=job.training(),
-        source=None,
-        own_stages=request.own_stages,
-        notice=nothing,
-    ).described
-
-
-def check_seeds(request: Request, work: Sequence[Job]) -> None:
-    """All arms but those without training have runs on each target, with equal seeds, each once."""
+def check_seeds(request: ComparisonRequest, work: Sequence[Job]) -> None:
+    """Refuse arms (except those without training) that do not have the same seeds, each once, on every target."""
     names = {job.arm.name for job in work if job.arm.kind != UNTRAINED}
     for target in request.targets:
         by_arm: dict[str, list[int]] = {}
@@ -133,7 +67,7 @@ def check_seeds(request: Request, work: Sequence[Job]) -> None:
             if job.target == target and job.arm.kind != UNTRAINED:
                 by_arm.setdefault(job.arm.name, []).append(job.seed)
         for name in sorted(names - by_arm.keys()):
-            raise UsageError(f"{target}: {name} has no run on it", f"add one a seed to --run {name}=…")
+            raise UsageError(f"{target}: {name} has no run on it; add one per seed to --run {name}=RUN,RUN2")
         first = CONTROL if CONTROL in by_arm else next(iter(by_arm), CONTROL)
         for name, seeds in by_arm.items():
             for seed in seeds:
@@ -141,68 +75,171 @@ def check_seeds(request: Request, work: Sequence[Job]) -> None:
                     raise UsageError(f"{target}: {name} has seed {seed} twice; each seed counts once")
             if sorted(seeds) != sorted(by_arm[first]):
                 raise UsageError(
-                    f"{target}: {name} has the seeds {told(seeds)}, {first} has {told(by_arm[first])}; "
+                    f"{target}: {name} has the seeds {listed(seeds)}, {first} has {listed(by_arm[first])}; "
                     "only equal seeds are compared"
                 )
 
 
-def check_alike(request: Request, work: Sequence[Job], *, force: bool, pretrained: bool) -> None:
-    """Refuse runs that differ from their target's control in catalogue, split, features, model or budget: those handed
-    in, and those that are to be trained or were, as far as what they start from is there.
+@contextmanager
+def elsewhere(out: Path) -> Iterator[None]:
+    """Errors that propose another folder for one run propose one for the whole comparison instead. out: its folder."""
+    try:
+        yield
+    except UsageError as error:
+        if isinstance(error.next_command, SameCommand) and "--out" in error.next_command.flags:
+            raise UsageError(error.message, another_folder(out)) from error
+        raise
 
-    pretrained: this command has pre-trained its mixes; before that, with force, those in their folders do not count.
+
+# -- what is there ----------------------------------------------------------------------------------------------
+
+
+def starts_of(work: Sequence[Job], *, force: bool) -> Starts:
+    """What the arms start from, by the name of the mix: runs that are there, or what a mix will be once trained.
+
+    force: mixes are trained again, so what is there does not count. Raises UsageError if the folder of a mix that is to
+    be trained holds another run, as training it would.
+    """
+    starts = {}
+    for mix in {job.arm.mix.name: job.arm.mix for job in work if job.arm.mix}.values():
+        plan = planned(mix.request) if mix.to_train else None
+        there = plan is None or (not force and mix_there(mix, plan) == FINISHED)
+        starts[mix.name] = checkpoint.describe(mix.folder) if plan is None or there else plan.described
+    return starts
+
+
+def is_there(start: Checkpoint) -> bool:
+    """Whether a run was trained, and not only planned."""
+    return bool(start.weights_sha256)
+
+
+def mix_there(mix: Mix, plan: Plan) -> str:
+    """What the folder of a mix holds of it: NOTHING, UNFINISHED or FINISHED. Raises UsageError if it is another run."""
+    return what_is_there(plan, mix.folder, resume=True) if RunFolder(mix.folder).holds_something() else NOTHING
+
+
+def job_there(job: Job, request: ComparisonRequest, start: Checkpoint | None) -> str:
+    """What the folder of a run to be trained or raced holds of it. start: what it starts from.
+
+    While that is still to be trained, the run in the folder counts if it has the same settings and started from the
+    same sources; whether it started from the same weights is not known yet.
+    """
+    folder = RunFolder(job.folder)
+    if not folder.holds_something():
+        return NOTHING
+    if start is not None and not is_there(start):
+        check_settings(job, start)
+        return UNFINISHED if folder.is_unfinished() or folder.candidates.exists() else NOTHING
+    if job.arm.kind == RACED:
+        reads = planned(job.as_control()).described.reads(job.target)
+        return what_is_raced(job.request, job.folder, request.race, reads)
+    plan = planned(job.request, start)
+    if folder.is_finished() and not folder.is_unfinished():
+        found = checkpoint.describe(job.folder)
+        if found.fingerprint != plan.described.fingerprint:
+            refuse_other(job, found, plan.described)
+    return what_is_there(plan, job.folder, resume=True)
+
+
+def check_settings(job: Job, start: Checkpoint) -> None:
+    """Refuse a folder whose run has other settings than the job, or started from another run than `start` will be.
+
+    For a race, which ends with any of its candidates, only settings are compared.
+    """
+    folder = RunFolder(job.folder)
+    if folder.is_unfinished():
+        found = Checkpoint(**read_header(folder)["described"])
+    elif folder.is_finished():
+        found = checkpoint.describe(job.folder)
+    else:
+        return  # a race under way: its candidates are checked when it continues
+    if job.arm.kind != RACED:
+        wanted = planned(job.request, start).described
+        if determined(found) != determined(wanted):
+            refuse_other(job, found, wanted)
+        return
+    wanted = planned(job.as_control()).described
+    epochs = folder.read_decision().get("epochs", found.train["epochs"])  # of both stages of a winner that has two
+    found = replace(found, train=found.train | {"epochs": epochs})
+    if unlike(found, wanted, job.target) or found.train["seed"] != job.seed:
+        refuse_other(job, found, wanted)
+
+
+def determined(run: Checkpoint) -> str:
+    """Everything that determines the result of a run, except the weights it starts from."""
+    settings = {key: value for key, value in run.train.items() if key not in WITHOUT_EFFECT}
+    shape = (run.model, run.modalities, run.max_len, run.items)
+    return json.dumps([run.stage, run.groups, settings, *shape, run.domains, run.source], sort_keys=True)
+
+
+def refuse_other(job: Job, found: Checkpoint, wanted: Checkpoint) -> NoReturn:
+    """Say what sets the run in a folder of this comparison apart from the one that belongs there."""
+    since = [name for name in wanted.model | wanted.train if name not in found.model | found.train]
+    before, now = settings_of(found)[1], settings_of(wanted)[1]
+    others = [name for name in ("seed", *LISTS) if before[name] != now[name]]
+    differing = (
+        unlike(found, wanted, job.target)
+        or [f"--{flag_name(name)} {listed(before[name])} (not {listed(now[name])})" for name in others]
+        or ([f"stage {found.stage}"] if found.stage != wanted.stage else [])
+        or [f"made without --{flag_name(name)}, as antpipe then was" for name in since]
+        or ["another run to start from"]
+    )
+    raise UsageError(
+        f"{job.folder} holds another run: {'; '.join(differing)}; --force replaces it",
+        another_folder(job.folder),
+    )
+
+
+# -- what is alike ----------------------------------------------------------------------------------------------
+
+
+def check_alike(request: ComparisonRequest, work: Sequence[Job], starts: Starts, *, force: bool) -> None:
+    """Refuse runs that differ from their target's control in catalogue, split, features, model or budget: runs handed
+    in, runs to be trained and, unless `force`, runs in the folders of the comparison.
+
+    starts: see starts_of.
     """
     for target in request.targets:
         there: list[tuple[Job, Checkpoint]] = []
         for job in sorted((job for job in work if job.target == target), key=lambda job: job.arm.name != CONTROL):
+            start = starts[job.arm.mix.name] if job.arm.mix else None
             if job.arm.kind == GIVEN:
                 there.append((job, checkpoint.describe(job.folder)))
                 check_current(request, job, there[-1][1])
-            elif job.arm.kind in (RACED, TRAINED) and job.arm not in [other.arm for other, _ in there]:
-                if job.arm.kind == RACED:
-                    check_limits(job.training())
-                    there.append((job, as_control(job, request)))
-                mix = job.arm.mix
-                if mix and ((force and mix.to_train and not pretrained) or not (mix.folder / DESCRIPTION).exists()):
-                    continue
-                if job.arm.kind == TRAINED:
-                    there.append((job, planned(job, request)))
-                if not force:
-                    job_there(job, request)
+            if job.arm.kind not in (RACED, TRAINED):
+                continue
+            if job.arm not in [other.arm for other, _ in there]:  # one stands for all its seeds
+                there.append((job, first_of_arm(job, start)))
+            if not force:
+                job_there(job, request, start)
         alike = [pair for pair in there if pair[0].arm.alike]
         for job, described in alike[1:]:
             first, control = alike[0]
             found = unlike(described, control, target)
             if found:
+                only_reads = len(found) == 1 and described.reads(target) != control.reads(target)
                 raise UsageError(
                     f"{target}: {job.arm.name} ({job.folder}) and {first.arm.name} ({first.folder}) "
-                    f"are not comparable: {'; '.join(found)}"
+                    f"are not comparable: {'; '.join(found)}",
+                    way_out(target, request, work, starts) if only_reads else None,
                 )
 
 
-def check_current(request: Request, job: Job, described: Checkpoint) -> None:
-    """Refuse a run handed in whose target was another catalogue or split, or had other features, than now."""
-    place = request.store.domain(job.target)
+def first_of_arm(job: Job, start: Checkpoint | None) -> Checkpoint:
+    """What the runs of an arm on a target would be. Refuses what cannot be trained."""
+    if job.arm.kind == RACED:
+        check_limits(job.request.training)
+        return planned(job.as_control()).described
+    return planned(job.request, None if start is None or is_there(start) else start).described
+
+
+def check_current(request: ComparisonRequest, job: Job, described: Checkpoint) -> None:
+    """Refuse a run handed in whose target had another catalogue, split or features than now."""
+    here = request.store.domain(job.target)
     for artefact, fingerprint in described.domains[job.target].items():
-        if place.entry(artefact)["fingerprint"] != fingerprint:
+        if here.entry(artefact)["fingerprint"] != fingerprint:
             raise DataError(
                 f"{job.folder} was trained on other {named(artefact)} of {job.target} than are in {request.store.root}"
-            )
-
-
-def check_finished(job: Job, wanted: Checkpoint) -> None:
-    """Refuse a folder of this comparison that holds a run with other settings; they are named."""
-    if (job.folder / DESCRIPTION).exists() and not has_state(job.folder):
-        found = checkpoint.describe(job.folder)
-        if found.fingerprint != wanted.fingerprint:
-            since = [name for name in wanted.model | wanted.train if name not in found.model | found.train]
-            differing = (
-                unlike(found, wanted, job.target)
-                or [f"made without --{flag_name(name)}, as antpipe then was" for name in since]
-                or ["another run to start from"]
-            )
-            raise UsageError(
-                f"{job.folder} holds another run: {'; '.join(differing)}", "name another --out, or add --force"
             )
 
 
@@ -211,27 +248,27 @@ def named(artefact: str) -> str:
 
 
 def unlike(one: Checkpoint, other: Checkpoint, target: str) -> list[str]:
-    """What sets two runs on a target apart besides their stage and seed, a phrase each."""
+    """What sets two runs on a target apart besides their stage and seed, one phrase per difference."""
     found = []
     mine, theirs = one.domains.get(target, {}), other.domains.get(target, {})
     if set(mine) != set(theirs):
-        found.append(f"reads {told(set(mine) - {'sequences'})} (not {told(set(theirs) - {'sequences'})})")
+        found.append(f"reads {listed(set(mine) - {'sequences'})} (not {listed(set(theirs) - {'sequences'})})")
     for artefact in [name for name in mine if name in theirs and mine[name] != theirs[name]]:
         found.append(f"other {named(artefact)} of {target}")
     for old, new in zip(settings_of(other), settings_of(one), strict=True):
         for name in old | new:
             before, now = (json.loads(json.dumps(side.get(name))) for side in (old, new))  # tuples as lists
-            if before != now and name not in (*WITHOUT_EFFECT, "seed"):
-                found.append(f"--{flag_name(name)} {told(now)} (not {told(before)})")
+            if before != now and name not in (*WITHOUT_EFFECT, *LISTS, "seed"):
+                found.append(f"--{flag_name(name)} {listed(now)} (not {listed(before)})")
     return found
 
 
 def settings_of(run: Checkpoint) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Those of model and training; what was no setting yet when the run was made is at its default."""
+    """Settings of model and training. Those that did not exist when the run was made have their defaults."""
     return to_json(run.model_config()), to_json(from_json(TrainConfig, run.train))
 
 
-def told(value: object) -> str:
+def listed(value: object) -> str:
     if not isinstance(value, Iterable) or isinstance(value, str):
         return str(value)
     return ", ".join(str(part) for part in sorted(value)) or "nothing"

@@ -1,5 +1,6 @@
 """The outcome of a comparison: means over seeds, differences to the control, verdicts, and the source that hurts."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -7,11 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from antpipe.comparison.plan import CONTROL, UNTRAINED, WHOLE, Arm, Job, Request
+from antpipe.comparison.plan import CONTROL, UNTRAINED, WHOLE, Arm, ComparisonRequest, Job
 from antpipe.comparison.verdict import Difference, differences, gains, holm, judge
 from antpipe.core.ranking import PROTOCOLS
 from antpipe.errors import DataError, IntegrityError
+from antpipe.store.next_command import spell
 from antpipe.store.store import Store
+from antpipe.training.folder import RunFolder
 
 TESTED = ("recall@10", "ndcg@10")  # the metrics a verdict is about
 KEYS = ("user", "position", "target")
@@ -20,7 +23,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Ranked:
-    """Ranks of one arm on a target: by protocol (S, Q), infinite where not found; user: (Q,) whose positions."""
+    """Ranks of one arm on a target: by protocol (S, Q), infinite if not found. user: (Q,) of each position."""
 
     by_protocol: dict[str, Floats]
     user: NDArray[np.int64]
@@ -28,7 +31,7 @@ class Ranked:
 
 @dataclass
 class Finding:
-    """One tested difference: what is compared (a label), where, and its corrected p, once all are known."""
+    """One tested difference: where, what is compared (a label), and its corrected p once all of them are known."""
 
     target: str
     label: str
@@ -38,13 +41,13 @@ class Finding:
 
 
 def outcome(
-    request: Request, arms: Sequence[Arm], work: Sequence[Job], results: Sequence[Mapping[str, Any]]
+    request: ComparisonRequest, arms: Sequence[Arm], work: Sequence[Job], results: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Everything there is to say, as plain data.
+    """The content of comparison.json, as plain data.
 
-    `targets`: by name its size, and by arm the `protocols` (mean, std and seeds of each metric), `differences` to the
-    control (by protocol and metric; Holm-corrected within a protocol over judged arms, targets and metrics) and the
-    `verdict`; `notes` are remarks in words. `sources`: what leaving each one out changes. Raises DataError where a run
+    `targets` has for each target its size and, by arm, `protocols` (mean, std and seeds of each metric), `differences`
+    to the control (by protocol and metric; Holm-corrected within a protocol over judged arms, targets and metrics) and
+    the `verdict`; `notes` are remarks in words. `sources`: what leaving each one out changes. Raises DataError if a run
     was judged by other protocols.
     """
     for result in results:
@@ -92,25 +95,25 @@ def outcome(
 
 
 def load_ranks(work: Sequence[Job], store: Store) -> dict[str, Ranked]:
-    """Ranks by arm. IntegrityError where two runs were not asked the same positions; the run is named.
+    """Ranks by arm. store: where the runs were judged.
 
-    store: where the runs were judged.
+    Raises IntegrityError, naming the run, if two runs were not judged on the same positions.
     """
     import pyarrow.parquet as pq
 
     first: Any = None
     columns: dict[str, dict[str, list[Floats]]] = {}
     for job in sorted(work, key=lambda job: job.seed):
-        path = job.folder / f"ranks-{job.target}-test.parquet"
+        path = RunFolder(job.folder).ranks(job.target, "test")
         table = pq.read_table(path, columns=[*KEYS, *(f"rank_{protocol}" for protocol in PROTOCOLS)])
         keys = np.stack([table[key].to_numpy().astype(np.int64) for key in KEYS])
         first = keys if first is None else first
         if keys.shape != first.shape or (keys != first).any():
             raise IntegrityError(
                 f"{path}: its positions differ from those of {work[0].arm.name}",
-                f"rm {path}, then the same command"
+                shlex.join(["rm", str(path)])
                 if job.arm.kind == UNTRAINED
-                else f"antpipe evaluate --run {job.folder} --domains {job.target} --store {store.root}",
+                else spell("evaluate", domains=[job.target], store=store.root, flags=["--run", job.folder]),
             )
         for protocol in PROTOCOLS:
             ranks = table[f"rank_{protocol}"].fill_null(np.inf).to_numpy().astype(np.float64)
@@ -122,7 +125,7 @@ def load_ranks(work: Sequence[Job], store: Store) -> dict[str, Ranked]:
 
 
 def figures(arm: Arm, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation over seeds (None for one) of every metric, and where the runs are."""
+    """Mean and standard deviation (None for a single seed) of every metric over seeds, and where the runs are."""
     protocols = {
         protocol: {
             metric: spread([row["protocols"][protocol][metric] for row in rows])
@@ -157,9 +160,9 @@ def arm_of(arms: Sequence[Arm], name: str) -> Arm:
 
 
 def to_control(
-    request: Request, arms: Sequence[Arm], ranked: Mapping[str, Mapping[str, Ranked]], protocol: str
+    request: ComparisonRequest, arms: Sequence[Arm], ranked: Mapping[str, Mapping[str, Ranked]], protocol: str
 ) -> Iterator[Finding]:
-    """The difference of every arm to the control, on every target and tested metric."""
+    """The difference of every arm to the control, for every target and tested metric."""
     others = [arm.name for arm in arms if arm.name != CONTROL]
     for target, by_arm in ranked.items():
         if CONTROL in by_arm and others:
@@ -169,10 +172,12 @@ def to_control(
 
 
 def paired(
-    request: Request, by_arm: Mapping[str, Ranked], pairs: Sequence[tuple[str, str]], protocol: str
+    request: ComparisonRequest, by_arm: Mapping[str, Ranked], pairs: Sequence[tuple[str, str]], protocol: str
 ) -> Iterator[tuple[tuple[str, str], str, Difference]]:
-    """Differences of pairs (arm, its control) in the tested metrics, all with the same resamples. A baseline that has
-    no seeds counts as the same with each."""
+    """Differences of pairs (arm, its control) in the tested metrics, all with the same resamples.
+
+    A baseline without seeds counts as the same with every seed.
+    """
     cases = [(pair, metric) for pair in pairs for metric in TESTED]
     seeds = max(len(by_arm[name].by_protocol[protocol]) for pair in pairs for name in pair)
     shape = (seeds, len(by_arm[pairs[0][0]].user))
@@ -195,7 +200,7 @@ def paired(
 
 
 def correct(family: Sequence[Finding]) -> None:
-    """Fill in the p values of a family, corrected for their number; where there is none (too few users), none."""
+    """Fill in the corrected p values of a family of tests. A test without p (too few users) gets none."""
     tested = [(one, one.found.p) for one in family if one.found.p is not None]
     for (one, _), corrected in zip(tested, holm([p for _, p in tested]), strict=True):
         one.corrected = corrected
@@ -207,7 +212,7 @@ def as_data(one: Finding) -> dict[str, Any]:
 
 
 def notes(arms: Mapping[str, Any], protocol: str) -> list[str]:
-    """What a reader should know before trusting a verdict: an untrained baseline that no trained arm beats."""
+    """What a reader should know before trusting a verdict: whether an untrained baseline beats all trained arms."""
     found = []
     for metric in TESTED:
         mean = {name: arm["protocols"][protocol][metric]["mean"] for name, arm in arms.items()}
@@ -223,21 +228,24 @@ def notes(arms: Mapping[str, Any], protocol: str) -> list[str]:
     return found
 
 
-def left_out(request: Request, arms: Sequence[Arm], ranked: Mapping[str, Mapping[str, Ranked]]) -> dict[str, Any]:
-    """Leave-one-source-out, for the primary protocol: by target, arm and source, the score without the source minus the
-    score with all, Holm-corrected over all of these and the tested metrics, and what it says of the source.
+def left_out(
+    request: ComparisonRequest, arms: Sequence[Arm], ranked: Mapping[str, Mapping[str, Ranked]]
+) -> dict[str, Any]:
+    """Leave one source out, for the primary protocol: the score without the source minus the score with all sources,
+    by target, stage and source, and what it says about the source.
 
-    A source hurts where leaving it out makes a metric better with a corrected p below alpha, and helps where worse.
+    p is Holm-corrected over all of these and the tested metrics. A source hurts if leaving it out makes a metric better
+    with a corrected p below alpha, and helps if that makes it worse.
     """
     pairs = {
-        (without.name, whole.name): (without.stage, without.mix.without)
+        (without.name, whole.name): (without.request.stage, without.mix.without)
         for without in arms
         for whole in arms
         if without.mix
         and without.mix.without
         and whole.mix
         and whole.mix.name == WHOLE
-        and whole.stage == without.stage
+        and whole.request.stage == without.request.stage
     }
     if not pairs:
         return {}

@@ -1,22 +1,27 @@
 """What `antpipe compare` compares: mixes of sources, the arms that start from them, and the runs it takes."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from antpipe.core import stages
 from antpipe.errors import UsageError
 from antpipe.evaluation.baselines.judge import BASELINES
-from antpipe.settings.base import from_json
-from antpipe.settings.evaluation import CompareConfig
+from antpipe.runtime.logs import silenced
+from antpipe.settings.base import flags_of, from_json
+from antpipe.settings.comparison import COMMON, CompareConfig, ComparedTraining, RaceConfig
 from antpipe.settings.model import ModelConfig
-from antpipe.settings.training import NO_MODALITY, RaceConfig, TrainConfig
+from antpipe.settings.presets import PRESETS, find_preset
+from antpipe.settings.sources import resolve
+from antpipe.settings.training import NO_MODALITY, TrainConfig
+from antpipe.store.next_command import spell, with_stages
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.race import AUTO
-from antpipe.training.run import PRETRAIN
+from antpipe.training.request import PRETRAIN, Plan, RunRequest
 
 CONTROL = "scratch"
 SASREC, UNISREC = "sasrec", "unisrec"
@@ -27,13 +32,11 @@ WHOLE = "all"  # the mix of all --sources
 
 @dataclass(frozen=True)
 class Mix:
-    """A pre-trained run, there or to be trained: its folder, domains and settings. without: the source it lacks."""
+    """A pre-trained run, there or to be trained. without: the source it lacks."""
 
     name: str
     folder: Path
-    domains: tuple[str, ...]
-    model: ModelConfig
-    training: TrainConfig
+    request: RunRequest
     to_train: bool = False
     without: str | None = None
 
@@ -42,37 +45,44 @@ class Mix:
 class Arm:
     """One way to get a recommender for a target.
 
-    name: how it is shown. kind: TRAINED (a stage), RACED (auto), UNTRAINED (a baseline without training) or GIVEN
-    (runs that were there). mix: what it starts from. judged: whether it gets a verdict on transfer. alike: whether it
-    must be like the control in features, model and budget (baselines differ by nature). runs: given ones, by target.
+    name: how it is shown. kind: TRAINED (a stage), RACED (auto), UNTRAINED (a baseline without training) or GIVEN (runs
+    that were handed in). request: what is trained, but for target and seed. mix: what it starts from. judged: whether
+    it gets a verdict on transfer. alike: whether it must be like the control in features, model and budget (baselines
+    differ by nature). runs: those handed in, by target.
     """
 
     name: str
     kind: str
-    stage: str
-    model: ModelConfig
-    training: TrainConfig
+    request: RunRequest
     mix: Mix | None = None
     judged: bool = False
     alike: bool = True
     runs: Mapping[str, Sequence[Path]] = field(default_factory=dict)
 
     def folder(self) -> str:
-        """Where its runs are, below the folder of a target, but for their seeds."""
-        return f"{self.mix.name}/{self.stage}" if self.mix else self.name
+        """Where its runs are, below the folder of a target, without their seeds."""
+        return f"{self.mix.name}/{self.request.stage}" if self.mix else self.name
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of an arm on a target with a seed, and its folder."""
+    """One run of an arm on a target with a seed, and its folder. reads: modalities, instead of those of the arm."""
 
     arm: Arm
     target: str
     seed: int
     folder: Path
+    reads: tuple[str, ...] | None = None
 
-    def training(self) -> TrainConfig:
-        return replace(self.arm.training, seed=self.seed)
+    @property
+    def request(self) -> RunRequest:
+        training = replace(self.arm.request.training, seed=self.seed)
+        training = training if self.reads is None else reading(training, self.reads)
+        return replace(self.arm.request, domains=(self.target,), training=training)
+
+    def as_control(self) -> RunRequest:
+        """The control with the settings of this run, as a stand-in for a race, whose stage is not known before it."""
+        return replace(self.request, stage=CONTROL, source=None)
 
     def record(self) -> str:
         """Name of the JSON with its result, below the folder of the comparison."""
@@ -80,11 +90,12 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Request:
+class ComparisonRequest:
     """A comparison as it was asked for.
 
-    model: of the runs on a target; source_model: of what is pre-trained for them. given: folders of runs by the name
-    of their arm.
+    model: of the runs on a target; source_model: of what is pre-trained for them. origins: pre-trained runs.
+    sources: domains to pre-train on here. given: folders of runs by the name of their arm. own_stages: the user's
+    `[stage.NAME]` sections. common: arms that must be alike read only the modalities that all of them can read.
     """
 
     store: Store
@@ -99,9 +110,60 @@ class Request:
     sources: tuple[str, ...] = ()
     given: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     own_stages: Mapping[str, Any] = field(default_factory=dict)
+    common: bool = False
+
+    def control(self) -> RunRequest:
+        """The control on all targets; the other arms follow from it."""
+        return RunRequest(self.store, self.targets, CONTROL, self.model, self.training, own_stages=self.own_stages)
+
+    def command(self) -> str:
+        """The command line of this comparison."""
+        name, apart = preset_between(self.model, self.source_model)
+        preset = find_preset(name, on_target=True)
+        inherited = inherited_model(self.origins, self.given)
+        model = resolve(ModelConfig, {}, {}, {}, inherited, preset.get("model", {}))
+        usual = resolve(ComparedTraining, {}, {}, {}, None, preset.get("train", {}))
+        training = ComparedTraining(**vars(self.training) | ({"modalities": (COMMON,)} if self.common else {}))
+        flags = ["--target", ",".join(self.targets), "--out", str(self.out)]
+        flags += ["--from", ",".join(map(str, self.origins))] if self.origins else []
+        flags += ["--sources", ",".join(self.sources)] if self.sources else []
+        for arm, folders in self.given.items():
+            flags += ["--run", f"{arm}={','.join(map(str, folders))}"]
+        flags += ["--preset", name] if name else []
+        flags += flags_of(self.config, environment=os.environ)
+        flags += flags_of(self.model, without=apart, inherited=model, environment=os.environ)
+        flags += flags_of(training, inherited=usual, environment=os.environ)
+        flags += flags_of(self.race, environment=os.environ)
+        return with_stages(spell("compare", store=self.store.root, flags=flags), self.own_stages)
 
 
-def mixes(request: Request) -> list[Mix]:
+def inherited_model(origins: Sequence[Path], given: Mapping[str, Sequence[Path]]) -> ModelConfig | None:
+    """The model that a comparison takes where nothing else is said: that of the first run that is there."""
+    there = [*origins, *(folders[0] for folders in given.values())]
+    return checkpoint.describe(there[0]).model_config() if there else None
+
+
+def preset_between(model: ModelConfig, source_model: ModelConfig) -> tuple[str | None, tuple[str, ...]]:
+    """The preset that asks for one model on targets and for the other one on sources, and the settings that differ."""
+    on_target, on_source = asdict(model), asdict(source_model)
+    apart = tuple(key for key in on_target if on_target[key] != on_source[key])
+    for name in PRESETS if apart else ():
+        both = [find_preset(name, on_target=target)["model"] for target in (True, False)]
+        if all([part.get(key) for part in both] == [on_target[key], on_source[key]] for key in apart):
+            return name, apart
+    return None, ()
+
+
+def planned(request: RunRequest, start: Checkpoint | None = None) -> Plan:
+    """The plan of a run, without the messages that training it gives.
+
+    start: what it starts from, if that is still to be trained.
+    """
+    with silenced():
+        return request.plan(start)
+
+
+def mixes(request: ComparisonRequest) -> list[Mix]:
     """The runs named by --from, and those of --sources: all of them, and with --leave-one-out all but each one."""
     found = []
     for folder in request.origins:
@@ -109,91 +171,79 @@ def mixes(request: Request) -> list[Mix]:
         learned = set(described.domains) & set(request.targets)
         if learned:
             raise UsageError(f"--from {folder}: was trained on {', '.join(sorted(learned))}, which is a target")
-        found.append(
-            Mix(
-                folder.resolve().name,
-                folder,
-                tuple(described.domains),
-                described.model_config(),
-                from_json(TrainConfig, described.train) if described.train else request.training,
-            )
-        )
+        training = from_json(TrainConfig, described.train) if described.train else request.training
+        made = RunRequest(request.store, tuple(described.domains), PRETRAIN, described.model_config(), training)
+        found.append(Mix(folder.resolve().name, folder, made))
     sets: dict[str, tuple[tuple[str, ...], str | None]] = {}
     if request.sources:
         sets[WHOLE] = request.sources, None
     if request.config.leave_one_out:
         if len(request.sources) < 2:
-            raise UsageError("--leave-one-out needs at least two sources", "add --sources A,B,C")
+            raise UsageError("--leave-one-out needs at least two sources: add --sources A,B,C")
         for one in request.sources:
             sets[f"without-{one}"] = tuple(name for name in request.sources if name != one), one
     shared = set(request.sources) & set(request.targets)
     if shared:
         raise UsageError(f"{', '.join(sorted(shared))}: both a source and a target")
-    config = request.config
     training = replace(
         request.training,
-        epochs=config.pretrain_epochs or request.training.epochs,
-        batch_size=config.pretrain_batch_size or request.training.batch_size,
+        epochs=request.config.pretrain_epochs or request.training.epochs,
+        batch_size=request.config.pretrain_batch_size or request.training.batch_size,
     )
     for name, (domains, without) in sets.items():
-        folder = request.out / PRETRAIN / name
-        found.append(Mix(name, folder, domains, request.source_model, training, to_train=True, without=without))
+        to_make = RunRequest(request.store, domains, PRETRAIN, request.source_model, training)
+        found.append(Mix(name, request.out / PRETRAIN / name, to_make, to_train=True, without=without))
     names = [mix.name for mix in found]
     if len(set(names)) != len(names):
-        raise UsageError(f"several runs to start from are called alike: {', '.join(names)}", "rename their folders")
+        raise UsageError(f"several runs to start from have the same name: {', '.join(names)}; rename their folders")
     return found
 
 
-def plan_arms(request: Request) -> tuple[list[Arm], list[Mix]]:
-    """The arms in the order asked for, and the mixes that are to be pre-trained for them."""
-    origins = mixes(request)
+def plan_arms(request: ComparisonRequest) -> tuple[list[Arm], list[Mix]]:
+    """The arms in the order asked for, and the mixes to be pre-trained for them."""
+    origins, control = mixes(request), request.control()
     arms: list[Arm] = []
     needed: dict[str, Mix] = {}
     for name in arm_names(request):
         if name in request.given:
             arms.append(given_arm(request, name))
-            continue
-        if name in BASELINES:
-            arms.append(Arm(name, UNTRAINED, name, request.model, request.training, alike=False))
-            continue
-        if name == SASREC:
-            model = replace(request.model, transductive=True)
-            training = reading(request.training, (NO_MODALITY,))
-            arms.append(Arm(name, TRAINED, CONTROL, model, training, alike=False))
-            continue
-        actions = stages.STAGES["finetune"] if name == AUTO else stages.find_stage(name, request.own_stages)
-        if not stages.needs_checkpoint(actions):
-            arms.append(Arm(name, TRAINED, name, request.model, request.training))
-            continue
-        if not origins:
-            raise UsageError(f"--arms {name}: starts from a pre-trained run", "add --from RUN, or --sources A,B")
-        for mix in origins:
-            start = text_only(mix, request) if name == UNISREC else mix
-            if start.to_train:
-                needed[start.name] = start
-            arms.append(
-                Arm(
-                    name if len(origins) == 1 else f"{name} from {mix.name}",
-                    RACED if name == AUTO else TRAINED,
-                    name,
-                    start.model if name == UNISREC else request.model,
-                    reading(request.training, ("text",)) if name == UNISREC else request.training,
-                    mix=start,
-                    judged=name != UNISREC and mix.without is None,
-                    alike=name != UNISREC,
-                )
-            )
+        elif name in BASELINES:
+            arms.append(Arm(name, UNTRAINED, replace(control, stage=name), alike=False))
+        elif name == SASREC:
+            model, training = replace(request.model, transductive=True), reading(request.training, (NO_MODALITY,))
+            arms.append(Arm(name, TRAINED, replace(control, model=model, training=training), alike=False))
+        elif name != AUTO and not stages.needs_checkpoint(stages.find_stage(name, request.own_stages)):
+            arms.append(Arm(name, TRAINED, replace(control, stage=name)))
+        elif not origins:
+            raise UsageError(f"--arms {name}: starts from a pre-trained run; add --from RUN, or --sources A,B")
+        else:
+            for mix in origins:
+                arm = arm_from(mix, name, request)
+                arms.append(arm if len(origins) == 1 else replace(arm, name=f"{name} from {mix.name}"))
+                if arm.mix and arm.mix.to_train:
+                    needed[arm.mix.name] = arm.mix
     return arms, list(needed.values())
 
 
-def arm_names(request: Request) -> list[str]:
-    """Names asked for, `baselines` spelt out, then those of given runs; each once."""
+def arm_from(mix: Mix, name: str, request: ComparisonRequest) -> Arm:
+    """The arm of a stage that starts from a mix."""
+    run = replace(request.control(), stage=name, source=mix.folder)
+    if name == UNISREC:
+        texts = text_only(mix, request)
+        training = reading(request.training, ("text",))
+        run = replace(run, model=texts.request.model, training=training, source=texts.folder)
+        return Arm(name, TRAINED, run, texts, alike=False)
+    return Arm(name, RACED if name == AUTO else TRAINED, run, mix, judged=mix.without is None)
+
+
+def arm_names(request: ComparisonRequest) -> list[str]:
+    """The names asked for, with `baselines` spelt out, then those of runs handed in; each once."""
     asked = list(request.config.arms)
     if ALL_BASELINES in asked:
         place = asked.index(ALL_BASELINES)
         asked[place : place + 1] = [*BASELINES, SASREC, *([UNISREC] if request.origins or request.sources else [])]
     if PRETRAIN in asked:
-        raise UsageError("--arms pretrain: is no way to train on a target")
+        raise UsageError("--arms pretrain: is not a way to train on a target")
     known = [*stages.STAGES, AUTO, *BASELINES, SASREC, UNISREC, *request.own_stages, *request.given]
     for name in asked:
         if name not in known or name == "unfreeze":
@@ -202,24 +252,26 @@ def arm_names(request: Request) -> list[str]:
 
 
 def reading(training: TrainConfig, modalities: tuple[str, ...]) -> TrainConfig:
-    """The same settings with these modalities; what is not read is not read in its whitened form either."""
+    """The same settings with these modalities. What is not read is not read in whitened form either."""
     whitened = tuple(name for name in training.whitened if name in modalities)
     return replace(training, modalities=modalities, whitened=whitened)
 
 
-def text_only(mix: Mix, request: Request) -> Mix:
-    """The mix pre-trained on texts alone, which is the mix itself where it knows nothing else."""
+def text_only(mix: Mix, request: ComparisonRequest) -> Mix:
+    """The mix pre-trained on texts alone, which is the mix itself if it knows nothing else."""
     known = None if mix.to_train else set(checkpoint.describe(mix.folder).modalities)
-    if known == {"text"} or mix.training.modalities == ("text",):
+    training = mix.request.training
+    if known == {"text"} or training.modalities == ("text",):
         return mix
-    if not mix.domains:
+    if not mix.request.domains:
         raise UsageError(f"--arms {UNISREC}: {mix.folder} does not say on what to pre-train again, with texts alone")
     name = f"{mix.name}-text"
-    training = replace(reading(mix.training, ("text",)), device=request.training.device)
-    return replace(mix, name=name, folder=request.out / PRETRAIN / name, training=training, to_train=True)
+    training = replace(reading(training, ("text",)), device=request.training.device)
+    made = replace(mix.request, training=training)
+    return replace(mix, name=name, folder=request.out / PRETRAIN / name, request=made, to_train=True)
 
 
-def given_arm(request: Request, name: str) -> Arm:
+def given_arm(request: ComparisonRequest, name: str) -> Arm:
     """Runs handed in, by the target each was trained on; settings are those of the first."""
     by_target: dict[str, list[Path]] = {target: [] for target in request.targets}
     described: list[Checkpoint] = []
@@ -232,29 +284,22 @@ def given_arm(request: Request, name: str) -> Arm:
                 f"not on {' or '.join(request.targets)}"
             )
         by_target[domains[0]].append(folder)
-    first = described[0]
-    return Arm(
-        name,
-        GIVEN,
-        name,
-        first.model_config(),
-        from_json(TrainConfig, first.train),
-        judged=name != CONTROL,
-        runs=by_target,
-    )
+    model, training = described[0].model_config(), from_json(TrainConfig, described[0].train)
+    run = replace(request.control(), stage=name, model=model, training=training)
+    return Arm(name, GIVEN, run, judged=name != CONTROL, runs=by_target)
 
 
-def jobs(arms: Sequence[Arm], request: Request) -> Iterator[Job]:
+def jobs(arms: Sequence[Arm], request: ComparisonRequest) -> Iterator[Job]:
     """The runs of a comparison: those of one target together, arm by arm and seed by seed."""
+    first = request.training.seed
     for target in request.targets:
         for arm in arms:
+            home = request.out / target
             if arm.kind == GIVEN:
                 for folder in arm.runs[target]:
                     yield Job(arm, target, int(checkpoint.describe(folder).train["seed"]), folder)
-                continue
-            home = request.out / target
-            if arm.kind == UNTRAINED:
-                yield Job(arm, target, request.training.seed, home / arm.folder())
-                continue
-            for seed in range(request.training.seed, request.training.seed + request.config.seeds):
-                yield Job(arm, target, seed, home / f"{arm.folder()}-{seed}")
+            elif arm.kind == UNTRAINED:
+                yield Job(arm, target, first, home / arm.folder())
+            else:
+                for seed in range(first, first + request.config.seeds):
+                    yield Job(arm, target, seed, home / f"{arm.folder()}-{seed}")

@@ -1,61 +1,88 @@
 """`antpipe compare`: train what is missing, judge everything on the test split, and say whether transfer helped.
 
-All of it is in one folder: pre-trained mixes in pretrain/, runs in TARGET/, one small JSON a run in results/, and the
-outcome in comparison.json and comparison.md. Interrupted anywhere, the same command goes on.
+All of it is in one folder: pre-trained mixes in pretrain/, runs in TARGET/, a small JSON per run in results/, and the
+outcome in comparison.json and comparison.md. Interrupted anywhere, the same command continues.
 """
 
 import json
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from antpipe.comparison import outcome as comparison
-from antpipe.comparison.checks import SPLIT, as_control, check_alike, check_request, job_there, mix_there, settled
-from antpipe.comparison.plan import GIVEN, RACED, UNTRAINED, Job, Mix, Request, jobs, plan_arms
+from antpipe.comparison.checks import SPLIT, check_alike, check_request, elsewhere, is_there, job_there, starts_of
+from antpipe.comparison.modalities import Starts, narrowed
+from antpipe.comparison.plan import GIVEN, RACED, UNTRAINED, Arm, ComparisonRequest, Job, Mix, jobs, plan_arms, planned
 from antpipe.comparison.table import as_markdown
-from antpipe.errors import UsageError
+from antpipe.errors import SameCommand, UsageError
 from antpipe.evaluation.baselines.judge import baseline_fingerprint, judge_baseline
 from antpipe.evaluation.evaluate import evaluate_run
 from antpipe.runtime.files import atomic
-from antpipe.runtime.progress import Update
+from antpipe.runtime.logs import each_message_once, log
+from antpipe.runtime.process import continued_by
+from antpipe.runtime.progress import Progress, silent
 from antpipe.settings.evaluation import EvaluateConfig
 from antpipe.store.files import write_json
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
+from antpipe.training.folder import RunFolder
 from antpipe.training.parallel import world_of
-from antpipe.training.race import run_auto, without_next
-from antpipe.training.race_folder import FOLDER, read_decision
-from antpipe.training.run import PRETRAIN, run_stage
-from antpipe.training.state import COST, FINISHED, NOTHING, UNFINISHED, has_state, read_cost
+from antpipe.training.race import run_auto
+from antpipe.training.request import PRETRAIN
+from antpipe.training.run import FINISHED, NOTHING, UNFINISHED, run_stage
 
 OUTCOME = "comparison"  # .json and .md
-Say = Callable[[str], None]
-Watch = Callable[[str], AbstractContextManager[Update]]
 
 
-def run_comparison(request: Request, *, force: bool, notice: Say, watch: Watch) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Prepared:
+    """A checked comparison: its arms, the mixes to pre-train, its runs, and what these start from.
+
+    remarks: by target, why its arms read fewer modalities than asked for.
+    """
+
+    arms: list[Arm]
+    mixes: list[Mix]
+    jobs: list[Job]
+    starts: Starts
+    remarks: dict[str, str]
+
+
+def prepare(request: ComparisonRequest, force: bool) -> Prepared:
+    """Settle and check everything that can be settled before anything is trained."""
+    arms, mixes = plan_arms(request)
+    work = list(jobs(arms, request))
+    check_request(request, work)
+    with elsewhere(request.out):
+        starts = starts_of(work, force=force)
+        work, remarks = narrowed(request, work, starts)
+        check_alike(request, work, starts, force=force)
+    return Prepared(arms, mixes, work, starts, remarks)
+
+
+def run_comparison(request: ComparisonRequest, *, force: bool = False, progress: Progress = silent) -> dict[str, Any]:
     """Train what is missing, evaluate, test, and write comparison.json and comparison.md to the folder.
 
-    force: train everything of this comparison anew. notice: gets a line a run. watch: shows progress under a label.
-    Returns the content of comparison.json (see comparison.outcome). Raises UsageError or DataError, before anything is
-    trained as far as possible, where arms, runs and targets do not go together; the difference is named.
+    force: train everything of this comparison again. progress: shows epochs, run by run. Returns the content of
+    comparison.json (see comparison.outcome). Raises UsageError or DataError, as far as possible before anything is
+    trained, if arms, runs and targets do not go together, naming the difference; and Interrupted after Ctrl-C.
     """
     if world_of().size > 1:
-        raise UsageError("compare runs in one process", "the same command without torchrun")
-    request, notice = replace(request, training=settled(request.training)), once(notice)
-    arms, to_pretrain = plan_arms(request)
-    work = list(jobs(arms, request))
-    check_request(request, work, force=force)
-    for mix in to_pretrain:
-        pretrain(mix, request, force, notice, watch)
-    check_alike(request, work, force=force, pretrained=True)  # now that every run to start from is there
-    results = []
-    for number, job in enumerate(work, 1):
-        results.append(finish(job, request, force, notice, watch))
-        notice(f"[{number}/{len(work)}] {job.target}  {job.arm.name}  seed {job.seed}: {results[-1]['status']}")
-    outcome = comparison.outcome(request, arms, work, results)
+        raise UsageError("compare runs in one process", SameCommand(without=("torchrun",)))
+    with each_message_once(), continued_by(request.command()):
+        ready = prepare(request, force)
+        for mix in ready.mixes:
+            pretrain(mix, force, progress)
+        if ready.mixes:  # now every run to start from is there
+            check_alike(request, ready.jobs, starts_of(ready.jobs, force=False), force=force)
+        results = []
+        for number, job in enumerate(ready.jobs, 1):
+            results.append(finish(job, request, force, progress))
+            log.info(f"[{number}/{len(ready.jobs)}] {label_of(job)}: {results[-1]['status']}")
+        outcome = comparison.outcome(request, ready.arms, ready.jobs, results)
+    for target, remark in ready.remarks.items():
+        outcome["targets"][target]["notes"].insert(0, remark)
     write_json(request.out / f"{OUTCOME}.json", outcome)
     text = as_markdown(outcome)
     with atomic(request.out / f"{OUTCOME}.md") as scratch:
@@ -63,109 +90,81 @@ def run_comparison(request: Request, *, force: bool, notice: Say, watch: Watch) 
     return outcome
 
 
-def once(notice: Say) -> Say:
-    """Say each thing a single time: what holds for one run of a comparison mostly holds for all."""
-    said: set[str] = set()
+def what_would_be_done(request: ComparisonRequest, *, force: bool = False) -> list[dict[str, Any]]:
+    """For --dry-run: a row for each pre-training and run with its state: finished, unfinished or missing.
 
-    def say(message: str) -> None:
-        if message not in said:
-            said.add(message)
-            notice(message)
-
-    return say
-
-
-def what_would_be_done(request: Request, *, force: bool) -> list[dict[str, Any]]:
-    """For --dry-run: a row for each pre-training and run with its state: finished, unfinished or missing. Raises what
-    run_comparison would, before it trains."""
-    request = replace(request, training=settled(request.training))
-    arms, to_pretrain = plan_arms(request)
-    work = list(jobs(arms, request))
-    check_request(request, work, force=force)
+    Raises what run_comparison would raise before it trains.
+    """
+    with each_message_once():
+        ready = prepare(request, force)
     rows = [
         {
-            "target": ", ".join(mix.domains),
+            "target": ", ".join(mix.request.domains),
             "arm": PRETRAIN,
-            "seed": mix.training.seed,
+            "seed": mix.request.training.seed,
             "folder": str(mix.folder),
-            "state": NOTHING if force else mix_there(mix, request),
+            "state": state_of_mix(mix, ready.starts[mix.name], force),
         }
-        for mix in to_pretrain
+        for mix in ready.mixes
     ]
-    begun = {mix.folder: row["state"] == FINISHED for mix, row in zip(to_pretrain, rows, strict=True)}
-    for job in work:
-        ready = not job.arm.mix or begun.get(job.arm.mix.folder, True)  # else what it starts from will be another run
-        rows.append(
-            {
-                "target": job.target,
-                "arm": job.arm.name,
-                "seed": job.seed,
-                "folder": str(job.folder),
-                "state": state_of(job, request, ready, force),
-            }
-        )
+    for job in ready.jobs:
+        facts = {"target": job.target, "arm": job.arm.name, "seed": job.seed, "folder": str(job.folder)}
+        rows.append({**facts, "state": state_of(job, request, ready.starts, force)})
     return [row | {"state": "missing" if row["state"] == NOTHING else row["state"]} for row in rows]
 
 
-def state_of(job: Job, request: Request, ready: bool, force: bool) -> str:
-    """NOTHING, UNFINISHED or FINISHED: how far a job was done. ready: the run it starts from is there."""
+def state_of_mix(mix: Mix, start: Checkpoint, force: bool) -> str:
+    """How much of a checked mix is done: NOTHING, UNFINISHED or FINISHED. start: see starts_of."""
+    if is_there(start):
+        return FINISHED
+    return UNFINISHED if RunFolder(mix.folder).is_unfinished() and not force else NOTHING
+
+
+def state_of(job: Job, request: ComparisonRequest, starts: Starts, force: bool) -> str:
+    """How much of a job is done: NOTHING, UNFINISHED or FINISHED."""
     if job.arm.kind == GIVEN:
         return FINISHED
     if force:
         return NOTHING
     if job.arm.kind == UNTRAINED:
-        path = request.out / job.record()
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        same = known.get("fingerprint") == fit_baseline(job, request)["fingerprint"]
+        same = read_record(job, request).get("fingerprint") == fit_baseline(job)["fingerprint"]
         return FINISHED if same and ranks_of(job).exists() else NOTHING
-    if ready:
-        return job_there(job, request)
-    return UNFINISHED if has_state(job.folder) or (job.folder / FOLDER).exists() else NOTHING
+    return job_there(job, request, starts[job.arm.mix.name] if job.arm.mix else None)
 
 
 # -- work -------------------------------------------------------------------------------------------------------
 
 
-def pretrain(mix: Mix, request: Request, force: bool, notice: Say, watch: Watch) -> None:
+def pretrain(mix: Mix, force: bool, progress: Progress) -> None:
     """Pre-train a mix of sources, unless that was done."""
-    with watch(f"pretrain {mix.name}") as update:
-        done, was_there = run_stage(
-            request.store,
-            mix.domains,
-            PRETRAIN,
-            out=mix.folder,
-            model_config=mix.model,
-            config=mix.training,
-            source=None,
-            force=force,
-            resume=not force and has_state(mix.folder),
-            notice=without_next(notice),
-            progress=lambda row: update(row["epoch"], mix.training.epochs),
-        )
-    notice(
-        f"pretrain {mix.name} ({', '.join(mix.domains)}): {'fresh' if was_there else 'trained'}, "
+    resume = not force and RunFolder(mix.folder).is_unfinished()
+    done, was_there = run_stage(
+        mix.request, mix.folder, force=force, resume=resume, progress=lambda _: progress(f"{PRETRAIN} {mix.name}")
+    )
+    log.info(
+        f"{PRETRAIN} {mix.name} ({', '.join(mix.request.domains)}): {'fresh' if was_there else 'trained'}, "
         f"best epoch {done.best_epoch} of {done.epochs}"
     )
 
 
-def finish(job: Job, request: Request, force: bool, notice: Say, watch: Watch) -> dict[str, Any]:
+def finish(job: Job, request: ComparisonRequest, force: bool, progress: Progress) -> dict[str, Any]:
     """Train (or fit) and evaluate one run as far as that is not done; the content of its JSON in results/.
 
     It has the run's fingerprint and weights, budget, seconds of training and the evaluation under both protocols.
     """
-    path = request.out / job.record()
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() and not force else {}
-    facts = fit_baseline(job, request) if job.arm.kind == UNTRAINED else train_job(job, request, force, notice, watch)
+    known = {} if force else read_record(job, request)
+    untrained = job.arm.kind == UNTRAINED
+    facts = fit_baseline(job) if untrained else train_job(job, request, force, progress)
     status = facts.pop("status")
     same = all(known.get(key) == facts[key] for key in ("fingerprint", "weights_sha256"))
     if same and ranks_of(job).exists():
-        return {**known, "status": "fresh" if job.arm.kind == UNTRAINED else status}
-    if job.arm.kind == UNTRAINED:
+        return {**known, "status": "fresh" if untrained else status}
+    if untrained:
         found = judge_baseline(request.store, job.arm.name, job.target, job.folder, SPLIT)
         facts["seconds"] = found["seconds"]
     else:
         judging = EvaluateConfig(split=SPLIT, device=request.training.device)
-        found = evaluate_run(request.store, job.folder, job.target, judging, notice)
+        found = evaluate_run(request.store, job.folder, job.target, judging)
     record = {
         "arm": job.arm.name,
         "kind": job.arm.kind,
@@ -176,62 +175,59 @@ def finish(job: Job, request: Request, force: bool, notice: Say, watch: Watch) -
         **facts,
         **{key: found[key] for key in ("split", "items", "positions", "target_in_history", "protocols")},
     }
+    path = request.out / job.record()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, record)
     return {**record, "status": status}
 
 
+def read_record(job: Job, request: ComparisonRequest) -> dict[str, Any]:
+    """The result of a job that was finished before; empty if there is none."""
+    path = request.out / job.record()
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return record
+
+
 def ranks_of(job: Job) -> Path:
-    return job.folder / f"ranks-{job.target}-{SPLIT}.parquet"
+    return RunFolder(job.folder).ranks(job.target, SPLIT)
 
 
-def fit_baseline(job: Job, request: Request) -> dict[str, Any]:
-    """A baseline without training is fitted when it is judged; this only says which one it is."""
-    fingerprint = baseline_fingerprint(request.store, job.arm.name, job.target)
+def label_of(job: Job) -> str:
+    return f"{job.target}  {job.arm.name}  seed {job.seed}"
+
+
+def fit_baseline(job: Job) -> dict[str, Any]:
+    """Which baseline without training it is. It is fitted when it is judged."""
+    fingerprint = baseline_fingerprint(job.request.store, job.arm.name, job.target)
     return {"fingerprint": fingerprint, "weights_sha256": "", "budget": {}, "seconds": 0.0, "status": "judged"}
 
 
-def train_job(job: Job, request: Request, force: bool, notice: Say, watch: Watch) -> dict[str, Any]:
+def train_job(job: Job, request: ComparisonRequest, force: bool, progress: Progress) -> dict[str, Any]:
     """Train a run unless it is finished or was handed in; what is recorded of it."""
-    arm, training = job.arm, job.training()
-    source = arm.mix.folder if arm.mix else None
-    with watch(f"{job.target} {arm.name} seed {job.seed}") as update:
-        request_of_run: dict[str, Any] = {
-            "out": job.folder,
-            "model_config": arm.model,
-            "config": training,
-            "source": source,
-            "force": force,
-            "notice": without_next(notice),
-            "progress": lambda row: update(row["epoch"], training.epochs),
-        }
-        was_there = True
-        if arm.kind == RACED:
-            label = f"{job.target}  {arm.name}  seed {job.seed}"
-            request_of_run["notice"] = lambda said: notice(f"{label}, {said}" if said.startswith("after ") else said)
-            _, was_there, _ = run_auto(
-                request.store,
-                [job.target],
-                **request_of_run,
-                race=request.race,
-                resume=not force and (job.folder / FOLDER).exists(),
-                reads=as_control(job, request).modalities,
-            )
-        elif arm.kind != GIVEN:
-            _, was_there = run_stage(
-                request.store,
-                [job.target],
-                arm.stage,
-                **request_of_run,
-                own_stages=request.own_stages,
-                resume=not force and has_state(job.folder),
-            )
-    done, decision = checkpoint.describe(job.folder), read_decision(job.folder) if arm.kind == RACED else {}
+    folder, was_there, decision = RunFolder(job.folder), True, dict[str, Any]()
+    label = label_of(job)
+    if job.arm.kind == RACED:
+        resume, reads = not force and folder.candidates.exists(), planned(job.as_control()).described.reads(job.target)
+        _, was_there, decision = run_auto(
+            job.request,
+            job.folder,
+            race=request.race,
+            force=force,
+            resume=resume,
+            reads=reads,
+            progress=lambda stage: progress(f"{label}: {stage}"),
+        )
+    elif job.arm.kind != GIVEN:
+        resume = not force and folder.is_unfinished()
+        _, was_there = run_stage(
+            job.request, job.folder, force=force, resume=resume, progress=lambda _: progress(label)
+        )
+    done = checkpoint.describe(job.folder)
     return {
         "fingerprint": done.fingerprint,
         "weights_sha256": done.weights_sha256,
         "budget": budget_of(done, decision),
-        "seconds": seconds_of(job),
+        "seconds": seconds_of(folder),
         "status": "fresh" if was_there else "trained",
     } | ({"chosen": decision["chosen"]} if decision else {})
 
@@ -239,7 +235,7 @@ def train_job(job: Job, request: Request, force: bool, notice: Say, watch: Watch
 def budget_of(done: Checkpoint, decision: Mapping[str, Any]) -> dict[str, Any]:
     """What a run was allowed and took: settings of training that are a budget, and the epochs it went through.
 
-    decision: of the race it won, if any: the epochs of the stage that the winner went through before count too.
+    decision: of the race it won, if any; then the epochs of the winner's first stage count too.
     """
     kept = ("epochs", "batch_size", "lr", "lr_decay", "patience", "limit_steps", "precision")
     before = decision["epochs"] - done.train["epochs"] if decision else 0
@@ -251,9 +247,7 @@ def budget_of(done: Checkpoint, decision: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def seconds_of(job: Job) -> float | None:
-    """Seconds of training, of all candidates where there was a race; None where the run does not tell."""
-    decision: Mapping[str, Any] = read_decision(job.folder)
-    if decision:
-        return float(sum(decision["seconds"].values()))
-    return read_cost(job.folder)["seconds"] if (job.folder / COST).exists() else None
+def seconds_of(folder: RunFolder) -> float | None:
+    """Seconds of training, of all candidates if there was a race; None if the run does not say."""
+    decision = folder.read_decision()
+    return sum(decision["seconds"].values()) if decision else folder.read_cost().get("seconds")

@@ -9,7 +9,7 @@ Section = tuple[str, list[Table], list[str]]  # title, tables, remarks
 
 
 def sections(found: Mapping[str, Any]) -> Iterator[Section]:
-    """A section a target: figures and differences by protocol, then verdicts and remarks."""
+    """One section per target: figures and differences by protocol, then verdicts and remarks."""
     for target, facts in found["targets"].items():
         tables: list[Table] = []
         for protocol in protocols_of(facts):
@@ -66,7 +66,7 @@ def small(p: float | None) -> str:
 
 
 def remarks(target: str, facts: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """The verdict line, which source hurts, and what else a reader should know."""
+    """The verdicts, which source hurts, and what else a reader should know."""
     judged = {name: arm["verdict"] for name, arm in facts["arms"].items() if arm["verdict"]}
     lines = []
     words = [f"{name} {verdict['word']} ({verdict['why']})" for name, verdict in judged.items() if verdict["word"]]
@@ -88,7 +88,7 @@ def remarks(target: str, facts: Mapping[str, Any], found: Mapping[str, Any]) -> 
 
 
 def which_hurts(target: str, by_stage: Mapping[str, Any]) -> list[str]:
-    """The source that hurts, by name, or that none is shown to."""
+    """Names the sources that hurt, or says that none is shown to."""
     cases = [(source, stage, said) for stage, sources in by_stage.items() for source, said in sources.items()]
     if not cases:
         return []
@@ -111,7 +111,7 @@ def leaving(one: Mapping[str, Any]) -> str:
 
 
 def as_text(found: Mapping[str, Any]) -> str:
-    """For a terminal."""
+    """The outcome for a terminal."""
     lines: list[str] = []
     for title, tables, said in sections(found):
         lines.append(title)
@@ -122,7 +122,7 @@ def as_text(found: Mapping[str, Any]) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Cells in columns; the first column to the left."""
+    """Cells in columns; the first column is aligned to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(
@@ -134,7 +134,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def as_markdown(found: Mapping[str, Any]) -> str:
-    """As a page."""
+    """The outcome as a page."""
     lines = ["# Comparison", ""]
     for title, tables, said in sections(found):
         lines += [f"## {title}", ""]

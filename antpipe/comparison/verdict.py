@@ -1,4 +1,4 @@
-"""The statistics behind a verdict on transfer, on plain arrays (docs/verdict.md says the same in words).
+"""The statistics behind a verdict on transfer, on plain arrays (docs/verdict.md explains them).
 
 Letters in shape comments: K differences (of arms and metrics), S seeds, U users, R resamples.
 """
@@ -13,15 +13,18 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 POSITIVE, NONE, NEGATIVE = "POSITIVE", "NONE", "NEGATIVE"
-LEAST_P = 1e-50  # smaller ones are not told apart
-AT_ONCE = 1 << 22  # numbers of resampled users (32 MB)
+LEAST_P = 1e-50  # smaller ones are not distinguished
+AT_ONCE = 1 << 22  # counts of resampled users in memory (32 MB)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm minus its control. difference: of the means; low, high: its confidence interval; effect: Cohen's d_z,
-    the mean over users in standard deviations of the users' differences; seed_share: the share of the variance that is
-    between seeds. None where there are too few seeds or users to say anything."""
+    """An arm minus its control.
+
+    difference: of the means. low, high: its confidence interval. effect: Cohen's d_z, the mean over users in standard
+    deviations of the users' differences. seed_share: the share of the variance that is between seeds. All but the
+    difference are None if there are too few seeds or users.
+    """
 
     difference: float
     effect: float | None = None
@@ -34,14 +37,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verdict:
-    """POSITIVE, NONE or NEGATIVE (None: too little data for one), and why, in words."""
+    """POSITIVE, NONE or NEGATIVE (None if there is too little data), and why, in words."""
 
     word: str | None
     why: str
 
 
 def gains(ranks: Floats, metric: str) -> Floats:
-    """What a target of each rank (1: best, infinite: not found) adds to `recall@k`, `ndcg@k` or `mrr@k`."""
+    """What a target of each rank (1 is best, infinite means not found) adds to `recall@k`, `ndcg@k` or `mrr@k`."""
     name, _, k = metric.partition("@")
     rank = np.maximum(ranks, 1.0)
     value = {"recall": np.ones_like(rank), "ndcg": 1 / np.log2(rank + 1), "mrr": 1 / rank}[name]
@@ -53,9 +56,9 @@ def differences(
 ) -> list[Difference]:
     """K arms against one control, position by position, seed by seed.
 
-    arms: (K, S, Q) gains of each position, control: (S, Q) those of the control with the same seeds (or (K, S, Q), one
-    control an arm). user: (Q,) whose position it is: users are resampled, not positions. All K share the resampled
-    users and seeds, so that equal data gives equal results whatever else is compared.
+    arms: (K, S, Q) gains of each position. control: (S, Q) those of the control with the same seeds, or (K, S, Q) with
+    one control per arm. user: (Q,) whose position it is: users are resampled, not positions. All K share the resampled
+    users and seeds, so equal data gives equal results whatever else is compared.
     """
     users, row = np.unique(user, return_inverse=True)
     weights = np.bincount(row).astype(np.float64)  # (U,) positions of each user
@@ -83,10 +86,9 @@ def differences(
 def bootstrap_errors(sums: Floats, weights: Floats, resamples: int, seed: int) -> Floats:
     """Standard errors (K,) of mean differences by a bootstrap over users and seeds.
 
-    sums: (K, S, U) differences of each user, added up over the user's positions, of which there are weights (U,). A
-    resample draws U users with replacement and, crossed with them, S - 1 seeds: one fewer than there are, since S would
-    make the variance between seeds too small by (S - 1) / S (Rao and Wu 1988, section 2,
-    https://doi.org/10.1080/01621459.1988.10478591).
+    sums: (K, S, U) differences summed over the positions of each user, of which there are weights (U,). A resample
+    draws U users with replacement and, crossed with them, S - 1 seeds: drawing all S would make the variance between
+    seeds too small by (S - 1) / S (Rao and Wu 1988, section 2, https://doi.org/10.1080/01621459.1988.10478591).
     """
     count, seeds, users = sums.shape
     by_user = np.ascontiguousarray(sums.reshape(count * seeds, users).T)  # (U, K * S)
@@ -106,8 +108,10 @@ def bootstrap_errors(sums: Floats, weights: Floats, resamples: int, seed: int) -
 
 
 def seed_share(sums: Floats, weights: Floats) -> float:
-    """How much of the variance of the mean is between seeds, the rest being between users: 0 to 1. sums: (S, U),
-    weights: (U,)."""
+    """The share of the variance of the mean that is between seeds, 0 to 1; the rest is between users.
+
+    sums: (S, U). weights: (U,).
+    """
     seeds, users = sums.shape
     of_seeds = (sums.sum(1) / weights.sum()).var(ddof=1) / seeds
     average = sums.mean(0)  # (U,)
@@ -117,8 +121,8 @@ def seed_share(sums: Floats, weights: Floats) -> float:
 
 
 def cohens_dz(sums: Floats, weights: Floats) -> float:
-    """Mean of the users' differences, each averaged over seeds and the user's positions, divided by their standard
-    deviation; 0 where all are 0. sums: (S, U), weights: (U,)."""
+    """The mean of the users' differences, each averaged over seeds and the user's positions, divided by their standard
+    deviation; 0 if all differences are 0. sums: (S, U). weights: (U,)."""
     of_user = sums.mean(0) / weights
     spread = of_user.std(ddof=1)
     if spread > 0:
@@ -127,10 +131,12 @@ def cohens_dz(sums: Floats, weights: Floats) -> float:
 
 
 def quantile(p: float, share: float, freedom: tuple[int, int]) -> float:
-    """How many standard errors a difference of two-sided p is from 0, where this share of the variance has the first
-    number of degrees of freedom and the rest the second one: the root of the mean square of both quantiles of Student's
-    t. Whatever the true share is, p is then not too small (Banerjee 1960, Sankhya 22, 357-358); the degrees of freedom
-    of Welch and Satterthwaite make it so with 2 or 3 seeds, whose estimate of their variance is often far too small.
+    """The distance from 0, in standard errors, of a difference with two-sided p.
+
+    `share` of the variance has the first number of degrees of freedom, the rest the second one. The result is the root
+    mean square of both quantiles of Student's t, so p is never too small, whatever the true share (Banerjee 1960,
+    Sankhya 22, 357-358). With the degrees of freedom of Welch and Satterthwaite it would be too small for 2 or 3 seeds,
+    whose estimated variance is often far too small.
     """
     from scipy.stats import t as student
 
@@ -148,12 +154,12 @@ def interval(
 
 
 def p_of(distance: float, share: float, freedom: tuple[int, int]) -> float:
-    """The p whose quantile is this distance; it lies between those of both parts alone."""
+    """The p whose quantile is this distance. It lies between those of both parts alone."""
     from scipy.optimize import brentq
     from scipy.stats import t as student
 
     ends = [float(2 * student.sf(distance, free)) for free in freedom]
-    low, high = max(min(ends) * 0.999, LEAST_P), min(max(ends) * 1.001, 1.0)  # a little wider: these are rounded
+    low, high = max(min(ends) * 0.999, LEAST_P), min(max(ends) * 1.001, 1.0)  # a little wider, because of rounding
     if quantile(low, share, freedom) <= distance:
         return low
     if high == 1.0 and distance == 0:
@@ -162,7 +168,7 @@ def p_of(distance: float, share: float, freedom: tuple[int, int]) -> float:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p values corrected for their number so that the chance of any false finding stays below alpha (Holm 1979,
+    """p values corrected so that the chance of any false finding stays below alpha (Holm 1979,
     https://www.jstor.org/stable/4615733): the smallest times m, the next times m - 1, …, never falling, at most 1."""
     values = np.asarray(p, np.float64)
     order = np.argsort(values, kind="stable")
@@ -174,8 +180,8 @@ def holm(p: Sequence[float]) -> list[float]:
 def judge(tested: Mapping[str, tuple[Difference, float | None]], alpha: float) -> Verdict:
     """The verdict on one arm and target. tested: by metric, the difference and its corrected p.
 
-    POSITIVE: at least one metric is better with a corrected p below alpha, and none is worse so. NEGATIVE: the mirror
-    image. NONE otherwise, also where one metric is better and another worse.
+    POSITIVE: at least one metric is better with a corrected p below alpha, and none is worse. NEGATIVE: the opposite.
+    NONE otherwise, even if one metric is better and another worse.
     """
     if any(corrected is None for _, corrected in tested.values()):
         return Verdict(None, "no verdict: it takes at least 2 seeds and 2 users")

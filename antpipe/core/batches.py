@@ -1,6 +1,6 @@
-"""From interactions to batches: training windows, their batches, and evaluation examples.
+"""From sequences to training windows and their batches, and to evaluation examples.
 
-Items are rows of a catalogue (catalogue.py), numbered over all its domains, or rows of one domain where that is said.
+Items are global rows of a catalogue (catalogue.py), or rows of one domain where a docstring says so.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,24 +19,24 @@ PADDING_WORTH_A_BLOCK = 128
 
 @dataclass(frozen=True)
 class Windows:
-    """Stretches of item sequences to train on. Window w reads `length[w]` items from `first[w]` on.
+    """Stretches of item sequences to train on. Window w reads `length[w]` items, starting at `first[w]`.
 
-    Its last `targets[w]` positions have a target each: the item after it.
+    Each of its last `targets[w]` positions has a target: the item that follows it.
     """
 
-    items: Ints  # all sequences one after the other, global item rows
+    items: Ints  # all sequences concatenated, global item rows
     first: Ints  # (W,)
     length: Ints  # (W,)
     targets: Ints  # (W,)
 
 
 def training_windows(sequences: Sequence[Sequences], offsets: Ints, stride: int = 1) -> Windows:
-    """All prefixes of all users' training parts, each looking back on at most max_len items.
+    """All prefixes of all users' training parts, each with a history of at most max_len items.
 
-    While a training part fits max_len + 1 items it is one window with a target at every position, which one
-    causal pass serves. Behind it, windows of max_len items serve the next `stride` targets each. With a stride of 1
-    every prefix starts at position 0, just as if it stood alone; with a longer one, long histories cost that many times
-    less, and of their prefixes some look back on up to stride - 1 items fewer than max_len.
+    The first max_len + 1 items are one window with a target at every position, served by one causal pass. After that,
+    each window of max_len items serves the next `stride` targets. With a stride of 1 every prefix starts at position 0,
+    as if encoded on its own. A longer stride makes long histories that many times cheaper, and leaves some prefixes
+    with up to stride - 1 items less history.
     """
     items, first, length, targets = [], [], [], []
     base = 0
@@ -45,7 +45,7 @@ def training_windows(sequences: Sequence[Sequences], offsets: Ints, stride: int 
         head = np.minimum(train - 1, part.max_len)  # inputs of the first window
         some = head > 0
         step = min(stride, part.max_len)
-        extra = np.maximum(train - 1 - part.max_len, 0)  # targets behind it
+        extra = np.maximum(train - 1 - part.max_len, 0)  # targets after it
         count = -(-extra // step)  # windows for them
         within = within_groups(count)
         served = np.minimum(step, np.repeat(extra, count) - within * step)  # the last one may serve fewer
@@ -59,8 +59,11 @@ def training_windows(sequences: Sequence[Sequences], offsets: Ints, stride: int 
 
 @dataclass(frozen=True)
 class Block:
-    """Sequences of similar length. inputs: (B, L) rows into the batch's items, padded at the end with row 0;
-    positions: (p,) places in the flattened (B * L) outputs that have a target."""
+    """Sequences of similar length.
+
+    inputs: (B, L) indices into the batch's items, padded at the end with the first item of the sequence.
+    positions: (p,) indices into the flattened (B * L) outputs that have a target.
+    """
 
     inputs: Ints
     positions: Ints
@@ -68,11 +71,11 @@ class Block:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step reads. items: (n,) global rows. targets: (P,) rows into `items` of all positions of the step.
+    """The input of one step.
 
-    blocks: the sequences this process works on; their positions are targets[first : first + p], in the blocks' order
-    (in one process first = 0 and p = P). log_inclusion: (n,) logarithm of each item's probability to be among
-    `items`, where these are a sample of the catalogue.
+    items: (n,) global rows. targets: (P,) indices into `items` for all positions of the step. blocks: the sequences of
+    this process; in their order, their positions have targets[first : first + p] (with one process first = 0 and
+    p = P). log_inclusion: (n,) log probability that each item is among `items`, if these are a sample of the catalogue.
     """
 
     items: Ints
@@ -87,7 +90,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Which items a step needs besides those its sequences name: `drawn` of a catalogue of `size`."""
+    """Negatives of a step in addition to the items of its sequences: `drawn` from a catalogue of `size`."""
 
     size: int
     drawn: int
@@ -96,9 +99,9 @@ class Candidates:
 def batches(
     windows: Windows, batch_size: int, seed: int, epoch: int, candidates: Candidates, share: tuple[int, int] = (0, 1)
 ) -> Iterator[Batch]:
-    """One pass over the windows in an order that depends on seed and epoch only; about batch_size targets a batch.
+    """One pass over the windows, in an order given by seed and epoch, with about batch_size targets per batch.
 
-    share: which of how many processes this is; each works on its part of every batch.
+    share: (rank, processes); each process gets its part of every batch.
     """
     order = np.random.default_rng([seed, epoch]).permutation(len(windows.first))
     step = (np.cumsum(windows.targets[order]) - 1) // batch_size
@@ -110,14 +113,14 @@ def batches(
 def make_batch(
     windows: Windows, chosen: Ints, candidates: Candidates, rng: np.random.Generator, share: tuple[int, int] = (0, 1)
 ) -> Batch:
-    """The batch of some windows, in blocks of similar length."""
+    """The batch of the chosen windows, in blocks of similar length."""
     rank, size = share
     order = chosen[np.argsort(windows.length[chosen], kind="stable")]
     parts = [blocks_of(windows, order[one::size]) for one in range(size)]
     target = np.concatenate([targets for _, targets in parts])
     named = [target, *(block.inputs.ravel() for blocks, _ in parts for block in blocks)]
     first = sum(len(targets) for _, targets in parts[:rank])
-    if candidates.drawn >= candidates.size:  # rows of the catalogue are rows of the batch
+    if candidates.drawn >= candidates.size:  # the batch has the whole catalogue
         return Batch(np.arange(candidates.size), parts[rank][0], target, first)
     own = np.unique(np.concatenate(named))
     items, log_inclusion = add_drawn(own, candidates, rng) if candidates.drawn else (own, None)
@@ -126,7 +129,7 @@ def make_batch(
 
 
 def blocks_of(windows: Windows, order: Ints) -> tuple[tuple[Block, ...], Ints]:
-    """Windows in order of length as blocks whose inputs are global rows, and the targets (p,), global rows too."""
+    """Windows, ordered by length, as blocks whose inputs are global rows, and their targets (p,), also global rows."""
     blocks, targets = [], [np.empty(0, np.int64)]
     for group in np.split(order, block_ends(windows.length[order])) if len(order) else ():
         first, length = windows.first[group], windows.length[group]
@@ -140,9 +143,9 @@ def blocks_of(windows: Windows, order: Ints) -> tuple[tuple[Block, ...], Ints]:
 
 
 def add_drawn(own: Ints, candidates: Candidates, rng: np.random.Generator) -> tuple[Ints, NDArray[np.float32] | None]:
-    """A step's own items (sorted) together with items drawn from the others, uniformly and without repetition.
+    """A step's own items (sorted) plus negatives drawn uniformly, without replacement, from the others.
 
-    Returns all of them, sorted, and the logarithm of each one's probability to be there: own ones are certain.
+    Returns all items, sorted, and the log probability that each is included (0 for own items).
     """
     others = candidates.size - len(own)
     if others <= candidates.drawn:
@@ -156,8 +159,11 @@ def add_drawn(own: Ints, candidates: Candidates, rng: np.random.Generator) -> tu
 
 
 def history_pairs(blocks: Sequence[Block], n: int) -> tuple[Ints, Ints]:
-    """Each position of some blocks, in their order, with each item up to it: rows (S,) of the positions, ascending,
-    and rows (S,) of the batch's n items. A pair is there once, however often its item comes."""
+    """Unique pairs of a position of the blocks and an item in its history, the position's own item included.
+
+    Returns row numbers (S,) of the positions, ascending in the order of the blocks, and indices (S,) into the batch's n
+    items.
+    """
     keys, base = [np.empty(0, np.int64)], 0
     for block in blocks:
         sequence, place = np.divmod(block.positions, block.inputs.shape[1])
@@ -169,8 +175,7 @@ def history_pairs(blocks: Sequence[Block], n: int) -> tuple[Ints, Ints]:
 
 
 def pairs_among(pairs: tuple[Ints, Ints], candidates: Ints) -> tuple[Ints, Ints]:
-    """Pairs of row and item as pairs of row and column, where the columns are candidates (P,) of which several may be
-    the same item."""
+    """(row, item) pairs as (row, column) pairs, where the columns are candidates (P,), which may repeat an item."""
     rows, items = pairs
     order = np.argsort(candidates, kind="stable")
     first = np.searchsorted(candidates[order], items)
@@ -180,8 +185,8 @@ def pairs_among(pairs: tuple[Ints, Ints], candidates: Ints) -> tuple[Ints, Ints]
 
 
 def block_ends(lengths: Ints) -> list[int]:
-    """Where to cut ascending lengths (W,) into blocks: at powers of two, unless padding the shorter sequences to
-    the next power costs fewer than PADDING_WORTH_A_BLOCK positions."""
+    """Where to cut ascending lengths (W,) into blocks: at powers of two, unless padding the shorter sequences to the
+    next power costs fewer than PADDING_WORTH_A_BLOCK positions."""
     power = np.ceil(np.log2(lengths)).astype(np.int64)
     ends: list[int] = []
     begin = 0
@@ -195,8 +200,8 @@ def block_ends(lengths: Ints) -> list[int]:
 
 @dataclass(frozen=True)
 class Examples:
-    """Positions to predict in one domain. Example q of user[q] has the history items[start[q]:end[q]] and the
-    target items[end[q]]; items are rows of the domain's own catalogue."""
+    """Positions to predict in one domain. Example q of user[q] has the history items[start[q]:end[q]] and the target
+    items[end[q]]; items are rows of the domain."""
 
     user: NDArray[np.int32]  # (Q,)
     items: NDArray[np.int32]
@@ -212,7 +217,7 @@ class Examples:
 
 
 def examples(sequences: Sequences, split: str) -> Examples:
-    """The targets of a split (`valid` or `test`), each with everything its user did before."""
+    """The targets of a split (`valid` or `test`), each with the whole history of its user before it."""
     lengths = np.diff(sequences.offsets)
     low, high = (sequences.train_end, sequences.valid_end) if split == "valid" else (sequences.valid_end, lengths)
     count = np.maximum(high - low, 0)
@@ -223,7 +228,7 @@ def examples(sequences: Sequences, split: str) -> Examples:
 
 
 def sample(part: Examples, most: int) -> Examples:
-    """At most `most` of the examples, always the same ones; all of them where `most` is 0."""
+    """At most `most` examples, always the same ones (0: all)."""
     if not 0 < most < len(part):
         return part
     some = np.sort(np.random.default_rng(0).choice(len(part), most, replace=False))
@@ -231,10 +236,10 @@ def sample(part: Examples, most: int) -> Examples:
 
 
 def history_blocks(part: Examples, size: int) -> Iterator[tuple[Ints, Ints]]:
-    """Histories cut to the last max_len items, in blocks of at most `size` examples of one length: without padding,
-    so that what comes out for one example does not depend on the others.
+    """Histories cut to the last max_len items, in blocks of at most `size` examples of equal length.
 
-    Yields example numbers (B,) and inputs (B, L).
+    Blocks have no padding, so the result of one example does not depend on the others. Yields example numbers (B,) and
+    inputs (B, L).
     """
     length = np.minimum(part.end - part.start, part.max_len)
     order = np.argsort(length, kind="stable")

@@ -1,11 +1,10 @@
-"""The item features of several domains as one catalogue, mapped from the store.
+"""The item features of several domains as one catalogue, memory-mapped from the store.
 
-Items of several domains share one numbering: domain i's item j is offsets[i] + j, where the offsets are
-sums of the catalogues' sizes (never of the largest id seen).
+Items of several domains share one numbering: item j of domain i has the global row offsets[i] + j. Offsets add up the
+sizes of the catalogues (not the largest ids seen in training, as the authors' code does).
 """
 
-import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,27 +12,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antpipe.errors import DataError
-from antpipe.settings.features import MODALITIES
-from antpipe.store.artefacts import artefact_of, encoder_name
+from antpipe.runtime.logs import log
+from antpipe.settings.model import EMBEDDED, MODALITIES
+from antpipe.store.artefacts import artefact_of
+from antpipe.store.domain import Domain
 from antpipe.store.files import Feature
+from antpipe.store.manifest import encoder_name
+from antpipe.store.next_command import build_command, spell
 from antpipe.store.store import Store
 
 if TYPE_CHECKING:
     import torch
 
 Ints = NDArray[np.int64]
-# Features of more bytes than this are given back after each use. The kernel maps far more than the rows one reads, so
-# that soon all of them would count as this process's memory.
+# Features larger than this many bytes are released after each use. The kernel maps far more than the rows that are
+# read, so otherwise the whole file would soon count as this process's memory.
 RESIDENT = 1 << 29
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Features of one or more domains, mapped. A modality a domain lacks counts as missing for all its items."""
+    """Memory-mapped features of one or more domains. A modality that a domain lacks is missing for all its items."""
 
     domains: tuple[str, ...]
     offsets: Ints  # (domains + 1,)
-    features: dict[str, tuple[Feature | None, ...]]  # by modality, one entry a domain
+    features: dict[str, tuple[Feature | None, ...]]  # by modality, one entry per domain
     widths: dict[str, int]
     encoders: dict[str, str]
 
@@ -42,11 +45,11 @@ class Catalogue:
 
     def rows(self, domain: str) -> Ints:
         """Global rows of one domain's items."""
-        place = self.domains.index(domain)
-        return np.arange(self.offsets[place], self.offsets[place + 1])
+        number = self.domains.index(domain)
+        return np.arange(self.offsets[number], self.offsets[number + 1])
 
     def gather(self, rows: Ints, modality: str, width: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Raw features (n, width) of global item rows (n,), zeros where missing, and who has one (n,)."""
+        """Raw features (n, width) of global item rows (n,), zeros where missing, and which items have one (n,)."""
         values = np.zeros((len(rows), width), np.float32)
         present = np.zeros(len(rows), np.bool_)
         for start, stop, feature in zip(self.offsets, self.offsets[1:], self.features.get(modality, ()), strict=False):
@@ -59,13 +62,13 @@ class Catalogue:
         return values, present
 
     def mapped_bytes(self) -> int:
-        """Size of all mapped features."""
+        """Size of all mapped features in bytes."""
         return sum(one.values.nbytes for column in self.features.values() for one in column if one is not None)
 
 
 @dataclass(frozen=True)
 class ItemInputs:
-    """n items as the model takes them: features (n, d) and present (n,) by modality, ids (n,) global rows."""
+    """n items as input of the model: features (n, d) and present (n,) by modality, ids (n,) global rows."""
 
     features: dict[str, "torch.Tensor"]
     present: dict[str, "torch.Tensor"]
@@ -75,9 +78,9 @@ class ItemInputs:
 def item_inputs(
     catalogue: Catalogue, widths: Mapping[str, int], rows: Ints, device: "torch.device", precision: str = "fp32"
 ) -> ItemInputs:
-    """Items by global row, with the modalities (and widths) a model reads, on its device.
+    """The inputs of items by global row, for the modalities and widths of a model, on its device.
 
-    precision: of the features; bf16 where all products with them are made in bf16 anyway (autocast).
+    precision: of the features; bf16 if all products with them are in bf16 anyway (autocast).
     """
     import torch
 
@@ -91,17 +94,13 @@ def item_inputs(
 
 
 def load_catalogue(
-    store: Store,
-    domains: Sequence[str],
-    modalities: Sequence[str],
-    notice: Callable[[str], None],
-    whitened: Sequence[str] = (),
+    store: Store, domains: Sequence[str], modalities: Sequence[str], whitened: Sequence[str] = ()
 ) -> Catalogue:
-    """Map the features of the domains. A modality no domain has is left out; `notice` says what is missing.
+    """Map the features of the domains. Logs what a domain lacks; a modality that no domain has is left out.
 
-    modalities: none at all for a model that knows items by their ids. whitened: those to read in their whitened form.
-    Raises DataError where no modality is left, where one is there but not whitened as asked for, or where domains have
-    features of different encoders.
+    modalities: empty for a model that knows items by their ids only. whitened: those to read in whitened form.
+    Raises DataError if no modality is left, if one is not whitened as requested, or if domains have features of
+    different encoders.
     """
     features: dict[str, tuple[Feature | None, ...]] = {}
     widths: dict[str, int] = {}
@@ -112,8 +111,7 @@ def load_catalogue(
             domain = store.domain(name)
             entry = domain.manifest().get(modality)
             if entry is None or not domain.entry(modality)["present"]:
-                lack = "not built" if entry is None else "present for no item"
-                notice(f"{name}: {modality} is {lack}; the model does without ({domain.command(modality)})")
+                log.warning(f"{name}: {modality} is {_not_there(domain, modality)}")
                 column.append(None)
                 continue
             artefact = artefact_of(modality, whitened)
@@ -130,15 +128,25 @@ def load_catalogue(
         if modality in widths:
             features[modality] = tuple(column)
     if modalities and not widths:
-        raise DataError(f"{', '.join(domains)}: no feature to learn from", store.domain(domains[0]).command("text"))
+        ways = (store.domain(name).state(modality).next_command for name in domains for modality in modalities)
+        raise DataError(f"{', '.join(domains)}: no features to learn from", next(filter(None, ways), None))
     sizes = [store.domain(name).rows() for name in domains]
     return Catalogue(tuple(domains), np.cumsum([0, *sizes]), features, widths, encoders)
 
 
+def _not_there(domain: Domain, modality: str) -> str:
+    """Why a domain lacks a modality, and the command that builds it, if there is one."""
+    if modality in domain.manifest():
+        return "missing for all items; the model works without it"
+    state = domain.state(modality)
+    mend = f" ({state.next_command})" if state.next_command else f": {state.why}"
+    return f"not built; the model works without it{mend}"
+
+
 def alike(store: Store, domains: Sequence[str], first: str, other: str, modality: str, whitened: Sequence[str]) -> str:
-    """The command that gives two domains features of one kind: those of `first`, or one whitening for all."""
+    """The command that makes the features of `other` comparable to those of `first`, or whitens all domains alike."""
     raw = [store.domain(name).manifest()[modality] for name in (first, other)]
     if modality in whitened and encoder_name(raw[0]) == encoder_name(raw[1]):
-        words = ["antpipe", "whiten", "--modality", modality, "--domains", ",".join(domains), "--scope", "global"]
-        return shlex.join([*words, "--store", str(store.root)])
-    return store.domain(other).command(modality, flags=raw[0].get("flags", []))
+        flags = ["--modality", modality, "--scope", "global"]
+        return spell("whiten", domains=domains, store=store.root, flags=flags)
+    return build_command(store.domain(other), modality, force=modality in EMBEDDED, flags=raw[0].get("flags", []))

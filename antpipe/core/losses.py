@@ -1,8 +1,8 @@
 """The losses of ANT as pure functions (arXiv 2309.10195, section 4.3).
 
-All take vectors that are not normalised yet; a score is the cosine divided by the temperature. `count` is the number
-of positions a mean is taken over, where the rows at hand are only a part of the batch (several processes). `bonus` is
-what is added to the cosines of some pairs, whose rows are those of the queries at hand.
+All take unnormalised vectors; a score is the cosine divided by the temperature. `count` is the number of positions the
+mean is taken over, if these rows are only a share of the batch (training with several processes). `bonus` is added to
+the cosines of some (row, candidate) pairs.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 REFERENCE_EPS = 1e-8  # added inside the logarithm by the authors' code
-SCORES_AT_ONCE = 1 << 21  # numbers: 8 MB in fp32, which stay in the cache between the passes over them
+SCORES_AT_ONCE = 1 << 21  # 8 MB in fp32: stays in the cache between the passes over it
 
 
 def cosine_scores(queries: Tensor, candidates: Tensor) -> Tensor:
@@ -25,9 +25,9 @@ def cosine_scores(queries: Tensor, candidates: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Bonus:
-    """A learned number () that is added to the cosine of some pairs of a row and a candidate.
+    """A learned scalar added to the cosine of some (row, candidate) pairs.
 
-    rows: (S,) ascending; columns: (S,) rows of the candidates. Each pair is there once.
+    rows: (S,) ascending; columns: (S,) indices of candidates. Pairs are unique.
     """
 
     score: Tensor
@@ -35,20 +35,22 @@ class Bonus:
     columns: Tensor
 
     def block(self, edges: Sequence[int], number: int, size: int) -> tuple[Tensor, Tensor]:
-        """The pairs of block `number` of `size` rows, which begin at `edges`: rows from the block's start, columns."""
+        """The pairs of block `number` of `size` rows: rows counted from the start of the block, and columns."""
         pairs = slice(edges[number], edges[number + 1])
         return self.rows[pairs] - number * size, self.columns[pairs]
 
     def edges(self, rows: int, size: int) -> list[int]:
-        """Where the pairs of each block of `size` of all rows begin, and where those of the last one end."""
+        """Where the pairs of each block of `size` rows begin, and where those of the last block end."""
         starts = torch.arange(0, rows + size, size, device=self.rows.device)
         ends: list[int] = torch.searchsorted(self.rows, starts).tolist()
         return ends
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Cross-entropy of scores query * candidate, a block of rows at a time: gradients are made together with the
-    loss, so that no (P, n) matrix is ever held, in memory or for the backward pass."""
+    """Cross-entropy of the scores query * candidate, one block of rows at a time.
+
+    Gradients are computed together with the loss, so the whole (P, n) score matrix never exists.
+    """
 
     @staticmethod
     def forward(
@@ -62,7 +64,7 @@ class _CrossEntropy(torch.autograd.Function):
         bonus: Bonus | None,
         added: Tensor | None,
     ) -> Tensor:
-        """added: () the bonus's score as it is added to query * candidate; apart, because it has a gradient."""
+        """added: () what `bonus` adds to query * candidate; a separate argument because it needs a gradient."""
         device = queries.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else queries.dtype
         table = candidates.to(low)  # (n, D)
@@ -91,8 +93,8 @@ class _CrossEntropy(torch.autograd.Function):
                 total += (sums.log() + highest - chosen).sum()
                 if query_grad is None and candidate_grad is None:
                     continue
-                # The gradient of the scores is weights / sums, less 1 at the label; dividing comes last, where there
-                # are D numbers a row instead of n.
+                # The gradient of the scores is weights / sums, minus 1 at the label. Divide last, when a row has D
+                # numbers instead of n.
                 weights = weights.scatter_add_(1, label, -sums)
                 if added_grad is not None:
                     added_grad += (weights[pairs] / sums[pairs[0], 0]).sum()
@@ -122,10 +124,10 @@ def _cross_entropy(
     log_inclusion: Tensor | None = None,
     bonus: Bonus | None = None,
 ) -> Tensor:
-    """Sum over P rows of -log softmax(scores - log_inclusion)[label], divided by `count` (P where None).
+    """Sum over P rows of -log softmax(scores - log_inclusion)[label], divided by `count` (default: P).
 
-    queries: (P, D); candidates: (n, D); labels: (P,) rows of the candidates; groups: ids (P,) and (n,), a candidate
-    of the query's own id that is not its label is none; log_inclusion: (n,).
+    queries: (P, D); candidates: (n, D); labels: (P,) indices of candidates; groups: ids (P,) and (n,), a candidate
+    with the query's own id is no negative; log_inclusion: (n,).
     """
     loss: Tensor = _CrossEntropy.apply(
         F.normalize(queries, dim=-1) / temperature,
@@ -149,12 +151,11 @@ def full_softmax(
     count: int | None = None,
     bonus: Bonus | None = None,
 ) -> Tensor:
-    """Cross-entropy over the whole catalogue, mean of P positions.
+    """Cross-entropy over the whole catalogue, mean over P positions.
 
-    hidden: (P, D), catalogue: (N, D), targets: (P,) rows of the catalogue. Where `catalogue` is a sample,
-    log_inclusion (N,) has the logarithm of each item's probability to be in it: with it taken off the scores, the sum
-    in the denominator has the whole catalogue's sum as its mean (logQ correction; Bengio and Senecal 2008,
-    https://doi.org/10.1109/TNN.2007.912312).
+    hidden: (P, D), catalogue: (N, D), targets: (P,) rows of the catalogue. log_inclusion: (N,) if `catalogue` is a
+    sample, the log probability that each item is in it. Subtracting it makes the denominator an unbiased estimate of
+    that of the whole catalogue (logQ correction; Bengio and Senecal 2008, https://doi.org/10.1109/TNN.2007.912312).
     """
     return _cross_entropy(hidden, catalogue, targets, temperature, count, log_inclusion=log_inclusion, bonus=bonus)
 
@@ -168,10 +169,10 @@ def in_batch(
     count: int | None = None,
     bonus: Bonus | None = None,
 ) -> Tensor:
-    """InfoNCE among the batch's next items, mean of P positions.
+    """InfoNCE among the batch's next items, mean over P positions.
 
-    hidden: (p, D); next_items: (P, D); targets: (P,) ids of the next items. Position i of `hidden` is row first + i
-    of the others; in one process p = P. Other rows with the same next item are no negatives: they are left out of
+    hidden: (p, D); next_items: (P, D); targets: (P,) ids of the next items. Row i of `hidden` belongs to row first + i
+    of the others; with one process p = P. Other rows with the same next item are not negatives: they are left out of
     the denominator.
     """
     own = torch.arange(first, first + len(hidden), device=targets.device)
@@ -179,17 +180,12 @@ def in_batch(
 
 
 def image_text(
-    images: Tensor,
-    texts: Tensor,
-    has_image: Tensor,
-    temperature: float,
-    first: int = 0,
-    count: int | None = None,
+    images: Tensor, texts: Tensor, has_image: Tensor, temperature: float, first: int = 0, count: int | None = None
 ) -> Tensor:
-    """InfoNCE from image to text, mean of the rows that have an image (zero where none has).
+    """InfoNCE from image to text, mean over the rows with an image (zero if there are none).
 
-    images: (p, D) and texts: (P, D) parts of the next items; has_image: (p,) bool. Image i is of row first + i of the
-    texts. Texts of rows without an image stay in the denominators.
+    images: (p, D) and texts: (P, D) parts of the next items; has_image: (p,) bool. Image i belongs to row first + i of
+    the texts. Texts of rows without an image stay in the denominator.
     """
     rows = has_image.nonzero().squeeze(1)
     return _cross_entropy(images[rows], texts, rows + first, temperature, count)
@@ -198,20 +194,24 @@ def image_text(
 def reference_full_softmax(
     hidden: Tensor, catalogue: Tensor, padding: Tensor, targets: Tensor, temperature: float
 ) -> Tensor:
-    """`full_softmax` as the authors' code has it: `padding` (D,), what the item side makes of a row of zeros,
-    is one more candidate, and eps stands inside the logarithm."""
+    """`full_softmax` as in the authors' code: eps inside the logarithm, and one more candidate, the padding.
+
+    padding: (D,) vector of an item whose features are zeros.
+    """
     logits = cosine_scores(hidden, torch.cat([padding[None], catalogue])) / temperature  # (P, N + 1)
     return _reference_nll(logits, targets + 1)
 
 
 def reference_in_batch(hidden: Tensor, next_items: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """`in_batch` with eps as in the authors' code."""
+    """`in_batch` with eps inside the logarithm, as in the authors' code."""
     logits = cosine_scores(hidden, next_items) / temperature
-    return _reference_nll(logits.masked_fill(_other_rows_of_same_item(targets), -torch.inf), _rows(targets))
+    same_item = (targets[:, None] == targets[None, :]).fill_diagonal_(False)
+    rows = torch.arange(len(targets), device=targets.device)
+    return _reference_nll(logits.masked_fill(same_item, -torch.inf), rows)
 
 
 def reference_image_text(images: Tensor, texts: Tensor, has_image: Tensor, temperature: float) -> Tensor:
-    """`image_text` with eps as in the authors' code."""
+    """`image_text` with eps inside the logarithm, as in the authors' code."""
     if not has_image.any():
         return images.sum() * 0.0
     logits = cosine_scores(images[has_image], texts) / temperature
@@ -223,12 +223,3 @@ def _reference_nll(logits: Tensor, targets: Tensor) -> Tensor:
     weights = logits.exp()
     chosen = weights.gather(1, targets[:, None]).squeeze(1)
     return -(chosen / (weights.sum(1) + REFERENCE_EPS) + REFERENCE_EPS).log().mean()
-
-
-def _rows(targets: Tensor) -> Tensor:
-    return torch.arange(len(targets), device=targets.device)
-
-
-def _other_rows_of_same_item(targets: Tensor) -> Tensor:
-    """targets: (P,). Returns (P, P), True off the diagonal where two rows have the same next item."""
-    return (targets[:, None] == targets[None, :]).fill_diagonal_(False)

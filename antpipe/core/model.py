@@ -1,6 +1,6 @@
-"""The ANT network (arXiv 2309.10195, section 4): tensors in, tensors out; it knows no files and no training.
+"""The ANT network (arXiv 2309.10195, section 4): tensors in, tensors out, without files or training.
 
-Letters in shape comments: n items, K experts, D width, d width of a raw feature, B sequences, L length.
+Shapes: n items, K experts, width D, raw features of width d, B sequences of length L.
 """
 
 import math
@@ -13,31 +13,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from antpipe.settings.features import MODALITIES
-from antpipe.settings.model import ModelConfig
+from antpipe.settings.model import MODALITIES, ModelConfig
 
-INIT_STD = 0.02  # of the Transformer, the positions and the ids, as in BERT (arXiv 1810.04805)
-NOISE_FLOOR = 0.01  # least scale of the gate noise
+INIT_STD = 0.02  # for the Transformer, positions and ids, as in BERT (arXiv 1810.04805)
+NOISE_FLOOR = 0.01  # minimum scale of the gate noise
 
 
 def dropout(x: Tensor, share: float, training: bool) -> Tensor:
-    """x with `share` of its values zero and the others scaled so that the mean stays; x itself outside training.
+    """Dropout: zeroes `share` of the values and scales the others to keep the mean; returns x outside training.
 
-    On a CPU, torch draws one random number a value, which costs as much as a large matrix product; here one 64-bit
-    number serves four values. The share is rounded to a multiple of 1 / 65536, the scale fits the rounded one.
+    On a CPU, torch draws one random number per value, which costs as much as a large matrix product; here one 64-bit
+    number serves four values. The share is rounded to a multiple of 1 / 65536, and the scale follows the rounded share.
     """
     if not training or not 0 < share < 1 or x.device.type != "cpu":
         return F.dropout(x, share, training)
     cut = round(share * 65536)
     bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    mask = torch.empty(x.shape, dtype=x.dtype)  # numbers: multiplying by them is many times as fast as torch.where
+    mask = torch.empty(x.shape, dtype=x.dtype)  # not bool: multiplication is many times faster than torch.where
     torch.ge(bits.view(torch.int16)[: x.numel()].view(x.shape), cut - 32768, out=mask)
     return x * mask.mul_(65536 / (65536 - cut))
 
 
 class _Mix(torch.autograd.Function):
-    """Sum over experts of gate times output. The gradients of torch's einsum are n small matrix products each, which
-    take twice as long as these."""
+    """Sum over experts of gate times output. Twice as fast as einsum's own gradients, which are n small products."""
 
     @staticmethod
     def forward(ctx: Any, gates: Tensor, outputs: Tensor) -> Tensor:
@@ -54,7 +52,7 @@ class _Mix(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class ItemVectors:
-    """What the item side makes of n items: `fused` (n, D), and the part of each modality (n, D)."""
+    """Vectors of n items: `fused` (n, D), and `parts` (n, D) per modality."""
 
     fused: Tensor
     parts: dict[str, Tensor]
@@ -76,16 +74,18 @@ class NoisyGate(nn.Module):
         """x: (..., d); noise: (..., K) standard normal, or None for no noise. Returns (..., K), rows sum to 1."""
         if noise is None:
             return (x @ self.w_gate).softmax(-1)
-        logits, scale = (x @ torch.cat([self.w_gate, self.w_noise], 1)).chunk(2, -1)  # x is read once
+        logits, scale = (x @ torch.cat([self.w_gate, self.w_noise], 1)).chunk(2, -1)  # reads x once
         return (logits + noise * (F.softplus(scale) + NOISE_FLOOR)).softmax(-1)
 
 
 class ModalityExperts(nn.Module):
     """Mixture of K linear experts over one modality's raw features.
 
-    Expert k is W_k (x - b_k) where `shifted` (text and image), W_k x + c_k otherwise (price). All experts
-    share one dropout mask an item, which lets them be one matrix product (docs/method.md).
+    Expert k is W_k (x - b_k) if `shifted` (text and image), else W_k x + c_k (price). All experts share one dropout
+    mask per item, so that they are one matrix product (docs/method.md).
     """
+
+    compiled_in_training = True
 
     def __init__(self, in_width: int, config: ModelConfig, shifted: bool) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class ModalityExperts(nn.Module):
         self.gate = NoisyGate(in_width, config.experts)
 
     def reset(self, init: str) -> None:
-        """Experts anew, `normal` N(0, .02) or `xavier` (each expert by its own sizes); the gate has its own reset."""
+        """Reinitialise the experts: `normal` is N(0, .02), `xavier` Xavier-normal per expert. The gate is unchanged."""
         _, width, in_width = self.weight.shape
         nn.init.normal_(self.weight, std=INIT_STD if init == "normal" else math.sqrt(2 / (width + in_width)))
         for constant in (self.shift, self.bias):
@@ -104,7 +104,7 @@ class ModalityExperts(nn.Module):
                 nn.init.zeros_(constant)
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """x: (n, d); noise: (n, K), drawn here in training where it is not given. Returns (n, D)."""
+        """x: (n, d); noise: (n, K), drawn here in training if None. Returns (n, D)."""
         if noise is None and self.training and self.noisy:
             noise = torch.randn(len(x), len(self.weight), dtype=self.weight.dtype, device=x.device)
         gates = self.gate(x, noise)  # (n, K)
@@ -120,7 +120,9 @@ class ModalityExperts(nn.Module):
 
 
 class SingleProjection(nn.Module):
-    """One linear layer instead of experts and gate (`experts = 0`; the paper's ablation without experts)."""
+    """One linear layer instead of experts and gate (`experts = 0`, the paper's ablation without experts)."""
+
+    compiled_in_training = True
 
     def __init__(self, in_width: int, config: ModelConfig) -> None:
         super().__init__()
@@ -141,7 +143,9 @@ class SingleProjection(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two layers with GELU (erf) between; no residual, which belongs to the layer."""
+    """Two linear layers with GELU (erf) in between. The residual is added by TransformerLayer."""
+
+    compiled_in_training = True  # attention is not: it would be compiled again for each number of blocks in a batch
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -156,7 +160,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Post-LayerNorm causal self-attention and feed-forward; with several feed-forwards, a noisy gate mixes them."""
+    """Post-LayerNorm causal self-attention and feed-forward; several feed-forward experts are mixed by a noisy gate."""
 
     def __init__(self, config: ModelConfig, feed_forward_experts: int) -> None:
         super().__init__()
@@ -170,9 +174,9 @@ class TransformerLayer(nn.Module):
         self.output_norm = nn.LayerNorm(config.width, config.layer_norm_eps)
 
     def forward(self, x: Tensor, mask: Tensor | None, shapes: Sequence[tuple[int, int]] = ()) -> Tensor:
-        """x: (B, L, D), or (T, D) with the positions of blocks of these shapes (B, L), one block after the other.
+        """x: (B, L, D), or (T, D) with concatenated blocks of these shapes (B, L). Returns the shape of x.
 
-        mask: (B, 1, L, L) bool, True where a position may look, or None for plain causal.
+        mask: (B, 1, L, L) bool, True where a position may attend; None for plain causal attention.
         """
         qkv = self.qkv(x)
         if shapes:
@@ -184,13 +188,13 @@ class TransformerLayer(nn.Module):
         return self._after_attention(x, context)
 
     def last(self, x: Tensor) -> Tensor:
-        """x: (B, L, D). Returns what `forward` has at the last position, (B, D)."""
-        # Attention with one query a row would be faster still, but its last digits depend on the number of threads.
+        """x: (B, L, D). Returns the output of `forward` at the last position, (B, D)."""
+        # Attention with one query per row would be faster, but its last digits depend on the number of threads.
         context = self._attend(self.qkv(x), None)
         return self._after_attention(x[:, -1], context[:, -1])
 
     def _attend(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
-        """qkv: (B, L, 3 D). Returns what each position sees, (B, L, D)."""
+        """qkv: (B, L, 3 D). Returns the context of each position, (B, L, D)."""
         q, k, v = (part.view(*part.shape[:2], self.heads, -1).transpose(1, 2) for part in qkv.chunk(3, -1))
         context = F.scaled_dot_product_attention(  # (B, heads, L, D / heads)
             q, k, v, mask, dropout_p=self.attention_dropout if self.training else 0.0, is_causal=mask is None
@@ -198,7 +202,7 @@ class TransformerLayer(nn.Module):
         return context.transpose(1, 2).flatten(2)
 
     def _after_attention(self, x: Tensor, context: Tensor) -> Tensor:
-        """What a position makes of itself and of what it sees, (..., D) each."""
+        """The rest of the layer after attention, position by position; x and context: (..., D)."""
         x = self.attention_norm(x + dropout(self.out(context), self.hidden_dropout, self.training))
         normed: Tensor = self.output_norm(x + self._feed(x))
         return normed
@@ -215,11 +219,11 @@ class TransformerLayer(nn.Module):
 
 
 class Ant(nn.Module):
-    """Item side, sequence side and their match.
+    """The whole model: item side and sequence side.
 
-    widths: width d of each modality's raw features; the modalities it names are those the model has.
-    max_len: number of positions. items: size of the catalogue, needed where the model is transductive. Without any
-    modality, a transductive model knows items by their ids alone.
+    widths: width d of the raw features per modality; names the modalities of the model. max_len: number of positions.
+    items: size of the catalogue, required if the model is transductive. A transductive model without modalities knows
+    items by their ids only.
     """
 
     def __init__(self, config: ModelConfig, widths: Mapping[str, int], max_len: int, items: int | None = None) -> None:
@@ -250,13 +254,13 @@ class Ant(nn.Module):
         self.reset()
 
     def reset_experts(self, init: str) -> None:
-        """Experts of all modalities anew: `xavier` or `normal`. Gates stay."""
+        """Reinitialise the experts of all modalities, `xavier` or `normal`. Gates are unchanged."""
         for module in self.modalities.values():
             assert isinstance(module, ModalityExperts | SingleProjection)
             module.reset(init)
 
     def reset(self) -> None:
-        """Every parameter anew: linear layers and embeddings N(0, .02), biases 0, experts per `init`, gates 0."""
+        """Reinitialise everything: linear layers and embeddings N(0, .02), biases and gates 0, experts by `init`."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=INIT_STD)
@@ -274,16 +278,13 @@ class Ant(nn.Module):
         self.reset_experts("xavier" if self.config.init == "xavier" else "normal")
 
     def items(
-        self,
-        features: Mapping[str, Tensor],
-        ids: Tensor | None = None,
-        present: Mapping[str, Tensor] | None = None,
+        self, features: Mapping[str, Tensor], ids: Tensor | None = None, present: Mapping[str, Tensor] | None = None
     ) -> ItemVectors:
         """Vectors of n items.
 
-        features: raw features (n, d) by modality, zeros where missing. ids: (n,) rows of the id embedding where
-        the model is transductive; None where these are no items of the catalogue. present: (n,) bool by modality,
-        needed where missing modalities have a learned vector or present ones are hidden in training.
+        features: raw features (n, d) by modality, zeros where missing. ids: (n,) rows of the id embedding of a
+        transductive model; None for items outside its catalogue. present: (n,) bool by modality, required with
+        `learned_missing` or `modality_dropout`.
         """
         if self.config.learned_missing or self.config.modality_dropout:
             assert present is not None
@@ -298,24 +299,25 @@ class Ant(nn.Module):
         return ItemVectors(fused, parts)
 
     def _hide(self, name: str, x: Tensor, present: Tensor) -> Tensor:
-        """x: (n, d), present: (n,). What stands for a missing modality, in place of missing and hidden rows."""
+        """x: (n, d), present: (n,). Replaces missing rows, and rows hidden by modality dropout."""
         if self.training and self.config.modality_dropout:
             present = present & (torch.rand(len(x), device=x.device) >= self.config.modality_dropout)
         stand_in = self.missing[name] if name in self.missing else torch.zeros_like(x[0])
         return torch.where(present[:, None], x, stand_in)
 
     def embed_sequence(self, items: Tensor) -> Tensor:
-        """items: (B, L, D) vectors, the oldest first. Returns the input of the first layer (B, L, D)."""
+        """items: (B, L, D), oldest first. Returns the input of the first layer, (B, L, D)."""
         return self._embed(items + self.positions.weight[: items.shape[1]])
 
     def _embed(self, placed: Tensor) -> Tensor:
         return dropout(self.input_norm(placed), self.config.hidden_dropout, self.training)
 
     def encode(self, items: Tensor, real: Tensor | None = None) -> Tensor:
-        """items: (B, L, D), the oldest first, padded at the end. Returns (B, L, D): at l, what follows items 0..l.
+        """The sequence encoder as defined; the fast paths `encode_blocks` and `encode_last` are tested against it.
 
-        A real position never looks at padding, because padding comes later; so `real` (B, L), True where there
-        is an item, only matters to who reads the outputs at padded positions.
+        items: (B, L, D), oldest first, padded at the end. Returns (B, L, D): at position l, the vector expected after
+        items 0..l. real: (B, L) bool, False at padding. A real position never attends to padding, because padding
+        comes later, so `real` only changes the outputs at padded positions.
         """
         x = self.embed_sequence(items)
         mask = None
@@ -328,9 +330,9 @@ class Ant(nn.Module):
         return x
 
     def encode_blocks(self, items: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
-        """`encode` of several blocks of sequences at once: all but the attention is one operation for all of them.
+        """`encode` of several blocks of sequences at once; everything but attention is one operation for all blocks.
 
-        items: (T, D), the positions of blocks of these shapes (B, L), one block after the other. Returns (T, D).
+        items: (T, D), concatenated blocks of these shapes (B, L). Returns (T, D).
         """
         places = [torch.arange(length, device=items.device).repeat(count) for count, length in shapes]
         x = self._embed(items + self.positions(torch.cat(places)))
@@ -339,8 +341,10 @@ class Ant(nn.Module):
         return x
 
     def encode_last(self, items: Tensor) -> Tensor:
-        """items: (B, L, D), the oldest first, without padding. Returns (B, D): what follows them, as the last of
-        `encode`, whose last layer is not needed elsewhere."""
+        """The last position of `encode`, computing the last layer's feed-forward there only.
+
+        items: (B, L, D), oldest first, without padding. Returns (B, D).
+        """
         x = self.embed_sequence(items)
         for layer in self.encoder[:-1]:
             x = layer(x, None)

@@ -1,7 +1,7 @@
 """Full ranking over a catalogue: FAISS top-k, exact ranks with ties counted half, and their metrics.
 
-Two protocols, never mixed: `all` ranks every item; `unseen` leaves out what is in the user's history (a target
-that is in its own history then counts as a miss).
+There are two protocols. `all` ranks every item; `unseen` leaves out the items of the user's history, so a target in
+its own history is a miss.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antpipe.core.batches import Examples, history_blocks
-from antpipe.core.catalogue import Catalogue, item_inputs
+from antpipe.core.catalogue import Catalogue, Ints, item_inputs
 from antpipe.errors import DataError
 from antpipe.runtime.arrays import within_groups
 
@@ -22,33 +22,37 @@ if TYPE_CHECKING:
     from antpipe.core.model import Ant
 
 CUTOFFS = (10, 20, 50)
-DEPTH = max(CUTOFFS)  # ranks beyond it are not told apart: no metric reads them
+DEPTH = max(CUTOFFS)  # ranks beyond it become infinite: no metric needs them
 PROTOCOLS = ("all", "unseen")
 SCORED_AT_ONCE = 1 << 22  # numbers (32 MB in float64)
-CANDIDATES_AT_ONCE = 1 << 21  # of a block of examples; a block takes about 40 bytes for each
-# Items or histories that pass the model together; fewer are repeated. BLAS adds up products of a few rows in another
-# order, which depends on the number of threads; with MKL, from 12 rows on each row comes out the same (widths 64, 256).
+CANDIDATES_AT_ONCE = 1 << 21  # per block of examples; a block takes about 40 bytes per candidate
+# Minimum number of items or histories per forward pass; smaller batches are padded by repetition. For a few rows, BLAS
+# sums products in an order that depends on the number of threads; with MKL, from 12 rows on the result of a row is
+# always the same (widths 64 and 256).
 LEAST_ROWS = 16
-LARGEST_BLOCK = 4096  # examples; FAISS multiplies as many queries at a time
+LARGEST_BLOCK = 4096  # examples; FAISS multiplies this many queries at once
 Floats = NDArray[np.float32]
-Found = tuple[Floats, NDArray[np.int64]]
-# Queries (B, D) and k -> scores (B, k), best first, and rows (B, k), -1 where fewer were found.
+Doubles = NDArray[np.float64]
+Found = tuple[Floats, Ints]
+# Queries (B, D) and k -> scores (B, k), best first, and item rows (B, k), -1 if fewer were found.
 Search = Callable[[Floats, int], Found]
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Rank of each example's target by protocol, (Q,) float64: 1 is best, a tie adds a half, infinite beyond
-    DEPTH. seen: (Q,) True where the target is in its user's history."""
+    """Rank of each example's target by protocol, (Q,) float64: 1 is best, a tie adds one half, infinite beyond DEPTH.
 
-    by_protocol: dict[str, NDArray[np.float64]]
+    seen: (Q,) True if the target is in its user's history.
+    """
+
+    by_protocol: dict[str, Doubles]
     seen: NDArray[np.bool_]
 
 
 def catalogue_vectors(
     model: "Ant", catalogue: Catalogue, domain: str, device: "torch.device", size: int = 2048
 ) -> "torch.Tensor":
-    """Vectors (N, D) of a domain's items, `size` at a time. The model must be in evaluation mode."""
+    """Vectors (N, D) of a domain's items, computed `size` at a time. The model must be in evaluation mode."""
     import torch
 
     rows = catalogue.rows(domain)
@@ -63,7 +67,7 @@ def catalogue_vectors(
 
 
 def history_vectors(model: "Ant", items: "torch.Tensor", part: Examples, size: int = 1024) -> "torch.Tensor":
-    """What the model expects after each history: (Q, D). items: (N, D) vectors of the domain's catalogue."""
+    """The vector expected after each history, (Q, D). items: (N, D) unnormalised vectors of the domain's items."""
     import torch
 
     out = torch.empty(len(part), items.shape[1], dtype=items.dtype, device=items.device)
@@ -76,13 +80,13 @@ def history_vectors(model: "Ant", items: "torch.Tensor", part: Examples, size: i
 
 
 def unit_rows(vectors: "torch.Tensor", size: int = 8192) -> Floats:
-    """Rows scaled to length 1, as a float32 array on the CPU; `vectors` is used up: the array may take its place."""
+    """Rows scaled to unit length, as a float32 array on the CPU. May overwrite `vectors` and share its memory."""
     import torch
     import torch.nn.functional as F
 
     rows = vectors.detach().float().cpu()
     with torch.inference_mode():
-        for start in range(0, len(rows), size):  # in place: a large catalogue is there only once
+        for start in range(0, len(rows), size):  # in place, to hold a large catalogue only once
             part = rows[start : start + size]
             part.copy_(F.normalize(part, dim=-1))
     array: Floats = rows.numpy()
@@ -90,7 +94,7 @@ def unit_rows(vectors: "torch.Tensor", size: int = 8192) -> Floats:
 
 
 def nearest(queries: Floats, items: Floats, k: int) -> Found:
-    """The k items of the largest inner products, found exactly by FAISS: scores (Q, k) and rows (Q, k)."""
+    """The k items with the largest inner products, by exact FAISS search: scores (Q, k) and item rows (Q, k)."""
     import faiss
 
     scores, rows = faiss.knn(queries, items, k, metric=faiss.METRIC_INNER_PRODUCT)
@@ -98,14 +102,14 @@ def nearest(queries: Floats, items: Floats, k: int) -> Found:
 
 
 @dataclass(frozen=True)
-class Added:
-    """What is added to the scores of some items: `score` at the sorted distinct keys (S,), place * n + item."""
+class HistoryBonus:
+    """A score added to some items: `score` at the sorted unique keys (S,), where a key is row * n + item."""
 
     score: float
-    keys: NDArray[np.int64]
+    keys: Ints
 
-    def at(self, keys: NDArray[np.int64]) -> NDArray[np.float64]:
-        """What is added at each of these keys, in their shape."""
+    def at(self, keys: Ints) -> Doubles:
+        """The bonus at each of these keys, in their shape."""
         return np.where(np.isin(keys, self.keys), self.score, 0.0)
 
 
@@ -119,26 +123,25 @@ def rank_examples(
 ) -> Ranks:
     """Ranks of the targets under both protocols. queries: (Q, D), items: (N, D), unit vectors.
 
-    FAISS proposes candidates: DEPTH, plus as many as a history may take away, plus the target. Where float32 does not
-    tell an item from the target, both are scored again in float64, so that ranks depend neither on the size of blocks
-    nor on the number of threads. block_size: examples at a time (0: as many as CANDIDATES_AT_ONCE allows). search:
-    proposes the candidates in place of the exact search; ranks are then those among them, and a target that is not
-    among them is a miss. history_score: added to the score of items among the last max_len of a history, which are then
-    candidates, too. Raises DataError for vectors that are not finite: nothing compares with them, so every
-    target would come out first.
+    FAISS proposes candidates: DEPTH, plus the length of the history, plus the target. If float32 cannot separate an
+    item from the target, both are scored again in float64, so ranks depend neither on the block size nor on the number
+    of threads. block_size: examples at a time (0: as many as CANDIDATES_AT_ONCE allows). search: replaces the exact
+    search; ranks are then among the candidates it finds, and a target it does not find is a miss. history_score: added
+    to the scores of the last max_len items of a history, which then become candidates too.
+
+    Raises DataError if a vector is not finite: no comparison with it is true, so every target would rank first.
     """
     if not (np.isfinite(queries).all() and np.isfinite(items).all() and np.isfinite(history_score)):
         raise DataError(
-            "the model gives vectors that are not finite: its training diverged, or its features are damaged",
-            "antpipe train … --lr 1e-4 --force",
+            "the model computes vectors that are not finite: train it with a lower --lr, or check its features"
         )
     ranks = {name: np.full(len(part), np.inf) for name in PROTOCOLS}
     seen = np.zeros(len(part), np.bool_)
     targets = part.targets()
     for rows, k in _blocks(part, len(items), block_size):
         keys = _history_keys(part, rows, len(items))
-        read = part.max_len if history_score else 0  # how many items of a history get the score
-        added = Added(history_score, _history_keys(part, rows, len(items), read))
+        read = part.max_len if history_score else 0  # number of history items with the bonus
+        added = HistoryBonus(history_score, _history_keys(part, rows, len(items), read))
         own = np.arange(len(rows)) * len(items) + targets[rows]
         found = search(queries[rows], k) if search else nearest(queries[rows], items, k)
         block, enough = _rank_block(queries[rows], items, found, targets[rows], keys, added)
@@ -152,8 +155,8 @@ def rank_examples(
     return Ranks(ranks, seen)
 
 
-def _blocks(part: Examples, n: int, block_size: int) -> Iterator[tuple[NDArray[np.int64], int]]:
-    """Examples in blocks of similar history length, and how many candidates of n items each block needs."""
+def _blocks(part: Examples, n: int, block_size: int) -> Iterator[tuple[Ints, int]]:
+    """Examples in blocks of similar history length, and the number of candidates (of n items) that each block needs."""
     length = part.end - part.start
     order = np.argsort(length, kind="stable")
     most = block_size or LARGEST_BLOCK
@@ -167,8 +170,8 @@ def _blocks(part: Examples, n: int, block_size: int) -> Iterator[tuple[NDArray[n
         begin += len(rows)
 
 
-def _history_keys(part: Examples, rows: NDArray[np.int64], n: int, most: int | None = None) -> NDArray[np.int64]:
-    """Sorted distinct pairs (place in rows, item of its history or of the last `most` in it) as place * n + item."""
+def _history_keys(part: Examples, rows: Ints, n: int, most: int | None = None) -> Ints:
+    """Sorted unique keys i * n + item for the items in the history of rows[i], or in its last `most` items."""
     count = part.end[rows] - part.start[rows]
     count = count if most is None else np.minimum(count, most)
     within = within_groups(count)
@@ -176,46 +179,48 @@ def _history_keys(part: Examples, rows: NDArray[np.int64], n: int, most: int | N
     return np.unique(np.repeat(np.arange(len(rows)), count) * n + history)
 
 
-def _with_added(
-    queries: Floats, items: Floats, found: Found, added: Added
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Scores and candidates found, (B, k) each, without those whose score is changed, and then all of these: (B, k + H)
-    with -1 where there is no candidate."""
-    place, item = np.divmod(added.keys, len(items))
-    count = np.bincount(place, minlength=len(queries))
+def _with_added(queries: Floats, items: Floats, found: Found, added: HistoryBonus) -> tuple[Doubles, Ints]:
+    """Scores and candidates with the bonus applied, (B, k + H) each; -1 marks the absence of a candidate.
+
+    The k candidates found keep their columns, without items that get a bonus; those follow in H columns.
+    """
+    query, item = np.divmod(added.keys, len(items))
+    count = np.bincount(query, minlength=len(queries))
     within = within_groups(count)
     rows = np.full((len(queries), int(count.max(initial=0))), -1)
     scores = np.full(rows.shape, -np.inf)
-    rows[place, within] = item
-    scores[place, within] = _exact_scores(queries, items, place, item) + added.score
+    rows[query, within] = item
+    scores[query, within] = _exact_scores(queries, items, query, item) + added.score
     again = np.isin(np.arange(len(queries))[:, None] * len(items) + found[1], added.keys)
     return np.hstack([found[0], scores]), np.hstack([np.where(again, -1, found[1]), rows])
 
 
 def _rank_block(
-    queries: Floats, items: Floats, found: Found, targets: NDArray[np.int64], keys: NDArray[np.int64], added: Added
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Ranks (2, B) among the candidates found, (B, k) each, for `all` and for `unseen`, and where these candidates
-    suffice (B,). An item is better or equal by its float64 score; equal rows of `items` have equal scores."""
+    queries: Floats, items: Floats, found: Found, targets: Ints, keys: Ints, added: HistoryBonus
+) -> tuple[Doubles, NDArray[np.bool_]]:
+    """Ranks (2, B) among the candidates found, for `all` and `unseen`, and whether these candidates suffice (B,).
+
+    Items are compared by float64 scores; equal rows of `items` have equal scores.
+    """
     scores: NDArray[Any]
     (scores, candidates), n = found, len(items)
-    place = np.arange(len(queries))
-    # Who is no candidate has at most the least score of those found, as long as nothing is added to it.
+    query = np.arange(len(queries))
+    # An item outside the candidates scores at most as high as the worst candidate, unless a history bonus applies.
     least, whole = scores[:, -1], candidates.shape[1] == n
     if len(added.keys):
         scores, candidates = _with_added(queries, items, found, added)
-    # Most that a float32 inner product of unit vectors is off, in whatever order it is summed (Higham, Accuracy and
-    # Stability of Numerical Algorithms, 2002, section 3.1).
+    # Error bound of a float32 inner product of unit vectors, for any order of summation (Higham, Accuracy and Stability
+    # of Numerical Algorithms, 2002, section 3.1).
     tolerance = (queries.shape[1] + 2) * 2.0**-24
-    goal = _exact_scores(queries, items, place, targets) + added.at(place * n + targets)
+    goal = _exact_scores(queries, items, query, targets) + added.at(query * n + targets)
     other = (candidates != targets[:, None]) & (candidates >= 0)
     better = other & (scores > goal[:, None] + tolerance)
-    row, column = np.nonzero(other & ~better & (scores >= goal[:, None] - tolerance))  # too near for float32
+    row, column = np.nonzero(other & ~better & (scores >= goal[:, None] - tolerance))  # too close for float32
     near = _exact_scores(queries, items, row, candidates[row, column]) + added.at(row * n + candidates[row, column])
     better[row, column] = near > goal[row]
     equal = np.zeros_like(better)
     equal[row, column] = near == goal[row]
-    visible = ~np.isin(place[:, None] * n + candidates, keys)
+    visible = ~np.isin(query[:, None] * n + candidates, keys)
     complete = whole | (goal > least + tolerance)
     ranks, enough = [], np.ones(len(queries), np.bool_)
     for allowed in (np.ones_like(visible), visible):
@@ -226,34 +231,26 @@ def _rank_block(
 
 
 def _rank_among_all(
-    block: NDArray[np.float64],
-    places: NDArray[np.int64],
-    queries: Floats,
-    items: Floats,
-    targets: NDArray[np.int64],
-    keys: NDArray[np.int64],
-    added: Added,
+    block: Doubles, rows: Ints, queries: Floats, items: Floats, targets: Ints, keys: Ints, added: HistoryBonus
 ) -> None:
-    """Replace the ranks block[:, places]: near ties reach beyond their candidates, so the whole catalogue is scored."""
+    """Recompute the ranks block[:, rows] over the whole catalogue: near ties reach beyond their candidates."""
     n = len(items)
-    for some in np.array_split(places, -(-len(places) * n // CANDIDATES_AT_ONCE) or 1) if len(places) else ():
+    for some in np.array_split(rows, -(-len(rows) * n // CANDIDATES_AT_ONCE) or 1) if len(rows) else ():
         everything = np.broadcast_to(np.arange(n), (len(some), n))
         scores = queries[some] @ items.T
-        own = Added(added.score, _keys_of(added.keys, some, n))
+        own = HistoryBonus(added.score, _keys_of(added.keys, some, n))
         hidden = _keys_of(keys, some, n)
         block[:, some], _ = _rank_block(queries[some], items, (scores, everything), targets[some], hidden, own)
 
 
-def _keys_of(keys: NDArray[np.int64], places: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """The keys of these places, ascending, which count from 0 then."""
-    own = keys[np.isin(keys // n, places)]
-    return np.searchsorted(places, own // n) * n + own % n
+def _keys_of(keys: Ints, rows: Ints, n: int) -> Ints:
+    """The keys of these rows (ascending), renumbered from 0."""
+    own = keys[np.isin(keys // n, rows)]
+    return np.searchsorted(rows, own // n) * n + own % n
 
 
-def _exact_scores(
-    queries: Floats, items: Floats, row: NDArray[np.int64], item: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Inner products (p,) in float64 of queries[row] and items[item], (p,) each, a bounded number at a time."""
+def _exact_scores(queries: Floats, items: Floats, row: Ints, item: Ints) -> Doubles:
+    """Inner products (p,) in float64 of queries[row] and items[item], in blocks of bounded size."""
     scores = np.empty(len(row))
     step = max(1, SCORED_AT_ONCE // queries.shape[1])
     for start in range(0, len(row), step):
@@ -263,8 +260,8 @@ def _exact_scores(
     return scores
 
 
-def metrics(ranks: NDArray[np.float64]) -> dict[str, float]:
-    """Recall, NDCG and MRR at each cutoff, means over examples with one target each."""
+def metrics(ranks: Doubles) -> dict[str, float]:
+    """Recall, NDCG and MRR at each cutoff: means over examples with one target each."""
     values = {}
     for k in CUTOFFS:
         hit = ranks <= k
@@ -278,7 +275,7 @@ def metrics(ranks: NDArray[np.float64]) -> dict[str, float]:
 def unit_vectors(
     model: "Ant", catalogue: Catalogue, domain: str, part: Examples, device: "torch.device"
 ) -> tuple[Floats, Floats]:
-    """Unit vectors of what a model expects after each history (Q, D) and of the domain's items (N, D)."""
+    """Unit vectors expected after each history (Q, D), and of the domain's items (N, D)."""
     was_training = model.training
     model.eval()
     items = catalogue_vectors(model, catalogue, domain, device)
@@ -288,17 +285,17 @@ def unit_vectors(
 
 
 def score_of_history(model: "Ant") -> float:
-    """What the model adds to the cosine of an item that it reads in the history; 0 where it learns no such score."""
+    """The score bonus of items in the history that the model reads; 0 if the model learns none."""
     return 0.0 if model.history_score is None else model.history_score.item()
 
 
 def evaluate(model: "Ant", catalogue: Catalogue, domain: str, part: Examples, device: "torch.device") -> Ranks:
-    """Ranks of one domain's examples by a model; the catalogue holds that domain, alone or among others."""
+    """Ranks of one domain's examples. The catalogue holds that domain, alone or with others."""
     vectors = unit_vectors(model, catalogue, domain, part, device)
     return rank_examples(*vectors, part, history_score=score_of_history(model))
 
 
 def summary(ranks: Ranks) -> dict[str, Any]:
-    """Metrics by protocol, the number of positions and the share of targets that are in their own history."""
+    """Metrics by protocol, the number of positions, and the share of targets in their own history."""
     protocols: Mapping[str, Any] = {name: metrics(values) for name, values in ranks.by_protocol.items()}
     return {"positions": len(ranks.seen), "target_in_history": float(ranks.seen.mean()), "protocols": dict(protocols)}

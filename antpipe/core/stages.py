@@ -1,7 +1,6 @@
-"""What a stage does with each group of parameters, as data (arXiv 2309.10195, section 4.4)."""
+"""What each stage does with each group of parameters, as data (arXiv 2309.10195, section 4.4)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from antpipe.errors import DataError, UsageError
@@ -11,71 +10,48 @@ if TYPE_CHECKING:
 
     from antpipe.core.model import Ant
 
-KEEP = "keep"  # taken from the checkpoint, trained on
+KEEP = "keep"  # taken from the checkpoint, then trained
 FREEZE = "freeze"  # taken from the checkpoint, not trained
-RESET = "reset"  # drawn anew, trained
+RESET = "reset"  # initialised again, then trained
 ACTIONS = (KEEP, FREEZE, RESET)
 
 GROUPS = ("encoder", "positions", "input_norm", "experts", "gates", "ids", "history_score")
-Stage = Mapping[str, str]  # what happens to each group
+Stage = Mapping[str, str]  # action by group
 
 STAGES: dict[str, Stage] = {
     "pretrain": dict.fromkeys(GROUPS, RESET),
     "scratch": dict.fromkeys(GROUPS, RESET),
-    # Ids belong to one catalogue: no stage that goes to another can keep them.
+    # Ids belong to one catalogue: a stage that moves to another catalogue cannot keep them.
     "finetune": dict.fromkeys(GROUPS, KEEP) | {"ids": RESET},
-    "relearn": {
-        "encoder": FREEZE,
-        "positions": RESET,
-        "input_norm": KEEP,
-        "experts": RESET,
-        "gates": RESET,
-        "ids": RESET,
-        "history_score": KEEP,
-    },
+    "relearn": dict.fromkeys(GROUPS, RESET) | {"encoder": FREEZE, "input_norm": KEEP, "history_score": KEEP},
     "linear-probe": dict.fromkeys(GROUPS, FREEZE) | {"experts": RESET, "gates": RESET, "ids": RESET},
-    "relearn-unfrozen": {
-        "encoder": KEEP,
-        "positions": RESET,
-        "input_norm": KEEP,
-        "experts": RESET,
-        "gates": RESET,
-        "ids": RESET,
-        "history_score": KEEP,
-    },
-    # As UniSRec (arXiv 2206.05941) is carried over: sequence encoder and positions frozen, the adaptor goes on.
-    "unisrec": {
-        "encoder": FREEZE,
-        "positions": FREEZE,
-        "input_norm": KEEP,
-        "experts": KEEP,
-        "gates": KEEP,
-        "ids": RESET,
-        "history_score": KEEP,
-    },
-    # Goes on from a run on the same target (checked), so that even ids may stay.
+    "relearn-unfrozen": dict.fromkeys(GROUPS, RESET) | {"encoder": KEEP, "input_norm": KEEP, "history_score": KEEP},
+    # How UniSRec (arXiv 2206.05941) is transferred: sequence encoder and positions frozen, the adaptor trained.
+    "unisrec": dict.fromkeys(GROUPS, KEEP) | {"encoder": FREEZE, "positions": FREEZE, "ids": RESET},
+    # Continues a run on the same target (which is checked), so even ids can be kept.
     "unfreeze": dict.fromkeys(GROUPS, KEEP),
 }
 
-# Single tensors that the authors' code treats unlike their group (the `reference` switch; docs/method.md).
+# Single tensors that the authors' code treats differently from their group (`--reference`; docs/method.md).
 REFERENCE_EXCEPTIONS: dict[str, dict[str, str]] = {"relearn": {"modalities.price.bias": KEEP}}
 
 
 def find_stage(name: str, own: Mapping[str, object]) -> Stage:
-    """A stage by its name: one of STAGES, or one of the user's `[stage.NAME]` TOML sections.
+    """A stage by name: one of STAGES, or one of the user's `[stage.NAME]` TOML sections.
 
-    own: those sections. Such a section has an action for each group, or `like`, a stage that says the rest.
-    Unknown groups and actions, missing groups, and names already taken are refused.
+    own: those sections. A section gives an action per group; with `like`, a stage of STAGES fills in the rest.
+    Raises UsageError for unknown names, groups and actions, missing groups, and names that are taken.
     """
     if name in STAGES:
         if name in own:
-            raise UsageError(f"[stage.{name}]: this stage exists; choose another name")
+            raise UsageError(f"[stage.{name}]: this stage exists already; choose another name")
         return STAGES[name]
     if name not in own:
-        raise UsageError(f"--stage {name}: choose from {', '.join([*STAGES, *own])}, or define it as [stage.{name}]")
+        known = ", ".join([*STAGES, "auto", *own])
+        raise UsageError(f"--stage {name}: choose from {known}, or define it as [stage.{name}]")
     section = own[name]
     if not isinstance(section, dict):
-        raise UsageError(f"[stage.{name}]: must be a table of groups")
+        raise UsageError(f"[stage.{name}]: must be a table with an action per group")
     actions = {group: action for group, action in section.items() if group != "like"}
     if "like" in section:
         if section["like"] not in STAGES:
@@ -88,10 +64,10 @@ def find_stage(name: str, own: Mapping[str, object]) -> Stage:
             raise UsageError(f"[stage.{name}] {group} = {action!r}: choose from {', '.join(ACTIONS)}")
     missing = [group for group in GROUPS if group not in actions]
     if missing:
-        raise UsageError(f"[stage.{name}]: says nothing of {', '.join(missing)}; name an action, or add like = …")
+        raise UsageError(f"[stage.{name}]: no action for {', '.join(missing)}; add one, or add like = STAGE")
     if actions["ids"] != RESET:
         raise UsageError(
-            f"[stage.{name}] ids = {actions['ids']!r}: ids belong to one catalogue, they can only be reset"
+            f"[stage.{name}] ids = {actions['ids']!r}: ids belong to one catalogue, so they can only be reset"
         )
     return actions
 
@@ -101,7 +77,7 @@ def needs_checkpoint(stage: Stage) -> bool:
 
 
 def group_of(parameter: str) -> str:
-    """The one group a parameter of `Ant` belongs to, by its name."""
+    """The group of a parameter of `Ant`, by the parameter's name."""
     names = parameter.split(".")
     head, tail = names[0], names[-1]
     if head == "modalities":
@@ -110,43 +86,23 @@ def group_of(parameter: str) -> str:
         return "experts"
     if head in GROUPS:
         return head
-    raise AssertionError(f"parameter {parameter} belongs to no group")
-
-
-@dataclass(frozen=True)
-class GroupRow:
-    """One line of `train --dry-run`: a group, what the stage does with it, and how large it is."""
-
-    group: str
-    action: str
-    tensors: int
-    parameters: int
-
-
-def group_table(stage: Stage, model: "Ant") -> list[GroupRow]:
-    """The groups of a model in the order of GROUPS; those it has no parameter of are left out."""
-    rows = []
-    for group in GROUPS:
-        sizes = [parameter.numel() for name, parameter in model.named_parameters() if group_of(name) == group]
-        if sizes:
-            rows.append(GroupRow(group, stage[group], len(sizes), sum(sizes)))
-    return rows
+    raise AssertionError(f"parameter {parameter} is in no group")
 
 
 def apply(
     stage: Stage, model: "Ant", source: Mapping[str, "Tensor"], exceptions: Mapping[str, str] | None = None
 ) -> None:
-    """Give a freshly initialised model what the stage takes from a checkpoint, and freeze what it freezes.
+    """Copy what the stage keeps from a checkpoint into a freshly initialised model, and freeze what it freezes.
 
-    source: the checkpoint's tensors by name. exceptions: actions of single tensors instead of their group's.
-    Raises DataError, naming it, where a tensor to take is missing there or has another shape.
+    source: the checkpoint's tensors by name. exceptions: actions of single tensors that differ from their group's.
+    Raises DataError naming a tensor that the checkpoint lacks or has in another shape.
     """
     for name, parameter in model.named_parameters():
         action = (exceptions or {}).get(name, stage[group_of(name)])
         if action == RESET:
             continue
         if name not in source:
-            raise DataError(f"the stage takes {name} from the checkpoint, which has no such tensor")
+            raise DataError(f"the stage takes {name} from the checkpoint, but the checkpoint has no such tensor")
         if source[name].shape != parameter.shape:
             shapes = f"{tuple(source[name].shape)} in the checkpoint, {tuple(parameter.shape)} in the model"
             raise DataError(f"the stage takes {name} from the checkpoint, but its shape differs: {shapes}")

@@ -1,1 +1,1 @@
-"""What a trained run is worth: ranking, slices, recommendations, baselines."""
+"""What a trained run is worth: full ranking, slices, vectors, recommendations, baselines."""

@@ -1,4 +1,4 @@
-"""Approximate search by FAISS's IVF and HNSW, in place of the exact one, and how much of the exact one it finds.
+"""Approximate search with FAISS's IVF and HNSW, and its recall of the exact search.
 
 Default sizes follow FAISS's guidelines (https://github.com/facebookresearch/faiss/wiki/Guidelines-to-choose-an-index).
 """
@@ -6,23 +6,20 @@ Default sizes follow FAISS's guidelines (https://github.com/facebookresearch/fai
 from math import sqrt
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from antpipe.core.ranking import CUTOFFS, LARGEST_BLOCK, Floats, Search, nearest
 from antpipe.settings.evaluation import EvaluateConfig
 
-# K-means of FAISS asks for at least so many vectors a centroid (ClusteringParameters.min_points_per_centroid).
-LEAST_A_LIST = 39
+# Minimum number of vectors per centroid that FAISS's k-means asks for (ClusteringParameters.min_points_per_centroid).
+LEAST_PER_LIST = 39
 
 
 def list_count(n: int, asked: int) -> int:
-    """Inverted lists for n vectors: as asked, or 4 sqrt(n), but no more than there are vectors to fit them on."""
-    return min(n, asked) if asked else max(1, min(round(4 * sqrt(n)), n // LEAST_A_LIST))
+    """Inverted lists for n vectors: as asked, or else 4 sqrt(n), as far as there are enough vectors to fit them."""
+    return min(n, asked) if asked else max(1, min(round(4 * sqrt(n)), n // LEAST_PER_LIST))
 
 
 def build_index(items: Floats, config: EvaluateConfig) -> tuple[Search, dict[str, Any]]:
-    """A search over unit vectors (N, D) by config.index, `ivf` or `hnsw`, and the sizes it was built with."""
+    """A search over unit vectors (N, D) with config.index, `ivf` or `hnsw`, and the parameters of the index."""
     import faiss
 
     n, width = items.shape
@@ -30,7 +27,7 @@ def build_index(items: Floats, config: EvaluateConfig) -> tuple[Search, dict[str
     if config.index == "ivf":
         lists = list_count(n, config.nlist)
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
-        index.cp.min_points_per_centroid = 1  # fewer are asked for by name (--nlist), or follow from a small catalogue
+        index.cp.min_points_per_centroid = 1  # no warning: the user chose --nlist, or the catalogue is small
         index.train(items)
         index.add(items)
         index.nprobe = min(lists, config.nprobe)
@@ -39,27 +36,22 @@ def build_index(items: Floats, config: EvaluateConfig) -> tuple[Search, dict[str
         index = faiss.IndexHNSWFlat(width, config.hnsw_m, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction, index.hnsw.efSearch = config.ef_construction, config.ef_search
         threads = faiss.omp_get_max_threads()
-        faiss.omp_set_num_threads(1)  # built by several, the graph depends on which of them is faster
+        faiss.omp_set_num_threads(1)  # with several threads, the graph depends on their timing
         try:
             index.add(items)
         finally:
             faiss.omp_set_num_threads(threads)
         sizes = {"hnsw_m": config.hnsw_m, "ef_construction": config.ef_construction, "ef_search": config.ef_search}
-
-    def search(queries: Floats, k: int) -> tuple[Floats, NDArray[np.int64]]:
-        scores, rows = index.search(queries, k)
-        return scores, rows
-
-    return search, {"kind": config.index, **sizes}
+    return index.search, {"kind": config.index, **sizes}
 
 
 def recall_of_exact(queries: Floats, items: Floats, search: Search) -> dict[str, float]:
-    """The share of the exact k nearest items that `search` finds among its first k, for each cutoff, over all queries.
+    """The share of the exact k nearest items among the first k that `search` finds, for each cutoff, over all queries.
 
-    What scores as high as the exact k-th item, within float32, is right: which of several equals is found is chance.
+    An item that scores as high as the exact k-th item, within float32, counts as found: ties are broken arbitrarily.
     """
     deepest = min(max(CUTOFFS), len(items))
-    slack = (queries.shape[1] + 2) * 2.0**-23  # twice what a score may be off (ranking.py): two searches add up apart
+    slack = (queries.shape[1] + 2) * 2.0**-23  # twice the error bound of ranking.py: both searches round
     right = dict.fromkeys(CUTOFFS, 0)
     for start in range(0, len(queries), LARGEST_BLOCK):
         block = queries[start : start + LARGEST_BLOCK]

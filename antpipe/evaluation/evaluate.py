@@ -1,76 +1,81 @@
 """Judge a run on a domain by full ranking: figures under both protocols, and the rank of every position."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from antpipe.core.batches import Examples, examples
+from antpipe.core.catalogue import Ints
 from antpipe.core.ranking import PROTOCOLS, Ranks, rank_examples, score_of_history, summary, unit_vectors
 from antpipe.errors import DataError
 from antpipe.evaluation.approximate import build_index, recall_of_exact
-from antpipe.evaluation.slices import groups, slice_figures, training_counts
+from antpipe.evaluation.slices import Group, divide, slice_figures, training_counts
 from antpipe.runtime.devices import choose_device
 from antpipe.runtime.files import atomic
 from antpipe.settings.evaluation import EvaluateConfig
 from antpipe.store.files import write_json
+from antpipe.store.next_command import build_command_with
 from antpipe.store.store import Store
-from antpipe.training.compatibility import open_run
+from antpipe.training.folder import RunFolder
+from antpipe.training.run import open_run
 
 
-def evaluate_run(
-    store: Store, run: Path, domain: str, config: EvaluateConfig, notice: Callable[[str], None]
-) -> dict[str, Any]:
+def evaluate_run(store: Store, run: Path, domain: str, config: EvaluateConfig) -> dict[str, Any]:
     """Rank the targets of a split among the domain's whole catalogue.
 
-    Writes RUN/evaluation-DOMAIN-SPLIT.json and RUN/ranks-DOMAIN-SPLIT.parquet (user, position, target, seen,
-    occurrences of the target in training, and the rank by protocol, null beyond the deepest cutoff). Figures of an
-    approximate index go to files of their own, whose names end with it: -ivf or -hnsw. Returns what the JSON holds.
+    Writes figures and ranks to the folder of the run (see write_evaluation); those of an approximate index have files
+    of their own. Returns the figures. Raises DataError if the run cannot read the domain or the split has no positions.
     """
     device = choose_device(config.device)
-    model, described, catalogue = open_run(store, run, domain, notice)
+    model, described, catalogue = open_run(store, run, domain)
     sequences = store.domain(domain).sequences()
     if sequences.max_len != described.max_len:
         raise DataError(
-            f"{run} looks back on {described.max_len} items, the sequences of {domain} on {sequences.max_len}",
-            store.domain(domain).command_with("sequences", "--max-len", str(described.max_len)),
+            f"{run} reads histories of {described.max_len} items, the sequences of {domain} have {sequences.max_len}",
+            build_command_with(store.domain(domain), "sequences", "--max-len", str(described.max_len)),
         )
     part = examples(sequences, config.split)
     if not len(part):
-        raise DataError(f"domain {domain}: no position to predict in split {config.split}")
+        raise DataError(f"domain {domain}: no positions to predict in split {config.split}")
     queries, items = unit_vectors(model.to(device), catalogue, domain, part, device)
-    exact = config.index == "exact"
-    search, index = (None, {"kind": "exact"}) if exact else build_index(items, config)
+    search, index = (None, {"kind": "exact"}) if config.index == "exact" else build_index(items, config)
     if search:
         index |= recall_of_exact(queries, items, search)
     ranks = rank_examples(queries, items, part, config.block_size, search, score_of_history(model))
     counts = training_counts(sequences, len(items))
-    divided = groups(part, counts, catalogue, domain, tuple(described.modalities))
-    result = {
+    divided = divide(part, counts, catalogue, domain, tuple(described.modalities))
+    facts = {
         "domain": domain,
         "split": config.split,
         "stage": described.stage,
         "run_fingerprint": described.fingerprint,
-        "items": len(items),
-        "users": len(np.unique(part.user)),
-        "approximate": not exact,
         "index": index,
-        **summary(ranks),
-        "slices": slice_figures(ranks, part.user, divided),
     }
-    name = f"{domain}-{config.split}" + ("" if exact else f"-{config.index}")
-    write_ranks(run / f"ranks-{name}.parquet", part, ranks, counts)
-    write_json(run / f"evaluation-{name}.json", result)
-    return result
+    return write_evaluation(run, facts, part, ranks, counts, divided)
 
 
-def write_ranks(path: Path, part: Examples, ranks: Ranks, counts: NDArray[np.int64]) -> None:
-    """The rank of every position as a table; it takes the place of an older one only when it is whole."""
+def write_evaluation(
+    run: Path, facts: Mapping[str, Any], part: Examples, ranks: Ranks, counts: Ints, divided: Mapping[str, Group]
+) -> dict[str, Any]:
+    """Write figures and ranks to the folder of a run; each file replaces an older one in one step.
+
+    facts: what was judged (domain, split, stage, run_fingerprint, index …). counts: (N,) occurrences of the items in
+    training. The Parquet file has the columns user, position, target, seen (the target is in the history), occurrences
+    (of the target in training) and the rank by protocol, null beyond the deepest cutoff. Returns what the JSON holds.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    figures = {
+        **facts,
+        "items": len(counts),
+        "users": len(np.unique(part.user)),
+        "approximate": facts["index"]["kind"] != "exact",
+        **summary(ranks),
+        "slices": slice_figures(ranks, part.user, divided),
+    }
     columns: dict[str, Any] = {
         "user": part.user,
         "position": (part.end - part.start).astype(np.int32),
@@ -81,5 +86,8 @@ def write_ranks(path: Path, part: Examples, ranks: Ranks, counts: NDArray[np.int
     for protocol in PROTOCOLS:
         values = ranks.by_protocol[protocol]
         columns[f"rank_{protocol}"] = pa.array(values, mask=np.isinf(values))
-    with atomic(path) as scratch:
+    folder, which = RunFolder(run), (facts["domain"], facts["split"], facts["index"]["kind"])
+    with atomic(folder.ranks(*which)) as scratch:
         pq.write_table(pa.table(columns), scratch, compression="zstd")
+    write_json(folder.evaluation(*which), figures)
+    return figures

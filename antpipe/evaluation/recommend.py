@@ -1,21 +1,19 @@
-"""What to show next: the top-k items for a user of the store, or after items named by hand."""
+"""What to show next: the best items for a user of the store, or after items given by id."""
 
-import shlex
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from antpipe.core.batches import Examples
-from antpipe.core.ranking import catalogue_vectors, history_vectors, nearest, score_of_history, unit_rows
+from antpipe.core.ranking import nearest
 from antpipe.errors import DataError, UsageError
-from antpipe.store.domain import Domain
+from antpipe.evaluation.vectors import History, OpenRun, as_examples, open_for
+from antpipe.store.next_command import spell
 from antpipe.store.store import Store
-from antpipe.training.compatibility import open_run
 
-TITLE_WIDTH = 70  # characters shown of the text of an item without a title
+TITLE_WIDTH = 70  # characters of the text shown for an item without a title
 
 
 def recommend(
@@ -23,70 +21,99 @@ def recommend(
     run: Path,
     domain: str,
     *,
-    user: str | None,
-    items: Sequence[str],
-    k: int,
-    include_seen: bool,
-    notice: Callable[[str], None],
+    user: str | None = None,
+    items: Sequence[str] = (),
+    k: int = 10,
+    include_seen: bool = False,
 ) -> list[dict[str, Any]]:
-    """The k best items after a history: that of `user` (original id), or `items` (original ids, the oldest first).
+    """The k best items after the whole history of `user`, or after `items`, oldest first (original ids).
 
-    Items of the history are left out unless include_seen. Returns rows of rank, item_id, title (the start of the
-    text where an item has none) and score (the cosine, in [-1, 1], and what the model adds to items of the history),
-    the best first. Raises DataError naming a user or item the domain does not have.
+    Returns rows of rank, item_id, title and score as `recommend_after`. Raises UsageError unless exactly one of user
+    and items is given, and DataError naming a user or item that the domain does not have.
     """
-    import torch
-
     if (user is None) == (not items):
         raise UsageError("give either --user or --items")
+    opened = open_for(store, run, domain)
+    histories = user_histories(opened, [user]) if user is not None else [history_of(opened, items)]
+    return recommend_after(opened, histories, k, include_seen=include_seen)[0]
+
+
+def recommend_after(
+    opened: OpenRun, histories: Sequence[History], k: int = 10, *, include_seen: bool = False
+) -> list[list[dict[str, Any]]]:
+    """The k best items after each history, best first, without the items of the history unless include_seen.
+
+    histories: item rows, oldest first, one or more each. Returns a list per history with rows of rank, item_id, title
+    (the start of the text if the item has none) and score (vectors.py defines it). Raises UsageError if k < 1.
+    """
     if k < 1:
         raise UsageError(f"--k {k}: must be at least 1")
-    place = store.domain(domain)
-    ids = place.item_ids()
-    ask = shlex.join(["antpipe", "recommend", "--run", str(run), "--domains", domain, "--store", str(store.root)])
-    history = _user_history(place, user, ask) if user is not None else _named_items(place, ids, items, ask)
-    model, described, catalogue = open_run(store, run, domain, notice)
-    vectors = catalogue_vectors(model, catalogue, domain, torch.device("cpu"))
-    ends = np.array([len(history)])
-    part = Examples(np.zeros(1, np.int32), history, np.zeros(1, np.int64), ends, described.max_len)
-    query, rows = unit_rows(history_vectors(model, vectors, part)), unit_rows(vectors)
-    scores, found = nearest(query, rows, min(len(ids), k + len(set(history.tolist()))))
-    scored = dict(zip(found[0].tolist(), scores[0].tolist(), strict=True))
-    if added := score_of_history(model):
-        read = set(history[-described.max_len :].tolist())
-        scored |= {item: float(query[0] @ rows[item]) + added for item in read}
-    hidden = set() if include_seen else set(history.tolist())
-    kept = sorted(((i, score) for i, score in scored.items() if i not in hidden), key=lambda one: one[1], reverse=True)
-    shown = place.table("items", ["title", "text"]).to_pylist()
-    titles = [row["title"] or textwrap.shorten(row["text"] or "", TITLE_WIDTH, placeholder=" …") for row in shown]
-    return [
-        {"rank": rank, "item_id": ids[item], "title": titles[item], "score": round(score, 6)}
-        for rank, (item, score) in enumerate(kept[:k], 1)
-    ]
+    if not histories:
+        return []
+    queries = opened.after(as_examples(histories, opened.max_len))
+    seen = [set(history.tolist()) for history in histories]
+    depth = min(len(opened.items), k + max(map(len, seen)))
+    scores, found = nearest(queries, opened.items, depth)
+    texts, bonus = opened.domain.table("items", ["title", "text"]), opened.history_score()
+
+    def rows(number: int) -> Iterator[dict[str, Any]]:
+        scored = dict(zip(found[number].tolist(), scores[number].tolist(), strict=True))
+        if bonus:
+            read = set(histories[number][-opened.max_len :].tolist())
+            scored |= {item: float(queries[number] @ opened.items[item]) + bonus for item in read}
+        hidden = set() if include_seen else seen[number]
+        kept = sorted((item for item in scored if item not in hidden), key=scored.__getitem__, reverse=True)
+        for rank, item in enumerate(kept[:k], 1):
+            text = textwrap.shorten(texts["text"][item].as_py() or "", TITLE_WIDTH, placeholder=" …")
+            yield {
+                "rank": rank,
+                "item_id": opened.item_ids[item],
+                "title": texts["title"][item].as_py() or text,
+                "score": round(scored[item], 6),
+            }
+
+    return [list(rows(number)) for number in range(len(histories))]
 
 
-def _user_history(place: Domain, user: str, ask: str) -> "np.ndarray[Any, np.dtype[np.int32]]":
-    """All items of a user in order of time. ask: the command, which for an unknown user is told with a known one."""
-    users = place.table("users", ["user_id"])["user_id"].to_pylist()
-    if user not in users:
+def user_histories(opened: OpenRun, users: Sequence[str]) -> list[History]:
+    """The whole histories of users (original ids). Raises DataError naming a user that the domain does not have."""
+    if not users:
+        return []
+    ids = opened.domain.table("users", ["user_id"])["user_id"].to_pylist()
+    numbers = {user: number for number, user in enumerate(ids)}
+    unknown = [user for user in users if user not in numbers]
+    if unknown and not ids:
         raise DataError(
-            f"domain {place.name}: no user {user!r} ({len(users)} users, such as {users[0]!r})",
-            f"{ask} --user {shlex.quote(users[0])}",
+            f"domain {opened.domain.name}: no user {unknown[0]!r}: it is a catalogue without interactions",
+            _ask(opened, "--items", opened.item_ids[0]),
         )
-    sequences = place.sequences()
-    row = int(np.flatnonzero(sequences.user == users.index(user))[0])
-    return sequences.items[sequences.offsets[row] : sequences.offsets[row + 1]]
+    if unknown:
+        raise DataError(
+            f"domain {opened.domain.name}: no user {unknown[0]!r} ({len(ids)} users, such as {ids[0]!r})",
+            _ask(opened, "--user", ids[0]),
+        )
+    sequences = opened.domain.sequences()
+    rows = {user: row for row, user in enumerate(sequences.user.tolist())}
+    spans = [sequences.offsets[rows[numbers[user]] :][:2] for user in users]
+    return [sequences.items[start:end] for start, end in spans]
 
 
-def _named_items(
-    place: Domain, ids: list[str], items: Sequence[str], ask: str
-) -> "np.ndarray[Any, np.dtype[np.int32]]":
-    rows = {item: row for row, item in enumerate(ids)}
+def history_of(opened: OpenRun, items: Sequence[str]) -> History:
+    """Items (original ids) as rows. Raises DataError naming an item that the domain does not have."""
+    if not items:
+        raise UsageError("a history needs at least one item")
+    rows = {item: row for row, item in enumerate(opened.item_ids)}
     unknown = [item for item in items if item not in rows]
     if unknown:
-        known = [item for item in items if item in rows] or ids[:1]
+        known = [item for item in items if item in rows] or opened.item_ids[:1]
         raise DataError(
-            f"domain {place.name}: no item {unknown[0]!r} ({len(ids)} items, such as {ids[0]!r})",
-            f"{ask} --items {shlex.quote(','.join(known))}",
+            f"domain {opened.domain.name}: no item {unknown[0]!r} ({len(rows)} items, such as {opened.item_ids[0]!r})",
+            _ask(opened, "--items", ",".join(known)),
         )
     return np.array([rows[item] for item in items], np.int32)
+
+
+def _ask(opened: OpenRun, flag: str, value: str) -> str:
+    """The command with a user or items that the domain has."""
+    flags = ["--run", str(opened.run), flag, value]
+    return spell("recommend", domains=[opened.domain.name], store=opened.domain.root, flags=flags)

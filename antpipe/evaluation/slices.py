@@ -1,6 +1,6 @@
-"""Figures of parts of a split: by how well known the target is, how long the history, which modality is missing.
+"""Figures for parts of a split: by popularity of the target, length of the history, or missing modality.
 
-Each group of slices divides all positions: every position is in exactly one of its slices.
+In each group of slices, every position is in exactly one slice.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,34 +17,34 @@ from antpipe.core.ranking import Ranks, metrics
 from antpipe.runtime.arrays import within_groups
 from antpipe.store.files import Sequences
 
-# Least value of each slice. Groups by the target's popularity in training and by the length of the history are usual
+# Minimum value of each slice. Groups by the target's popularity in training and by the length of the history are common
 # for sequential recommendation with little data (UniSRec, arXiv 2206.05941; MELT, arXiv 2304.08382).
 OCCURRENCES = (0, 1, 5, 10, 20)
 HISTORY = (1, 4, 6, 11, 21)
-# Head: the most popular items that a third of the training interactions fall on (the short head of Cremonesi, Koren
-# and Turrin, "Performance of recommender algorithms on top-N recommendation tasks", RecSys 2010); the others are tail.
+# Head: the most popular items, which together have a third of the training interactions (the short head of Cremonesi,
+# Koren and Turrin, "Performance of recommender algorithms on top-N recommendation tasks", RecSys 2010). The rest: tail.
 HEAD_SHARE = 1 / 3
 
 
 @dataclass(frozen=True)
 class Group:
-    """Slices that divide the positions. names: one a slice; place: (Q,) the slice of each position."""
+    """Slices that divide the positions. names: one per slice; number: (Q,) index of each position's slice."""
 
     names: tuple[str, ...]
-    place: NDArray[np.int64]
+    number: NDArray[np.int64]
 
 
 def training_counts(sequences: Sequences, n: int) -> NDArray[np.int64]:
-    """How often each of n items is in the training part of the domain's sequences, (n,)."""
+    """How often each of n items occurs in the training part of the domain's sequences, (n,)."""
     lengths = np.diff(sequences.offsets)
     within = within_groups(lengths)
     return np.bincount(sequences.items[within < np.repeat(sequences.train_end, lengths)], minlength=n)
 
 
 def head_items(counts: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which items are head, (n,): the most popular ones until they have HEAD_SHARE of all interactions.
+    """Whether items are head, (n,): the most popular ones, until they have HEAD_SHARE of all interactions.
 
-    Items as popular as the last of them are head too, so that this does not depend on the order of items.
+    Items as popular as the last of these are head too, so the result does not depend on the order of items.
     """
     if not counts.any():
         return np.zeros(len(counts), np.bool_)
@@ -54,10 +54,10 @@ def head_items(counts: NDArray[np.int64]) -> NDArray[np.bool_]:
     return head
 
 
-def groups(
+def divide(
     part: Examples, counts: NDArray[np.int64], catalogue: Catalogue, domain: str, modalities: Sequence[str]
 ) -> dict[str, Group]:
-    """The groups of slices. counts: (N,) occurrences of the domain's items in training; modalities: of the run."""
+    """All groups of slices. counts: (N,) occurrences of the domain's items in training; modalities: of the run."""
     targets = part.targets()
     known = counts[targets]
     found = {
@@ -82,13 +82,13 @@ def _buckets(values: NDArray[np.int64], least: tuple[int, ...]) -> Group:
 def slice_figures(
     ranks: Ranks, users: NDArray[np.int32], divided: Mapping[str, Group]
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Positions, users and the metrics by protocol, for each slice of each group; a slice without positions has none.
+    """Positions, users and metrics by protocol, for each slice of each group. An empty slice has no metrics.
 
-    users: (Q,). A user counts once in each slice that has a position of hers.
+    users: (Q,). A user counts once in each slice that has one of their positions.
     """
     return {
-        group: {name: _figures(ranks, users, places.place == number) for number, name in enumerate(places.names)}
-        for group, places in divided.items()
+        name: {part: _figures(ranks, users, group.number == number) for number, part in enumerate(group.names)}
+        for name, group in divided.items()
     }
 
 

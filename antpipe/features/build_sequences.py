@@ -1,13 +1,16 @@
-"""build-sequences: interactions become chronological sequences, their positions train, valid and test targets.
+"""Stage `build-sequences`: interactions become chronological sequences of training, validation and test targets.
 
-A user's first item is never a target. Split `leave-one-out`: the last position is the test target, the one before
-the validation target, from two and three items on; every earlier position trains. Split `time`: two cut timestamps,
-common to the domains named together, decide; interactions of equal time fall on the same side. Split `given`: the one
-that came with the data. Split `auto`: `given` where a domain has one, else `leave-one-out`.
+A user's first item is never a target. The splits:
+
+- `leave-one-out`: the last position is the test target (in sequences of two or more items), the one before it the
+  validation target (three or more items), and every earlier position is a training target.
+- `time`: two cut timestamps, shared by the domains named together, decide. Interactions of equal time fall on the same
+  side of a cut.
+- `given`: the split that came with the data.
+- `auto`: `given` if the data came with a split, else `leave-one-out`.
 """
 
-import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -17,10 +20,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from antpipe.errors import DataError, UsageError
+from antpipe.runtime.logs import log
 from antpipe.settings.base import flags_of
 from antpipe.settings.features import SequenceConfig
 from antpipe.store.artefacts import StageResult
 from antpipe.store.domain import Domain
+from antpipe.store.next_command import spell, supply_command
 from antpipe.store.store import Store
 
 Cuts = tuple[int | None, int | None]
@@ -29,10 +34,11 @@ PARTS = ("training", "validation", "test")
 
 @dataclass(frozen=True)
 class History:
-    """Interactions by user and time. user (U,), offsets (U + 1,), items and timestamps (ms) (sum of lengths,).
+    """The interactions of a domain by user and time: user u has items[offsets[u]:offsets[u + 1]].
 
-    given: (sum of lengths,) 0 train, 1 validation, 2 test; None where the data came without a split. timed: False
-    where the timestamps are only an order.
+    user: (U,). offsets: (U + 1,). items, timestamps (ms) and given: (sum of lengths,). given: 0 for training, 1 for
+    validation, 2 for test; None if the data came without a split. timed: whether timestamps are times, not only an
+    order.
     """
 
     domain: Domain
@@ -50,22 +56,21 @@ def build_sequences(
     config: SequenceConfig,
     *,
     force: bool = False,
-    warn: Callable[[str], None],
 ) -> list[StageResult]:
-    """Write sequences.arrow of each domain: whole sequences, and `max_len` for the trainer, which looks back so far.
+    """Write sequences.arrow of each domain: whole sequences, and `max_len`, how many items the model looks back.
 
-    warn: is called with a sentence where leave-one-out lets a training on several domains see the future.
-    Raises UsageError for shares that leave no training period, DataError where split `time` leaves a domain no
-    training target; then no domain is changed.
+    Warns if training on several domains would see the future of one of them, as leave-one-out allows.
+    Raises UsageError for shares that leave no training period, and DataError if a domain has no interactions, cannot
+    be split as asked, or is left without a training target by split `time`. No domain is changed then.
     """
     if config.split == "time" and config.valid_share + config.test_share >= 1:
         raise UsageError(
-            f"--valid-share {config.valid_share} and --test-share {config.test_share}: nothing is left to train on; "
+            f"--valid-share {config.valid_share} and --test-share {config.test_share} leave nothing to train on; "
             "their sum must be below 1"
         )
     histories = [_read(store.domain(name)) for name in dict.fromkeys(domains)]
     chosen = [_split_of(history, config) for history in histories]
-    _warn_of_overlap([one for one, split in zip(histories, chosen, strict=True) if split == "leave-one-out"], warn)
+    _warn_of_overlap([one for one, split in zip(histories, chosen, strict=True) if split == "leave-one-out"])
     cuts: Cuts | None = None
     if config.split == "time":
         cuts = cut_timestamps(
@@ -77,12 +82,12 @@ def build_sequences(
             _require_training(history, train_end, config, alone=len(histories) == 1)
     results = []
     for history, name, split in zip(histories, chosen, splits, strict=True):
-        place = history.domain
+        domain = history.domain
         parameters: dict[str, Any] = {"split": name, "max_len": config.max_len}
         if cuts is not None:
             parameters |= {"valid_share": config.valid_share, "test_share": config.test_share, "cuts": list(cuts)}
-        if not force and place.is_fresh("sequences", parameters):
-            results.append(StageResult(place.name, "sequences", "fresh", place.entry("sequences")["figures"]))
+        if not force and domain.is_fresh("sequences", parameters):
+            results.append(StageResult(domain.name, "sequences", "fresh", domain.entry("sequences")["figures"]))
         else:
             details: dict[str, Any] = {"flags": flags_of(config)}
             if cuts is not None:
@@ -92,17 +97,17 @@ def build_sequences(
 
 
 def leave_one_out(lengths: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """(U,) lengths -> train_end and valid_end, (U,) each: one test target from two items on, one validation target
-    from three on."""
+    """(U,) lengths -> train_end and valid_end, (U,) each: the last item is the test target of a sequence of at least
+    two, the one before it the validation target of a sequence of at least three."""
     train_end = np.maximum(lengths - 2, 1)
     valid_end = np.maximum(lengths - 1, 1)
     return train_end.astype(np.int32), valid_end.astype(np.int32)
 
 
 def cut_timestamps(timestamps: NDArray[np.int64], valid_share: float, test_share: float) -> Cuts:
-    """First timestamps of the validation and of the test period; None for a period of share 0.
+    """The first timestamp of the validation and that of the test period; None for a period of share 0.
 
-    A share is rounded to whole interactions, at least one; ties at a cut join the later period.
+    A share is rounded to whole interactions, at least one. Ties at a cut join the later period.
     """
     ordered = np.sort(timestamps)
 
@@ -119,7 +124,7 @@ def cut_timestamps(timestamps: NDArray[np.int64], valid_share: float, test_share
 def split_by_time(
     offsets: NDArray[np.int32], timestamps: NDArray[np.int64], cuts: Cuts
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """train_end and valid_end, (U,) each, of the sequences offsets[u]:offsets[u + 1] of chronological timestamps."""
+    """train_end and valid_end, (U,) each. timestamps[offsets[u]:offsets[u + 1]] are those of user u, ascending."""
     valid_from, test_from = cuts
 
     def earlier_than(cut: int) -> NDArray[np.int64]:
@@ -134,7 +139,7 @@ def split_by_time(
 
 
 def split_as_given(offsets: NDArray[np.int32], given: NDArray[np.int8]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """train_end and valid_end, (U,) each, of the sequences offsets[u]:offsets[u + 1]; `given` must not fall in one."""
+    """train_end and valid_end, (U,) each. given[offsets[u]:offsets[u + 1]] are the parts of user u, ascending."""
 
     def up_to(part: int) -> NDArray[np.int64]:
         counted = np.concatenate([[0], np.cumsum(given <= part)])
@@ -144,31 +149,26 @@ def split_as_given(offsets: NDArray[np.int32], given: NDArray[np.int8]) -> tuple
 
 
 def _split_of(history: History, config: SequenceConfig) -> str:
-    """The split of one domain. DataError where what is asked for cannot be had."""
-    place = history.domain
-
-    def command(split: str) -> str:
-        flags = flags_of(replace(config, split=split))
-        return shlex.join(["antpipe", "build-sequences", "--domains", place.name, "--store", str(place.root), *flags])
-
+    """The split of one domain. Raises DataError if its data cannot be split as asked."""
+    domain, instead = history.domain, _command(history.domain, replace(config, split="leave-one-out"))
     if config.split == "time" and not history.timed:
         raise DataError(
-            f"domain {place.name}: its timestamps are only an order, so --split time has no time to cut at",
-            command("leave-one-out"),
+            f"domain {domain.name}: its timestamps are only an order, so --split time has no time at which to cut",
+            instead,
         )
     if config.split == "given" or (config.split == "auto" and history.given is not None):
         if history.given is None:
-            raise DataError(f"domain {place.name}: its data came without a split", command("leave-one-out"))
+            raise DataError(f"domain {domain.name}: its data came without a split", instead)
         falls = np.diff(history.given) < 0
-        falls[history.offsets[1:-1] - 1] = False  # from one user to the next
+        falls[history.offsets[1:-1] - 1] = False  # between two users
         if falls.any():
             row = int(np.argmax(falls))
             user = history.user[np.searchsorted(history.offsets, row, side="right") - 1]
-            user_id = place.table("users", ["user_id"])["user_id"][int(user)].as_py()
+            user_id = domain.table("users", ["user_id"])["user_id"][int(user)].as_py()
             raise DataError(
-                f"domain {place.name}: user {user_id!r} has a {PARTS[history.given[row + 1]]} interaction after a "
-                f"{PARTS[history.given[row]]} one: the given split is not one in time",
-                command("leave-one-out"),
+                f"domain {domain.name}: user {user_id!r} has a {PARTS[history.given[row + 1]]} interaction after a "
+                f"{PARTS[history.given[row]]} one, so the given split is not chronological",
+                instead,
             )
         return "given"
     return "leave-one-out" if config.split == "auto" else config.split
@@ -182,22 +182,27 @@ def _ends(history: History, split: str, cuts: Cuts | None) -> tuple[NDArray[np.i
     return leave_one_out(np.diff(history.offsets))
 
 
-def _read(place: Domain) -> History:
-    entry = place.entry("items")
+def _command(domain: Domain, config: SequenceConfig) -> str:
+    """The command that builds the sequences of one domain alone, with these settings."""
+    return spell("build-sequences", domains=[domain.name], store=domain.root, flags=flags_of(config))
+
+
+def _read(domain: Domain) -> History:
+    entry = domain.entry("items")
     given = entry.get("split") == "given"
     columns = ["user", "item", "timestamp"]
-    table: pa.Table = place.table("interactions", [*columns, "split"] if given else columns)
+    table: pa.Table = domain.table("interactions", [*columns, "split"] if given else columns)
     if not len(table):
         raise DataError(
-            f"domain {place.name}: it is a catalogue without interactions, so there are no sequences",
-            place.command_with("items", "--interactions", "FILE"),
+            f"domain {domain.name} is a catalogue without interactions, so it has no sequences",
+            supply_command(domain, "sequences"),
         )
-    # Not to_numpy and pa.array: where pandas is installed, they load it.
+    # Not to_numpy and pa.array: they load pandas if it is installed.
     known: dict[str, NDArray[Any]] = {name: np.from_dlpack(table[name].combine_chunks()) for name in table.column_names}
     users = known["user"]
     starts = np.flatnonzero(np.diff(users, prepend=-1))
     return History(
-        place,
+        domain,
         users[starts].astype(np.int32),
         np.append(starts, len(users)).astype(np.int32),
         known["item"],
@@ -207,7 +212,7 @@ def _read(place: Domain) -> History:
     )
 
 
-def _warn_of_overlap(histories: Sequence[History], warn: Callable[[str], None]) -> None:
+def _warn_of_overlap(histories: Sequence[History]) -> None:
     spans = [
         (history.domain.name, history.timestamps.min(), history.timestamps.max())
         for history in histories
@@ -218,26 +223,24 @@ def _warn_of_overlap(histories: Sequence[History], warn: Callable[[str], None]) 
         if first <= other_last and other_first <= last:
             overlapping |= {one: None, other: None}
     if overlapping:
-        warn(
+        log.warning(
             f"domains {', '.join(overlapping)} overlap in time: with leave-one-out, training sees interactions of one "
-            "domain that lie after the test targets of another; --split time avoids it"
+            "domain that are later than the test targets of another; --split time avoids this"
         )
 
 
 def _require_training(history: History, train_end: NDArray[np.int32], config: SequenceConfig, alone: bool) -> None:
+    """Raise DataError if nobody has a training target; alone: whether the cuts were made for this domain only."""
     if (train_end > 1).any():
         return
-    place = history.domain
-    # Alone, a domain gets cuts of its own; where it is alone already, only shorter periods can help.
+    # With cuts of its own, the domain may have training targets. If it has its own, only shorter periods can help.
     part = 2 if alone else 1
     shorter = replace(config, valid_share=config.valid_share / part, test_share=config.test_share / part)
     raise DataError(
-        f"domain {place.name}: nobody has two interactions before the validation and test periods, so there is no "
-        f"training target; its interactions lie between timestamps {history.timestamps.min()} and "
+        f"domain {history.domain.name}: no user has two interactions before the validation and test periods, so there "
+        f"is no training target; its interactions lie between timestamps {history.timestamps.min()} and "
         f"{history.timestamps.max()}",
-        shlex.join(
-            ["antpipe", "build-sequences", "--domains", place.name, "--store", str(place.root), *flags_of(shorter)]
-        ),
+        _command(history.domain, shorter),
     )
 
 
@@ -278,5 +281,5 @@ def _write(
 
 
 def _arrow(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
-    """(N,) numbers as they lie in memory."""
+    """(N,) numbers as an Arrow array, without pa.array (see `_read`)."""
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values.astype(kind.to_pandas_dtype()))])

@@ -1,18 +1,18 @@
-"""fetch-images: the pictures behind a catalogue's image URLs, with a record of what became of each URL.
+"""fetch-images: the pictures behind a catalogue's image URLs, and a record of what became of each URL.
 
-A download is done in part most of the time, an artefact is complete or absent. So there are two things:
+A download is often done only in part, but an artefact is complete or absent. So there are two things:
 
-- DOMAIN/fetched/ is a cache: the pictures and a ledger by URL (fetch/ledger.py). It grows while URLs are asked,
-  survives kills, and knows nothing of items. Another ingest's catalogue uses of it what it needs.
-- pictures.parquet is the artefact: for each item and slot of this very catalogue the URL, its state and its file,
-  made from items.parquet and the cache at the end of a run. It carries the hash of the id table as all artefacts
-  do, so after an ingest it is stale and not used until fetch-images was run again. embed-image takes the pictures
-  from it, and its fingerprint covers them. One with URLs not yet asked (--limit, an interruption, a dead host) is
-  `partial`: usable, and `antpipe status` names the command that goes on.
+- DOMAIN/fetched/ is a cache: the pictures, and a ledger by URL (fetch/ledger.py). It grows while URLs are asked,
+  survives kills, and knows nothing about items. After another ingest, the new catalogue uses what it needs from it.
+- pictures.parquet is the artefact: the URL, its state and its file for each item and slot of this very catalogue, made
+  from items.parquet and the cache at the end of a run. Like all artefacts it carries the hash of the id table, so after
+  an ingest it is stale and unused until fetch-images runs again. embed-image takes the pictures from it, and its
+  fingerprint covers them. While some URLs have not been asked (--limit, an interruption, a dead host), it is `partial`:
+  usable, and `antpipe status` names the command that continues.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,28 +21,23 @@ from typing import Any
 import polars as pl
 from filelock import FileLock, Timeout
 
-from antpipe.errors import AntpipeError, DataError, PartialError
-from antpipe.features.fetch.crew import Update, fetch_all
+from antpipe.errors import AntpipeError, DataError, Interrupted, PartialError
 from antpipe.features.fetch.ledger import FAILED, FOLDER, OK, PERMANENT, SCHEMA, Entry, is_there, read_ledger, sweep
+from antpipe.features.fetch.workers import fetch_all
+from antpipe.runtime.logs import log
+from antpipe.runtime.progress import Progress, silent
 from antpipe.settings.base import flags_of
 from antpipe.settings.features import FetchConfig
 from antpipe.store.artefacts import StageResult
 from antpipe.store.domain import Domain
-from antpipe.store.files import digest
+from antpipe.store.manifest import digest
+from antpipe.store.next_command import build_command
 from antpipe.store.store import Store
 
 PLACEHOLDER, PENDING = "placeholder", "pending"
 STATES = (OK, PLACEHOLDER, FAILED, "gone", "refused", "invalid", PENDING)
-# What is for one run and not for its repetition.
+# Settings for a single run, not for its repetition.
 ONCE = ("limit", "retry_failed", "retry_permanent")
-
-
-def unseen(_done: float, _total: int, _note: str) -> None:
-    """Show no progress."""
-
-
-def unsaid(_: str) -> None:
-    """Say nothing."""
 
 
 def fetch_images(
@@ -51,45 +46,42 @@ def fetch_images(
     config: FetchConfig,
     *,
     force: bool = False,
-    progress: Update = unseen,
-    say: Callable[[str], None] = unsaid,
+    progress: Progress = silent,
 ) -> StageResult:
     """Ask for the first `max_images` URLs of each item that are not in the cache, and write pictures.parquet.
 
-    Its rows: item, slot (1 …), url, and the columns of the ledger; state is one of STATES. Equal URLs are asked for
-    once. Pictures whose file is gone or changed are fetched again, failures only with `retry_failed` and
-    `retry_permanent`. force: write pictures.parquet even if it would be the same; what is in the cache is not asked
-    for again. progress: is called with URLs done, all URLs of this run, and a note; say: with what a user should know.
-    Raises DataError where no item has a URL or another run is at work in this domain; IntegrityError for a damaged
-    ledger; PartialError, with all written, for a coverage below `min_coverage`; AntpipeError where the disk fails. On
-    KeyboardInterrupt, too, all that is complete is kept and written.
+    Its rows: item, slot (from 1), url, and the columns of the ledger; state is one of STATES. Equal URLs are asked for
+    once. Pictures whose file is gone or changed are fetched again; failures only with `retry_failed` and
+    `retry_permanent`. force: write pictures.parquet even if it would be the same; do not ask again for what is in the
+    cache. progress counts URLs of this run.
+
+    Raises DataError if no item has a URL or another run is at work in this domain; IntegrityError for a damaged ledger;
+    PartialError, with everything written, for a coverage below `min_coverage`; AntpipeError if the disk fails;
+    Interrupted on Ctrl-C, after writing everything that is complete.
     """
     place = store.domain(domain)
     wanted = wanted_urls(place, config.max_images)
     if not wanted["url"].len():
         raise DataError(
             f"domain {domain}: none of its {place.rows()} items has an image URL",
-            place.command("image", flags=["--images", "DIR"]),
+            build_command(place, "image", flags=["--images", "DIR"]),
         )
-    flags = flags_of(config, ONCE)
-    with _alone(place, flags) as folder:
+    again = build_command(place, "pictures", flags=flags_of(config, ONCE))
+    with _alone(place, again) as folder, progress(f"{domain} pictures") as update:
         entries = read_ledger(folder)
         todo = _to_ask(place.path, wanted, entries, config)
-        fetched: dict[str, int] = {}
         try:
-            fetched = dict(fetch_all(todo, folder, entries, config, progress, say))
+            fetched = fetch_all(todo, folder, entries, config, update)
         except KeyboardInterrupt:
             _publish(place, wanted, entries, config, force)
-            raise
+            raise Interrupted(f"domain {domain}: interrupted; what was complete is kept", again) from None
         except OSError as error:
             raise AntpipeError(
-                f"{error.filename or folder}: {error.strerror or error}; what was complete is kept",
-                place.command("pictures", flags=flags),
+                f"{error.filename or folder}: {error.strerror or error}; what was complete is kept", again
             ) from None
         status, figures = _publish(place, wanted, entries, config, force)
-    result = StageResult(domain, "pictures", status, figures | {"asked": sum(fetched.values())})
-    _tell(place, figures, config, say)
-    return result
+    _report(place, figures, config)
+    return StageResult(domain, "pictures", status, figures | {"asked": sum(fetched.values())})
 
 
 def wanted_urls(place: Domain, most: int) -> pl.DataFrame:
@@ -102,8 +94,8 @@ def wanted_urls(place: Domain, most: int) -> pl.DataFrame:
 
 
 @contextmanager
-def _alone(place: Domain, flags: list[str]) -> Iterator[Path]:
-    """The cache folder, for one run at a time."""
+def _alone(place: Domain, again: str) -> Iterator[Path]:
+    """The cache folder, for one run at a time. again: the command of this run."""
     folder = place.path / FOLDER
     folder.mkdir(exist_ok=True)
     try:
@@ -111,13 +103,11 @@ def _alone(place: Domain, flags: list[str]) -> Iterator[Path]:
             sweep(folder)
             yield folder
     except Timeout:
-        raise DataError(
-            f"{folder}: another fetch-images is at work here; wait for its end", place.command("pictures", flags=flags)
-        ) from None
+        raise DataError(f"{folder}: another fetch-images is at work here; wait until it ends", again) from None
 
 
 def _to_ask(root: Path, wanted: pl.DataFrame, entries: dict[str, Entry], config: FetchConfig) -> list[str]:
-    """The URLs to ask for in this run. Entries of pictures that are no longer on disk are dropped."""
+    """The URLs to ask for in this run. Drops entries whose picture is no longer on disk. root: the domain's folder."""
     again = {FAILED: config.retry_failed, **dict.fromkeys(PERMANENT, config.retry_permanent)}
     todo = []
     for url in wanted["url"].unique(maintain_order=True):
@@ -131,7 +121,7 @@ def _to_ask(root: Path, wanted: pl.DataFrame, entries: dict[str, Entry], config:
 
 
 def picture_table(wanted: pl.DataFrame, entries: dict[str, Entry], config: FetchConfig) -> pl.DataFrame:
-    """wanted, and for each row what the ledger knows of its URL, placeholders told apart."""
+    """`wanted` with what the ledger knows about each URL; placeholders get a state of their own."""
     columns = [name for name in SCHEMA if name != "url"]
     known = [entries.get(url) for url in wanted["url"]]
     facts = pl.DataFrame(
@@ -143,7 +133,7 @@ def picture_table(wanted: pl.DataFrame, entries: dict[str, Entry], config: Fetch
 
 
 def _name_placeholders(table: pl.DataFrame, config: FetchConfig) -> pl.DataFrame:
-    """Pictures that show no item: the same bytes under many URLs, or hardly any pixels."""
+    """Mark pictures that show no item: the same bytes under many URLs, or hardly any pixels."""
     ok = pl.col("state") == OK
     same = pl.col("url").filter(ok).n_unique().over("sha256")
     repeated = ok & (same >= config.placeholder_urls) if config.placeholder_urls else pl.lit(False)
@@ -162,11 +152,11 @@ def _name_placeholders(table: pl.DataFrame, config: FetchConfig) -> pl.DataFrame
 def _publish(
     place: Domain, wanted: pl.DataFrame, entries: dict[str, Entry], config: FetchConfig, force: bool
 ) -> tuple[str, dict[str, Any]]:
-    """Write pictures.parquet where it changed; returns `built` or `fresh`, and the figures."""
+    """Write pictures.parquet if it changed; returns `built` or `fresh`, and the figures."""
     table = picture_table(wanted, entries, config)
     usable = table.filter(pl.col("state") == OK).select("item", "slot", "sha256")
     figures = _figures(place, table)
-    # Only what embed-image uses is in the fingerprint: that a URL failed once more makes no vector stale.
+    # The fingerprint covers only what embed-image uses: another failure of a URL makes no vector stale.
     parameters = {"pictures": digest(usable.rows())}
     content = digest(table.with_columns(pl.col("time").dt.epoch("ms")).rows())
     if not force and place.manifest().get("pictures", {}).get("content") == content:
@@ -175,11 +165,11 @@ def _publish(
             return "fresh", figures
     reasons = Counter(table.filter(pl.col("state") != OK).select("state", "reason").rows())
     with place.writing("pictures", parameters) as out:
-        if not wanted.equals(wanted_urls(place, config.max_images)):  # a later change is noticed by the store
+        if not wanted.equals(wanted_urls(place, config.max_images)):  # the store notices a later change
             raise DataError(
                 f"domain {place.name}: its items changed while their pictures were fetched; pictures is as before, and "
                 "nothing that was fetched is lost",
-                place.command("pictures", flags=flags_of(config, ONCE)),
+                build_command(place, "pictures", flags=flags_of(config, ONCE)),
             )
         out.parquet("pictures.parquet", table.to_arrow())
         out.details |= {
@@ -195,7 +185,7 @@ def _publish(
 
 
 def _figures(place: Domain, table: pl.DataFrame) -> dict[str, Any]:
-    """Items with a picture among all items; then different URLs by their state."""
+    """Items, those with a picture and their share; then different URLs, in total and by state."""
     ok = table.filter(pl.col("state") == OK)
     rows, present = place.rows(), ok["item"].n_unique()
     states = dict(table.unique("url").group_by("state").len().rows())
@@ -209,25 +199,24 @@ def _figures(place: Domain, table: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def _tell(place: Domain, figures: dict[str, Any], config: FetchConfig, say: Callable[[str], None]) -> None:
-    """How to get more pictures, where there are more to be had; PartialError where there are too few."""
-    flags = flags_of(config, ONCE)
+def _report(place: Domain, figures: dict[str, Any], config: FetchConfig) -> None:
+    """Log how to get more pictures, if more can be had. Raises PartialError if there are too few."""
     again = None
     if figures[FAILED]:
-        again = place.command("pictures", flags=flags_of(replace(config, retry_failed=True), ONCE[:1]))
-        say(f"{place.name}: {figures[FAILED]} URLs failed in a way that may pass; to ask again: {again}")
+        again = build_command(place, "pictures", flags=flags_of(replace(config, retry_failed=True), ONCE[:1]))
+        log.warning(f"{place.name}: URLs that failed temporarily: {figures[FAILED]}; to ask again: {again}")
     if figures[PENDING]:
-        again = place.command("pictures", flags=flags)
-        say(f"{place.name}: {figures[PENDING]} URLs were not asked for yet; to go on: {again}")
+        again = build_command(place, "pictures", flags=flags_of(config, ONCE))
+        log.info(f"{place.name}: URLs not asked for yet: {figures[PENDING]}; to continue: {again}")
     lost = sum(figures[state] for state in PERMANENT)
     if lost:
         reasons = [reason for reason in place.entry("pictures")["reasons"] if reason.partition(":")[0] in PERMANENT]
         often = reasons[0] if reasons else "for reasons of their own"
-        anew = place.command("pictures", flags=flags_of(replace(config, retry_permanent=True), ONCE[:2]))
-        say(f"{place.name}: {lost} URLs give no picture (mostly {often}); to ask again all the same: {anew}")
+        retry = build_command(place, "pictures", flags=flags_of(replace(config, retry_permanent=True), ONCE[:2]))
+        log.info(f"{place.name}: URLs without a picture: {lost} (mostly {often}); to ask again all the same: {retry}")
     if figures["present"] < config.min_coverage * figures["items"]:
         raise PartialError(
             f"domain {place.name}: only {figures['present']} of {figures['items']} items ({figures['coverage']:.1%}) "
             f"have a fetched picture; --min-coverage asks for {config.min_coverage:.1%}; what there is was written",
-            again or place.command("image", flags=["--images", "DIR"]),
+            again or build_command(place, "image", flags=["--images", "DIR"]),
         )

@@ -1,58 +1,50 @@
-"""`antpipe ingest sample`: four small related shops, generated (the whole process: docs/sample.md)."""
+"""Stage `ingest sample`: four small related shops, generated (the process is described in docs/sample.md)."""
 
-import shlex
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from antpipe.features.ingest.domain import ITEMS, REJECTS, require_same_source, write_domain
+from antpipe.features.ingest.domain import ITEMS, REJECTS, write_domain
 from antpipe.features.ingest.sample.pictures import draw_picture
 from antpipe.features.ingest.sample.shoppers import (
     BRANDS,
-    Catalogue,
+    Assortment,
     Floats,
     Ints,
     Market,
-    make_catalogue,
+    make_assortment,
     make_market,
     rate,
     walk,
 )
-from antpipe.features.ingest.sample.words import (
-    COLOUR_NAMES,
-    MATERIAL_NAMES,
-    SHOPS,
-    STYLE_NAMES,
-    TIER_NAMES,
-    Shop,
-    describe,
-    invent_brands,
-)
+from antpipe.features.ingest.sample.words import Shop, describe, invent_brands, words
+from antpipe.features.ingest.stage import require_same_source
 from antpipe.settings.base import flags_of
 from antpipe.settings.ingest import SampleConfig
 from antpipe.store.artefacts import StageResult
 from antpipe.store.domain import Domain
+from antpipe.store.next_command import spell
 from antpipe.store.store import Store
 
 GENERATOR = 1  # raise when the same seed gives other shops
-SOURCES, TARGET = tuple(shop.name for shop in SHOPS[:-1]), SHOPS[-1].name
+*SOURCES, TARGET = (shop.name for shop in words().shops)
 WITHOUT_PICTURE, WITHOUT_PRICE = 0.08, 0.10
 FIRST_DAY, DAYS = 18_628, 730  # since 1970-01-01: the years 2021 and 2022
 DAY_MS = 86_400_000
 SPAN_LEAST, GAP_SPREAD = 0.1, 1.5
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-# Each has its own stream of random numbers; append only, the place is part of the stream's seed.
-PARTS = ("catalogue", "shoppers", "steps", "ratings", "times", "words", "pictures", "prices", "user ids", "item ids")
+# Each has its own stream of random numbers. Append only: the position is part of the seed of the stream.
+PARTS = ("assortment", "shoppers", "steps", "ratings", "times", "words", "pictures", "prices", "user ids", "item ids")
 
 
 @dataclass(frozen=True)
 class GeneratedShop:
-    """A shop with all that its tables only hint at. baskets[u]: what user u bought, in order, as item numbers."""
+    """A shop with all that its tables only hint at. baskets[u]: numbers of the items that user u bought, in order."""
 
     shop: Shop
-    catalogue: Catalogue
+    assortment: Assortment
     market: Market
     baskets: list[Ints]
     user_ids: list[str]
@@ -62,11 +54,11 @@ class GeneratedShop:
 def ingest_sample(store: Store, config: SampleConfig, *, force: bool = False) -> list[StageResult]:
     """Write the domains sample-outdoor, sample-kitchen, sample-office and, as the target, sample-garden.
 
-    A shop depends on the seed, its sizes and its place in SHOPS, not on what else is in the store. Raises DataError
-    where a domain of one of these names holds other data, before any is written.
+    A shop depends on the seed, its sizes and its position in words.toml, not on what else is in the store. Raises
+    DataError, before anything is written, if a domain of one of these names holds other data.
     """
-    domains = [store.new_domain(shop.name) for shop in SHOPS]
-    command = shlex.join(["antpipe", "ingest", "sample", "--store", str(store.root), *flags_of(config)])
+    domains = [store.new_domain(shop.name) for shop in words().shops]
+    command = spell("ingest sample", store=store.root, flags=flags_of(config))
     if not force:
         for domain in domains:
             require_same_source(domain, _parameters(domain, config), folder="", command=command)
@@ -74,17 +66,17 @@ def ingest_sample(store: Store, config: SampleConfig, *, force: bool = False) ->
 
 
 def generate_shop(config: SampleConfig, number: int) -> GeneratedShop:
-    """Shop `number` of SHOPS: the one that `ingest_sample` writes, with its inner workings."""
-    shop, rngs = SHOPS[number], random_streams(config.seed, number)
-    catalogue = make_catalogue(rngs["catalogue"], shop, int(config.items * shop.item_share))
-    market = make_market(rngs["shoppers"], shop, catalogue, int(config.users * shop.user_share))
+    """Shop `number` as `ingest_sample` writes it, with its inner workings."""
+    shop, rngs = words().shops[number], random_streams(config.seed, number)
+    assortment = make_assortment(rngs["assortment"], shop, int(config.items * shop.item_share))
+    market = make_market(rngs["shoppers"], shop, assortment, int(config.users * shop.user_share))
     return GeneratedShop(
         shop=shop,
-        catalogue=catalogue,
+        assortment=assortment,
         market=market,
         baskets=walk(rngs["steps"], market),
         user_ids=random_ids(rngs["user ids"], "A", 13, len(market.lengths)),
-        item_ids=random_ids(rngs["item ids"], "B0", 8, len(catalogue.kind)),
+        item_ids=random_ids(rngs["item ids"], "B0", 8, len(assortment.kind)),
     )
 
 
@@ -130,7 +122,7 @@ def _ingest_shop(domain: Domain, config: SampleConfig, number: int, force: bool)
 
 
 def random_streams(seed: int, shop_number: int) -> dict[str, np.random.Generator]:
-    """One generator for each part of a shop, so that a change of one part leaves the draws of the others alone."""
+    """One generator per part of a shop, so that a change of one part leaves the draws of the others alone."""
     return {
         part: np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(shop_number, index)))
         for index, part in enumerate(PARTS)
@@ -147,7 +139,7 @@ def random_ids(rng: np.random.Generator, prefix: str, length: int, count: int) -
 
 
 def purchase_times(rng: np.random.Generator, lengths: Ints) -> Ints:
-    """Milliseconds since 1970, all of user 0, then all of user 1 …, ascending for each user.
+    """Milliseconds since 1970, user after user, ascending for each user.
 
     A user is active for a random part of the two years; gaps are log-normal: bursts and pauses.
     """
@@ -161,10 +153,10 @@ def purchase_times(rng: np.random.Generator, lengths: Ints) -> Ints:
     return np.concatenate(times)
 
 
-def list_prices(rng: np.random.Generator, shop: Shop, catalogue: Catalogue) -> Floats:
-    """Dollars ending in .99 (the shopper's view of the price, rounded as shops do); nan where it is not published."""
-    usual = np.array([kind.price for kind in shop.kinds])[catalogue.kind]
-    dollars = np.maximum(1.0, (usual * np.exp(catalogue.relative_price)).round()) - 0.01
+def list_prices(rng: np.random.Generator, shop: Shop, assortment: Assortment) -> Floats:
+    """Dollars ending in .99 (the price that shoppers see, rounded as shops do); nan if it is not published."""
+    usual = np.array([kind.price for kind in shop.kinds])[assortment.kind]
+    dollars = np.maximum(1.0, (usual * np.exp(assortment.relative_price)).round()) - 0.01
     return np.where(rng.random(len(dollars)) < WITHOUT_PRICE, np.nan, dollars)
 
 
@@ -172,20 +164,21 @@ def describe_items(
     rngs: dict[str, np.random.Generator], made: GeneratedShop, bought: Ints
 ) -> tuple[pl.DataFrame, dict[str, bytes]]:
     """The catalogue rows (ITEMS) of the item numbers in `bought`, and their pictures (PNG) by file name."""
-    shop, catalogue, item_ids = made.shop, made.catalogue, made.item_ids
+    shop, assortment, item_ids, table = made.shop, made.assortment, made.item_ids, words()
+    styles, colours, materials, tiers = map(list, (table.styles, table.colours, table.materials, table.tiers))
     brands = invent_brands(rngs["words"], BRANDS)
-    prices = list_prices(rngs["prices"], shop, catalogue)
+    prices = list_prices(rngs["prices"], shop, assortment)
     pictured = rngs["pictures"].random(len(prices)) >= WITHOUT_PICTURE
     rows: list[dict[str, Any]] = []
     pictures: dict[str, bytes] = {}
     for item in bought:
-        kind = shop.kinds[catalogue.kind[item]]
+        kind = shop.kinds[assortment.kind[item]]
         look = {
-            "style": STYLE_NAMES[catalogue.style[item]],
-            "colour": COLOUR_NAMES[catalogue.colour[item]],
-            "material": MATERIAL_NAMES[catalogue.material[item]],
-            "tier": TIER_NAMES[catalogue.tier[item]],
-            "brand": brands[catalogue.brand[item]],
+            "style": styles[assortment.style[item]],
+            "colour": colours[assortment.colour[item]],
+            "material": materials[assortment.material[item]],
+            "tier": tiers[assortment.tier[item]],
+            "brand": brands[assortment.brand[item]],
         }
         title, description = describe(rngs["words"], kind, look)
         picture = f"{item_ids[item]}.png"

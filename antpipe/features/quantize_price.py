@@ -1,9 +1,8 @@
-"""quantize-price: an item's price becomes the code of its quantile bin.
+"""Stage `quantize-price`: an item's price becomes the code of its quantile bin.
 
-A bin holds its lower edge: bin k is edges[k-1] <= log(1 + price) < edges[k], the first and the last bin are open.
-Edges are prices of the catalogue, distinct and above the lowest price, so every bin holds at least one price. There
-are fewer bins than asked for where prices repeat a lot; a catalogue with no more distinct prices than bins gets a
-bin for each price.
+Bin k is edges[k-1] <= log(1 + price) < edges[k]; the first and the last bin are open. Edges are distinct prices of the
+catalogue above the lowest one, so every bin holds at least one price. If many prices are equal, there are fewer bins
+than asked for; a catalogue with no more distinct prices than bins gets one bin per price.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,50 +18,54 @@ from antpipe.settings.base import flags_of
 from antpipe.settings.features import PriceConfig
 from antpipe.store.artefacts import StageResult
 from antpipe.store.domain import Domain
+from antpipe.store.next_command import build_command
 from antpipe.store.store import Store
 
 CHUNK = 65_536
 
 
 @dataclass(frozen=True)
-class Catalogue:
-    """prices: (N,) log(1 + price) in float64, NaN where missing. categories: N names, '' where an item has none."""
+class Prices:
+    """The prices of a catalogue of N items.
+
+    logs: (N,) log(1 + price) in float64, NaN if the item has no price. categories: N names, '' if it has no category;
+    empty unless scope `category` asks for them.
+    """
 
     domain: Domain
-    prices: NDArray[np.float64]
+    logs: NDArray[np.float64]
     categories: list[str]
 
 
 def quantize_price(
     store: Store, domains: Sequence[str], config: PriceConfig, *, force: bool = False
 ) -> list[StageResult]:
-    """Write price.arrow of each domain: (N, d) float16; an item without a price is zeros and not present.
+    """Write price.arrow of each domain: (N, d) float16, with zeros and present = false for an item without a price.
 
     d is `price_width` (sinusoid) or `bins` (onehot). Scope `domain` fits the edges on each catalogue, `global` on all
-    named domains together, `category` on each category of a domain (see `categories_of`); a category with fewer
-    prices than bins uses its domain's edges, which the figures count. A domain without any price gets an artefact
-    with present = 0, so that the other domains and a training with other modalities go on.
+    named domains together, `category` on each category of a domain (see `categories_of`). A category with fewer prices
+    than bins uses its domain's edges; the figures count such categories. A domain without any price gets an artefact
+    in which nothing is present, so that it keeps neither the other domains nor a training on other modalities waiting.
     Raises DataError for a price that is negative or not finite.
     """
-    places = [store.domain(name) for name in dict.fromkeys(domains)]
-    catalogues = [_read(place, config.scope == "category") for place in places]
-    everything = np.concatenate([catalogue.prices for catalogue in catalogues]) if catalogues else np.empty(0)
+    read = [_read(store.domain(name), config.scope == "category") for name in dict.fromkeys(domains)]
+    parameters = _parameters(config, [prices.domain for prices in read])
+    everything = np.concatenate([np.empty(0), *(prices.logs for prices in read)])
     results = []
-    for catalogue in catalogues:
-        parameters = _parameters(config, places)
-        place = catalogue.domain
-        if not force and place.is_fresh("price", parameters):
-            results.append(StageResult(place.name, "price", "fresh", place.entry("price")["figures"]))
+    for prices in read:
+        domain = prices.domain
+        if not force and domain.is_fresh("price", parameters):
+            results.append(StageResult(domain.name, "price", "fresh", domain.entry("price")["figures"]))
             continue
-        edges = fit_edges(everything if config.scope == "global" else catalogue.prices, config.bins)
-        results.append(_write(catalogue, edges, config, parameters))
+        edges = fit_edges(everything if config.scope == "global" else prices.logs, config.bins)
+        results.append(_write(prices, edges, config, parameters))
     return results
 
 
 def fit_edges(prices: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
     """At most bins - 1 increasing edges between quantile bins; NaN is ignored.
 
-    prices: (N,), any increasing function of the price gives the same bins. An edge is the lowest price of the bin
+    prices: (N,), or any increasing function of them, which gives the same bins. An edge is the lowest price of the bin
     above it.
     """
     present = np.sort(prices[~np.isnan(prices)])
@@ -82,9 +85,10 @@ def find_bins(prices: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArra
 
 
 def sinusoid(bins: NDArray[np.int64], width: int) -> NDArray[np.float32]:
-    """(N,) bins -> (N, width): sines and cosines of falling frequency, interleaved.
+    """(N,) bins -> (N, width): interleaved sines and cosines of decreasing frequency.
 
-    Vaswani et al. 2017, arXiv 1706.03762, section 3.5. Bin 0 is (0, 1, 0, 1, …): never the zeros of a missing price.
+    Vaswani et al. 2017, arXiv 1706.03762, section 3.5. Bin 0 is (0, 1, 0, 1, …), which differs from the zeros of a
+    missing price.
     """
     columns = np.arange(width)
     angles = bins[:, None] / 10_000.0 ** (2 * (columns // 2) / width)
@@ -97,10 +101,10 @@ def onehot(bins: NDArray[np.int64], width: int) -> NDArray[np.float32]:
 
 
 def categories_of(paths: Sequence[Sequence[str]]) -> list[str]:
-    """An item's category: the first level of its path on which the catalogue's paths differ, '' where it has none.
+    """Each item's category: the first level at which the catalogue's paths differ, '' if the item's path is shorter.
 
-    The levels above it, such as the shop's own name in front of every path, tell nothing. Items without a path do not
-    count for what is common.
+    The levels above it, such as the shop's own name at the start of every path, say nothing. Items without a path are
+    ignored when the paths are compared.
     """
     filled = [path for path in paths if path]
     depth = 0
@@ -109,63 +113,63 @@ def categories_of(paths: Sequence[Sequence[str]]) -> list[str]:
     return [path[depth] if len(path) > depth else "" for path in paths]
 
 
-def _read(place: Domain, with_categories: bool) -> Catalogue:
+def _read(domain: Domain, with_categories: bool) -> Prices:
     columns = ["item_id", "price", *(["category"] if with_categories else [])]
-    table: pa.Table = place.table("items", columns)
+    table: pa.Table = domain.table("items", columns)
     prices = np.array(table["price"].to_numpy(), dtype=np.float64)
     missing = table["price"].is_null().to_numpy()
     wrong = ~missing & ~(np.isfinite(prices) & (prices >= 0))
     if wrong.any():
         row = int(np.argmax(wrong))
         raise DataError(
-            f"{place.path / 'items.parquet'}: item {table['item_id'][row].as_py()!r} has the price {prices[row]}",
-            place.command("items", force=True),
+            f"{domain.path / 'items.parquet'}: item {table['item_id'][row].as_py()!r} has the price {prices[row]}",
+            build_command(domain, "items", force=True),
         )
     prices[missing] = np.nan
-    return Catalogue(
-        place,
+    return Prices(
+        domain,
         np.log1p(prices),
         categories_of([path or [] for path in table["category"].to_pylist()]) if with_categories else [],
     )
 
 
-def _parameters(config: PriceConfig, places: Sequence[Domain]) -> dict[str, Any]:
-    """What the fingerprint covers; edges of scope `global` depend on every catalogue they are fitted on."""
+def _parameters(config: PriceConfig, domains: Sequence[Domain]) -> dict[str, Any]:
+    """What the fingerprint covers. Edges of scope `global` depend on every catalogue on which they are fitted."""
     parameters: dict[str, Any] = {"bins": config.bins, "scope": config.scope, "encoding": config.encoding}
     if config.encoding == "sinusoid":
         parameters["price_width"] = config.price_width
     if config.scope == "global":
-        parameters["fitted_on"] = {place.name: place.entry("items")["fingerprint"] for place in places}
+        parameters["fitted_on"] = {domain.name: domain.entry("items")["fingerprint"] for domain in domains}
     return parameters
 
 
-def _category_edges(catalogue: Catalogue, bins: int) -> dict[str, NDArray[np.float64]]:
+def _category_edges(prices: Prices, bins: int) -> dict[str, NDArray[np.float64]]:
     """Edges of the categories that have at least as many prices as there are bins."""
-    names = np.array(catalogue.categories, dtype=object)  # strings of a fixed width would all be as wide as the longest
-    counted, counts = np.unique(names[~np.isnan(catalogue.prices)], return_counts=True)
+    names = np.array(prices.categories, dtype=object)  # fixed-width strings would be as wide as the longest
+    counted, counts = np.unique(names[~np.isnan(prices.logs)], return_counts=True)
     large = [str(name) for name, count in zip(counted, counts, strict=True) if name and count >= bins]
-    return {name: fit_edges(catalogue.prices[names == name], bins) for name in large}
+    return {name: fit_edges(prices.logs[names == name], bins) for name in large}
 
 
 def _bins(
-    catalogue: Catalogue, edges: NDArray[np.float64], of_category: Mapping[str, NDArray[np.float64]]
+    prices: Prices, edges: NDArray[np.float64], of_category: Mapping[str, NDArray[np.float64]]
 ) -> NDArray[np.int64]:
-    """(N,) bins, -1 where the price is missing."""
-    bins = np.full(len(catalogue.prices), -1, dtype=np.int64)
-    present = ~np.isnan(catalogue.prices)
-    bins[present] = find_bins(catalogue.prices[present], edges)
-    names = np.array(catalogue.categories, dtype=object)
+    """(N,) bins, -1 for a missing price."""
+    bins = np.full(len(prices.logs), -1, dtype=np.int64)
+    present = ~np.isnan(prices.logs)
+    bins[present] = find_bins(prices.logs[present], edges)
+    names = np.array(prices.categories, dtype=object)
     for name, own in of_category.items():
         rows = present & (names == name)
-        bins[rows] = find_bins(catalogue.prices[rows], own)
+        bins[rows] = find_bins(prices.logs[rows], own)
     return bins
 
 
 def _write(
-    catalogue: Catalogue, edges: NDArray[np.float64], config: PriceConfig, parameters: Mapping[str, Any]
+    prices: Prices, edges: NDArray[np.float64], config: PriceConfig, parameters: Mapping[str, Any]
 ) -> StageResult:
-    of_category = _category_edges(catalogue, config.bins) if config.scope == "category" else {}
-    bins = _bins(catalogue, edges, of_category)
+    of_category = _category_edges(prices, config.bins) if config.scope == "category" else {}
+    bins = _bins(prices, edges, of_category)
     width, code = (config.price_width, sinusoid) if config.encoding == "sinusoid" else (config.bins, onehot)
     present = int((bins >= 0).sum())
     figures: dict[str, Any] = {
@@ -179,15 +183,15 @@ def _write(
     if config.scope == "global":
         details["domains"] = list(parameters["fitted_on"])
     if config.scope == "category":
-        names = {name for name, row in zip(catalogue.categories, bins, strict=True) if name and row >= 0}
+        names = {name for name, row in zip(prices.categories, bins, strict=True) if name and row >= 0}
         figures |= {"categories": len(names), "categories_on_domain_edges": len(names - of_category.keys())}
         details["category_edges"] = {name: own.tolist() for name, own in of_category.items()}
-    place = catalogue.domain
-    with place.writing("price", parameters) as out:
+    domain = prices.domain
+    with domain.writing("price", parameters) as out:
         with out.feature("price", len(bins), width) as feature:
             feature.present[:] = bins >= 0
             for start in range(0, len(bins), CHUNK):
                 part = bins[start : start + CHUNK]
                 feature.values[start : start + CHUNK] = np.where(part[:, None] >= 0, code(part, width), 0.0)
         out.details |= {**details, "figures": figures, "flags": flags_of(config)}
-    return StageResult(place.name, "price", "built", figures)
+    return StageResult(domain.name, "price", "built", figures)

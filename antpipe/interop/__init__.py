@@ -1,1 +1,1 @@
-"""Import and export of other tools' formats."""
+"""Models in the formats of other tools."""

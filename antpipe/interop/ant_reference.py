@@ -1,40 +1,43 @@
-"""The authors' ANT (github.com/ninglab/ANT): their checkpoints as our models, and our models in their naming.
+"""The authors' ANT (github.com/ninglab/ANT): their checkpoints as our models, and our models with their names.
 
-What their code does besides, and antpipe on purpose does not, is in ant_quirks.py; docs/method.md compares the two.
+docs/method.md lists where their code and antpipe differ on purpose.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from antpipe.errors import DataError, UsageError
-from antpipe.settings.features import MODALITIES
-from antpipe.settings.model import ModelConfig
+from antpipe.runtime.logs import log
+from antpipe.settings.model import MODALITIES, ModelConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from antpipe.core.model import Ant
 
-# Their names of a modality's experts, of its gate, and of the one projection that stands for both in mode NoMoE.
+# Their names for a modality's experts, its gate, and the single projection that replaces both in their mode NoMoE.
 SIDES = {
     "text": ("text2rec", "text_pooling", "text2proj"),
     "image": ("img2rec", "img_pooling", "img2proj"),
     "price": ("meta2rec", "meta_pooling", "meta2proj"),
 }
 POSITIONS = "position_embedding.weight"
-IDS = "item_embedding.weight"  # row 0 belongs to the padding, row i + 1 to item i
-# What fine-tuned checkpoints hold besides parameters: the raw features and the row numbers of one catalogue.
+IDS = "item_embedding.weight"  # row 0 is the padding, row i + 1 is item i
+# Fine-tuned checkpoints also hold the raw features and row numbers of one catalogue.
 TABLES = ("indices", *(f"EmbeddingTable.{name}_embed.weight" for name in ("text", "img", "price")))
-HOLDERS = ("state_dict", "model")  # entries under which training tools keep the tensors
-WRAPPERS = ("module.", "model.", "_orig_mod.")  # what DataParallel, a Lightning module and torch.compile prepend
+HOLDERS = ("state_dict", "model")  # entries under which training tools store the tensors
+WRAPPERS = ("module.", "model.", "_orig_mod.")  # prefixes of DataParallel, Lightning modules and torch.compile
 
 
 @dataclass(frozen=True)
 class Counterpart:
-    """One of our tensors, and theirs that together hold its values: `stacked` along a new first axis (one for each
-    expert), otherwise one after the other along the first axis (query, key, value; or just one)."""
+    """One of our tensors and the tensors of theirs that hold its values.
+
+    Theirs are `stacked` along a new first axis (one per expert), or else concatenated along the first axis (query, key
+    and value, or just one tensor).
+    """
 
     ours: str
     theirs: tuple[str, ...]
@@ -52,7 +55,7 @@ class Counterpart:
 
 
 def counterparts(model: "Ant") -> list[Counterpart]:
-    """Every tensor of a model beside theirs; our learned stand-ins for missing modalities have no counterpart."""
+    """All tensors of a model with their counterparts; learned vectors for missing modalities have none."""
     found = [Counterpart("positions.weight", (POSITIONS,))]
     if model.ids is not None:
         found.append(Counterpart("ids.weight", (IDS,)))
@@ -95,7 +98,7 @@ def _of_layer(layer: int, feed_forward_experts: int) -> list[Counterpart]:
     return found + gate if several else found
 
 
-def load_state(
+def from_reference(
     mapping: Mapping[str, Any],
     *,
     heads: int = ModelConfig.heads,
@@ -103,20 +106,17 @@ def load_state(
     modalities: Sequence[str] = MODALITIES,
     fusion: float = ModelConfig.fusion,
     temperature: float = ModelConfig.temperature,
-    reference: bool = False,
-    notice: Callable[[str], None] | None = None,
 ) -> "Ant":
     """Our model with the weights of theirs, in evaluation mode.
 
-    mapping: tensors or arrays by the names of their `state_dict`, as they are or under `state_dict` or `model`, with
-    or without the prefix a wrapper gave all of them. Sizes are read from the shapes. What shapes do not tell are
-    arguments: heads, fusion (beta), temperature (tau); `modalities` for their modes NoText, NoImage and NoPrice, whose
-    checkpoints hold the unused modality all the same. transductive: take the item ids too. reference: keep the row
-    of the padding among them, so that ids count as in their code, items from 1.
+    mapping: tensors or arrays by the names of their `state_dict`, directly or under `state_dict` or `model`, with or
+    without a wrapper's prefix. Sizes are read from the shapes. Arguments give what shapes cannot: heads, fusion (beta),
+    temperature (tau), and `modalities` for their modes NoText, NoImage and NoPrice, whose checkpoints hold the unused
+    modality all the same. transductive: load the item ids too, without the row of the padding.
 
-    The weights are float64 where any of theirs is, else float32. notice: told which known entries a model does not
-    need and were left out. Raises DataError, naming the entry, where one is missing, unknown, of a shape that does
-    not fit or not finite; UsageError where `heads` does not divide the width or a modality is unknown.
+    The weights are float64 if any of theirs is, else float32. Logs known entries that the model does not need. Raises
+    DataError naming an entry that is missing, unknown, of the wrong shape or not finite, and UsageError if `heads` does
+    not divide the width or a modality is unknown.
     """
     import torch
 
@@ -132,34 +132,34 @@ def load_state(
     tensors = _parameters({name: tensor for name, tensor in tensors.items() if name not in left_out})
     if transductive:
         _matrix(tensors, IDS)
-        tensors[IDS] = tensors[IDS][0 if reference else 1 :]
+        tensors[IDS] = tensors[IDS][1:]
     max_len, _ = _matrix(tensors, POSITIONS)
-    with torch.device("meta"):  # shapes only: nothing is drawn, the caller's random state stays as it is
+    with torch.device("meta"):  # shapes only: draws no random numbers
         model = Ant(config, _widths(tensors, modalities, config), max_len, len(tensors[IDS]) if transductive else None)
     _check_shapes(tensors, model)
     model.load_state_dict({pair.ours: pair.join(tensors) for pair in counterparts(model)}, assign=True)
-    if left_out and notice is not None:
-        notice(f"left out, as the model does without: {', '.join(left_out)}")
+    if left_out:
+        log.info(f"left out, because the model does not need them: {', '.join(left_out)}")
     return model.eval()
 
 
-def to_reference(model: "Ant", *, reference: bool = False) -> dict[str, "Tensor"]:
-    """A model's weights by the authors' names, as load_state reads them.
+def to_reference(model: "Ant") -> dict[str, "Tensor"]:
+    """A model's weights by the authors' names, as from_reference reads them; item ids get a padding row of zeros.
 
-    reference: the ids already have a row of the padding in front; otherwise a row of zeros is put there.
+    Raises DataError for a parameter that their model does not have.
     """
     import torch
 
     tensors = rename(model, model.state_dict())
-    if model.ids is not None and not reference:
+    if model.ids is not None:
         tensors[IDS] = torch.cat([torch.zeros_like(tensors[IDS][:1]), tensors[IDS]])
     return tensors
 
 
 def rename(model: "Ant", tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
-    """Tensors by our names of a model's parameters (weights, gradients; or some of them) by the authors' names.
+    """Tensors by our parameter names (weights or gradients, all or some) renamed to the authors' names.
 
-    Raises DataError for a tensor that their model does not have.
+    Raises DataError for a parameter that their model does not have.
     """
     pairs = {pair.ours: pair for pair in counterparts(model)}
     if extra := sorted(set(tensors) - set(pairs)):
@@ -168,7 +168,7 @@ def rename(model: "Ant", tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]
 
 
 def unwrap(mapping: Mapping[str, Any]) -> dict[str, "Tensor"]:
-    """The tensors of a checkpoint on the CPU, out of the dictionary and without the prefix around them."""
+    """The tensors of a checkpoint on the CPU, without the holder and the prefix of a training tool."""
     import torch
 
     for holder in HOLDERS:
@@ -180,7 +180,7 @@ def unwrap(mapping: Mapping[str, Any]) -> dict[str, "Tensor"]:
             tensor = value.detach().cpu() if isinstance(value, torch.Tensor) else torch.from_numpy(value.copy())
         except (TypeError, AttributeError):
             kind = getattr(value, "dtype", type(value).__name__)
-            raise DataError(f"{name} holds no numbers but {kind}") from None
+            raise DataError(f"{name} holds {kind}, not numbers") from None
         tensors[str(name)] = tensor
     for prefix in WRAPPERS:
         if tensors and all(name.startswith(prefix) for name in tensors):
@@ -189,7 +189,7 @@ def unwrap(mapping: Mapping[str, Any]) -> dict[str, "Tensor"]:
 
 
 def _settings(tensors: Mapping[str, "Tensor"], modalities: Sequence[str], heads: int) -> ModelConfig:
-    """Settings of the model, as far as shapes tell them, with the number of heads they allow."""
+    """Settings of the model as given by the shapes. Raises UsageError if they do not allow this number of heads."""
     _, width = _matrix(tensors, POSITIONS)
     if heads < 1 or width % heads:
         raise UsageError(f"--heads {heads}: does not divide the checkpoint's width {width}")
@@ -215,14 +215,14 @@ def _settings(tensors: Mapping[str, "Tensor"], modalities: Sequence[str], heads:
 
 
 def _experts(tensors: Mapping[str, "Tensor"], modalities: Sequence[str]) -> int:
-    """The number of experts of every modality; 0 where each has one projection instead (their mode NoMoE)."""
+    """The number of experts per modality; 0 if there is a single projection instead (their mode NoMoE)."""
     singles = tuple(f"{SIDES[modality][2]}." for modality in modalities)
     if any(name.startswith(singles) for name in tensors):
         return 0
     counts = {SIDES[name][0]: _count(tensors, rf"{SIDES[name][0]}\.proj\.(\d+)\.") for name in modalities}
     if len(set(counts.values())) > 1:
         shown = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise DataError(f"modalities must have the same number of experts, but they have: {shown}")
+        raise DataError(f"all modalities must have the same number of experts, but they have: {shown}")
     experts = next(iter(counts.values()))
     if not experts:
         raise DataError(f"no experts: entries such as {next(iter(counts))}.proj.0.lin.weight are missing")
@@ -230,7 +230,7 @@ def _experts(tensors: Mapping[str, "Tensor"], modalities: Sequence[str]) -> int:
 
 
 def _widths(tensors: Mapping[str, "Tensor"], modalities: Sequence[str], config: ModelConfig) -> dict[str, int]:
-    """Width of each modality's raw feature."""
+    """Width of each modality's raw features."""
     names = {
         modality: f"{SIDES[modality][0]}.proj.0.lin.weight" if config.experts else f"{SIDES[modality][2]}.weight"
         for modality in modalities
@@ -239,14 +239,14 @@ def _widths(tensors: Mapping[str, "Tensor"], modalities: Sequence[str], config: 
 
 
 def _count(tensors: Mapping[str, "Tensor"], pattern: str) -> int:
-    """How many different numbers stand where the pattern has its group."""
+    """The number of distinct values of the pattern's group."""
     return len({match[1] for name in tensors if (match := re.match(pattern, name))})
 
 
 def _matrix(tensors: Mapping[str, "Tensor"], name: str) -> tuple[int, int]:
-    """The shape of an entry that must be there and have two axes."""
+    """The shape of a required entry with two axes. Raises DataError if it is missing or no matrix."""
     if name not in tensors:
-        raise DataError(f"{name} is missing: not a checkpoint of ANT, or not a whole one")
+        raise DataError(f"{name} is missing: not a checkpoint of ANT, or an incomplete one")
     shape = tuple(tensors[name].shape)
     if len(shape) != 2 or 0 in shape:
         raise DataError(f"{name} has shape {shape}; it must be a matrix")
@@ -254,19 +254,19 @@ def _matrix(tensors: Mapping[str, "Tensor"], name: str) -> tuple[int, int]:
 
 
 def _left_out(tensors: Mapping[str, "Tensor"], modalities: Sequence[str], config: ModelConfig) -> list[str]:
-    """Entries their checkpoints are known to hold that this model does not need."""
+    """Known entries of their checkpoints that this model does not need."""
     whole = {*TABLES} if config.transductive else {*TABLES, IDS}
     parts: set[str] = set()
     for modality, (projections, gate, single) in SIDES.items():
         if modality not in modalities:
             parts |= {projections, gate, single}
-        elif not config.experts:  # NoMoE builds experts and gates, too, and never uses them
+        elif not config.experts:  # NoMoE also builds experts and gates, but never uses them
             parts |= {projections, gate}
     return sorted(name for name in tensors if name in whole or name.partition(".")[0] in parts)
 
 
 def _parameters(tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
-    """All in one precision, after a check that they are finite numbers."""
+    """All tensors in one precision. Raises DataError for values that are not finite floating-point numbers."""
     import torch
 
     for name, tensor in tensors.items():
@@ -279,7 +279,7 @@ def _parameters(tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
 
 
 def _check_shapes(tensors: Mapping[str, "Tensor"], model: "Ant") -> None:
-    """Refuse a missing or unknown entry, and one whose shape does not fit the sizes read from the others."""
+    """Raises DataError for a missing or unknown entry, or one whose shape contradicts the sizes read from others."""
     ours = model.state_dict()
     wanted = {name: part.shape for pair in counterparts(model) for name, part in pair.split(ours[pair.ours])}
     odd = [f"{name} is missing" for name in sorted(set(wanted) - set(tensors))]
@@ -289,4 +289,4 @@ def _check_shapes(tensors: Mapping[str, "Tensor"], model: "Ant") -> None:
         raise DataError(f"not the entries of an ANT checkpoint: {'; '.join(odd[:10])}{more}")
     for name, shape in wanted.items():
         if tensors[name].shape != shape:
-            raise DataError(f"{name} has shape {tuple(tensors[name].shape)}; the other entries ask for {tuple(shape)}")
+            raise DataError(f"{name} has shape {tuple(tensors[name].shape)}; the other entries require {tuple(shape)}")

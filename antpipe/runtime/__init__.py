@@ -1,1 +1,1 @@
-"""What any part may need: devices, the process, progress, files, messages."""
+"""What every part may use: devices, the process, progress, messages, files, arrays, HTTP."""

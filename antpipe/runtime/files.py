@@ -1,6 +1,7 @@
 """Replacing a file in one step."""
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,12 +9,13 @@ from pathlib import Path
 
 @contextmanager
 def atomic(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """Yields a scratch path beside `path`, whose file replaces `path` when the block ends.
+    """Yield a scratch path beside `path`; the file written there replaces `path` at the end of the block.
 
-    A reader sees the old file or the new one, never a part of it. If the block raises, `path` is as before and the
-    scratch file is gone. durable: the content is on the disk before it replaces the old file.
+    A reader sees the old file or the new one, never a part; of several writers at once, the last one wins. If the block
+    raises, `path` is as before and the scratch file is removed. durable: flush the content to the disk before it
+    replaces the old file.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}")
     try:
         yield scratch
         if durable:

@@ -1,4 +1,4 @@
-"""What HTTP answers ask for."""
+"""Headers of HTTP answers."""
 
 import re
 from datetime import UTC, datetime
@@ -6,7 +6,7 @@ from email.utils import parsedate_to_datetime
 
 
 def retry_after(value: str, now: datetime) -> float | None:
-    """Seconds that a Retry-After header (RFC 9110, 10.2.3: seconds or a date) asks for; None where it is neither."""
+    """The seconds that a Retry-After header (RFC 9110, 10.2.3) asks to wait; None unless it is a number or a date."""
     text = value.strip()
     if re.fullmatch(r"[0-9]{1,18}", text):
         return float(text)

@@ -1,42 +1,19 @@
 """Messages to the user: the logger `antpipe`, and the handler with which the command line shows it.
 
-Every module of antpipe logs to `logging.getLogger("antpipe")`: `info` for what a user wants to know, `warning` for what
-may surprise. A Python user attaches a handler of her own, or none.
+Every module logs here, with `info` what a user wants to know and with `warning` what may surprise. In Python, attach a
+handler to `logging.getLogger("antpipe")` to see the messages.
 """
 
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 log = logging.getLogger("antpipe")
 
 
-class ToStderr(logging.Handler):
-    """Prints each message on stderr as `antpipe: MESSAGE`, whatever stderr is at that moment."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(f"antpipe: {record.getMessage()}", file=sys.stderr)
-
-
-@contextmanager
-def shown_on_stderr() -> Iterator[None]:
-    """Show messages on stderr within this block."""
-    handler, before = ToStderr(), (log.level, log.propagate)
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(before[0])
-        log.propagate = before[1]
-
-
 @contextmanager
 def each_message_once() -> Iterator[None]:
-    """Drop messages that were already logged within this block: what holds for one run often holds for all."""
+    """Drop messages that repeat an earlier one of this block: what holds for one run often holds for all of them."""
     seen: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
@@ -54,13 +31,10 @@ def each_message_once() -> Iterator[None]:
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Drop all messages within this block: it only looks."""
+    """Drop all messages within this block."""
 
-    def nothing(_: logging.LogRecord) -> bool:
-        return False
-
-    log.addFilter(nothing)
+    before, log.disabled = log.disabled, True  # not a filter: each_message_once would count the messages as shown
     try:
         yield
     finally:
-        log.removeFilter(nothing)
+        log.disabled = before

@@ -1,4 +1,4 @@
-"""How the process uses memory and threads, and how it takes Ctrl-C. Results do not depend on it."""
+"""How the process uses memory and threads, and how it handles Ctrl-C. Results do not depend on it."""
 
 import ctypes
 import os
@@ -8,25 +8,26 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# Numbers of mallopt's parameters in glibc's malloc.h.
+from antpipe.errors import Interrupted
+
+# Parameters of mallopt, numbered as in glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 NEVER_TRIM = 2**31 - 1  # bytes; the largest value an int holds
-SHORT_TURN = 0.0005  # seconds
 
 
 def tune_process() -> None:
-    """Settle memory and threads; call it before torch is imported."""
+    """Set up memory and threads; to be called before torch is imported."""
     keep_freed_memory()
-    # OpenMP threads that spin while they wait slow a busy machine down several times; what the user set stays.
+    # OpenMP threads that spin while they wait slow a busy machine down several times. A value set by the user stays.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def keep_freed_memory() -> bool:
     """Tell glibc to serve large blocks from the heap and not to trim it, until the process ends.
 
-    Tensors of a step are as large as those of the step before, so the memory is used again at once; giving it
-    back and taking it again would cost page faults. Returns whether this took effect; on systems without glibc's
-    mallopt nothing changes.
+    The tensors of a step are as large as those of the step before, so freed memory is used again at once; returning it
+    to the system and getting it back would cost page faults. Returns whether this took effect: without glibc's mallopt
+    nothing changes.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -37,35 +38,35 @@ def keep_freed_memory() -> bool:
 
 
 @contextmanager
-def short_turns() -> Iterator[None]:
-    """A thread that comes out of a library waits at most SHORT_TURN for the one that runs Python, not the usual 5 ms.
-
-    For threads that spend a few milliseconds at a time in libraries: otherwise they would mostly wait.
-    """
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(SHORT_TURN)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
-
-
-@contextmanager
 def stopping() -> Iterator[Callable[[], bool]]:
-    """Yields whether Ctrl-C was pressed, so that training stops between two steps; a second one stops at once."""
-    asked = False
+    """Yield a function that says whether Ctrl-C was pressed, so that work can stop between two steps.
+
+    A second Ctrl-C raises KeyboardInterrupt at once. Outside the main thread, which alone may handle signals, Ctrl-C is
+    left to that thread.
+    """
+    pressed = False
 
     def note(*_: object) -> None:
-        nonlocal asked
-        if asked:
+        nonlocal pressed
+        if pressed:
             raise KeyboardInterrupt
-        asked = True
+        pressed = True
 
-    if threading.current_thread() is not threading.main_thread():  # only that one may handle signals
+    if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     before = signal.signal(signal.SIGINT, note)
     try:
-        yield lambda: asked
+        yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def continued_by(next_command: str) -> Iterator[None]:
+    """Let Ctrl-C within the block propose the command that continues the whole, not a part of it."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        message = stop.message if isinstance(stop, Interrupted) else "interrupted"
+        raise Interrupted(message, next_command) from None

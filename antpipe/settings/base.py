@@ -1,17 +1,15 @@
-"""How a setting gets its value: the base of all groups of settings, and the reading of flags, environment and TOML.
+"""The base class of all settings, and their conversion to flags, JSON and back.
 
-A field of a class in config.py is at once a command line flag (`--batch-size`), an environment variable
-(`ANTPIPE_TRAIN_BATCH_SIZE`) and a key of the TOML section named by the class (`[train]` `batch_size`).
-The order of precedence is flag, environment, TOML, default. Unknown names are refused.
+Each field of a settings class is a command-line flag (`--batch-size`), an environment variable
+(`ANTPIPE_TRAIN_BATCH_SIZE`) and a key in the TOML section named by the class (`[train]` `batch_size`).
 """
 
 import dataclasses
 import math
-import os
-import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -19,22 +17,32 @@ from typing import Any, ClassVar, TypeVar
 from antpipe.errors import UsageError
 
 T = TypeVar("T")
-ENVIRONMENT_ONLY = ("ANTPIPE_STORE", "ANTPIPE_DEBUG")
 
 
 def setting(
-    default: T, about: str, choices: tuple[str, ...] = (), least: float | None = None, most: float | None = None
+    default: T,
+    about: str,
+    choices: tuple[str, ...] = (),
+    least: float | None = None,
+    most: float | None = None,
+    panel: str = "",
 ) -> T:
-    """A dataclass field with its explanation, and the values it admits."""
-    metadata = {"about": about, "choices": choices, "least": least, "most": most}
+    """A dataclass field with its help text, the values it accepts, and its panel in `--help` (default: the class's)."""
+    metadata = {"about": about, "choices": choices, "least": least, "most": most, "panel": panel}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Config:
-    """What all groups of settings share: their TOML section, and the check of their values."""
+    """Base of all groups of settings: names a TOML section and a help panel, and checks the values."""
 
     section: ClassVar[str] = ""
+    panel: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        for field in vars(cls).values():
+            if isinstance(field, dataclasses.Field) and not field.metadata["panel"]:
+                field.metadata = types.MappingProxyType({**field.metadata, "panel": cls.panel})
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -56,7 +64,7 @@ def flag_name(field_name: str) -> str:
 
 
 def variable_name(config: type[Config], field_name: str) -> str:
-    """The environment variable of a field: ANTPIPE_SECTION_FIELD, since sections share names of fields."""
+    """The environment variable of a field, ANTPIPE_SECTION_FIELD: several sections have fields of the same name."""
     return f"ANTPIPE_{config.section}_{field_name}".replace("-", "_").upper()
 
 
@@ -66,10 +74,10 @@ def flags_of(
     inherited: Config | None = None,
     environment: Mapping[str, str] = types.MappingProxyType({}),
 ) -> list[str]:
-    """The words of a command line that ask for these settings; defaults and fields in `without` are left out.
+    """The command-line flags that give these settings, without defaults and without the fields in `without`.
 
-    inherited: takes the place of the defaults (see resolve). environment: a default that one of its variables would
-    replace is said too.
+    inherited: replaces the defaults (see resolve). environment: a default that one of these variables would override
+    is spelt out too.
     """
     words: list[str] = []
     for field in dataclasses.fields(config):
@@ -77,7 +85,7 @@ def flags_of(
         default = getattr(inherited, field.name) if inherited else field.default
         if field.name in without or (value == default and variable_name(type(config), field.name) not in environment):
             continue
-        if value is None:  # which no flag can say
+        if value is None:  # no flag can give None
             continue
         if isinstance(value, bool):
             words.append(f"--{'' if value else 'no-'}{flag_name(field.name)}")
@@ -87,14 +95,17 @@ def flags_of(
 
 
 def base_type(annotation: Any) -> Any:
-    """`int | None` -> int; other annotations as they are."""
+    """`int | None` becomes int; other annotations are returned unchanged."""
     if isinstance(annotation, types.UnionType):
         return next(part for part in annotation.__args__ if part is not types.NoneType)
     return annotation
 
 
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", Path: "a path"}
+
+
 def parse_value(annotation: Any, value: Any, where: str) -> Any:
-    """A flag's, variable's or TOML key's value as the field's type; `where` names it in the error."""
+    """The value of a flag, variable or TOML key, converted to the field's type. `where` names it in the UsageError."""
     kind = base_type(annotation)
     if typing.get_origin(kind) is tuple:
         parts = value.split(",") if isinstance(value, str) else value
@@ -103,89 +114,28 @@ def parse_value(annotation: Any, value: Any, where: str) -> Any:
         return tuple(part.strip() for part in parts)
     if kind is bool and isinstance(value, str) and value.lower() in ("true", "false", "1", "0"):
         return value.lower() in ("true", "1")
-    if kind is not bool and isinstance(value, bool):
-        raise UsageError(f"{where}: {value!r} is not a {kind.__name__}")
-    if kind is float and isinstance(value, int):
-        return float(value)
-    if kind in (int, float, Path) and isinstance(value, str):
-        try:
-            return kind(value)
-        except ValueError:
-            raise UsageError(f"{where}: {value!r} is not a {kind.__name__}") from None
-    if not isinstance(value, kind):
-        raise UsageError(f"{where}: {value!r} is not a {kind.__name__}")
-    return value
-
-
-def read_toml(path: Path, configs: Sequence[type[Config]]) -> dict[str, dict[str, Any]]:
-    """The sections of a settings file; a section or key that no config class has is refused by name."""
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"--config {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: not TOML: {error}") from None
-    known = {config.section: {field.name for field in dataclasses.fields(config)} for config in configs}
-    for section, keys in document.items():
-        if section == "stage":  # the user's own stages; transfer.py knows what they may say
-            continue
-        if section not in known or not isinstance(keys, dict):
-            raise UsageError(f"{path}: unknown section [{section}]; known: {', '.join(sorted(known))}")
-        for key in keys:
-            if key not in known[section]:
-                raise UsageError(
-                    f"{path}: unknown key {key!r} in [{section}]; known: {', '.join(sorted(known[section]))}"
-                )
-    return document
-
-
-def check_environment(configs: Sequence[type[Config]], environment: Mapping[str, str] = os.environ) -> None:
-    """Refuse a misspelt ANTPIPE_ variable instead of ignoring it (ANTPIPE_TEST_… belong to the test suite)."""
-    known = set(ENVIRONMENT_ONLY)
-    for config in configs:
-        known |= {variable_name(config, field.name) for field in dataclasses.fields(config)}
-    for name in environment:
-        if name.startswith("ANTPIPE_") and not name.startswith("ANTPIPE_TEST_") and name not in known:
-            raise UsageError(f"unknown environment variable {name}")
+    if kind is bool or not isinstance(value, bool):
+        if kind is float and isinstance(value, int):
+            return float(value)
+        if kind in (int, float, Path) and isinstance(value, str):
+            with suppress(ValueError):
+                return kind(value)
+        elif isinstance(value, kind):
+            return value
+    raise UsageError(f"{where}: {value!r} is not {KINDS[kind]}")
 
 
 C = TypeVar("C", bound=Config)
 
 
-def resolve(
-    config: type[C],
-    flags: Mapping[str, Any],
-    toml: Mapping[str, Mapping[str, Any]],
-    environment: Mapping[str, str] = os.environ,
-    inherited: C | None = None,
-    preset: Mapping[str, Any] = types.MappingProxyType({}),
-) -> C:
-    """One config of flags (None: not given), environment, TOML sections, preset and defaults, in this precedence.
-
-    inherited: takes the place of the defaults (a checkpoint's settings). preset: values of this section by key.
-    """
-    values: dict[str, Any] = (dataclasses.asdict(inherited) if inherited else {}) | dict(preset)
-    for field in dataclasses.fields(config):
-        variable = variable_name(config, field.name)
-        if flags.get(field.name) is not None:
-            values[field.name] = parse_value(field.type, flags[field.name], f"--{flag_name(field.name)}")
-        elif variable in environment:
-            values[field.name] = parse_value(field.type, environment[variable], variable)
-        elif field.name in toml.get(config.section, {}):
-            values[field.name] = parse_value(
-                field.type, toml[config.section][field.name], f"[{config.section}] {field.name}"
-            )
-    return config(**values)
-
-
 def to_json(config: Config) -> dict[str, Any]:
-    """The config as plain data, for manifests and checkpoints."""
+    """The settings as plain data, for manifests and checkpoints."""
     values = dataclasses.asdict(config)
     return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
 
 
 def from_json(config: type[C], values: Mapping[str, Any]) -> C:
-    """The inverse of `to_json`; keys the class does not have are refused by name."""
+    """The inverse of `to_json`. Raises UsageError naming a key that the class does not have."""
     fields = {field.name: field for field in dataclasses.fields(config)}
     for key in values:
         if key not in fields:

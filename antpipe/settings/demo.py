@@ -8,14 +8,15 @@ from antpipe.settings.base import Config, setting
 
 @dataclass(frozen=True)
 class DemoConfig(Config):
-    """Sizes small enough for a demonstration on two processor cores; they are not recommended settings."""
+    """Sizes small enough for a demonstration on two CPU cores; they are not recommended settings."""
 
     section: ClassVar[str] = "demo"
-    width: int = setting(64, "width D of item and sequence vectors", least=2)
-    experts: int = setting(4, "experts K of each modality", least=0)
+    panel: ClassVar[str] = "Optimisation"
+    width: int = setting(64, "width D of item and sequence vectors", least=2, panel="Model")
+    experts: int = setting(4, "experts K per modality", least=0, panel="Model")
     pretrain_epochs: int = setting(10, "epochs of pre-training on the source shops", least=1)
     epochs: int = setting(24, "epochs of each stage on the target shop", least=1)
-    pretrain_batch: int = setting(512, "training positions a step in pre-training", least=1)
-    batch: int = setting(256, "training positions a step on the target shop", least=1)
-    eval_every: int = setting(2, "epochs between validations", least=1)
-    seeds: int = setting(2, "seeds of each stage on the target shop", least=1)
+    pretrain_batch: int = setting(512, "training positions per step of pre-training", least=1)
+    batch: int = setting(256, "training positions per step on the target shop", least=1)
+    eval_every: int = setting(2, "epochs between validations", least=1, panel="Run")
+    seeds: int = setting(2, "seeds per stage on the target shop", least=1, panel="Run")

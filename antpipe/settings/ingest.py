@@ -10,27 +10,28 @@ from antpipe.settings.base import Config, setting
 
 @dataclass(frozen=True)
 class IngestConfig(Config):
-    """Rules that turn raw reviews into a domain (design: malformed, duplicates, repeats, metadata, k-core)."""
+    """Cleaning rules that turn raw interactions into a domain, in the order of docs/data.md."""
 
     section: ClassVar[str] = "ingest"
+    panel: ClassVar[str] = "Cleaning"
     repeats: str = setting(
-        "keep-all", "what to do when a user meets an item again", ("keep-all", "keep-first", "keep-last")
+        "keep-all", "what to keep if a user interacts with an item again", ("keep-all", "keep-first", "keep-last")
     )
-    min_user: int = setting(5, "k-core: fewest interactions of a user", least=1)
-    min_item: int = setting(5, "k-core: fewest interactions of an item", least=1)
-    keep_without_metadata: bool = setting(False, "keep items that the metadata does not describe")
+    min_user: int = setting(5, "k-core: minimum interactions per user", least=1)
+    min_item: int = setting(5, "k-core: minimum interactions per item", least=1)
+    keep_without_metadata: bool = setting(False, "keep items without metadata")
     text_fields: tuple[str, ...] = setting(
         ("title", "category", "brand", "features", "description"),
         "parts of an item's text, in order",
         ("title", "category", "brand", "features", "description"),
     )
-    max_rejects: int = setting(0, "go on with up to this many malformed lines, listed in rejects.parquet", least=0)
+    max_rejects: int = setting(0, "malformed lines tolerated; they are listed in rejects.parquet", least=0)
     drop_shared_users_from: tuple[str, ...] | None = setting(
-        None, "leave out users that these domains of the store have too (the targets, when a source is ingested)"
+        None, "drop users who also appear in these domains of the store (the targets, when ingesting a source)"
     )
 
 
-# Benchmarks of the release of 2023, folders below `benchmark/`; which is read where several are there: the first.
+# Benchmark splits of the 2023 release, as folders below `benchmark/`; auto reads the first one present.
 BENCHMARKS = tuple(
     f"{core}/{split}"
     for core in ("5core", "0core")
@@ -40,67 +41,78 @@ BENCHMARKS = tuple(
 
 @dataclass(frozen=True)
 class AmazonConfig(Config):
-    """Which of the published files are read, and as what (features/ingest/amazon/files.py)."""
+    """Which of the published files are read, and in which format (features/ingest/amazon/files.py)."""
 
     section: ClassVar[str] = "ingest-amazon"
+    panel: ClassVar[str] = "Input"
     files: str = setting(
         "auto",
-        "review files to read; auto: the first kind that is there",
+        "review files to read; auto: the first kind present",
         ("auto", "5-core", "complete", "ratings", "benchmark"),
     )
-    benchmark: str = setting("auto", "folder of the benchmark of 2023; auto: the first there", ("auto", *BENCHMARKS))
+    benchmark: str = setting(
+        "auto", "benchmark folder of the 2023 release; auto: the first one present", ("auto", *BENCHMARKS)
+    )
     review_format: str = setting(
         "auto",
-        "what the lines of the review files are; auto: as they look",
+        "format of the review files; auto: detected from their lines",
         ("auto", "reviews-2018", "reviews-2023", "ratings-2014", "ratings-2018", "benchmark-2023"),
     )
-    limit: int = setting(0, "read only the first lines of each review file, for a try (0: all)", least=0)
+    limit: int = setting(0, "read only this many lines of each review file, for a trial (0: all)", least=0)
 
 
 @dataclass(frozen=True)
 class DownloadConfig(Config):
-    """How published files are fetched."""
+    """How published files are downloaded."""
 
     section: ClassVar[str] = "download"
-    release: str = setting("2018", "release to download", ("2014", "2018", "2023"))
-    base_url: str | None = setting(None, "address of a mirror, in place of the release's own")
-    timeout: float = setting(60.0, "seconds without an answer after which a connection counts as lost", least=0.1)
-    retries: int = setting(5, "failures in a row that are put up with, before a download ends", least=0)
-    backoff: float = setting(1.0, "seconds before the second try, doubled for each further one up to 30", least=0)
-    max_wait: float = setting(300.0, "longest wait a server may ask for before the download is given up", least=0)
-    user_agent: str = setting(f"antpipe/{__version__}", "who asks")
+    panel: ClassVar[str] = "Network"
+    release: str = setting("2018", "release to download", ("2014", "2018", "2023"), panel="Input")
+    base_url: str | None = setting(None, "URL of a mirror to use instead of the release's own")
+    timeout: float = setting(60.0, "seconds without data before a connection counts as lost", least=0.1)
+    retries: int = setting(5, "consecutive failures tolerated before giving up", least=0)
+    backoff: float = setting(1.0, "seconds before the first retry, doubled for each further one up to 30", least=0)
+    max_wait: float = setting(300.0, "give up if a server asks for a longer wait, in seconds", least=0)
+    user_agent: str = setting(f"antpipe/{__version__}", "User-Agent header")
 
 
 @dataclass(frozen=True)
 class SampleConfig(Config):
-    """The generated shops; the process is described in docs/sample.md."""
+    """The generated shops (docs/sample.md describes the process)."""
 
     section: ClassVar[str] = "sample"
-    users: int = setting(600, "users of each source shop (the target shop has a quarter)", least=20)
-    items: int = setting(240, "items of each source shop (the target shop has half)", least=20)
-    seed: int = setting(7, "seed of the generator", least=0)
+    panel: ClassVar[str] = "Shops"
+    users: int = setting(600, "users per source shop (the target shop has a quarter)", least=20)
+    items: int = setting(240, "items per source shop (the target shop has half)", least=20)
+    seed: int = setting(7, "random seed of the generator", least=0)
 
 
 @dataclass(frozen=True)
 class TableConfig(Config):
-    """How tables are read: which column is what, what their times count."""
+    """How tables are read: the role of each column, and the unit of times."""
 
     section: ClassVar[str] = "table"
+    panel: ClassVar[str] = "Input"
     map: tuple[str, ...] = setting(
         (),
         "columns as ROLE=COLUMN (user, item, time, rating; title, text, price, image, category, brand, description); "
-        "text=COLUMN+COLUMN joins several; a role that is not named is found by the usual names of its column",
+        "text=COLUMN+COLUMN joins several; columns of other roles are found by their usual names",
     )
     time_unit: str = setting(
         "auto",
-        "what a time that is a number counts (auto: by its size; order: times are only an order, that of the rows "
-        "where there is no such column)",
+        "unit of numeric times (auto: by their size; order: times only give an order, or the order of the rows if "
+        "there is no time column)",
         ("auto", "s", "ms", "us", "ns", "order"),
     )
-    quotes: bool = setting(True, "double quotes enclose values of CSV and TSV files, and double each other")
+    quotes: bool | None = setting(
+        None,
+        "in CSV and TSV files, double quotes enclose values and are escaped by doubling (default: yes, but refuse "
+        "quotes that swallow what looks like rows)",
+    )
     limit: int = setting(
         0,
-        "read only the first rows of the interactions (of the items where these are alone), for a try (0: all)",
+        "read only this many rows of the interactions, or of the items if there are no interactions, for a trial "
+        "(0: all)",
         least=0,
     )
 
@@ -110,23 +122,32 @@ class LayoutConfig(Config):
     """Processed data sets of UniSRec, MISSRec and ANT."""
 
     section: ClassVar[str] = "unisrec"
+    panel: ClassVar[str] = "Input"
     feature_width: int = setting(768, "width of the text features", least=1)
     encoder: str | None = setting(
-        None, "what made the features: domains go together in training where it is the same (default: the file itself)"
+        None,
+        "name of the encoder that made the features; only domains with the same encoder can be trained together "
+        "(default: the file itself)",
     )
 
 
 @dataclass(frozen=True)
 class EmbeddingsConfig(Config):
-    """Vectors that were made elsewhere."""
+    """Vectors made by other tools."""
 
     section: ClassVar[str] = "import-embeddings"
+    panel: ClassVar[str] = "Input"
     ids: Path | None = setting(
-        None, "whose the rows are: one id a line, a JSON list, an .npy of strings, an item2index"
+        None,
+        "item ids of the rows: one id per line, a JSON list, an .npy of strings, or an item2index",
     )
     map: tuple[str, ...] = setting(
         (),
         "columns of Parquet: id=COLUMN, vector=COLUMN (or vector=A+B, vector=PREFIX*); of clip-retrieval: id=COLUMN",
     )
-    encoder: str | None = setting(None, "what made them: domains go together where it is the same (default: the file)")
-    min_coverage: float = setting(0.0, "share of items that must have a vector (else exit code 4)", least=0, most=1)
+    encoder: str | None = setting(
+        None,
+        "name of the encoder that made them; only domains with the same encoder can be trained together "
+        "(default: the file itself)",
+    )
+    min_coverage: float = setting(0.0, "share of items that must have a vector, else exit code 4", least=0, most=1)

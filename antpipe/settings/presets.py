@@ -1,8 +1,8 @@
 """Settings that go together, by name: `--preset NAME` of train and compare.
 
-A preset takes the place of defaults, and of the model settings of a run to start from; flags, environment and TOML win
-over it. `ant` is the method as published, which is what the defaults are, spelt out so that it also replaces the
-settings of a run to start from. `strong` is what did best on validation across several shops (docs/results.md).
+A preset replaces the defaults and the model settings of the run to start from; flags, environment and TOML override
+it. `ant` is the published method. Its values equal the defaults and are spelt out so that they also replace the
+settings of the run to start from. `strong` did best on validation across several shops (docs/results.md).
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from antpipe.settings.model import ModelConfig
 from antpipe.settings.training import TrainConfig
 
 Preset = Mapping[str, Mapping[str, Any]]  # values by section and key
-TARGET = "target"  # settings of [model] for stages on a target alone
+TARGET = "target"  # settings of [model] that apply only to stages on a target
 
-# Settings of [train] that belong to a method, and not to a machine, a budget or the data.
+# Settings of [train] that belong to the method, not to the machine, the budget or the data.
 METHOD = (
     "batch_size",
     "stride",
@@ -34,27 +34,27 @@ PRESETS: dict[str, Preset] = {
         "train": {key: value for key, value in to_json(TrainConfig()).items() if key in METHOD},
     },
     "strong": {
-        # Ids learn what follows what; features speak for items that are rare. Pre-training goes without: ids cannot be
-        # carried over, and beside them the projection of features, which can, learns little.
+        # Ids learn which item follows which; features help with rare items. Pre-training uses no ids: they do not
+        # transfer, and with them the feature projection, which does transfer, learns little.
         TARGET: {"transductive": True},
         "model": {
-            # One linear layer: with ids beside it, experts gained nothing.
+            # One linear layer: experts gained nothing on top of ids.
             "experts": 0,
             "hidden_dropout": 0.3,
             "attention_dropout": 0.3,
             "temperature": 0.1,
-            # In some shops nobody takes an item twice, in others most do; without it the model prefers what was seen.
+            # Some shoppers never buy an item twice, others mostly do; without it the model prefers seen items.
             "history_score": True,
         },
         "train": {
-            # Three times the steps at three times the rate, falling fast: at its best after 6 to 12 epochs.
+            # More and larger steps with a fast decay: best after 6 to 12 epochs.
             "batch_size": 1024,
             "lr": 3e-3,
             "lr_decay": 0.9,
             "pretrain_lr_decay": 0.85,
             "patience": 3,
             "stride": 25,
-            # More negatives than the batch has, and none of them too often because it is popular.
+            # More negatives than the batch offers, without in-batch sampling's bias towards popular items.
             "pretrain_drawn": 4096,
         },
     },
@@ -62,10 +62,10 @@ PRESETS: dict[str, Preset] = {
 
 
 def find_preset(name: str | None, *, on_target: bool) -> Preset:
-    """The settings of a preset by section, for a stage on a target or for pre-training; none of them for None.
+    """The settings of a preset by section, for a stage on a target or for pre-training; empty if the name is None.
 
-    Pre-training gets the defaults of what is for a target alone, whatever the model it goes by has. Raises UsageError
-    for an unknown name.
+    Pre-training gets the defaults of target-only settings, whatever the inherited model has. Raises UsageError for an
+    unknown name.
     """
     if name is None:
         return {}

@@ -1,8 +1,9 @@
-"""All groups of settings: the sections of a TOML file."""
+"""All settings classes, one per section of a TOML file."""
 
 from antpipe.settings.base import Config
+from antpipe.settings.comparison import CompareConfig, RaceConfig
 from antpipe.settings.demo import DemoConfig
-from antpipe.settings.evaluation import CompareConfig, EvaluateConfig
+from antpipe.settings.evaluation import EvaluateConfig
 from antpipe.settings.features import (
     EngineConfig,
     FetchConfig,
@@ -22,7 +23,7 @@ from antpipe.settings.ingest import (
     TableConfig,
 )
 from antpipe.settings.model import ModelConfig
-from antpipe.settings.training import RaceConfig, TrainConfig
+from antpipe.settings.training import TrainConfig
 
 CONFIGS: tuple[type[Config], ...] = (
     IngestConfig,

@@ -1,1 +1,1 @@
-"""The store: domains, their artefacts, the manifest and the files."""
+"""The store: domains, their artefacts and files, staleness, and the commands that build what is missing."""

@@ -1,10 +1,8 @@
-"""The artefacts of a domain, and what can be said of one: its kind, how it stands, what a stage did, what made it."""
+"""The artefacts of a domain: what each is made from and by which command, and what is reported about one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-from antpipe.store.files import digest
 
 
 @dataclass(frozen=True)
@@ -14,9 +12,9 @@ class ArtefactKind:
     command: str
     files: tuple[str, ...]
     inputs: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()  # inputs that count where they are there
+    optional: tuple[str, ...] = ()  # inputs that are used if they exist
     version: int = 1
-    on_request: bool = False  # nobody misses it: it is built by those who ask for it
+    on_request: bool = False  # `status` does not propose to build it
 
 
 ARTEFACTS: dict[str, ArtefactKind] = {
@@ -40,8 +38,10 @@ ARTEFACTS: dict[str, ArtefactKind] = {
 
 @dataclass(frozen=True)
 class State:
-    """Of one artefact: `fresh`, `stale` (why), `partial` (usable, but there is more to be had) or `missing`, and the
-    command that makes it fresh, where there is anything to be made."""
+    """How an artefact stands: `fresh`, `stale` (why), `partial` (usable, but more is available) or `missing`.
+
+    next_command: the command that makes it fresh, or '' if there is nothing to make.
+    """
 
     artefact: str
     status: str
@@ -51,7 +51,7 @@ class State:
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage did: `built` or `fresh` (nothing to do), and figures worth printing."""
+    """What a stage did: `built` or `fresh` (there was nothing to do), and the figures worth printing."""
 
     domain: str
     artefact: str
@@ -60,21 +60,5 @@ class StageResult:
 
 
 def artefact_of(modality: str, whitened: Sequence[str]) -> str:
-    """The artefact that holds a modality's features in the form in which they are read."""
+    """The artefact from which a modality's features are read: the raw features or the whitened ones."""
     return f"{modality}-white" if modality in whitened else modality
-
-
-def encoder_name(entry: Mapping[str, Any]) -> str:
-    """What made a feature artefact, by its manifest entry: an encoder and its revision, or the price's coding.
-
-    Bins fitted on several catalogues are amounts of money, so the catalogues are part of the name; those fitted on one
-    are ranks in it, which mean the same in all domains.
-    """
-    encoder = entry.get("encoder")
-    if isinstance(encoder, dict):
-        variant = f", {encoder['variant']}" if "variant" in encoder else ""  # a prompt, for example
-        name = f"{encoder['name']} (revision {str(encoder['revision'])[:12]}{variant})"
-        return f"{name}, whitened (fit {encoder['whitening'][:12]})" if "whitening" in encoder else name
-    parameters = entry["parameters"]
-    name = f"{parameters['encoding']} of {parameters['bins']} bins, scope {parameters['scope']}"
-    return f"{name} (fit {digest(parameters['fitted_on'])[:12]})" if "fitted_on" in parameters else name

@@ -1,16 +1,15 @@
-"""The store: the only module that knows paths, schemas, dtypes, manifest, atomic writes and memory maps.
+"""One domain of a store: a folder with its artefacts, and how they are read and written.
 
-A domain is a folder. Its artefacts (see ARTEFACTS) are complete or absent: a stage writes into a scratch
-folder, the finished files are moved into place, and the manifest naming them is replaced last. Every file
-carries its fingerprint and the hash of the id table in its own schema metadata, so a file that was
-copied in, half replaced or made for another catalogue is recognised when it is opened.
+An artefact (see ARTEFACTS) is complete or absent: a stage writes into a scratch folder, the finished files are moved
+into place, and the manifest that names them is replaced last. Every file carries its fingerprint and the hash of the
+id table in its own schema metadata, so a file that was copied in, half replaced or made for another catalogue is
+recognised when it is opened.
 """
 
 import json
-import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,44 +17,59 @@ from typing import TYPE_CHECKING, Any
 
 from antpipe import __version__
 from antpipe.errors import DataError, IntegrityError
-from antpipe.store.artefacts import ARTEFACTS, ArtefactKind, State
+from antpipe.store.artefacts import ARTEFACTS, State
 from antpipe.store.files import (
     Feature,
     Sequences,
     Transaction,
-    content_sha256,
-    digest,
+    damage_to,
     file_facts,
-    file_sha256,
-    id_table_sha256,
-    map_batch,
+    map_feature,
     map_sequences,
     read_parquet,
-    read_stamp,
     write_json,
 )
 from antpipe.store.lock import alone, committing
+from antpipe.store.manifest import (
+    Entry,
+    Manifest,
+    Standing,
+    changed_input,
+    content_sha256,
+    fingerprint,
+    id_table_sha256,
+    inputs_of,
+    lacking,
+    standing,
+)
+from antpipe.store.next_command import build_command, shell, supply_command
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-Manifest = dict[str, dict[str, Any]]
 
 
 class Domain:
-    """One catalogue with its interactions and what was made of them."""
+    """One catalogue with its interactions and what was made of them.
+
+    >>> toys = ant.Store("shop").domain("Toys")
+    >>> toys.table("items", ["item_id", "title"]).num_rows  # an Arrow table
+    12
+    >>> toys.feature("text").values.shape  # mapped from disk, one row per item
+    (12, 384)
+    """
 
     def __init__(self, root: Path, name: str) -> None:
         self.root = root
         self.name = name
         self.path = root / name
 
-    # -- manifest -----------------------------------------------------------------------------------------
+    # -- what there is ------------------------------------------------------------------------------------
 
     def manifest(self) -> Manifest:
-        """The entries of all artefacts, by name; empty where nothing was written yet."""
+        """The entries of all artefacts, by name; empty if nothing was written yet."""
         path = self.path / MANIFEST
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
@@ -63,122 +77,68 @@ class Domain:
             return {}
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise IntegrityError(
-                f"{path}: not JSON: {error}; without it, the stages start anew", f"rm {shlex.quote(str(path))}"
+                f"{path}: not JSON: {error}; without it, every stage runs again", shell("rm", path)
             ) from None
         if not isinstance(document, dict) or document.get("format") != FORMAT or "artefacts" not in document:
-            raise IntegrityError(f"{path}: not a manifest of format {FORMAT}", "use the antpipe version that wrote it")
+            raise IntegrityError(
+                f"{path}: not a manifest of format {FORMAT}; use the antpipe version that wrote it", "antpipe --version"
+            )
         artefacts: Manifest = document["artefacts"]
         return artefacts
 
-    def entry(self, artefact: str) -> dict[str, Any]:
-        """The manifest entry of an artefact whose files are there and are its own; DataError otherwise."""
-        entry = self.manifest().get(artefact)
-        if entry is None:
-            raise DataError(f"domain {self.name}: no {artefact}", self.command(artefact))
-        for name in entry["files"]:
-            self._stamp(artefact, name, entry)
-        return entry
-
-    def command(self, artefact: str, force: bool = False, flags: Sequence[str] | None = None) -> str:
-        """The command that builds an artefact of this domain, with the domains it was last built together with.
-
-        flags: its settings; None: those of the last time.
-        """
-        entry, stage = self.manifest().get(artefact, {}), ARTEFACTS[artefact].command
-        if flags is None:
-            if entry.get("came_with_items"):
-                return self.command("items", force=True)
-            flags, stage = entry.get("flags", []), entry.get("stage", stage)
-        words = ["antpipe", *stage.split()]
-        if artefact == "items":
-            form = entry.get("parameters", {}).get("format", "amazon")
-            words = ["antpipe", *(form.split() if form.startswith("import ") else ["ingest", form])]
-            if form == "amazon" and "--source" not in flags:
-                words += ["--source", "DIR"]
-        if words[-1] != "sample":  # which has its own domains
-            words += ["--domains", ",".join(entry.get("domains", [self.name]))]
-        return shlex.join([*words, "--store", str(self.root), *flags, *(["--force"] if force else [])])
-
-    def command_with(self, artefact: str, flag: str, value: str) -> str:
-        """The command that builds an artefact as it was last built, but for one setting."""
-        entry = self.manifest().get(artefact, {})
-        flags = list(entry.get("flags", [])) if entry.get("stage") == ARTEFACTS[artefact].command else []
-        if flag in flags:
-            del flags[flags.index(flag) : flags.index(flag) + 2]
-        return self.command(artefact, flags=[*flags, flag, value])
-
-    def fingerprint(self, artefact: str, parameters: Mapping[str, Any]) -> str:
-        """sha256 of stage, version, parameters and the fingerprints of its inputs (which must be there)."""
-        kind = ARTEFACTS[artefact]
-        return digest([kind.command, kind.version, dict(parameters), self._inputs(kind)])
-
-    def _inputs(self, kind: ArtefactKind) -> dict[str, str]:
-        """The fingerprints of what an artefact is made from."""
-        names = [*kind.inputs, *(name for name in kind.optional if name in self.manifest())]
-        return {name: self.entry(name)["fingerprint"] for name in names}
+    def entry(self, artefact: str) -> Entry:
+        """The manifest entry of an artefact. Raises DataError if it is missing, IntegrityError if a file is damaged."""
+        return self._entry(artefact, self.manifest())
 
     def is_fresh(self, artefact: str, parameters: Mapping[str, Any]) -> bool:
-        """Whether a run of the stage with these parameters would only repeat what is there."""
-        entry = self.manifest().get(artefact)
-        wanted = self.fingerprint(artefact, parameters)
-        return entry is not None and entry["fingerprint"] == wanted and self.state(artefact).status == "fresh"
+        """Whether a run of the stage with these parameters would only repeat what is there.
+
+        Raises as `entry` does for the artefacts it is made from.
+        """
+        manifest = self.manifest()
+        wanted = self._fingerprint(artefact, parameters, manifest)
+        return (
+            artefact in manifest
+            and manifest[artefact]["fingerprint"] == wanted
+            and self._standing(artefact, manifest).status == "fresh"
+        )
 
     def state(self, artefact: str) -> State:
         """fresh, stale (an input or the stage changed, a file is damaged), partial or missing."""
-        entry = self.manifest().get(artefact)
-        if entry is None:
-            why = "built on request" if ARTEFACTS[artefact].on_request else ""
-            why = "no image URLs" if artefact == "pictures" and not self.has_image_urls() else why
-            return State(artefact, "missing", why, "" if why else self.command(artefact))
-        try:
-            self.entry(artefact)
-        except (DataError, IntegrityError) as error:
-            return State(artefact, "stale", error.message, self.command(artefact, force=True))
-        why, mend = self._outdated(artefact, entry)
-        if why:
-            return State(artefact, "stale", why, mend)
-        if "incomplete" in entry:
-            return State(artefact, "partial", entry["incomplete"], self.command(artefact))
-        return State(artefact, "fresh")
-
-    def _outdated(self, artefact: str, entry: Mapping[str, Any]) -> tuple[str, str]:
-        """Why an artefact is not what a run of its stage would give now, and the command that mends it; or nothing."""
-        manifest, kind = self.manifest(), ARTEFACTS[artefact]
-        for name in {**entry["inputs"], **dict.fromkeys(kind.optional)}:
-            if manifest.get(name, {}).get("fingerprint") != entry["inputs"].get(name):
-                return f"{name} changed since", self.command(artefact)
-            # Items are made from nothing in the store; whether they are damaged is told when they are read.
-            if name in kind.inputs and name != "items" and self.state(name).status == "stale":
-                return f"{name} is stale", self.state(name).next_command
-        for name, content in entry.get("input_files", {}).items():
-            if content_sha256(manifest[name]) != content:
-                return f"{name} was computed anew since, with other results", self.command(artefact)
-        older = entry["stage_version"] != kind.version
-        return ("made by an older version of the stage", self.command(artefact)) if older else ("", "")
-
-    def _stamp(self, artefact: str, name: str, entry: Mapping[str, Any]) -> None:
-        """Refuse a file that is not the one its manifest entry names."""
-        path = self.path / name
-        stamp = read_stamp(path)
-        mend = self.command(artefact, force=True)
-        if stamp is None:
-            raise IntegrityError(f"{path}: missing or not written by antpipe", mend)
-        if stamp["id_table"] != self.manifest().get("items", {}).get("id_table"):
-            raise IntegrityError(f"{path}: made for another catalogue (its id table differs from items.parquet)", mend)
-        if stamp["fingerprint"] != entry["fingerprint"]:
-            raise IntegrityError(f"{path}: not the file its manifest describes", mend)
-        if path.stat().st_size != entry["files"][name]["bytes"]:
-            raise IntegrityError(f"{path}: has another size than when it was written", mend)
+        return self._state(artefact, self._standing(artefact, self.manifest()))
 
     def verify(self, artefact: str) -> State:
-        """`state`, after reading the artefact's files whole: stale where a byte differs from what was written."""
-        state = self.state(artefact)
-        if state.status in ("fresh", "partial"):
-            for name, facts in self.entry(artefact)["files"].items():
-                if file_sha256(self.path / name) != facts["sha256"]:
-                    why = f"{self.path / name}: its content differs from what was written"
-                    return State(artefact, "stale", why, self.command(artefact, force=True))
-        return state
+        """The same as `state`, after reading the artefact's files whole: stale if a byte was changed since."""
+        return self._state(artefact, self._standing(artefact, self.manifest(), content=True))
+
+    # Methods below that take a manifest work on one reading of it.
+
+    def _entry(self, artefact: str, manifest: Manifest) -> Entry:
+        if artefact not in manifest:
+            if why := lacking(artefact, manifest):
+                raise DataError(f"domain {self.name}: no {artefact}: {why}", supply_command(self, artefact))
+            raise DataError(f"domain {self.name}: no {artefact}", build_command(self, artefact))
+        if why := self._damage(artefact, manifest):
+            raise IntegrityError(why, build_command(self, artefact, force=True))
+        return manifest[artefact]
+
+    def _damage(self, artefact: str, manifest: Manifest, content: bool = False) -> str:
+        """Why the files of an artefact are not those that its entry describes; '' if they are."""
+        entry, id_table = manifest[artefact], manifest.get("items", {}).get("id_table")
+        found = (damage_to(self.path / name, entry, id_table, content=content) for name in entry["files"])
+        return next(filter(None, found), "")
+
+    def _standing(self, artefact: str, manifest: Manifest, content: bool = False) -> Standing:
+        return standing(artefact, manifest, lambda name: self._damage(name, manifest, content and name == artefact))
+
+    def _state(self, artefact: str, found: Standing) -> State:
+        command = build_command(self, found.build, force=found.force) if found.build else ""
+        return State(artefact, found.status, found.why, command)
+
+    def _fingerprint(self, artefact: str, parameters: Mapping[str, Any], manifest: Manifest) -> str:
+        for name in inputs_of(artefact, manifest):
+            self._entry(name, manifest)
+        return fingerprint(artefact, parameters, manifest)
 
     # -- writing ------------------------------------------------------------------------------------------
 
@@ -188,20 +148,18 @@ class Domain:
     ) -> Iterator[Transaction]:
         """Write one artefact: all its files appear together at the end of the block, or none.
 
-        AntpipeError where another process is at it.
-
         parameters: what the fingerprint covers. id_table: only for `items`, the hash of the new ids.
+        Raises AntpipeError if another process is writing it, DataError if an input changed before the block ended.
         """
         kind = ARTEFACTS[artefact]
         with alone(self.path, artefact):
             for leftover in self.path.glob(f".new.{artefact}.*"):  # of a run that was killed
                 shutil.rmtree(leftover)
+            manifest = self.manifest()
             stamp = {
-                "fingerprint": self.fingerprint(artefact, parameters),
-                "id_table": id_table or self.entry("items")["id_table"],
+                "fingerprint": self._fingerprint(artefact, parameters, manifest),
+                "id_table": id_table or self._entry("items", manifest)["id_table"],
             }
-            inputs = self._inputs(kind)
-            files = {name: content_sha256(self.entry(name)) for name in kind.inputs if name != "items"}
             scratch = Path(tempfile.mkdtemp(prefix=f".new.{artefact}.", dir=self.path))
             transaction = Transaction(scratch, stamp)
             try:
@@ -214,8 +172,8 @@ class Domain:
                     "stage": kind.command,
                     "stage_version": kind.version,
                     "parameters": dict(parameters),
-                    "inputs": inputs,
-                    "input_files": files,
+                    "inputs": inputs_of(artefact, manifest),
+                    "input_files": {name: content_sha256(manifest[name]) for name in kind.inputs if name != "items"},
                     "id_table": stamp["id_table"],
                     "antpipe": __version__,
                     "written": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -228,18 +186,14 @@ class Domain:
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
 
-    def _commit(self, artefact: str, scratch: Path, entry: dict[str, Any]) -> None:
+    def _commit(self, artefact: str, scratch: Path, entry: Entry) -> None:
+        """Move the finished files into place and name them in the manifest, while `committing` is held."""
         manifest = self.manifest()
-        for name, fingerprint in entry["inputs"].items():
-            content = content_sha256(manifest.get(name, {}))
-            if (
-                manifest.get(name, {}).get("fingerprint") != fingerprint
-                or entry["input_files"].get(name, content) != content
-            ):
-                raise DataError(
-                    f"domain {self.name}: {name} changed while {artefact} was built from it; {artefact} is as before",
-                    self.command(artefact),
-                )
+        if changed := changed_input(entry, manifest):
+            raise DataError(
+                f"domain {self.name}: {changed} changed while {artefact} was built from it; {artefact} is as before",
+                build_command(self, artefact),
+            )
         for path in sorted(scratch.iterdir(), key=lambda path: path.is_file()):  # folders first: tables name them
             target = self.path / path.name
             if target.is_dir():
@@ -256,7 +210,10 @@ class Domain:
     # -- reading ------------------------------------------------------------------------------------------
 
     def table(self, name: str, columns: list[str] | None = None) -> "pa.Table":
-        """items, interactions, users, rejects, pictures, text_whitening … as an Arrow table."""
+        """One of the Parquet files (items, interactions, users, rejects, pictures, text_whitening …) as an Arrow table.
+
+        columns: these, in this order; None for all. Raises IntegrityError if the file is damaged or lacks a column.
+        """
         import pyarrow as pa
 
         path = self.path / f"{name}.parquet"
@@ -265,14 +222,14 @@ class Domain:
         try:
             return read_parquet(path, columns)
         except (OSError, pa.ArrowInvalid) as error:
-            raise IntegrityError(f"{path}: damaged: {error}", self.command(artefact, force=True)) from None
+            raise IntegrityError(f"{path}: damaged: {error}", build_command(self, artefact, force=True)) from None
 
     def item_ids(self) -> list[str]:
-        """Original ids in row order; IntegrityError where they are not the ones the store was built with."""
+        """Original ids in row order. Raises IntegrityError if they are not those the store was built with."""
         ids: list[str] = self.table("items", ["item_id"])["item_id"].to_pylist()
         if id_table_sha256(ids) != self.entry("items")["id_table"]:
             raise IntegrityError(
-                f"{self.path / 'items.parquet'}: its ids were changed", self.command("items", force=True)
+                f"{self.path / 'items.parquet'}: its ids were changed", build_command(self, "items", force=True)
             )
         return ids
 
@@ -281,30 +238,32 @@ class Domain:
         rows: int = self.entry("items")["rows"]
         return rows
 
-    def has_image_urls(self) -> bool:
-        """Whether there are pictures to fetch, as far as the manifest knows."""
-        statistics: dict[str, Any] = self.manifest().get("items", {}).get("statistics", {})
-        return bool(statistics.get("with_image_url", True))
-
     def feature(self, modality: str) -> Feature:
-        """A modality's features, or `text-white` …, mapped (nothing is read before it is used)."""
-        self._require_fresh(modality)
+        """A modality's features, or `text-white` …, mapped: nothing is read before it is used.
+
+        Raises DataError unless they are fresh, IntegrityError if they are damaged or do not fit the items.
+        """
+        manifest = self._require_fresh(modality)
         path = self.path / ARTEFACTS[modality].files[0]
-        batch, mapping = map_batch(path)
-        column = batch.column("values")
-        values = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), column.type.list_size)
-        if len(values) != self.rows():
-            mend = self.command(modality, force=True)
-            raise IntegrityError(f"{path}: {len(values)} rows for {self.rows()} items", mend)
-        return Feature(values, batch.column("present").to_numpy(zero_copy_only=False), mapping)
+        feature = map_feature(path)
+        rows = self._entry("items", manifest)["rows"]
+        if len(feature.values) != rows:
+            raise IntegrityError(
+                f"{path}: {len(feature.values)} rows for {rows} items", build_command(self, modality, force=True)
+            )
+        return feature
 
     def sequences(self) -> Sequences:
-        """Everybody's sequence, mapped."""
-        self._require_fresh("sequences")
-        return map_sequences(self.path / "sequences.arrow", int(self.entry("sequences")["parameters"]["max_len"]))
+        """The sequences of all users, mapped. Raises as `feature` does."""
+        manifest = self._require_fresh("sequences")
+        max_len = int(manifest["sequences"]["parameters"]["max_len"])
+        return map_sequences(self.path / "sequences.arrow", max_len)
 
-    def _require_fresh(self, artefact: str) -> None:
-        self.entry(artefact)
-        state = self.state(artefact)
-        if state.status != "fresh":
-            raise DataError(f"domain {self.name}: {artefact} is {state.status}: {state.why}", state.next_command)
+    def _require_fresh(self, artefact: str) -> Manifest:
+        manifest = self.manifest()
+        self._entry(artefact, manifest)
+        found = self._standing(artefact, manifest)
+        if found.status != "fresh":
+            command = self._state(artefact, found).next_command or supply_command(self, artefact)
+            raise DataError(f"domain {self.name}: {artefact} is {found.status}: {found.why}", command)
+        return manifest

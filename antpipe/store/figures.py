@@ -1,4 +1,4 @@
-"""Figures of domains in the shape of the tables in papers, and what domains have in common."""
+"""The figures of domains that papers put in a table, and what two domains have in common."""
 
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,7 +12,11 @@ from antpipe.store.store import Store
 
 @dataclass(frozen=True)
 class Figures:
-    """One domain. Shares are of its items; average_length: interactions a user; density: of all (user, item)."""
+    """Figures of one domain.
+
+    average_length: interactions per user. density: the share of all (user, item) pairs that are interactions.
+    with_text, with_image, with_price: shares of the items.
+    """
 
     domain: str
     users: int
@@ -27,7 +31,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Users and items, by their original ids, that two domains have in common."""
+    """How many users and items two domains have in common, by their original ids."""
 
     domains: tuple[str, str]
     users: int
@@ -35,7 +39,7 @@ class Overlap:
 
 
 def domain_figures(domain: Domain) -> Figures:
-    """Counted in the tables of the store. An item has an image where it has an image's address or a file."""
+    """The figures of a domain, counted in its tables. An item has an image if it has an image URL or file."""
     columns = ["text", "price", "image_urls", "image_files"]
     items = pl.DataFrame(domain.table("items", columns))
     users = domain.table("users", ["user"]).num_rows
@@ -58,7 +62,7 @@ def domain_figures(domain: Domain) -> Figures:
 
 
 def overlaps(domains: list[Domain]) -> list[Overlap]:
-    """What each pair of domains has in common."""
+    """The overlap of each pair of domains."""
     ids = {
         domain.name: {
             column: pl.Series(column, domain.table(table, [column])[column].to_pylist(), pl.String)
@@ -73,6 +77,6 @@ def overlaps(domains: list[Domain]) -> list[Overlap]:
 
 
 def statistics(store: Store, names: list[str]) -> dict[str, list[Any]]:
-    """`domains`: Figures of each; `shared`: the Overlap of each pair. DataError for a domain that is not there."""
+    """`domains`: the Figures of each; `shared`: the Overlap of each pair. Raises DataError for an unknown domain."""
     domains = [store.domain(name) for name in names]
     return {"domains": [domain_figures(domain) for domain in domains], "shared": overlaps(domains)}

@@ -1,4 +1,4 @@
-"""Files of the store: stamps, atomic JSON, and the writer of one artefact's files."""
+"""The files of a store: what is in them, how they are read or mapped, and how one artefact's files are written."""
 
 import hashlib
 import io
@@ -34,31 +34,18 @@ class Feature:
     mapping: mmap.mmap | None = None
 
     def release(self) -> None:
-        """Give back the memory of pages that were read; they are mapped again when they are read again."""
+        """Give back the memory of pages that were read; reading them again maps them again."""
         if self.mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
             self.mapping.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """A modality as it was built last, though the catalogue may have changed since.
-
-    values: (M, d) float16, mapped; present: (M,); content: (M, 16) uint8, what each vector was made of, zeros where
-    there was nothing.
-    """
-
-    values: "NDArray[np.float16]"
-    present: "NDArray[np.bool_]"
-    content: "NDArray[np.uint8]"
-
-
-@dataclass(frozen=True)
 class Sequences:
-    """Chronological item sequences: user u has items[offsets[u]:offsets[u+1]].
+    """Chronological item sequences: user u has items[offsets[u]:offsets[u + 1]].
 
-    Counted from the start of the sequence, positions below train_end[u] are training, those from
-    train_end[u] below valid_end[u] are validation targets, the others are test targets. Both ends are at least 1: the
-    first item, before which there is no history, is never a target.
+    Counted from the start of a sequence, positions below train_end[u] are training targets, those from train_end[u]
+    to valid_end[u] - 1 validation targets, and the rest test targets. Both ends are at least 1, since the first item,
+    which has no history, is never a target. max_len: how many items the model looks back.
     """
 
     user: "NDArray[np.int32]"  # (U,)
@@ -67,12 +54,6 @@ class Sequences:
     train_end: "NDArray[np.int32]"  # (U,)
     valid_end: "NDArray[np.int32]"  # (U,)
     max_len: int
-
-
-def digest(value: Any) -> str:
-    """sha256 of canonical JSON: the same for equal content, whatever the order of keys."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
@@ -85,24 +66,15 @@ def file_facts(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
-def content_sha256(entry: Mapping[str, Any]) -> str:
-    """Of a manifest entry: what its files hold. Runs with the same fingerprint may compute differently (--force)."""
-    return digest({name: facts["sha256"] for name, facts in entry.get("files", {}).items()})
-
-
-def id_table_sha256(item_ids: list[str]) -> str:
-    return digest(item_ids)
-
-
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by the JSON of `value` in one step; a reader sees the old or the new file, never half."""
+    """Replace `path` by the JSON of `value` in one step; a reader sees the old file or the new one, never a part."""
     with atomic(path, durable=True) as scratch, scratch.open("w", encoding="utf-8") as stream:
         json.dump(value, stream, indent=1, ensure_ascii=False, allow_nan=False)
         stream.write("\n")
 
 
 class Sink(io.FileIO):
-    """A new file that takes large buffers in pieces, and gives back the memory of each piece that was written."""
+    """A new file that writes large buffers in pieces, and gives back the mapped memory of each piece."""
 
     def __init__(self, path: Path, mapped: Feature | None) -> None:
         super().__init__(path, "wb")
@@ -120,13 +92,16 @@ class Sink(io.FileIO):
 
 
 class Transaction:
-    """The files of one artefact while they are written. `details` is added to the manifest entry."""
+    """The files of one artefact while they are written.
+
+    details: added to the manifest entry. afterwards: called once all files are in place.
+    """
 
     def __init__(self, scratch: Path, stamp: dict[str, str]) -> None:
         self.scratch = scratch
         self.stamp = stamp
         self.details: dict[str, Any] = {}
-        self.afterwards: Callable[[], None] = lambda: None  # called once all is in place
+        self.afterwards: Callable[[], None] = lambda: None
 
     def parquet(self, name: str, table: "pa.Table") -> None:
         import pyarrow.parquet as pq
@@ -139,7 +114,7 @@ class Transaction:
         )
 
     def arrow(self, name: str, batch: "pa.RecordBatch", mapped: Feature | None = None) -> None:
-        """One uncompressed record batch, so that readers can map it. mapped: where its values lie, if in a file."""
+        """One uncompressed record batch, so that readers can map it. mapped: the feature whose values it holds."""
         import pyarrow as pa
 
         batch = batch.replace_schema_metadata({"antpipe": json.dumps(self.stamp)})
@@ -150,10 +125,10 @@ class Transaction:
     def feature(
         self, modality: str, rows: int, width: int, content: "NDArray[np.uint8] | None" = None
     ) -> Iterator[Feature]:
-        """Arrays to fill, backed by a file so that memory stays flat; written as MODALITY.arrow at the end.
+        """Arrays to fill, written as MODALITY.arrow at the end of the block; a file backs them, so memory stays flat.
 
-        Rows start as zeros with present = false. Values that are not finite are refused. content: (rows, 16) what each
-        row's vector is made of, kept in the file so that a later run can reuse vectors. OSError where the disk is full.
+        Rows start as zeros with present = false. content: (rows, 16) a hash of what each row's vector is made of, kept
+        so that a later run can reuse vectors. Raises DataError if a value is not finite, OSError if the disk is full.
         """
         import numpy as np
         import pyarrow as pa
@@ -169,7 +144,7 @@ class Transaction:
             finite = np.isfinite(values[start : start + 65_536]).all(axis=1)
             if not finite.all():
                 raise DataError(
-                    f"{modality}: item {start + int(np.argmin(finite))} got a value that is not finite in float16"
+                    f"{modality}: item {start + int(np.argmin(finite))} has a value that is not finite in float16"
                 )
             feature.release()
         column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width)
@@ -183,9 +158,9 @@ class Transaction:
 
 
 def reserve(path: Path, size: int) -> None:
-    """A file of zeros whose space is taken at once: a mapped file that outgrows the disk later would end the process.
+    """Create a file of zeros and allocate its space now: running out of it while the file is mapped kills the process.
 
-    OSError where there is not enough.
+    Raises OSError if there is not enough space.
     """
     with path.open("wb") as file:
         try:
@@ -198,7 +173,7 @@ def reserve(path: Path, size: int) -> None:
 
 
 def read_stamp(path: Path) -> dict[str, str] | None:
-    """The fingerprint and id-table hash a file carries; None where it is absent or not one of ours."""
+    """The fingerprint and id-table hash that a file carries; None if it is missing or was not written by antpipe."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -216,12 +191,31 @@ def read_stamp(path: Path) -> dict[str, str] | None:
     return stamp
 
 
+def damage_to(path: Path, entry: Mapping[str, Any], id_table: str | None, *, content: bool = False) -> str:
+    """Why a file is not the one that its manifest entry describes; '' if it is.
+
+    id_table: the hash of the ids of the catalogue it must belong to. content: whether to read the file whole, too.
+    """
+    stamp = read_stamp(path)
+    if stamp is None:
+        return f"{path}: missing or not written by antpipe"
+    if stamp["id_table"] != id_table:
+        return f"{path}: made for another catalogue (its id table differs from items.parquet)"
+    if stamp["fingerprint"] != entry["fingerprint"]:
+        return f"{path}: not the file its manifest describes"
+    if path.stat().st_size != entry["files"][path.name]["bytes"]:
+        return f"{path}: its size differs from when it was written"
+    if content and file_sha256(path) != entry["files"][path.name]["sha256"]:
+        return f"{path}: its content differs from what was written"
+    return ""
+
+
 def read_parquet(path: Path, columns: list[str] | None) -> "pa.Table":
-    """A table with these columns, in this order (None: with all). OSError or ArrowInvalid where it is damaged."""
+    """A table with these columns, in this order (None: all). Raises OSError or ArrowInvalid if the file is damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # Not pq.read_table, which loads pyarrow.dataset, and with it pandas where that is installed.
+    # Not pq.read_table, which loads pyarrow.dataset and with it pandas, if that is installed.
     with pq.ParquetFile(path) as file:
         unknown = set(columns or ()) - set(file.schema_arrow.names)
         if unknown:
@@ -231,7 +225,7 @@ def read_parquet(path: Path, columns: list[str] | None) -> "pa.Table":
 
 
 def map_batch(path: Path) -> "tuple[pa.RecordBatch, mmap.mmap]":
-    """The one record batch of an Arrow IPC file, and the mapping that its columns are views of."""
+    """The only record batch of an Arrow IPC file, and the mapping of which its columns are views."""
     import pyarrow as pa
 
     with path.open("rb") as file:
@@ -239,8 +233,14 @@ def map_batch(path: Path) -> "tuple[pa.RecordBatch, mmap.mmap]":
     return pa.ipc.open_file(pa.py_buffer(mapping)).get_batch(0), mapping
 
 
+def map_feature(path: Path) -> Feature:
+    """A modality's features, as views of the mapped file."""
+    batch, mapping = map_batch(path)
+    return Feature(matrix_of(batch), batch.column("present").to_numpy(zero_copy_only=False), mapping)
+
+
 def map_sequences(path: Path, max_len: int) -> Sequences:
-    """Everybody's sequence, as views of the mapped file."""
+    """The sequences of all users, as views of the mapped file."""
     import numpy as np
 
     batch, _ = map_batch(path)
@@ -255,22 +255,8 @@ def map_sequences(path: Path, max_len: int) -> Sequences:
     )
 
 
-def earlier_feature(path: Path, entry: Mapping[str, Any]) -> Earlier | None:
-    """The vectors of MODALITY.arrow as its manifest entry describes it, whatever became of the catalogue.
-
-    None where the file is not the one of the entry, or does not say what its vectors were made of.
-    """
-    import numpy as np
-
-    stamp = read_stamp(path)
-    if stamp is None or stamp["fingerprint"] != entry.get("fingerprint"):
-        return None
-    if path.stat().st_size != entry["files"][path.name]["bytes"]:
-        return None
-    batch, _ = map_batch(path)
-    if "content" not in batch.schema.names:
-        return None
+def matrix_of(batch: "pa.RecordBatch") -> "NDArray[np.float16]":
+    """(N, d) the column `values`, without a copy."""
     column = batch.column("values")
-    values = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), column.type.list_size)
-    content = np.frombuffer(batch.column("content").buffers()[1], np.uint8)[: 16 * len(column)].reshape(-1, 16)
-    return Earlier(values, batch.column("present").to_numpy(zero_copy_only=False), content)
+    values: NDArray[np.float16] = column.flatten().to_numpy(zero_copy_only=True)
+    return values.reshape(len(column), column.type.list_size)

@@ -1,4 +1,4 @@
-"""One writer at a time for each artefact of a domain, and for each run; a second one is told who is at work."""
+"""One writer at a time for each artefact of a domain and for each run; a second writer is told who the first is."""
 
 import json
 import os
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def alone(folder: Path, artefact: str) -> Iterator[None]:
-    """Hold the lock of an artefact; AntpipeError names its holder where another process has it.
+    """Hold the lock of an artefact. Raises AntpipeError, which names the holder, if another process has it.
 
-    The lock is the kernel's, so it ends with its process, however that ends. Who holds it is in a file beside it, which
-    may outlive its writer: it is read only while somebody holds the lock.
+    The kernel keeps the lock, so it ends with its process, however that ends. A file beside it says who holds it; that
+    file may outlive its writer, so it is read only while the lock is held.
     """
     from filelock import FileLock, Timeout
 
@@ -40,24 +40,24 @@ def alone(folder: Path, artefact: str) -> Iterator[None]:
                 yield
             finally:
                 holder.unlink(missing_ok=True)
-                if not set(folder.iterdir()) - {lock}:  # nothing came of a new domain: it leaves nothing
+                if not set(folder.iterdir()) - {lock}:  # a new domain of which nothing came leaves no folder
                     lock.unlink(missing_ok=True)
                     folder.rmdir()
     except Timeout:
-        raise AntpipeError(f"{folder}: {artefact} is being written by {told(holder)}; wait for its end") from None
+        raise AntpipeError(f"{folder}: {artefact} is being written by {describe(holder)}; wait for its end") from None
 
 
 def committing(folder: Path) -> "BaseFileLock":
-    """The lock of a domain while files are moved into place; waits for its turn, which is short."""
+    """The lock of a domain while files are moved into place; entering it waits for the other writers, briefly."""
     from filelock import FileLock
 
     return FileLock(folder / ".lock")
 
 
-def told(holder: Path) -> str:
-    """Who holds the lock, in words."""
+def describe(holder: Path) -> str:
+    """The holder of the lock, in words."""
     try:
         facts = json.loads(holder.read_text(encoding="utf-8"))
         return f"process {facts['process']} on {facts['host']} since {facts['since']} (antpipe {facts['command']})"
-    except (OSError, ValueError, KeyError, TypeError):  # it began or ended this moment
+    except (OSError, ValueError, KeyError, TypeError):  # it has just started or ended
         return "another process"

@@ -1,38 +1,42 @@
 """A store: a folder of domains."""
 
 import re
-import shlex
 from pathlib import Path
 
 from antpipe.errors import DataError, UsageError
 from antpipe.store.domain import MANIFEST, Domain
+from antpipe.store.next_command import CHOOSE_INGEST
 
 
 class Store:
-    """A folder of domains."""
+    """A folder of domains. It need not exist before something is written.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    >>> "Toys" in ant.Store("shop").domains()
+    True
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
 
     def domains(self) -> list[str]:
+        """The names of its domains, sorted. Raises UsageError if the store is a file."""
         if self.root.exists() and not self.root.is_dir():
             raise UsageError(f"--store {self.root}: is a file, not a folder")
         return sorted(path.parent.name for path in self.root.glob(f"*/{MANIFEST}"))
 
-    def domain(self, name: str) -> "Domain":
-        """A domain that exists; DataError names those that do."""
-        if name not in self.domains():
-            there = ", ".join(self.domains()) or "none"
-            raise DataError(
-                f"no domain {name!r} in store {self.root} (there: {there})",
-                shlex.join(
-                    ["antpipe", "ingest", "amazon", "--source", "DIR", "--domains", name, "--store", str(self.root)]
-                ),
-            )
+    def domain(self, name: str) -> Domain:
+        """A domain that exists. Raises DataError, which names the others, if it does not."""
+        there = self.domains()
+        if name not in there:
+            names = ", ".join(there) or "none"
+            raise DataError(f"no domain {name!r} in store {self.root} (there: {names})", CHOOSE_INGEST)
         return Domain(self.root, name)
 
-    def new_domain(self, name: str) -> "Domain":
-        """A domain that need not exist yet; nothing is written before its first artefact is complete."""
+    def new_domain(self, name: str) -> Domain:
+        """A domain that need not exist; no folder is left unless its first artefact is completed.
+
+        Raises UsageError for a name that could leave the store or start like a flag.
+        """
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
             raise UsageError(f"domain name {name!r}: use letters, digits, '_', '-', '.'")
         return Domain(self.root, name)

@@ -13,6 +13,7 @@ from antpipe.runtime.files import atomic
 from antpipe.settings.base import from_json
 from antpipe.settings.model import ModelConfig
 from antpipe.store.files import file_sha256, write_json
+from antpipe.training.folder import RunFolder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,17 +21,17 @@ if TYPE_CHECKING:
     from antpipe.core.model import Ant
 
 FORMAT = 1
-DESCRIPTION = "checkpoint.json"
+TRAIN_AGAIN = "antpipe train --help"  # a damaged folder does not say with which settings
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run was and found.
+    """What a run was and what it found.
 
-    fingerprint: of all that determines the run. groups: what the stage did with each group of parameters.
-    modalities: by name, the `width` of the raw feature and the `encoder` that made it (None: not known).
+    fingerprint: covers everything that determines the run. groups: what the stage did with each parameter group.
+    modalities: by name, the `width` of the raw feature and the `encoder` that made it (None if unknown).
     domains: fingerprints of the artefacts it read, by domain and artefact. source: fingerprint of the run it
-    started from. metrics: of the best epoch on the validation split.
+    started from. metrics: of the best epoch, on the validation split.
     """
 
     fingerprint: str
@@ -60,32 +61,39 @@ class Checkpoint:
         """The modalities it reads in their whitened form."""
         return tuple(self.train.get("whitened", ()))
 
-    def build(self) -> "Ant":
-        """A model of this shape, with first values."""
+    def reads(self, domain: str) -> set[str]:
+        """The modalities of a domain that it reads: those of its own that the domain has."""
+        return {artefact.removesuffix("-white") for artefact in self.domains.get(domain, {})} - {"sequences"}
+
+    def build(self, device: str = "cpu") -> "Ant":
+        """A model of this shape, with freshly drawn parameters; on device `meta` it has shapes and no values."""
+        import torch
+
         from antpipe.core.model import Ant
 
-        return Ant(self.model_config(), self.widths(), self.max_len, self.items)
+        with torch.device(device):
+            return Ant(self.model_config(), self.widths(), self.max_len, self.items)
 
 
 def save(run: Path, model: "Ant", checkpoint: Checkpoint) -> None:
-    """Write weights, then the description that names them: at any moment one complete checkpoint is there.
+    """Write the weights, then the description that names them, so that a complete checkpoint is there at any moment.
 
-    Raises AntpipeError where the disk refuses; an earlier checkpoint is then still there.
+    Raises AntpipeError if the disk refuses; an earlier checkpoint is then still there.
     """
+    folder = RunFolder(run)
     run.mkdir(parents=True, exist_ok=True)
-    with keeping(run / DESCRIPTION, "an earlier checkpoint in this folder is untouched"):
+    with keeping(folder.description, "an earlier checkpoint in this folder is untouched"):
         with atomic(run / ".weights", durable=True) as scratch:
             write_tensors(scratch, dict(model.state_dict()), {})
             sha256 = file_sha256(scratch)
-        (run / ".weights").replace(weights_path(run, sha256))  # named by its content
-        write_json(run / DESCRIPTION, asdict(checkpoint) | {"weights_sha256": sha256})
-    for leftover in run.glob("model-*.safetensors"):
-        if leftover != weights_path(run, sha256):
-            leftover.unlink()
+        (run / ".weights").replace(folder.weights(sha256))
+        write_json(folder.description, asdict(checkpoint) | {"weights_sha256": sha256})
+    for leftover in folder.other_weights(sha256):
+        leftover.unlink()
 
 
 def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: dict[str, str]) -> None:
-    """A safetensors file of these tensors."""
+    """Write a safetensors file."""
     from safetensors.torch import save_file
 
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
@@ -93,7 +101,7 @@ def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: dict[st
 
 @contextmanager
 def keeping(path: Path, kept: str) -> Iterator[None]:
-    """Turn a failure to write `path` (disk full, no permission) into an error that says what is not lost by it."""
+    """Turn a failure to write `path` (disk full, no permission) into an AntpipeError that says what is not lost."""
     from safetensors import SafetensorError
 
     try:
@@ -103,47 +111,43 @@ def keeping(path: Path, kept: str) -> Iterator[None]:
         raise AntpipeError(f"{path} cannot be written: {reason}; {kept}") from error
 
 
-def weights_path(run: Path, sha256: str) -> Path:
-    return run / f"model-{sha256[:12]}.safetensors"
-
-
-def train_again(run: Path) -> str:
-    """The command that replaces a run, as far as its folder tells."""
-    return f"antpipe train --out {run} --force …"
-
-
 def describe(run: Path) -> Checkpoint:
-    """A run's description; DataError where there is none, IntegrityError where it is not one of ours."""
-    path = run / DESCRIPTION
+    """The description of a finished run.
+
+    Raises DataError if there is none and IntegrityError if the file is not a description this version can read.
+    """
+    path = RunFolder(run).description
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise DataError(
-            f"{run}: no finished run here ({DESCRIPTION} is missing)", f"antpipe train --out {run} …"
-        ) from None
+        raise DataError(f"{run}: no finished run here ({path.name} is missing)", TRAIN_AGAIN) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise IntegrityError(f"{path}: not JSON: {error}", train_again(run)) from None
+        raise damaged(f"{path}: not JSON: {error}") from None
     known = set(Checkpoint.__dataclass_fields__)
     if not isinstance(document, dict) or document.get("format") != FORMAT or set(document) != known:
-        odd = sorted(set(document) ^ known) if isinstance(document, dict) else "no object"
-        raise IntegrityError(
-            f"{path}: not a checkpoint of format {FORMAT} (differing entries: {odd})", train_again(run)
-        )
+        odd = sorted(set(document) ^ known) if isinstance(document, dict) else "not an object"
+        raise damaged(f"{path}: not a checkpoint of format {FORMAT} (differing entries: {odd})")
     return Checkpoint(**document)
 
 
+def weights_file(run: Path, checkpoint: Checkpoint) -> Path:
+    """The weights file of a run. Raises IntegrityError unless it is the one the description names."""
+    path = RunFolder(run).weights(checkpoint.weights_sha256)
+    if not path.is_file() or file_sha256(path) != checkpoint.weights_sha256:
+        raise damaged(f"{path}: missing, or not the weights its description names")
+    return path
+
+
 def load_weights(run: Path, checkpoint: Checkpoint) -> dict[str, "Tensor"]:
-    """The tensors by name, after checking that they are those the description names and are finite."""
+    """The tensors by name. Raises IntegrityError unless they are those the description names, and finite."""
     import torch
     from safetensors.torch import load_file
 
-    path = weights_path(run, checkpoint.weights_sha256)
-    if not path.is_file() or file_sha256(path) != checkpoint.weights_sha256:
-        raise IntegrityError(f"{path}: missing, or not the weights {DESCRIPTION} describes", train_again(run))
+    path = weights_file(run, checkpoint)
     tensors: dict[str, Tensor] = load_file(path)
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise IntegrityError(f"{path}: {name} holds values that are not finite", train_again(run))
+            raise damaged(f"{path}: {name} holds values that are not finite")
     return tensors
 
 
@@ -154,13 +158,13 @@ def load(run: Path) -> tuple["Ant", Checkpoint]:
     tensors = load_weights(run, checkpoint)
     wanted = model.state_dict()
     if set(tensors) != set(wanted):
-        raise IntegrityError(
-            f"{run}: unknown or missing tensors: {sorted(set(tensors) ^ set(wanted))}", train_again(run)
-        )
+        raise damaged(f"{run}: unknown or missing tensors: {sorted(set(tensors) ^ set(wanted))}")
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
-            raise IntegrityError(
-                f"{run}: {name} is {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}", train_again(run)
-            )
+            raise damaged(f"{run}: {name} is {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}")
     model.load_state_dict(tensors)
     return model.eval(), checkpoint
+
+
+def damaged(message: str) -> IntegrityError:
+    return IntegrityError(f"{message}; train it again with --force", TRAIN_AGAIN)

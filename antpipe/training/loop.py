@@ -1,9 +1,8 @@
-"""Training: one visible loop for every stage; what differs between stages is data (transfer.py)."""
+"""Training: one visible loop for every stage; what differs between stages is data (core/stages.py)."""
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -12,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from antpipe.core import losses
-from antpipe.core.batches import Batch, Candidates, Examples, batches, history_pairs, pairs_among, training_windows
-from antpipe.core.catalogue import Catalogue, Ints, ItemInputs, item_inputs
+from antpipe.core.batches import Batch, Candidates, Windows, batches, history_pairs, pairs_among, training_windows
+from antpipe.core.catalogue import Ints, ItemInputs, item_inputs
 from antpipe.core.ranking import evaluate, metrics
 from antpipe.errors import DataError, DivergedError
-from antpipe.runtime.compiling import uncompiled
+from antpipe.runtime.devices import uncompiled
+from antpipe.runtime.progress import Update, ignore
 from antpipe.settings.training import TrainConfig
-from antpipe.store.files import Sequences
 from antpipe.training.checkpoint import keeping
+from antpipe.training.data import TrainingData
 from antpipe.training.parallel import ALONE, World, add_gradients, gather_rows, of_first, rows_of, total
-from antpipe.training.state import BAD_BATCH, Keeping, Position, after_epoch, between_steps, load_state
+from antpipe.training.state import Keeping, Position, Training
 
 if TYPE_CHECKING:
     import torch
@@ -29,51 +29,43 @@ if TYPE_CHECKING:
     from antpipe.core.model import Ant
 
 SELECTION = "recall@10"  # of protocol `all` on the validation split: chooses the best epoch
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What fit() reads: features and windows of all domains together, validation examples of each domain."""
-
-    catalogue: Catalogue
-    sequences: tuple[Sequences, ...]
-    validation: dict[str, Examples]
+SHOWN = ("loss", f"valid_{SELECTION}", "seconds")  # while it trains; the rest is in RUN/metrics.jsonl
 
 
 def fit(
     model: "Ant",
     data: TrainingData,
+    config: TrainConfig,
     *,
     pretraining: bool,
-    config: TrainConfig,
     device: "torch.device",
-    record: Callable[[dict[str, Any]], None],
     keep: Keeping | None = None,
+    update: Update = ignore,
     world: World = ALONE,
-) -> tuple[int, dict[str, float]]:
+) -> Position:
     """Train, validate, and leave the model with the weights of its best epoch.
 
     pretraining: in-batch losses over the items of all domains, instead of the full softmax over one catalogue.
-    record: gets epoch, loss, learning rate, seconds, positions a second and the validation metrics. keep: where the
-    training state is written and gone on from; without it, training leaves nothing on disk. world: this process among
-    those that train together (parallel.py). Returns the best epoch (from 1) and its validation metrics, the mean over
-    domains. Raises DivergedError where the loss is not finite, Paused where `keep` asks for a pause.
+    keep: keeps the run on disk and continues one that is there; without it, training leaves nothing on disk.
+    update: gets the epochs done (a fraction between epochs) and the latest figures. world: this process among those
+    that train together. Returns the final position: the best epoch (from 1), its validation metrics (the mean over
+    domains) and the figures of all epochs. Raises DivergedError if the loss is not finite, Paused if `keep` asks for a
+    pause, and KeyboardInterrupt after Ctrl-C.
     """
     import torch
 
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=config.lr, fused=True)
-    windows = training_windows(data.sequences, data.catalogue.offsets, config.stride)
-    if not len(windows.first):
-        raise DataError("no training position: every user has fewer than 2 items in training")
-    epoch_positions = int(windows.targets.sum()) + 1  # one more: no epoch is whole before its validation
+    windows = windows_to_train(data, config)
+    epoch_positions = int(windows.targets.sum()) + 1  # one more: an epoch is not done before its validation
     size = len(data.catalogue)
     candidates = Candidates(size, drawn_items(size, pretraining, config))
     inputs_of = partial(item_inputs, data.catalogue, model.widths, device=device, precision=config.precision)
     kept = inputs_of(np.arange(size)[rows_of(size, world)]) if candidates.drawn == size else None
     loss_of = pretraining_loss if pretraining else target_loss
     seed_dropout(config.seed, world)
-    at, best_weights = load_state(keep, model, optimiser) if keep and keep.begun else (Position(), {})
+    state = keep.begin(model, optimiser) if keep else Training(model, optimiser)
+    at = state.at
 
     while not at.finished:
         model.train()
@@ -81,8 +73,7 @@ def fit(
         began = time.perf_counter()
         order = batches(windows, config.batch_size, config.seed, at.epoch, candidates, world.share)
         for batch in islice(order, at.step, last_step(config, at)):
-            own = batch.items[rows_of(len(batch.items), world)]
-            inputs = kept or inputs_of(own)
+            inputs = kept or inputs_of(batch.items[rows_of(len(batch.items), world)])
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 loss = loss_of(model, inputs, batch, config, world)
             optimiser.zero_grad(set_to_none=True)
@@ -90,13 +81,14 @@ def fit(
             add_gradients(trained, world)
             if config.clip:
                 torch.nn.utils.clip_grad_norm_(trained, config.clip)
+            value = float(total(loss, world))  # not before backward(): on a GPU, reading it waits for all queued work
+            check_finite(value, batch, at, keep.folder.bad_batch if keep and not world.rank else None)
             optimiser.step()
-            value = float(total(loss, world))
-            check_finite(value, batch, at, keep.run if keep and not world.rank else None)
             began, lap = time.perf_counter(), time.perf_counter() - began
             at.step_done(value, len(batch.targets), lap)
+            update(at.epoch - 1 + at.positions / epoch_positions, config.epochs, note_of(at.figures()))
             if keep:
-                between_steps(keep, model, optimiser, at, best_weights, at.positions / epoch_positions)
+                keep.after_step(state)
         row = {
             "epoch": at.epoch,
             "loss": at.loss / at.positions,
@@ -110,26 +102,38 @@ def fit(
             row |= {f"valid_{name}": value for name, value in valid.items()}
             if at.best_epoch == 0 or valid[SELECTION] > at.best[SELECTION]:
                 at.best_epoch, at.best = at.epoch, valid
-                best_weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+                state.best_weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
             at.finished |= 0 < config.patience <= at.epoch - at.best_epoch
-        record(row)
         at.epoch_done(row)
+        update(len(at.rows), config.epochs, note_of({name: row[name] for name in SHOWN if name in row}))
         if keep:
-            after_epoch(keep, model, optimiser, at, best_weights)
-    model.load_state_dict(best_weights)
-    return at.best_epoch, at.best
+            keep.after_epoch(state)
+    model.load_state_dict(state.best_weights)
+    return at
+
+
+def note_of(figures: Mapping[str, float]) -> str:
+    return " ".join(f"{name}={value:g}" for name, value in figures.items())
+
+
+def windows_to_train(data: TrainingData, config: TrainConfig) -> Windows:
+    """The windows of all domains. Raises DataError if there is nothing to learn from."""
+    windows = training_windows(data.sequences, data.catalogue.offsets, config.stride)
+    if not len(windows.first):
+        raise DataError("no training position: every user has fewer than 2 items in training")
+    return windows
 
 
 def drawn_items(size: int, pretraining: bool, config: TrainConfig) -> int:
-    """How many items of a catalogue each step draws besides its own: `pretrain_drawn` in pre-training; all (the full
-    softmax) on a target, unless that has more than `sampled_above`."""
+    """How many items of a catalogue each step draws in addition to its own: `pretrain_drawn` in pre-training; all (the
+    full softmax) on a target, unless it has more than `sampled_above`."""
     if pretraining:
         return min(size, config.pretrain_drawn)
     return size if size <= config.sampled_above else config.drawn
 
 
 def seed_dropout(seed: int, world: World) -> None:
-    """Random numbers of its own for each process but the first, which goes on with those of one process."""
+    """Give each process but the first random numbers of its own; the first continues those of a single process."""
     import torch
 
     if world.rank:
@@ -137,7 +141,7 @@ def seed_dropout(seed: int, world: World) -> None:
 
 
 def set_learning_rate(optimiser: "torch.optim.Adam", config: TrainConfig, pretraining: bool, epoch: int) -> float:
-    """The learning rate of an epoch, from 1: it falls by a factor an epoch."""
+    """The learning rate of an epoch, from 1: it falls by a constant factor per epoch."""
     decay = config.pretrain_lr_decay if pretraining else config.lr_decay
     lr = config.lr * decay ** (epoch - 1)
     for group in optimiser.param_groups:
@@ -146,20 +150,20 @@ def set_learning_rate(optimiser: "torch.optim.Adam", config: TrainConfig, pretra
 
 
 def last_step(config: TrainConfig, at: Position) -> int | None:
-    """The step of this epoch to stop at where the number of steps is limited."""
+    """The step of this epoch to stop at, if the number of steps is limited."""
     return at.step + config.limit_steps - at.steps if config.limit_steps else None
 
 
-def check_finite(loss: float, batch: Batch, at: Position, folder: Path | None) -> None:
-    """Refuse to go on from a loss that is not finite, and save its batch: items are rows of all domains together.
+def check_finite(loss: float, batch: Batch, at: Position, path: Path | None) -> None:
+    """Refuse a step on a loss that is not finite, and save its batch to `path`.
 
-    The arrays: `items` (n,) the batch reads, `targets` (P,), `inputs_0`, `inputs_1`, ... (B, L) of its blocks.
+    The arrays hold item rows of all domains together: `items` (n,) the batch reads, `targets` (P,), and `inputs_0`,
+    `inputs_1`, ... (B, L) of its blocks.
     """
     if math.isfinite(loss):
         return
     saved = ""
-    if folder is not None:
-        path = folder / BAD_BATCH
+    if path is not None:
         blocks: dict[str, Any] = {
             f"inputs_{number}": batch.items[block.inputs] for number, block in enumerate(batch.blocks)
         }
@@ -181,7 +185,7 @@ def hidden_states(model: "Ant", items: "torch.Tensor", batch: Batch) -> "torch.T
     inputs = np.concatenate([block.inputs.ravel() for block in batch.blocks])  # (T,)
     starts = np.cumsum([0, *(block.inputs.size for block in batch.blocks)])
     positions = np.concatenate([start + block.positions for start, block in zip(starts, batch.blocks, strict=False)])
-    # Not items[inputs]: on a CPU its gradient is added up by threads in any order, and its last digits vary.
+    # Not items[inputs]: on a CPU, threads add up its gradient in any order, and the last digits vary.
     read = items.index_select(0, torch.from_numpy(inputs).to(items.device))  # (T, D)
     hidden = model.encode_blocks(read, [block.inputs.shape for block in batch.blocks])
     return hidden.index_select(0, torch.from_numpy(positions).to(items.device))
@@ -190,7 +194,7 @@ def hidden_states(model: "Ant", items: "torch.Tensor", batch: Batch) -> "torch.T
 def target_loss(
     model: "Ant", inputs: ItemInputs, batch: Batch, config: TrainConfig, world: World = ALONE
 ) -> "torch.Tensor":
-    """Softmax over batch.items: the whole catalogue, or a sample of it. inputs: of this process's share of them."""
+    """Softmax over batch.items: the whole catalogue, or a sample of it. inputs: this process's share of them."""
     import torch
 
     items = gather_rows(model.items(inputs.features, inputs.ids, inputs.present).fused, len(batch.items), world)
@@ -216,9 +220,9 @@ def softmax_over_items(model: "Ant", hidden: "torch.Tensor", items: "torch.Tenso
 
 
 def history_bonus(model: "Ant", batch: Batch, candidates: Ints | None = None) -> losses.Bonus | None:
-    """What the model adds to the scores of items that a position's history holds, where it learns that.
+    """What the model adds to the scores of items in a position's history, if it learns that.
 
-    candidates: (P,) what is scored, as rows of batch.items; None for all of these.
+    candidates: (P,) the scored items as rows of batch.items; None for all of these.
     """
     import torch
 
@@ -233,10 +237,10 @@ def history_bonus(model: "Ant", batch: Batch, candidates: Ints | None = None) ->
 def pretraining_loss(
     model: "Ant", inputs: ItemInputs, batch: Batch, config: TrainConfig, world: World = ALONE
 ) -> "torch.Tensor":
-    """Sequence and next item, plus the weighted image-text loss where there are both.
+    """The loss of sequences and next items, plus the weighted image-text loss if there are both modalities.
 
-    The first is InfoNCE among the batch's next items; with `pretrain_drawn`, a softmax over the batch's own items and
-    those drawn. inputs: of this process's share of batch.items.
+    The first is InfoNCE among the batch's next items or, with `pretrain_drawn`, a softmax over the batch's own items
+    and those drawn. inputs: this process's share of batch.items.
     """
     import torch
 
@@ -267,7 +271,7 @@ def pretraining_loss(
 
 
 def validate(model: "Ant", data: TrainingData, device: "torch.device") -> dict[str, float]:
-    """Validation metrics of protocol `all`, the mean over domains (each counts the same)."""
+    """Validation metrics of protocol `all`, the mean over domains (each with the same weight)."""
     with uncompiled(model):
         results = [
             metrics(evaluate(model, data.catalogue, domain, part, device).by_protocol["all"])

@@ -1,18 +1,16 @@
 """Training by several processes, started by `torchrun`: each works on its share of every step.
 
-A step's items are split evenly: each process projects its share and all gather the vectors. A step's sequences are
-split too: each process adds up the losses of its own positions, over the same candidates. So the sum of all losses and
-gradients is that of one process, but for the order in which floating-point numbers are added.
+A step's items are split evenly: each process projects its share, and all gather the vectors. A step's sequences are
+split too: each process sums the losses of its own positions over the same candidates. So the sums of losses and
+gradients over all processes are those of a single one, except for the order in which floats are added.
 """
 
-import atexit
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from antpipe.errors import AntpipeError
 
@@ -20,13 +18,13 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
-# The others wait while the first process validates and saves.
+# How long the other processes wait while the first one validates and saves.
 PATIENCE = timedelta(hours=4)
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among those that train together: its number `rank`, from 0, and how many there are."""
+    """This process among those that train together: its number `rank`, from 0, and their number `size`."""
 
     rank: int = 0
     size: int = 1
@@ -41,7 +39,7 @@ ALONE = World()
 
 
 def world_of(environment: "os._Environ[str] | dict[str, str]" = os.environ) -> World:
-    """What torchrun says of this process (https://docs.pytorch.org/docs/stable/elastic/run.html)."""
+    """What torchrun says about this process (https://docs.pytorch.org/docs/stable/elastic/run.html)."""
     if "WORLD_SIZE" not in environment:
         return ALONE
     return World(*(int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
@@ -49,7 +47,7 @@ def world_of(environment: "os._Environ[str] | dict[str, str]" = os.environ) -> W
 
 @contextmanager
 def together(world: World, device: "torch.device") -> Iterator[None]:
-    """Join the other processes for as long as this lasts: by NCCL on GPUs, by Gloo on processors."""
+    """Be connected with the other processes within the block: by NCCL on GPUs, by Gloo on CPUs."""
     if world.size == 1:
         yield
         return
@@ -62,34 +60,20 @@ def together(world: World, device: "torch.device") -> Iterator[None]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield
-        dist.barrier()  # leave together: one that closes its connections early makes the others crash
+        dist.barrier()  # leave together: a process that closes its connections early makes the others crash
     finally:
         dist.destroy_process_group()
 
 
-def leave(code: int) -> NoReturn:
-    """End the process with this exit code, without tearing down the interpreter where it is one of several.
-
-    A thread of Gloo that lets go of its last tensor while the interpreter is torn down aborts the process
-    (https://github.com/pytorch/pytorch/pull/179291), and torchrun takes a finished training for a failed one.
-    """
-    if world_of().size == 1:
-        sys.exit(code)
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 def rows_of(n: int, world: World) -> slice:
-    """The rows of n that are this process's share: ceil(n / size) of them, and what is left for the last ones."""
+    """This process's share of n rows: ceil(n / size) of them, or what is left for the last processes."""
     each = -(-n // world.size)
     return slice(min(n, world.rank * each), min(n, (world.rank + 1) * each))
 
 
 def gather_rows(part: "torch.Tensor", n: int, world: World) -> "torch.Tensor":
-    """All n rows (n, D) where each process has its share (see rows_of). The gradient goes back to the owners, added up
-    over processes."""
+    """All n rows (n, D), of which each process has its share (see rows_of). Gradients are summed over processes and
+    go back to the owners of the rows."""
     if world.size == 1:
         return part
     import torch
@@ -118,7 +102,7 @@ def gather_rows(part: "torch.Tensor", n: int, world: World) -> "torch.Tensor":
 
 
 def add_gradients(parameters: "Sequence[torch.nn.Parameter]", world: World) -> None:
-    """Replace each gradient by its sum over processes; a process without one counts as zeros."""
+    """Replace each gradient by its sum over processes; one that a process lacks counts as zeros."""
     if world.size == 1:
         return
     import torch
@@ -144,7 +128,7 @@ def total(value: "torch.Tensor", world: World) -> "torch.Tensor":
 
 
 def of_first(make: Callable[[], T], world: World) -> T:
-    """What the first process makes, for all of them."""
+    """What the first process makes, given to all of them."""
     if world.size == 1:
         return make()
     import torch.distributed as dist
@@ -157,7 +141,7 @@ def of_first(make: Callable[[], T], world: World) -> T:
 
 @contextmanager
 def held_by_first(hold: Callable[[], AbstractContextManager[None]], world: World) -> Iterator[None]:
-    """Be in a context that the first process enters for all of them; where it is refused there, it is for all."""
+    """Hold a context that the first process enters for all of them. If that fails there, it fails in all of them."""
     with ExitStack() as held:
 
         def enter() -> AntpipeError | None:
@@ -174,7 +158,7 @@ def held_by_first(hold: Callable[[], AbstractContextManager[None]], world: World
 
 
 def of_all(value: T, world: World) -> list[T]:
-    """The values of all processes, by rank."""
+    """The values of all processes, in order of rank."""
     if world.size == 1:
         return [value]
     import torch.distributed as dist

@@ -1,35 +1,41 @@
 """`train --stage auto`: a race among stages on the validation split, by successive halving.
 
-All candidates train to the first rung, the worse half is dropped, the others go on to the next one, and the last goes
-on to the full number of epochs (Jamieson and Talwalkar 2016, https://arxiv.org/abs/1502.07943). A candidate resumes its
-own state, so the winner is the run it would have been alone. The test split is never read.
+All candidates train to the first rung, the worse half is dropped, the others train on to the next one, and the last of
+them to the full number of epochs (Jamieson and Talwalkar 2016, https://arxiv.org/abs/1502.07943). A candidate resumes
+its own state, so the winner is the run it would have been alone. The test split is never read.
 """
 
 import json
 import math
+import os
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from antpipe.errors import DataError, DivergedError, UsageError
-from antpipe.runtime.devices import choose_device, choose_precision
-from antpipe.settings.model import ModelConfig
-from antpipe.settings.training import RaceConfig, TrainConfig
-from antpipe.store.files import digest
-from antpipe.store.store import Store
+from antpipe.errors import DataError, DivergedError, SameCommand, UsageError
+from antpipe.runtime.files import atomic
+from antpipe.runtime.logs import each_message_once, log, silenced
+from antpipe.runtime.process import continued_by
+from antpipe.runtime.progress import Progress, silent
+from antpipe.settings.base import flags_of
+from antpipe.settings.comparison import RaceConfig
+from antpipe.settings.training import TrainConfig
+from antpipe.store.files import write_json
+from antpipe.store.manifest import digest
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
+from antpipe.training.folder import RunFolder, another_folder
 from antpipe.training.loop import SELECTION
 from antpipe.training.parallel import world_of
-from antpipe.training.race_folder import FOLDER, begin_race, lock, race_there, read_decision, take_over
-from antpipe.training.run import nothing, plan_run, run_stage
-from antpipe.training.state import FINISHED, METRICS, Paused, has_state, position_of
+from antpipe.training.request import RunRequest
+from antpipe.training.run import FINISHED, NOTHING, UNFINISHED, check_folder, run_stage
+from antpipe.training.state import Paused, in_epochs, position_of
 
 AUTO = "auto"  # the name of the stage
-# The stages of a candidate, one after the other: after the first rung the second goes on from the first.
+# The stages of a candidate, one after the other: after the first rung the second continues from the first.
 STAGES_OF: dict[str, tuple[str, ...]] = {
     "scratch": ("scratch",),
     "finetune": ("finetune",),
@@ -40,37 +46,59 @@ STAGES_OF: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Leg:
-    """One stage of a candidate: where it trains, from what, and for how many epochs."""
+    """One stage of a candidate, and the folder it trains in."""
 
-    stage: str
-    folder: Path
-    source: Path | None
-    epochs: int
+    request: RunRequest
+    folder: RunFolder
+
+    @property
+    def epochs(self) -> int:
+        return self.request.training.epochs
 
 
 @dataclass(frozen=True)
-class Request:
-    """What all candidates have in common."""
+class Race:
+    """A race: what is asked of the winner, in which folder, and how it is chosen.
 
-    store: Store
-    domain: str
-    out: Path
-    source: Path
-    model: ModelConfig
-    training: TrainConfig
-    race: RaceConfig
-    notice: Callable[[str], None]
-    progress: Callable[[dict[str, Any]], None]
+    reads: candidates that would read other modalities are left out.
+    """
+
+    request: RunRequest
+    folder: RunFolder
+    config: RaceConfig
     reads: frozenset[str] | None = None
 
-    def again(self) -> str:
-        """The command that begins anew."""
-        return f"antpipe train --stage {AUTO} --domains {self.domain} --from {self.source} --out {self.out} … --force"
+    def rungs(self) -> list[int]:
+        training = self.request.training
+        return rungs(training.epochs, training.eval_every, self.config.first_rung)
+
+    def legs(self, name: str) -> list[Leg]:
+        """The stages of a candidate with their share of the epochs."""
+        epochs, marks = self.request.training.epochs, self.rungs()
+        first, *more = STAGES_OF[name]
+        home = RunFolder(self.folder.candidates / name)
+        start = self.request.source if first != "scratch" else None
+        if not more:
+            return [self._leg(first, home, start, epochs)]
+        turn = marks[0] if marks else max(1, epochs // 2)
+        before = RunFolder(home.path.with_name(f"{name}-1"))
+        return [self._leg(first, before, start, turn), self._leg(more[0], home, before.path, epochs - turn)]
+
+    def _leg(self, stage: str, folder: RunFolder, source: Path | None, epochs: int) -> Leg:
+        training = replace(self.request.training, epochs=epochs)
+        return Leg(replace(self.request, stage=stage, source=source, training=training), folder)
+
+    def command(self, *more: str) -> str:
+        """The command line of this race, with more flags."""
+        flags = [*flags_of(self.config, environment=os.environ), *more]
+        return replace(self.request, own_stages={}).command(self.folder.path, *flags)
 
 
 def rungs(epochs: int, eval_every: int, first: float) -> list[int]:
-    """Epochs after which candidates are dropped: the share `first` of all, twice that, and so on, below all of them;
-    each is one that is validated."""
+    """Epochs after which candidates are dropped: the share `first` of all, twice that, and so on, below all of them.
+
+    Each is one that is validated.
+    """
     found: list[int] = []
     share = first
     while share < 1:
@@ -82,219 +110,164 @@ def rungs(epochs: int, eval_every: int, first: float) -> list[int]:
 
 
 def survivors(scores: Mapping[str, float]) -> list[str]:
-    """The better half, rounded up; who is level with the last of them stays too."""
+    """The better half, rounded up, and whoever is level with the last of them."""
     cut = sorted(scores.values(), reverse=True)[math.ceil(len(scores) / 2) - 1]
     return [name for name, score in scores.items() if score >= cut]
 
 
-def legs_of(name: str, request: Request) -> list[Leg]:
-    """The stages of a candidate with their share of the epochs."""
-    epochs, marks = request.training.epochs, rungs_of(request)
-    first, *more = STAGES_OF[name]
-    home = request.out / FOLDER / name
-    start = request.source if first != "scratch" else None
-    if not more:
-        return [Leg(first, home, start, epochs)]
-    turn = marks[0] if marks else max(1, epochs // 2)
-    before = home.with_name(f"{name}-1")
-    return [Leg(first, before, start, turn), Leg(more[0], home, before, epochs - turn)]
-
-
-def rungs_of(request: Request) -> list[int]:
-    return rungs(request.training.epochs, request.training.eval_every, request.race.first_rung)
-
-
 def run_auto(
-    store: Store,
-    domains: Sequence[str],
-    *,
+    request: RunRequest,
     out: Path,
-    model_config: ModelConfig,
-    config: TrainConfig,
+    *,
     race: RaceConfig,
-    source: Path | None,
-    force: bool,
+    force: bool = False,
     resume: bool = False,
     reads: Collection[str] | None = None,
-    notice: Callable[[str], None],
-    progress: Callable[[dict[str, Any]], None],
+    progress: Progress = silent,
 ) -> tuple[Checkpoint, bool, dict[str, Any]]:
-    """Race the candidates and leave the winner's run in `out`, with the race in RUN/auto.json.
+    """Race the candidates and leave the winner's run in `out`, and how the race went in RUN/auto.json.
 
-    Takes what run_stage takes. reads: leave out candidates that would read other modalities than these. Returns the
-    checkpoint, whether it was there already, and the content of auto.json: `chosen`, `why`, `rungs` (epochs, validation
-    scores and who was kept), `left_out` (why by candidate), the `seconds` all of it took and the `weights_sha256` of
-    the winner. Raises UsageError where the request or the folder does not fit, AntpipeError where another process is at
-    work in it.
+    request: of stage auto; the user's own stages take no part. reads: leave out candidates that would read other
+    modalities of the domain than these. Otherwise it takes and raises what run_stage does. Returns the checkpoint,
+    whether it was there already, and the content of auto.json: `chosen`, `why`, `rungs` (epochs, validation scores and
+    who was kept), `left_out` (why, by candidate), `seconds` by candidate and the winner's `weights_sha256`.
     """
-    if source is None or len(domains) != 1:
+    if request.source is None or len(request.domains) != 1:
         raise UsageError("--stage auto chooses for one target, from a checkpoint: give one domain and --from RUN")
     if world_of().size > 1:
-        raise UsageError("--stage auto runs in one process", "the same command without torchrun")
-    if force and resume:
-        raise UsageError("--force begins anew and --resume goes on: choose one of them")
-    check_limits(config)
-    config = replace(config, precision=choose_precision(config.precision, choose_device(config.device)))
-    modalities = None if reads is None else frozenset(reads)
-    request = Request(store, domains[0], out, source, model_config, config, race, notice, progress, modalities)
-    able, left_out = able_candidates(request)
-    fingerprint = fingerprint_of(able, request)
-    with lock(out, force):
-        if not force and race_there(out, fingerprint, resume=resume) == FINISHED:
-            shutil.rmtree(out / FOLDER, ignore_errors=True)
-            return checkpoint.describe(out), True, read_decision(out)
-        begin_race(out, fingerprint, force=force)
-        decision = {"fingerprint": fingerprint, **run_race(list(able), left_out, request)}
-        take_over(legs_of(decision["chosen"], request)[-1].folder, out, decision)
+        raise UsageError("--stage auto runs in one process", SameCommand(without=("torchrun",)))
+    check_folder(request, out, force=force, resume=resume)
+    check_limits(request.training)
+    folder = RunFolder(out)
+    contest = Race(request, folder, race, None if reads is None else frozenset(reads))
+    with each_message_once(), ExitStack() as held:
+        able, left_out = able_candidates(contest)
+        fingerprint = fingerprint_of(able, contest)
+        held.enter_context(folder.lock(force))
+        if not force and race_there(folder, fingerprint, resume=resume) == FINISHED:
+            shutil.rmtree(folder.candidates, ignore_errors=True)
+            return checkpoint.describe(out), True, folder.read_decision()
+        begin_race(folder, fingerprint, force=force)
+        with continued_by(contest.command("--resume")):
+            decision = {"fingerprint": fingerprint, **run_race(list(able), left_out, contest, progress)}
+        take_over(contest.legs(decision["chosen"])[-1].folder, folder, decision)
     return checkpoint.describe(out), False, decision
 
 
-def what_is_raced(
-    store: Store,
-    domain: str,
-    *,
-    out: Path,
-    model_config: ModelConfig,
-    config: TrainConfig,
-    race: RaceConfig,
-    source: Path,
-    reads: Collection[str],
-) -> str:
-    """What run_auto would find in the folder: NOTHING, UNFINISHED or FINISHED; config: with its precision settled.
-    Raises UsageError where it would refuse the folder."""
-    request = Request(store, domain, out, source, model_config, config, race, nothing, nothing, frozenset(reads))
-    return race_there(out, fingerprint_of(able_candidates(request)[0], request), resume=True)
+def what_is_raced(request: RunRequest, out: Path, race: RaceConfig, reads: Collection[str]) -> str:
+    """What run_auto would find in the folder: NOTHING, UNFINISHED or FINISHED. Raises UsageError if it would refuse."""
+    contest = Race(request, RunFolder(out), race, frozenset(reads))
+    with silenced():
+        able, _ = able_candidates(contest)
+    return race_there(contest.folder, fingerprint_of(able, contest), resume=True)
 
 
 def check_limits(config: TrainConfig) -> None:
-    """Refuse a limit of steps: it would hold for each stage of a candidate, and no race has rungs in steps."""
+    """Refuse a limit of steps: it would hold for each stage of a candidate, and a race has no rungs in steps."""
     if config.limit_steps:
-        raise UsageError("--limit-steps does not go with --stage auto, which counts in epochs", "use --epochs instead")
+        raise UsageError(
+            "--limit-steps does not go with --stage auto, which counts in epochs",
+            SameCommand(without=("--limit-steps",)),
+        )
 
 
-def fingerprint_of(able: Mapping[str, str], request: Request) -> str:
-    """Of all that determines a race. able: by candidate, the fingerprint of its first stage."""
-    return digest([AUTO, request.race.first_rung, list(able), dict(able), request.training.epochs])
+def fingerprint_of(able: Mapping[str, str], race: Race) -> str:
+    """Covers everything that determines a race. able: by candidate, the fingerprint of its first stage."""
+    return digest([AUTO, race.config.first_rung, list(able), dict(able), race.request.training.epochs])
 
 
-def able_candidates(request: Request) -> tuple[dict[str, str], dict[str, str]]:
+def able_candidates(race: Race) -> tuple[dict[str, str], dict[str, str]]:
     """Candidates that can train here with the fingerprint of their first stage, and the others with the reason."""
     able, left_out = {}, {}
-    for name in request.race.candidates:
-        if len(STAGES_OF[name]) > request.training.epochs:
+    for name in race.config.candidates:
+        if len(STAGES_OF[name]) > race.request.training.epochs:
             left_out[name] = f"it takes at least {len(STAGES_OF[name])} epochs"
             continue
-        leg = legs_of(name, request)[0]
         try:
-            plan = plan_run(
-                request.store,
-                [request.domain],
-                leg.stage,
-                model_config=request.model,
-                config=replace(request.training, epochs=leg.epochs),
-                source=leg.source,
-                notice=nothing,
-            )
-            read = plan.described.modalities.keys()
-            if request.reads is not None and read != request.reads:
-                raise DataError(f"it reads {', '.join(sorted(read))}, not {', '.join(sorted(request.reads))}")
-            able[name] = plan.described.fingerprint
+            with silenced():
+                described = race.legs(name)[0].request.plan().described
+            read = described.reads(race.request.domains[0])
+            if race.reads is not None and read != race.reads:
+                raise DataError(f"it reads {', '.join(sorted(read))}, not {', '.join(sorted(race.reads))}")
+            able[name] = described.fingerprint
         except DataError as error:
             if name == "scratch":  # what it lacks, all lack
                 raise
             left_out[name] = error.message
-            request.notice(f"{name} is left out: {error.message}")
+            log.warning(f"{name} is left out: {error.message}")
     if not able:
-        raise DataError(f"no candidate can train on {request.domain}: {'; '.join(left_out.values())}")
+        raise DataError(f"no candidate can train on {race.request.domains[0]}: {'; '.join(left_out.values())}")
     return able, left_out
 
 
-def run_race(names: list[str], left_out: dict[str, str], request: Request) -> dict[str, Any]:
+def run_race(names: list[str], left_out: dict[str, str], race: Race, progress: Progress) -> dict[str, Any]:
     """Train, compare and drop until one is left, then train that one to the end."""
     found: list[dict[str, Any]] = []
-    racing = names
-    for rung in rungs_of(request) or [request.training.epochs]:  # too few epochs for rungs: all of them train
+    racing, epochs = names, race.request.training.epochs
+    for rung in race.rungs() or [epochs]:  # too few epochs for rungs: all of them train
         if len(racing) == 1:
             break
         scores = {}
         for name in racing:
             try:
-                train_until(legs_of(name, request), rung, request)
-                scores[name] = score_at(legs_of(name, request), rung)
+                train_until(race.legs(name), rung, progress)
+                scores[name] = score_at(race.legs(name), rung)
             except DivergedError as error:
                 left_out[name] = error.message
         if not scores:
-            raise all_diverged(left_out, request)
+            raise all_diverged(left_out, race)
         racing = survivors(scores)
         found.append({"epochs": rung, "scores": scores, "kept": racing})
-        request.notice(f"after {rung} epochs, valid_{SELECTION}: {told(scores)}; goes on: {', '.join(racing)}")
-    chosen = finish_best(found[-1]["scores"] if found else dict.fromkeys(racing, 0.0), left_out, request)
-    seconds = {name: sum(row["seconds"] for leg in legs_of(name, request) for row in rows_of(leg)) for name in names}
+        log.info(
+            f"{race.folder.path}: valid_{SELECTION} after {in_epochs(rung)} of {epochs}: {in_order(scores)}; "
+            f"kept: {', '.join(racing)}"
+        )
+    chosen = finish_best(found[-1]["scores"] if found else dict.fromkeys(racing, 0.0), left_out, race, progress)
+    rows = {name: [row for leg in race.legs(name) for row in leg.folder.read_rows()] for name in names}
     return {
         "chosen": chosen,
         "why": reason(chosen, found, left_out),
         "selection": f"valid {SELECTION}, protocol all",
-        "epochs": request.training.epochs,
+        "epochs": epochs,
         "rungs": found,
         "left_out": left_out,
-        "seconds": seconds,
+        "seconds": {name: sum(row["seconds"] for row in rows[name]) for name in names},
     }
 
 
-def finish_best(scores: Mapping[str, float], left_out: dict[str, str], request: Request) -> str:
-    """Train the best of the last rung to the end, the next best where that one diverges; its name."""
+def finish_best(scores: Mapping[str, float], left_out: dict[str, str], race: Race, progress: Progress) -> str:
+    """Train the best of the last rung to the end, or the next best if that one diverges; its name."""
     for name in sorted(scores, key=lambda name: -scores[name]):  # of equal ones the first
         try:
-            train_until(legs_of(name, request), request.training.epochs, request)
+            train_until(race.legs(name), race.request.training.epochs, progress)
             return name
         except DivergedError as error:
             left_out[name] = error.message
-            request.notice(f"{name} is left out: {error.message}")
-    raise all_diverged(left_out, request)
+            log.warning(f"{name} is left out: {error.message}")
+    raise all_diverged(left_out, race)
 
 
-def all_diverged(left_out: Mapping[str, str], request: Request) -> DivergedError:
-    said = "; ".join(f"{name}: {why}" for name, why in left_out.items())
-    return DivergedError(f"every candidate diverged or was left out: {said}", f"{request.again()}, and a smaller --lr")
+def all_diverged(left_out: Mapping[str, str], race: Race) -> DivergedError:
+    why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+    smaller = f"{race.request.training.lr / 10:g}"
+    return DivergedError(f"every candidate diverged or was left out: {why}", race.command("--lr", smaller, "--force"))
 
 
-def train_until(legs: Sequence[Leg], epochs: int, request: Request) -> None:
-    """Go on with a candidate until it has trained this many epochs in all."""
+def train_until(legs: Sequence[Leg], epochs: int, progress: Progress) -> None:
+    """Train a candidate on until it has trained this many epochs in all."""
     for leg in legs:
         here = min(leg.epochs, epochs)
         epochs -= here
-        if here == 0 or (has_state(leg.folder) and here <= len(position_of(leg.folder).rows) < leg.epochs):
+        begun = leg.folder.is_unfinished()
+        if here == 0 or (begun and here <= len(position_of(leg.folder).rows) < leg.epochs):
             continue
         with suppress(Paused):
-            run_stage(
-                request.store,
-                [request.domain],
-                leg.stage,
-                out=leg.folder,
-                model_config=request.model,
-                config=replace(request.training, epochs=leg.epochs),
-                source=leg.source,
-                force=False,
-                resume=has_state(leg.folder),
-                pause_after=here if here < leg.epochs else 0,
-                notice=without_next(request.notice),
-                progress=request.progress,
-            )
-
-
-def without_next(notice: Callable[[str], None]) -> Callable[[str], None]:
-    """The same without the advice how to go on with a single run: it is the whole that is to be gone on with."""
-    return lambda message: None if message.startswith("next: ") else notice(message)
-
-
-def rows_of(leg: Leg) -> list[dict[str, Any]]:
-    """The figures of a leg's epochs so far; those that led to a finished run too."""
-    path = leg.folder / METRICS
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+            pause = here if here < leg.epochs else 0
+            run_stage(leg.request, leg.folder.path, resume=begun, pause_after=pause, progress=progress)
 
 
 def score_at(legs: Sequence[Leg], epochs: int) -> float:
-    """The best validation score of the stage a candidate is in after this many epochs, up to then."""
+    """The best validation score, up to now, of the stage a candidate is in after this many epochs."""
     offset = 0
     for leg in legs[:-1]:
         if epochs <= offset + leg.epochs:
@@ -302,11 +275,11 @@ def score_at(legs: Sequence[Leg], epochs: int) -> float:
         offset += leg.epochs
     else:
         leg = legs[-1]
-    rows = [row for row in rows_of(leg) if offset + row["epoch"] <= epochs]
+    rows = [row for row in leg.folder.read_rows() if offset + row["epoch"] <= epochs]
     return max(float(row[f"valid_{SELECTION}"]) for row in rows if f"valid_{SELECTION}" in row)
 
 
-def told(scores: Mapping[str, float]) -> str:
+def in_order(scores: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {score:.4f}" for name, score in sorted(scores.items(), key=lambda pair: -pair[1]))
 
 
@@ -318,7 +291,56 @@ def reason(chosen: str, found: list[dict[str, Any]], left_out: Mapping[str, str]
     level = [name for name, score in last["scores"].items() if score == last["scores"][chosen] and name != chosen]
     diverged = [name for name in last["scores"] if name in left_out]
     return (
-        f"valid_{SELECTION} after {last['epochs']} epochs: {told(last['scores'])}"
+        f"valid_{SELECTION} after {in_epochs(last['epochs'])}: {in_order(last['scores'])}"
         + (f" (level with {', '.join(level)}; the first in order counts)" if level else "")
         + (f"; {', '.join(diverged)} diverged later" if diverged else "")
     )
+
+
+# -- the folder of a race ---------------------------------------------------------------------------------------------
+
+
+def race_there(folder: RunFolder, fingerprint: str, *, resume: bool) -> str:
+    """How much of this race the folder holds: NOTHING, UNFINISHED or FINISHED.
+
+    Raises UsageError if it holds another run or race, or this one unfinished and it is not to be resumed.
+    """
+    out, decision = folder.path, folder.read_decision()
+    same = folder.is_finished() and decision.get("fingerprint") == fingerprint
+    if same and checkpoint.describe(out).weights_sha256 == decision.get("weights_sha256"):
+        return FINISHED
+    if folder.candidates.exists():
+        if not resume:
+            raise UsageError(f"{out} holds an unfinished race: --resume continues it, --force starts over")
+        begun = json.loads(folder.race.read_text(encoding="utf-8")) if folder.race.exists() else {}
+        if begun.get("fingerprint") != fingerprint:
+            raise UsageError(
+                f"{out} holds an unfinished race of other candidates, settings or data; --force replaces it",
+                another_folder(out),
+            )
+        return UNFINISHED
+    if folder.is_finished() or folder.is_unfinished():
+        raise UsageError(f"--out {out}: holds another run; --force replaces it", another_folder(out))
+    return NOTHING
+
+
+def begin_race(folder: RunFolder, fingerprint: str, *, force: bool) -> None:
+    """Write down whose race is in the folder. force: discard what an earlier one left there."""
+    if force:
+        shutil.rmtree(folder.candidates, ignore_errors=True)
+        folder.decision.unlink(missing_ok=True)
+    folder.candidates.mkdir(parents=True, exist_ok=True)
+    write_json(folder.race, {"fingerprint": fingerprint})
+
+
+def take_over(winner: RunFolder, folder: RunFolder, decision: dict[str, Any]) -> None:
+    """Make the winner's run that of the race's folder, and let the decision name its weights. The candidates go once
+    all of that is on the disk."""
+    sha256 = decision["weights_sha256"] = checkpoint.describe(winner.path).weights_sha256
+    for path in (winner.weights(sha256), winner.metrics, winner.cost, winner.description):  # it names the weights: last
+        with atomic(folder.path / path.name) as scratch:
+            shutil.copyfile(path, scratch)
+    for leftover in folder.other_weights(sha256):
+        leftover.unlink()
+    write_json(folder.decision, decision)
+    shutil.rmtree(folder.candidates)

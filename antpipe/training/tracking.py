@@ -1,4 +1,4 @@
-"""Figures of each epoch in TensorBoard or Weights & Biases, for those who have installed one of them."""
+"""Figures of each epoch in TensorBoard or Weights & Biases, if they are installed."""
 
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -13,17 +13,17 @@ Row = dict[str, Any]
 
 
 def require_tracker(name: str) -> None:
-    """Refuse, before anything is done, a tracker that is not installed."""
+    """Raises UsageError if a tracker is not installed."""
     if name != "none" and importlib.util.find_spec(name) is None:
         raise UsageError(f"--track {name}: {name} is not installed", f"pip install 'antpipe[{name}]'")
 
 
 @contextmanager
 def tracking(name: str, run: Path, described: Checkpoint, done: int) -> Iterator[Callable[[Row], None]]:
-    """Yields what takes the row of an epoch. name: `none`, `tensorboard` or `wandb`. done: epochs it has already.
+    """Yields a function that takes the row of an epoch.
 
-    TensorBoard's files go to RUN/tensorboard. A run that is resumed goes on in the same curves: what they hold of
-    epochs after `done` is done again and replaced.
+    name: `none`, `tensorboard` or `wandb`. done: epochs that are already in the run. TensorBoard's files go to
+    RUN/tensorboard. A resumed run continues the same curves; their points after epoch `done` are replaced.
     """
     if name == "tensorboard":
         yield from _tensorboard(run, done)

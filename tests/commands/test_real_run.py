@@ -76,6 +76,18 @@ def test_every_stage_learns_more_than_chance_on_gift_cards(
     assert 0 < result["target_in_history"] < 0.01
 
 
+def test_the_comparison_proposed_by_the_readme_reads_what_all_arms_can_read(
+    store: Path, runs: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare", "--target", "Gift_Cards", "--from", runs["pretrain"], "--out", str(store / "cmp")]
+    few = ["--seeds", "2", "--resamples", "200", "--epochs", "1", "--batch-size", "128"]
+    capsys.readouterr()
+    assert leave([*words, *few], store) == 0
+    shown = capsys.readouterr()
+    assert shown.err.count("Gift_Cards: every arm reads text (the run to start from has no price)") == 1
+    assert "verdict on transfer, Gift_Cards" in shown.out
+
+
 def test_recommendations_are_real_products_not_seen_before(
     store: Path, runs: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
-"""`antpipe compare` on small shops: what is trained, what is refused, and that it goes on after an interruption."""
+"""`antpipe compare` on small shops: what is trained, what is refused, and that it continues after Ctrl-C."""
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,18 @@ import pytest
 import torch
 
 from antpipe.comparison import run as compare
-from antpipe.comparison.plan import Request
+from antpipe.comparison.plan import ComparisonRequest
 from antpipe.comparison.run import run_comparison, what_would_be_done
 from antpipe.comparison.verdict import holm
 from antpipe.core.stages import group_of
 from antpipe.errors import AntpipeError, DataError, UsageError
 from antpipe.features.build_sequences import build_sequences
-from antpipe.runtime.progress import progress
-from antpipe.settings.evaluation import CompareConfig
+from antpipe.settings.comparison import CompareConfig, RaceConfig
 from antpipe.settings.features import SequenceConfig
-from antpipe.settings.training import RaceConfig
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
-from antpipe.training.run import plan_run
+from antpipe.training.request import RunRequest
+from antpipe.training.run import build_model
 from tests.support.commands import run
 from tests.support.releases import snapshot
 from tests.support.trainable import MODEL, TRAINING, make_trainable, train_quickly
@@ -69,22 +69,19 @@ def source(store: Store) -> Path:
     return folder
 
 
-def asked(store: Store, out: Path, *, origins: tuple[Path, ...] = (), **more: Any) -> Request:
+def asked(store: Store, out: Path, *, origins: tuple[Path, ...] = (), **more: Any) -> ComparisonRequest:
     """A request for Target; `more` replaces its fields, and those of its CompareConfig."""
     own = {key: more.pop(key) for key in list(more) if key in CompareConfig.__dataclass_fields__}
-    request = Request(store, out, ("Target",), replace(SMALL, **own), MODEL, MODEL, ONE_EPOCH, RaceConfig(), origins)
+    config = replace(SMALL, **own)
+    request = ComparisonRequest(store, out, ("Target",), config, MODEL, MODEL, ONE_EPOCH, RaceConfig(), origins)
     return replace(request, **more)
-
-
-def compared(request: Request, force: bool = False) -> dict[str, Any]:
-    return run_comparison(request, force=force, notice=str, watch=progress)
 
 
 @pytest.fixture(scope="module")
 def whole(store: Store, source: Path) -> tuple[dict[str, Any], Path]:
     """The usual comparison, and its folder."""
     out = store.root.with_name("whole")
-    return compared(asked(store, out, origins=(source,))), out
+    return run_comparison(asked(store, out, origins=(source,))), out
 
 
 def test_every_arm_is_trained_with_every_seed_and_the_same_budget(whole: tuple[dict[str, Any], Path]) -> None:
@@ -98,19 +95,17 @@ def test_every_arm_is_trained_with_every_seed_and_the_same_budget(whole: tuple[d
         assert checkpoint.describe(out / folder).train["seed"] == int(folder[-1])
 
 
-def test_scratch_and_relearn_begin_with_the_same_values_but_for_what_is_transferred(store: Store, source: Path) -> None:
+def test_scratch_and_relearn_start_from_the_same_values_except_what_is_transferred(store: Store, source: Path) -> None:
     config = replace(ONE_EPOCH, seed=1)
     first, second = (
-        plan_run(
-            store, ["Target"], stage, model_config=MODEL, config=config, source=start, notice=str
-        ).model.state_dict()
+        build_model(RunRequest(store, ["Target"], stage, MODEL, config, start).plan()).state_dict()
         for stage, start in (("scratch", None), ("relearn", source))
     )
     different = {group_of(name) for name in first if not torch.equal(first[name], second[name])}
     assert different == {"encoder", "input_norm"}
 
 
-def test_a_result_says_what_was_run_for_how_long_and_how_well(whole: tuple[dict[str, Any], Path]) -> None:
+def test_a_result_records_the_run_its_time_and_its_figures(whole: tuple[dict[str, Any], Path]) -> None:
     _, out = whole
     row = json.loads((out / "results" / "Target" / "source" / "relearn-1.json").read_text())
     done = checkpoint.describe(out / "Target" / "source" / "relearn-1")
@@ -147,11 +142,11 @@ def test_p_values_are_corrected_over_arms_and_metrics_of_a_protocol(whole: tuple
 def test_nothing_is_trained_or_judged_twice(store: Store, source: Path, whole: tuple[dict[str, Any], Path]) -> None:
     found, out = whole
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.parent != out}
-    assert compared(asked(store, out, origins=(source,))) == found
+    assert run_comparison(asked(store, out, origins=(source,))) == found
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
-def test_an_interrupted_comparison_goes_on(
+def test_the_command_proposed_after_ctrl_c_continues_the_comparison(
     store: Store, source: Path, whole: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, calls = compare.run_stage, 0
@@ -168,11 +163,12 @@ def test_an_interrupted_comparison_goes_on(
         patch.setattr(compare, "run_stage", interrupted)
         outcome = run(*words)
     assert outcome.code == 130
-    assert "next: the same command goes on from here" in outcome.err
+    [proposed] = [line for line in outcome.err.splitlines() if line.startswith("antpipe: next: ")]
     assert not (tmp_path / "out" / "comparison.json").exists()
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("checkpoint.json")}
     assert len(stamps) == 3
-    outcome = run(*words, "--json")
+    again = shlex.split(proposed.removeprefix("antpipe: next: antpipe "))
+    outcome = run(*again, "--json")
     assert outcome.code == 0, outcome.err
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     arms = outcome.json()["targets"]["Target"]["arms"]
@@ -221,7 +217,7 @@ def test_a_dry_run_knows_what_is_finished(store: Store, source: Path, whole: tup
 
 
 def test_one_seed_gives_numbers_and_no_verdict(store: Store, source: Path, whole: tuple[dict[str, Any], Path]) -> None:
-    found = compared(asked(store, whole[1], origins=(source,), seeds=1))
+    found = run_comparison(asked(store, whole[1], origins=(source,), seeds=1))
     arm = found["targets"]["Target"]["arms"]["relearn"]
     assert arm["protocols"]["all"]["recall@10"]["std"] is None
     assert arm["differences"]["all"]["recall@10"]["p"] is None
@@ -231,10 +227,10 @@ def test_one_seed_gives_numbers_and_no_verdict(store: Store, source: Path, whole
     assert not any(word in shown for word in ("POSITIVE", "NEGATIVE", "NONE"))
 
 
-def test_baselines_stand_in_the_same_table_without_a_verdict(
+def test_baselines_are_in_the_same_table_without_a_verdict(
     store: Store, source: Path, whole: tuple[dict[str, Any], Path]
 ) -> None:
-    found = compared(asked(store, whole[1], origins=(source,), arms=("scratch", "relearn", "baselines")))
+    found = run_comparison(asked(store, whole[1], origins=(source,), arms=("scratch", "relearn", "baselines")))
     arms = found["targets"]["Target"]["arms"]
     plain = ["popularity", "item-knn", "markov", "tfidf-nearest", "text-nearest"]
     assert list(arms) == ["scratch", "relearn", *plain, "sasrec", "unisrec"]
@@ -256,19 +252,19 @@ def test_baselines_stand_in_the_same_table_without_a_verdict(
 
 
 def test_baselines_alone_need_no_control(store: Store, tmp_path: Path) -> None:
-    found = compared(asked(store, tmp_path, targets=("Target", "Second"), arms=("popularity", "markov")))
+    found = run_comparison(asked(store, tmp_path, targets=("Target", "Second"), arms=("popularity", "markov")))
     for target in ("Target", "Second"):
         assert found["targets"][target]["arms"]["markov"]["protocols"]["all"]["recall@10"]["mean"] == 1.0
         assert found["targets"][target]["arms"]["markov"]["differences"] == {}
 
 
-def test_runs_that_were_there_take_part(store: Store, source: Path, whole: tuple[dict[str, Any], Path]) -> None:
+def test_runs_handed_in_take_part(store: Store, source: Path, whole: tuple[dict[str, Any], Path]) -> None:
     """The same runs by another name are judged alike."""
     found, out = whole
     runs = [out / "Target" / "source" / f"finetune-{seed}" for seed in (0, 1)]
-    arms = compared(asked(store, out, origins=(source,), arms=("scratch", "relearn"), given={"mine": runs}))["targets"][
-        "Target"
-    ]["arms"]
+    arms = run_comparison(asked(store, out, origins=(source,), arms=("scratch", "relearn"), given={"mine": runs}))[
+        "targets"
+    ]["Target"]["arms"]
     theirs = found["targets"]["Target"]["arms"]["finetune"]
     assert arms["mine"]["protocols"] == theirs["protocols"]
     for metric in ("recall@10", "ndcg@10"):
@@ -276,9 +272,9 @@ def test_runs_that_were_there_take_part(store: Store, source: Path, whole: tuple
         assert (ours["p"], ours["low"]) == (known["p"], known["low"])
 
 
-def test_leaving_each_source_out_is_trained_and_told(store: Store, tmp_path: Path) -> None:
+def test_leaving_each_source_out_is_trained_and_reported(store: Store, tmp_path: Path) -> None:
     request = asked(store, tmp_path, sources=("Source", "Other"), arms=("scratch", "relearn"), leave_one_out=True)
-    found = compared(request)
+    found = run_comparison(request)
     arms = found["targets"]["Target"]["arms"]
     assert list(arms) == ["scratch", "relearn from all", "relearn from without-Source", "relearn from without-Other"]
     assert list(checkpoint.describe(tmp_path / "pretrain" / "without-Source").domains) == ["Other"]
@@ -291,10 +287,10 @@ def test_leaving_each_source_out_is_trained_and_told(store: Store, tmp_path: Pat
     assert "sources that hurt Target: " in (tmp_path / "comparison.md").read_text()
 
 
-def test_an_arm_may_choose_its_stage_on_validation(store: Store, source: Path, tmp_path: Path) -> None:
+def test_an_arm_can_choose_its_stage_on_validation(store: Store, source: Path, tmp_path: Path) -> None:
     race = RaceConfig(candidates=("scratch", "relearn"), first_rung=0.5)
     two = replace(ONE_EPOCH, epochs=2)
-    found = compared(asked(store, tmp_path, origins=(source,), arms=("scratch", "auto"), race=race, training=two))
+    found = run_comparison(asked(store, tmp_path, origins=(source,), arms=("scratch", "auto"), race=race, training=two))
     arm = found["targets"]["Target"]["arms"]["auto"]
     assert {one["chosen"] for one in arm["runs"]} <= {"scratch", "relearn"}
     assert arm["verdict"]["word"] is not None
@@ -318,7 +314,7 @@ def test_a_folder_with_other_runs_is_refused_and_the_difference_named(
 ) -> None:
     before = snapshot(whole[1])
     with pytest.raises(UsageError, match=named):
-        compared(asked(store, whole[1], arms=("scratch",), **changed))
+        run_comparison(asked(store, whole[1], arms=("scratch",), **changed))
     assert snapshot(whole[1]) == before
 
 
@@ -337,7 +333,7 @@ def test_runs_of_another_budget_features_or_seed_are_refused_and_the_difference_
     train_quickly(store, "scratch", ["Target"], tmp_path / "mine", **{"epochs": 1, **changed})
     before = snapshot(tmp_path)
     with pytest.raises(UsageError, match=named):
-        compared(asked(store, tmp_path / "out", arms=("scratch",), seeds=1, given={"mine": [tmp_path / "mine"]}))
+        run_comparison(asked(store, tmp_path / "out", arms=("scratch",), seeds=1, given={"mine": [tmp_path / "mine"]}))
     assert snapshot(tmp_path) == before  # nothing was trained for it
 
 
@@ -348,7 +344,7 @@ def test_an_arm_without_a_run_on_each_target_is_refused_by_name(
     given = {name: [whole[1] / "Target" / "scratch-0"]}
     request = asked(store, tmp_path / "out", arms=("scratch",), seeds=1, targets=("Target", "Second"), given=given)
     with pytest.raises(UsageError, match=f"Second: {name} has no run on it"):
-        compared(request)
+        run_comparison(request)
     assert not (tmp_path / "out").exists()
 
 
@@ -357,27 +353,27 @@ def test_a_run_given_twice_does_not_count_as_two_seeds(
 ) -> None:
     given = {"scratch": [whole[1] / "Target" / "scratch-0"] * 2, "mine": [whole[1] / "Target" / "scratch-1"] * 2}
     with pytest.raises(UsageError, match="Target: scratch has seed 0 twice"):
-        compared(asked(store, tmp_path / "out", arms=("scratch",), given=given))
+        run_comparison(asked(store, tmp_path / "out", arms=("scratch",), given=given))
 
 
 def test_runs_of_another_split_are_refused_by_name(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     make_trainable(store, "Target")
     train_quickly(store, "scratch", ["Target"], tmp_path / "mine", epochs=1)
-    build_sequences(store, ["Target"], SequenceConfig(max_len=9), force=False, warn=str)
+    build_sequences(store, ["Target"], SequenceConfig(max_len=9))
     with pytest.raises(DataError, match=r"mine was trained on other sequences \(catalogue, split or --max-len\)"):
-        compared(asked(store, tmp_path / "out", arms=("scratch",), seeds=1, given={"mine": [tmp_path / "mine"]}))
+        run_comparison(asked(store, tmp_path / "out", arms=("scratch",), seeds=1, given={"mine": [tmp_path / "mine"]}))
 
 
 def test_runs_on_no_target_are_refused_by_name(store: Store, source: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="source: was trained on Source, not on Target"):
-        compared(asked(store, tmp_path / "out", arms=("scratch",), given={"mine": [source]}))
+        run_comparison(asked(store, tmp_path / "out", arms=("scratch",), given={"mine": [source]}))
 
 
-def test_finetuning_on_fewer_features_than_scratch_reads_is_no_fair_comparison(store: Store, tmp_path: Path) -> None:
+def test_finetuning_on_fewer_features_than_scratch_reads_is_not_a_fair_comparison(store: Store, tmp_path: Path) -> None:
     train_quickly(store, "pretrain", ["Source"], tmp_path / "text", epochs=1, modalities=("text",))
     with pytest.raises(UsageError, match=r"finetune .* are not comparable: reads text \(not image, price, text\)"):
-        compared(asked(store, tmp_path / "out", origins=(tmp_path / "text",), arms=("scratch", "finetune")))
+        run_comparison(asked(store, tmp_path / "out", origins=(tmp_path / "text",), arms=("scratch", "finetune")))
     assert not (tmp_path / "out").exists()
 
 
@@ -386,7 +382,7 @@ def test_finetuning_on_fewer_features_than_scratch_reads_is_no_fair_comparison(s
     [
         ({"arms": ("scratch", "finetune")}, "--arms finetune: starts from a pre-trained run"),
         ({"arms": ("scratch", "rewind")}, "--arms rewind: choose from pretrain, scratch, finetune"),
-        ({"arms": ("pretrain",)}, "is no way to train on a target"),
+        ({"arms": ("pretrain",)}, "is not a way to train on a target"),
         ({"arms": ("scratch",), "sources": ("Source", "Target")}, "Target: both a source and a target"),
         ({"arms": ("scratch",), "leave_one_out": True}, "needs at least two sources"),
         ({"arms": ("relearn",), "sources": ("Source",)}, "a verdict on transfer needs the control"),
@@ -398,13 +394,13 @@ def test_requests_that_make_no_sense_are_refused_before_anything_is_written(
     store: Store, tmp_path: Path, more: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(AntpipeError, match=message):
-        compared(asked(store, tmp_path / "out", **more))
+        run_comparison(asked(store, tmp_path / "out", **more))
     assert not (tmp_path / "out").exists()
 
 
 def test_two_runs_to_start_from_of_the_same_name_are_refused(store: Store, source: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="called alike: source, source"):
-        compared(asked(store, tmp_path / "out", origins=(source, source)))
+    with pytest.raises(UsageError, match="have the same name: source, source"):
+        run_comparison(asked(store, tmp_path / "out", origins=(source, source)))
 
 
 @pytest.mark.parametrize("word", ["mine", "=runs", "mine=", "mine=a,,b"])

@@ -10,28 +10,33 @@ import pytest
 
 from antpipe.comparison import outcome as comparison
 from antpipe.comparison.outcome import Finding
-from antpipe.comparison.plan import TRAINED, UNTRAINED, Arm, Job, Mix, Request
+from antpipe.comparison.plan import TRAINED, UNTRAINED, Arm, ComparisonRequest, Job, Mix
 from antpipe.comparison.table import as_markdown, as_text
 from antpipe.comparison.verdict import Difference, holm
 from antpipe.errors import DataError, IntegrityError
-from antpipe.settings.evaluation import CompareConfig
+from antpipe.settings.comparison import CompareConfig, RaceConfig
 from antpipe.settings.model import ModelConfig
-from antpipe.settings.training import RaceConfig, TrainConfig
+from antpipe.settings.training import TrainConfig
 from antpipe.store.store import Store
+from antpipe.training.request import RunRequest
 
 USERS = 60
 CONFIG = CompareConfig(resamples=300)
 MODEL, TRAINING = ModelConfig(), TrainConfig()
 
 
+def of_stage(stage: str) -> RunRequest:
+    return RunRequest(Store(Path("nowhere")), ("A", "B"), stage, MODEL, TRAINING)
+
+
 def mix(name: str, without: str | None = None) -> Mix:
-    return Mix(name, Path(name), ("A", "B"), MODEL, TRAINING, without=without)
+    return Mix(name, Path(name), of_stage("pretrain"), without=without)
 
 
-SCRATCH = Arm("scratch", TRAINED, "scratch", MODEL, TRAINING)
-GOOD = Arm("finetune", TRAINED, "finetune", MODEL, TRAINING, mix("all"), judged=True)
-BAD = Arm("relearn", TRAINED, "relearn", MODEL, TRAINING, mix("all"), judged=True)
-MARKOV = Arm("markov", UNTRAINED, "markov", MODEL, TRAINING)
+SCRATCH = Arm("scratch", TRAINED, of_stage("scratch"))
+GOOD = Arm("finetune", TRAINED, of_stage("finetune"), mix("all"), judged=True)
+BAD = Arm("relearn", TRAINED, of_stage("relearn"), mix("all"), judged=True)
+MARKOV = Arm("markov", UNTRAINED, of_stage("markov"))
 
 
 def write_ranks(job: Job, hits: float, users: int = USERS) -> dict[str, Any]:
@@ -71,7 +76,7 @@ def outcome(folder: Path, targets: dict[str, list[tuple[Arm, float]]], seeds: in
         for seed in range(1 if arm.kind == UNTRAINED else seeds)
     ]
     results = [write_ranks(job, shares[job.target, job.arm.name]) for job in work]
-    request = Request(Store(folder), folder, tuple(targets), CONFIG, MODEL, MODEL, TRAINING, RaceConfig())
+    request = ComparisonRequest(Store(folder), folder, tuple(targets), CONFIG, MODEL, MODEL, TRAINING, RaceConfig())
     return comparison.outcome(request, arms, work, results)
 
 
@@ -127,7 +132,7 @@ def test_a_difference_is_paired_by_user_and_averaged_over_seeds(tmp_path: Path) 
 
 def test_a_source_hurts_where_all_is_better_without_it(tmp_path: Path) -> None:
     def arm(name: str, without: str | None) -> Arm:
-        return Arm(f"relearn from {name}", TRAINED, "relearn", MODEL, TRAINING, mix(name, without), without is None)
+        return Arm(f"relearn from {name}", TRAINED, of_stage("relearn"), mix(name, without), without is None)
 
     arms = [(SCRATCH, 0.3), (arm("all", None), 0.3), (arm("without-A", "A"), 0.95), (arm("without-B", "B"), 0.02)]
     found = outcome(tmp_path, {"One": arms})
@@ -137,9 +142,9 @@ def test_a_source_hurts_where_all_is_better_without_it(tmp_path: Path) -> None:
     assert "sources that hurt One: A (relearn)" in as_text(found)
 
 
-def test_no_source_is_blamed_without_evidence(tmp_path: Path) -> None:
+def test_no_source_is_said_to_hurt_without_evidence(tmp_path: Path) -> None:
     def arm(name: str, without: str | None) -> Arm:
-        return Arm(f"relearn from {name}", TRAINED, "relearn", MODEL, TRAINING, mix(name, without), without is None)
+        return Arm(f"relearn from {name}", TRAINED, of_stage("relearn"), mix(name, without), without is None)
 
     arms = [(SCRATCH, 0.3), (arm("all", None), 0.3), (arm("without-A", "A"), 0.31), (arm("without-B", "B"), 0.3)]
     found = outcome(tmp_path, {"One": arms})
@@ -147,7 +152,7 @@ def test_no_source_is_blamed_without_evidence(tmp_path: Path) -> None:
     assert "sources that hurt One: none is shown to" in as_text(found)
 
 
-def test_a_baseline_that_beats_all_that_was_trained_is_told(tmp_path: Path) -> None:
+def test_a_baseline_that_beats_every_trained_arm_is_noted(tmp_path: Path) -> None:
     found = outcome(tmp_path, {"One": [(SCRATCH, 0.3), (GOOD, 0.4), (MARKOV, 0.9)]})
     assert found["targets"]["One"]["notes"][0] == (
         "recall@10: markov, which is not trained, has 0.9000; the best trained arm, finetune, has 0.4000"
@@ -163,13 +168,13 @@ def test_ranks_of_other_positions_are_refused_by_name(tmp_path: Path) -> None:
         comparison.load_ranks(jobs, Store(tmp_path))
 
 
-def test_the_next_command_after_wrong_ranks_of_a_baseline_makes_them_anew(tmp_path: Path) -> None:
+def test_the_next_command_after_wrong_ranks_of_a_baseline_makes_them_again(tmp_path: Path) -> None:
     jobs = [Job(SCRATCH, "One", 0, tmp_path / "a"), Job(MARKOV, "One", 0, tmp_path / "b")]
     write_ranks(jobs[0], 0.5)
     write_ranks(jobs[1], 0.5, users=USERS - 1)
     with pytest.raises(IntegrityError) as caught:
         comparison.load_ranks(jobs, Store(tmp_path))
-    assert caught.value.next_command == f"rm {tmp_path / 'b' / 'ranks-One-test.parquet'}, then the same command"
+    assert caught.value.next_command == f"rm {tmp_path / 'b' / 'ranks-One-test.parquet'}"
 
 
 def test_a_target_with_a_single_user_does_not_take_the_verdict_from_the_others() -> None:
@@ -187,6 +192,6 @@ def test_a_run_judged_by_other_protocols_is_refused_by_name(tmp_path: Path) -> N
     job = Job(SCRATCH, "One", 0, tmp_path / "mine")
     result = write_ranks(job, 0.5)
     del result["protocols"]["unseen"]
-    request = Request(Store(tmp_path), tmp_path, ("One",), CONFIG, MODEL, MODEL, TRAINING, RaceConfig())
+    request = ComparisonRequest(Store(tmp_path), tmp_path, ("One",), CONFIG, MODEL, MODEL, TRAINING, RaceConfig())
     with pytest.raises(DataError, match="mine was judged by the protocols all, the others by all, unseen"):
         comparison.outcome(request, [SCRATCH], [job], [result])

@@ -78,7 +78,7 @@ def test_the_share_of_seeds_is_that_of_the_variances_of_two_means() -> None:
 
 
 @pytest.mark.parametrize(("share", "freedom"), [(1.0, (5, 90)), (0.0, (1, 5)), (0.4, (5, 5))])
-def test_interval_and_p_are_those_of_a_t_test_where_one_thing_varies(share: float, freedom: tuple[int, int]) -> None:
+def test_interval_and_p_are_those_of_a_t_test_if_only_one_thing_varies(share: float, freedom: tuple[int, int]) -> None:
     values = np.array([0.3, 0.1, -0.2, 0.4, 0.5, 0.2])
     theirs = stats.ttest_1samp(values, 0)
     ours = interval(values.mean(), stats.sem(values), share, freedom, effect=0.0, alpha=0.1)
@@ -101,7 +101,7 @@ def test_p_and_interval_say_the_same(mean: float, share: float, seeds: int, user
         assert (found.p < 0.05) == (found.low > 0)
 
 
-def test_no_difference_at_all_is_no_evidence() -> None:
+def test_no_difference_is_no_evidence() -> None:
     [found] = differences(np.ones((1, 3, 4)), np.ones((3, 4)), np.arange(4), **SETTINGS)
     assert (found.difference, found.p, found.effect, found.low, found.high) == (0, 1, 0, 0, 0)
 

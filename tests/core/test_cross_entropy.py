@@ -1,4 +1,4 @@
-"""The cross-entropy that never holds all scores: its value and gradients against the plain one."""
+"""The blockwise cross-entropy: its value and gradients against torch's own."""
 
 import math
 from typing import Any
@@ -32,7 +32,7 @@ def plain_softmax(hidden: torch.Tensor, catalogue: torch.Tensor, targets: torch.
     return F.cross_entropy(cosine_scores(hidden, catalogue) / TAU, targets)
 
 
-def test_full_softmax_has_the_value_and_gradients_of_the_plain_one() -> None:
+def test_full_softmax_has_the_value_and_gradients_of_torchs_cross_entropy() -> None:
     hidden, catalogue, targets = vectors(P, D), vectors(N, D, seed=1), torch.arange(P) % N
     ours, plain = full_softmax(hidden, catalogue, targets, TAU), plain_softmax(hidden, catalogue, targets)
     assert math.isclose(ours.item(), plain.item(), rel_tol=1e-12)
@@ -72,7 +72,7 @@ def test_parts_of_a_batch_add_up_to_the_whole() -> None:
     assert math.isclose(sum(part.item() for part in parts), whole.item(), rel_tol=1e-12)
 
 
-def test_bf16_products_keep_loss_and_gradient_near_those_of_fp32() -> None:
+def test_bf16_products_give_nearly_the_loss_and_gradients_of_fp32() -> None:
     hidden, catalogue, targets = vectors(P, D).float(), vectors(N, D, seed=1).float(), torch.arange(P) % N
     hidden = hidden.detach().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):

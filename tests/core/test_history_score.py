@@ -1,4 +1,4 @@
-"""The learned score of items that are in the history already: in losses, batches, ranking, training and recommend."""
+"""The learned score of items in the history: in losses, batches, ranking, training and recommend."""
 
 import math
 from dataclasses import replace
@@ -24,6 +24,7 @@ from antpipe.settings.evaluation import EvaluateConfig
 from antpipe.settings.features import SequenceConfig
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
+from antpipe.training.request import RunRequest
 from antpipe.training.run import run_stage
 from tests.core.test_ranking import make_examples, unit
 from tests.support.shops import make_domain
@@ -40,7 +41,7 @@ def vectors(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def some_pairs(rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pairs sorted by row; row 3 and the last one have none."""
+    """Pairs sorted by row; row 3 and the last row have none."""
     chosen = torch.rand(rows, columns, generator=torch.Generator().manual_seed(7)) < 0.2
     chosen[[3, -1]] = False
     row, column = chosen.nonzero(as_tuple=True)
@@ -62,7 +63,7 @@ def test_a_bonus_has_the_loss_and_gradients_of_added_scores(numbers: int, monkey
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
 
 
-def test_a_bonus_among_next_items_spares_other_positions_of_the_same_item() -> None:
+def test_in_batch_a_bonus_leaves_other_positions_of_the_same_item_out() -> None:
     hidden, items, targets = vectors(P, D), vectors(P, D, seed=1), torch.arange(P) % 5
     score = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
     rows, columns = pairs_among((np.array([0, 2, 2]), np.array([4, 0, 2])), targets.numpy())
@@ -100,7 +101,7 @@ def test_pairs_are_each_position_with_each_item_up_to_it_once() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), unique=True), st.lists(st.integers(0, 5)))
-def test_pairs_among_candidates_are_all_places_of_the_item(pairs: list[tuple[int, int]], of: list[int]) -> None:
+def test_pairs_among_candidates_are_all_columns_of_the_item(pairs: list[tuple[int, int]], of: list[int]) -> None:
     ordered = np.array(sorted(pairs), np.int64).reshape(-1, 2)
     rows, columns = pairs_among((ordered[:, 0], ordered[:, 1]), np.array(of, np.int64))
     assert (np.diff(rows) >= 0).all()
@@ -108,7 +109,7 @@ def test_pairs_among_candidates_are_all_places_of_the_item(pairs: list[tuple[int
     assert sorted(zip(rows.tolist(), columns.tolist(), strict=True)) == sorted(expected)
 
 
-def test_an_approximate_search_always_sees_items_whose_score_is_raised() -> None:
+def test_items_with_a_raised_score_are_candidates_of_an_approximate_search_too() -> None:
     items = unit(np.array([[1.0, 0.0], [0.9, 0.1], [0.8, 0.2], [0.7, 0.3]]))
 
     def search(queries: np.ndarray, k: int) -> Found:
@@ -120,7 +121,7 @@ def test_an_approximate_search_always_sees_items_whose_score_is_raised() -> None
 
 
 def make_shop(store: Store, *, again: bool) -> None:
-    """30 users of five steps each: the same item again and again, or each time the next one of a ring of 20."""
+    """30 users with five steps each: always the same item, or always the next one on a ring of 20."""
     rows = [{"item_id": f"i{number:03}", "title": f"item {number}"} for number in range(20)]
     interactions = [
         (f"u{user:03}", f"i{(7 * user + (0 if again else step)) % 20:03}", 1000 + step)
@@ -129,28 +130,17 @@ def make_shop(store: Store, *, again: bool) -> None:
     ]
     domain = make_domain(store, "Shop", rows, interactions)
     write_feature(domain, "text", np.random.default_rng(0).normal(size=(20, 12)))
-    build_sequences(store, ["Shop"], SequenceConfig(max_len=10), force=False, warn=str)
+    build_sequences(store, ["Shop"], SequenceConfig(max_len=10))
 
 
 def train(
     store: Store, out: Path, stage: str = "scratch", domains: tuple[str, ...] = ("Shop",), **more: object
 ) -> None:
-    run_stage(
-        store,
-        list(domains),
-        stage,
-        out=out,
-        model_config=LEARNING,
-        config=replace(TRAINING, lr=0.01, **more),
-        source=None,
-        force=False,
-        notice=str,
-        progress=str,
-    )
+    run_stage(RunRequest(store, domains, stage, LEARNING, replace(TRAINING, lr=0.01, **more)), out)
 
 
 @pytest.mark.parametrize("again", [True, False])
-def test_it_is_learned_whether_shoppers_take_an_item_again(tmp_path: Path, again: bool) -> None:
+def test_training_learns_whether_users_repeat_items(tmp_path: Path, again: bool) -> None:
     store = Store(tmp_path / "store")
     make_shop(store, again=again)
     train(store, tmp_path / "run", epochs=30, eval_every=30)
@@ -160,7 +150,7 @@ def test_it_is_learned_whether_shoppers_take_an_item_again(tmp_path: Path, again
 
 
 @pytest.mark.parametrize(("score", "place"), [(3.0, 0), (-3.0, 19)])
-def test_recommend_adds_the_score_to_what_the_history_holds(tmp_path: Path, score: float, place: int) -> None:
+def test_recommend_adds_the_score_to_items_in_the_history(tmp_path: Path, score: float, place: int) -> None:
     store = Store(tmp_path / "store")
     make_shop(store, again=False)
     train(store, tmp_path / "run", epochs=1)
@@ -168,23 +158,21 @@ def test_recommend_adds_the_score_to_what_the_history_holds(tmp_path: Path, scor
     assert model.history_score is not None
     model.history_score.data.fill_(score)
     checkpoint.save(tmp_path / "run", model, described)
-    rows = recommend(
-        store, tmp_path / "run", "Shop", user=None, items=["i007", "i007"], k=20, include_seen=True, notice=str
-    )
+    rows = recommend(store, tmp_path / "run", "Shop", items=["i007", "i007"], k=20, include_seen=True)
     assert len({row["item_id"] for row in rows}) == 20
     assert rows[place]["item_id"] == "i007"
     assert abs(rows[place]["score"] - score) <= 1
     assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
 
 
-def test_ranks_follow_the_score_in_validation_and_evaluation(tmp_path: Path) -> None:
+def test_validation_and_evaluation_use_the_score(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     make_shop(store, again=True)  # each target is the only item of its history
     train(store, tmp_path / "run", epochs=2)
     model, described = checkpoint.load(tmp_path / "run")
-    found = evaluate_run(store, tmp_path / "run", "Shop", EvaluateConfig(split="valid"), str)
+    found = evaluate_run(store, tmp_path / "run", "Shop", EvaluateConfig(split="valid"))
     assert found["protocols"]["all"] == described.metrics
-    catalogue = load_catalogue(store, ["Shop"], ["text"], str)
+    catalogue = load_catalogue(store, ["Shop"], ["text"])
     part = examples(store.domain("Shop").sequences(), "valid")
     assert model.history_score is not None
     for score, rank in ((3.0, 1.0), (-3.0, 20.0)):
@@ -193,51 +181,30 @@ def test_ranks_follow_the_score_in_validation_and_evaluation(tmp_path: Path) -> 
         assert set(ranks.by_protocol["all"].tolist()) == {rank}
 
 
-def test_a_source_without_the_score_is_refused_with_the_flag_that_leaves_it_out(tmp_path: Path) -> None:
+def test_a_source_without_the_score_is_refused_with_the_flag_that_turns_it_off(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     for name in ("Source", "Ring"):
         make_trainable(store, name)
     train_quickly(store, "pretrain", ["Source"], tmp_path / "source")
     with pytest.raises(DataError, match="without --history-score") as caught:
-        run_stage(
-            store,
-            ["Ring"],
-            "finetune",
-            out=tmp_path / "run",
-            model_config=LEARNING,
-            source=tmp_path / "source",
-            config=TRAINING,
-            force=False,
-            notice=str,
-            progress=str,
-        )
-    assert caught.value.next_command == "the same command with --no-history-score"
+        RunRequest(store, ["Ring"], "finetune", LEARNING, TRAINING, tmp_path / "source").plan()
+    assert str(caught.value.next_command) == "the same command with --no-history-score"
 
 
 @pytest.mark.parametrize("drawn", [0, 5])
-def test_it_is_learned_from_sources_and_kept_on_the_target(tmp_path: Path, drawn: int) -> None:
+def test_the_score_is_learned_from_sources_and_kept_on_the_target(tmp_path: Path, drawn: int) -> None:
     store = Store(tmp_path / "store")
     for seed, name in enumerate(["One", "Two", "Ring"]):
         make_trainable(store, name, seed=seed)
     train(store, tmp_path / "source", "pretrain", ("One", "Two"), epochs=20, eval_every=20, pretrain_drawn=drawn)
     learned = score_of_history(checkpoint.load(tmp_path / "source")[0])
     assert learned < -0.1
-    run_stage(
-        store,
-        ["Ring"],
-        "relearn",
-        out=tmp_path / "run",
-        model_config=LEARNING,
-        source=tmp_path / "source",
-        config=replace(TRAINING, lr=0.0, epochs=1),
-        force=False,
-        notice=str,
-        progress=str,
-    )
+    still = replace(TRAINING, lr=0.0, epochs=1)
+    run_stage(RunRequest(store, ["Ring"], "relearn", LEARNING, still, tmp_path / "source"), tmp_path / "run")
     assert score_of_history(checkpoint.load(tmp_path / "run")[0]) == learned
 
 
-def test_the_authors_code_has_no_such_score(tmp_path: Path) -> None:
+def test_the_score_is_refused_with_reference(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     make_trainable(store, "Shop")
     with pytest.raises(UsageError, match="adds nothing to scores"):

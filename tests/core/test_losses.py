@@ -1,4 +1,4 @@
-"""The losses against sums written out."""
+"""The losses against explicit sums."""
 
 import math
 
@@ -55,9 +55,9 @@ def test_image_text_of_a_batch_without_images_is_zero_with_a_gradient() -> None:
     assert images.grad is not None and not images.grad.any()
 
 
-def test_reference_softmax_has_the_padding_row_among_its_candidates() -> None:
+def test_the_padding_is_a_candidate_in_the_reference_softmax() -> None:
     catalogue, padding, targets = vectors(6, 4), vectors(4), torch.tensor([5, 0, 2])
-    hidden = catalogue[targets] + padding  # near their targets and near the padding: eps hardly counts
+    hidden = catalogue[targets] + padding  # close to their targets and to the padding, so that eps hardly matters
     with_padding = full_softmax(hidden, torch.cat([catalogue, padding[None]]), targets, TAU)
     without = full_softmax(hidden, catalogue, targets, TAU)
     reference = reference_full_softmax(hidden, catalogue, padding, targets, TAU)

@@ -1,4 +1,4 @@
-"""The network against the formulas written out."""
+"""The network against its formulas."""
 
 import math
 from dataclasses import replace
@@ -28,7 +28,7 @@ def features(n: int) -> dict[str, torch.Tensor]:
     return {name: torch.randn(n, width, dtype=torch.float64) for name, width in WIDTHS.items()}
 
 
-def test_experts_of_text_are_the_formula_written_out(model: Ant) -> None:
+def test_experts_of_text_follow_the_formula(model: Ant) -> None:
     x = features(4)["text"]
     part = model.modalities["text"]
     for row, got in zip(x, part(x[:]), strict=True):
@@ -60,7 +60,7 @@ def test_fused_vector_is_the_sum_plus_a_tenth_of_image_times_text(model: Ant) ->
     assert torch.allclose(vectors.fused, expected, rtol=1e-12)
 
 
-def test_a_model_of_text_alone_has_no_fusion_term() -> None:
+def test_a_model_with_text_only_has_no_fusion_term() -> None:
     model = Ant(SMALL, {"text": 5}, max_len=6).eval()
     vectors = model.items({"text": torch.randn(3, 5)})
     assert torch.equal(vectors.fused, vectors.parts["text"])
@@ -74,7 +74,7 @@ def test_later_items_never_change_earlier_outputs(model: Ant) -> None:
     assert not torch.equal(model.encode(sequence)[:, 4:], model.encode(changed)[:, 4:])
 
 
-def test_a_causal_pass_equals_a_pass_for_each_prefix(model: Ant) -> None:
+def test_a_causal_pass_equals_a_pass_per_prefix(model: Ant) -> None:
     sequence = torch.randn(1, 6, 8, dtype=torch.float64)
     together = model.encode(sequence)[0]
     for stop in range(1, 7):
@@ -83,7 +83,7 @@ def test_a_causal_pass_equals_a_pass_for_each_prefix(model: Ant) -> None:
 
 
 @pytest.mark.parametrize("experts", [1, 3])
-def test_encoding_for_the_last_position_alone_equals_the_last_of_the_whole_pass(experts: int) -> None:
+def test_encode_last_equals_the_last_position_of_encode(experts: int) -> None:
     config = replace(SMALL, feed_forward_experts=experts, layers=3)
     model = Ant(config, {"text": 5}, max_len=6).double().eval()
     sequence = torch.randn(4, 5, config.width, dtype=torch.float64)
@@ -116,7 +116,7 @@ def test_experts_start_with_the_stated_spread(init: str, std: float) -> None:
     assert part.shift is not None and not part.shift.any()
 
 
-def test_gates_start_at_zero_so_that_all_experts_count_the_same() -> None:
+def test_gates_start_at_zero_so_that_all_experts_have_equal_weight() -> None:
     model = Ant(SMALL, WIDTHS, max_len=6).eval()
     assert torch.allclose(model.modalities["text"].gate(torch.randn(2, 5)), torch.full((2, 3), 1 / 3))
 
@@ -148,7 +148,7 @@ def test_a_missing_modality_enters_as_zeros_by_default() -> None:
     assert torch.equal(model.items(nothing, present=absent).fused, model.items(nothing).fused)
 
 
-def test_a_learned_vector_stands_for_a_missing_modality_and_gets_a_gradient() -> None:
+def test_a_learned_vector_replaces_a_missing_modality_and_gets_a_gradient() -> None:
     model = Ant(ModelConfig(width=8, experts=3, learned_missing=True), {"text": 5}, max_len=6).eval()
     with torch.no_grad():
         model.missing["text"].copy_(torch.arange(5.0))
@@ -183,7 +183,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(share: float) -> None:
 
 
 def test_dropout_of_neighbours_is_independent() -> None:
-    """One random number serves four values in a row: none of them tells of the others."""
+    """One random number serves four values in a row; they must still be independent."""
     torch.manual_seed(4)
     kept = (dropout(torch.ones(40_000, 4), 0.5, training=True) > 0).double()
     assert torch.corrcoef(kept.T).fill_diagonal_(0).abs().max() < 5 / math.sqrt(40_000)
@@ -198,16 +198,16 @@ def test_dropout_lets_the_gradient_through_where_it_keeps() -> None:
 
 
 @pytest.mark.parametrize(("share", "training"), [(0.0, True), (0.7, False)])
-def test_dropout_of_nothing_or_outside_training_changes_nothing(share: float, training: bool) -> None:
+def test_dropout_with_share_zero_or_outside_training_changes_nothing(share: float, training: bool) -> None:
     x = torch.randn(5, 6)
     assert torch.equal(dropout(x, share, training), x)
 
 
-def test_dropout_of_all_leaves_zeros() -> None:
+def test_dropout_of_everything_leaves_zeros() -> None:
     assert not dropout(torch.ones(3, 4), 1.0, training=True).any()
 
 
-def test_blocks_encoded_together_are_each_encoded_alone(model: Ant) -> None:
+def test_encode_blocks_equals_encode_of_each_block(model: Ant) -> None:
     shapes = [(3, 2), (1, 6), (2, 4)]
     blocks = [torch.randn(*shape, 8, dtype=torch.float64, requires_grad=True) for shape in shapes]
     together = model.encode_blocks(torch.cat([block.flatten(0, 1) for block in blocks]), shapes)
@@ -220,7 +220,7 @@ def test_blocks_encoded_together_are_each_encoded_alone(model: Ant) -> None:
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 
-def test_mixed_experts_have_the_gradients_of_the_sum_written_out() -> None:
+def test_mixed_experts_have_the_gradients_of_the_explicit_sum() -> None:
     gates = torch.rand(5, 3, dtype=torch.float64, requires_grad=True)
     outputs = torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(_Mix.apply, (gates, outputs))

@@ -46,10 +46,10 @@ def brute_force(
 
 @settings(deadline=None, max_examples=60)
 @given(st.data())
-def test_ranks_equal_brute_force_with_ties_histories_and_a_score_for_them(data: st.DataObject) -> None:
+def test_ranks_equal_brute_force_with_ties_histories_and_a_history_score(data: st.DataObject) -> None:
     n = data.draw(st.integers(1, 200))
     rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
-    # a few distinct directions only, so that whole groups of items tie exactly
+    # only a few distinct directions, so that whole groups of items tie exactly
     items = unit(rng.normal(size=(7, 6)))[rng.integers(0, 7, n)]
     some = st.integers(0, n - 1)
     histories = data.draw(st.lists(st.lists(some, min_size=1, max_size=12), min_size=1, max_size=9))
@@ -63,7 +63,7 @@ def test_ranks_equal_brute_force_with_ties_histories_and_a_score_for_them(data: 
 
 
 def test_a_history_score_lifts_items_that_the_search_would_not_propose() -> None:
-    items = unit(np.stack([np.ones(500), np.arange(500)], 1))  # the more to the front, the nearer to (1, 0)
+    items = unit(np.stack([np.ones(500), np.arange(500)], 1))  # the lower the row, the closer to (1, 0)
     queries = unit(np.array([[1.0, 0.0]] * 2))
     part = make_examples([[400, 499], [400, 499]], [400, 0])
     plain, lifted = (rank_examples(queries, items, part, history_score=score) for score in (0.0, 2.0))
@@ -118,7 +118,7 @@ def test_a_target_in_its_own_history_is_a_miss_when_history_is_masked() -> None:
     assert summary(ranks)["target_in_history"] == 1.0
 
 
-def test_metrics_are_those_computed_by_hand() -> None:
+def test_metrics_equal_those_computed_by_hand() -> None:
     values = metrics(np.array([1.0, 3.0, 10.5, np.inf]))
     assert values["recall@10"] == 0.5
     assert values["recall@20"] == 0.75
@@ -134,7 +134,7 @@ def test_summary_keeps_the_protocols_apart() -> None:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_metrics_are_those_of_ir_measures(protocol: str) -> None:
+def test_metrics_equal_those_of_ir_measures(protocol: str) -> None:
     import ir_measures
     from ir_measures import RR, R, nDCG
 
@@ -180,7 +180,7 @@ def test_one_long_history_does_not_make_the_other_blocks_larger() -> None:
     assert [k for _, k in blocks] == [DEPTH + 3, DEPTH + 3, DEPTH + 91]
 
 
-def test_blocks_shrink_where_the_candidates_of_long_histories_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_shrink_if_the_candidates_of_long_histories_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     part = make_examples([list(range(40))] * 30, [3] * 30)
     monkeypatch.setattr(ranking, "CANDIDATES_AT_ONCE", 500)
     blocks = list(ranking._blocks(part, 1000, 0))
@@ -188,7 +188,7 @@ def test_blocks_shrink_where_the_candidates_of_long_histories_would_not_fit(monk
     assert all(len(rows) * k <= 500 for rows, k in blocks)
 
 
-def test_no_matrix_of_all_scores_is_held() -> None:
+def test_no_matrix_of_all_scores_is_in_memory() -> None:
     import tracemalloc
 
     rng = np.random.default_rng(0)
@@ -200,4 +200,4 @@ def test_no_matrix_of_all_scores_is_held() -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 9000 * 4000  # bytes: a quarter of such a matrix in float32
+    assert peak < 9000 * 4000  # bytes: a quarter of that matrix in float32

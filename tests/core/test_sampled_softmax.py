@@ -1,4 +1,4 @@
-"""The softmax over a sample of the catalogue: which items are drawn, and what that does to sums and gradients."""
+"""The softmax over a sample of the catalogue: which items are drawn, and its sums and gradients."""
 
 import math
 from dataclasses import replace
@@ -15,9 +15,9 @@ from antpipe.core.model import Ant
 from antpipe.errors import UsageError
 from antpipe.settings.training import TrainConfig
 from antpipe.store.store import Store
+from antpipe.training.data import load_training_data
 from antpipe.training.loop import drawn_items, hidden_states, pretraining_loss
-from antpipe.training.run import load_training_data
-from tests.core.test_data import make_sequences
+from tests.core.test_batches import make_sequences
 from tests.support.trainable import MODEL, make_trainable
 
 TAU = 0.2
@@ -35,7 +35,7 @@ def vectors(rows: int, seed: int) -> torch.Tensor:
     return torch.randn(rows, D, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def test_own_items_are_always_there_and_the_others_drawn_once_each() -> None:
+def test_own_items_are_always_included_and_others_drawn_without_replacement() -> None:
     items, log_inclusion = draw(20, 0)
     assert len(items) == len(np.unique(items)) == len(OWN) + 20
     assert (np.sort(items) == items).all()
@@ -45,7 +45,7 @@ def test_own_items_are_always_there_and_the_others_drawn_once_each() -> None:
     np.testing.assert_allclose(log_inclusion[~own], math.log(20 / (N - len(OWN))), rtol=1e-6)
 
 
-def test_every_other_item_is_drawn_as_often_as_its_probability_says() -> None:
+def test_every_other_item_is_drawn_with_its_stated_probability() -> None:
     times = np.zeros(N)
     for number in range(4000):
         times[draw(14, number)[0]] += 1
@@ -60,7 +60,7 @@ def test_a_sample_as_large_as_the_rest_is_the_whole_catalogue() -> None:
     assert log_inclusion is None
 
 
-def test_the_corrected_sum_has_the_full_sum_as_its_mean() -> None:
+def test_the_corrected_sum_is_an_unbiased_estimate_of_the_full_sum() -> None:
     hidden, catalogue = vectors(1, 1), vectors(N, 2)
     weights = (torch.nn.functional.normalize(catalogue) @ torch.nn.functional.normalize(hidden).T / TAU).exp()[:, 0]
     sums = []
@@ -71,10 +71,12 @@ def test_the_corrected_sum_has_the_full_sum_as_its_mean() -> None:
     assert abs(np.mean(sums) - float(weights.sum())) < 4 * error
 
 
-def test_its_gradient_is_that_of_the_full_softmax_within_sampling_error() -> None:
-    """Draws of 600 of 3,000 items: the bias of the logarithm, of the order of 1 / drawn, is below the error."""
+def test_the_gradient_equals_that_of_the_full_softmax_within_sampling_error() -> None:
+    """With 600 of 3,000 items drawn, the bias of the logarithm, of order 1 / drawn, is below the sampling error."""
     catalogue, targets = vectors(3000, 2), torch.tensor([3, 10, 11, 40, 3, 10])
-    hidden = (catalogue[targets] + vectors(6, 1)).requires_grad_()  # near their targets, which have a share that counts
+    hidden = (
+        catalogue[targets] + vectors(6, 1)
+    ).requires_grad_()  # close to their targets, so that these have a noticeable share
     (full,) = torch.autograd.grad(full_softmax(hidden, catalogue, targets, TAU), hidden)
     draws, uncorrected = [], []
     for number in range(400):
@@ -91,7 +93,7 @@ def test_its_gradient_is_that_of_the_full_softmax_within_sampling_error() -> Non
     assert without > 10  # so the test would see a missing correction
 
 
-def test_batches_draw_anew_each_step_and_equally_each_time() -> None:
+def test_each_step_draws_different_items_and_each_run_the_same() -> None:
     windows = training_windows([make_sequences([9, 7, 12, 5, 8], 6)], np.array([0, 41]))
     first, second = ([batch.items.tolist() for batch in batches(windows, 4, 0, 1, Candidates(41, 8))] for _ in range(2))
     assert first == second
@@ -100,19 +102,19 @@ def test_batches_draw_anew_each_step_and_equally_each_time() -> None:
 
 
 @pytest.mark.parametrize(("size", "pretraining", "drawn"), [(100, False, 100), (101, False, 7), (101, True, 0)])
-def test_only_a_target_above_the_stated_size_is_sampled(size: int, pretraining: bool, drawn: int) -> None:
+def test_only_targets_above_the_stated_size_are_sampled(size: int, pretraining: bool, drawn: int) -> None:
     assert drawn_items(size, pretraining, TrainConfig(sampled_above=100, drawn=7)) == drawn
 
 
-def test_pre_training_draws_as_many_as_it_is_told() -> None:
+def test_pre_training_draws_the_requested_number() -> None:
     drawn = [drawn_items(100, True, TrainConfig(pretrain_drawn=drawn)) for drawn in (0, 7, 1000)]
     assert drawn == [0, 7, 100]
 
 
-def test_pre_training_with_everything_drawn_is_the_full_softmax(tmp_path: Path) -> None:
+def test_pre_training_with_all_items_drawn_is_the_full_softmax(tmp_path: Path) -> None:
     store = Store(tmp_path)
     make_trainable(store, "Shop", widths={"text": 6})
-    data = load_training_data(store, ["Shop"], TrainConfig(modalities=("text",)), str)
+    data = load_training_data(store, ["Shop"], TrainConfig(modalities=("text",)))
     windows, size = training_windows(data.sequences, data.catalogue.offsets), len(data.catalogue)
     model = Ant(replace(MODEL, hidden_dropout=0, attention_dropout=0, gate_noise=False), {"text": 6}, max_len=10)
     batch = make_batch(windows, np.arange(5), Candidates(size, size), np.random.default_rng(0))
@@ -127,6 +129,6 @@ def test_pre_training_with_everything_drawn_is_the_full_softmax(tmp_path: Path) 
     assert pretraining_loss(model, inputs, batch, TrainConfig()).item() < drawn.item()  # fewer negatives
 
 
-def test_the_reference_has_no_further_negatives() -> None:
+def test_reference_with_drawn_negatives_is_refused() -> None:
     with pytest.raises(UsageError, match="--pretrain-drawn 5: --reference"):
         TrainConfig(reference=True, pretrain_drawn=5)

@@ -1,4 +1,4 @@
-"""Approximate indexes: candidates only, with the share of the exact neighbours they find."""
+"""Approximate indexes: they propose candidates, and their recall of the exact search is measured."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def shop(n: int = 900, queries: int = 80) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(
     ("n", "asked", "lists"), [(20, 0, 1), (1000, 0, 25), (50_000, 0, 894), (1000, 7, 7), (5, 100, 5)]
 )
-def test_there_are_about_four_square_roots_of_lists_where_there_are_vectors_to_fit_them(
+def test_the_default_is_four_times_the_square_root_of_the_items_unless_there_are_too_few_vectors(
     n: int, asked: int, lists: int
 ) -> None:
     assert list_count(n, asked) == lists
@@ -30,7 +30,7 @@ def test_there_are_about_four_square_roots_of_lists_where_there_are_vectors_to_f
     "config",
     [EvaluateConfig(index="ivf", nlist=9, nprobe=9), EvaluateConfig(index="hnsw", ef_search=900, ef_construction=200)],
 )
-def test_an_index_that_looks_everywhere_has_the_exact_ranks(config: EvaluateConfig) -> None:
+def test_an_index_that_searches_everything_gives_the_exact_ranks(config: EvaluateConfig) -> None:
     queries, items = shop()
     search, _ = build_index(items, config)
     rng = np.random.default_rng(0)
@@ -42,7 +42,7 @@ def test_an_index_that_looks_everywhere_has_the_exact_ranks(config: EvaluateConf
 
 
 @pytest.mark.parametrize("index", ["ivf", "hnsw"])
-def test_a_narrow_search_says_how_much_it_finds_and_is_the_same_each_time(index: str) -> None:
+def test_a_narrow_search_reports_its_recall_and_is_reproducible(index: str) -> None:
     queries, items = shop()
     config = EvaluateConfig(index=index, nlist=30, nprobe=1, hnsw_m=4, ef_construction=4, ef_search=4)
     found = []
@@ -59,7 +59,7 @@ def test_a_narrow_search_says_how_much_it_finds_and_is_the_same_each_time(index:
     assert found[0] == found[1]
 
 
-def test_ranks_are_among_the_candidates_and_a_target_that_is_not_found_is_a_miss() -> None:
+def test_ranks_are_among_the_candidates_and_a_target_not_found_is_a_miss() -> None:
     items = unit(np.array([[1.0, 0.0], [0.9, 0.1], [0.8, 0.2], [0.7, 0.3]]))
 
     def search(queries: np.ndarray, k: int) -> Found:

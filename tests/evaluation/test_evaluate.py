@@ -1,4 +1,4 @@
-"""`antpipe evaluate`: what it writes, slices, approximate indexes kept apart, and that only the question matters."""
+"""`antpipe evaluate`: its files, slices and approximate indexes; results do not depend on blocks and threads."""
 
 import json
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_slices_of_a_run_add_up_and_name_its_modalities(folder: Path) -> None:
     assert set(result["slices"]) == {"item", "occurrences", "popularity", "history", "text", "image", "price"}
     for slices in result["slices"].values():
         assert sum(one["positions"] for one in slices.values()) == result["positions"]
-        assert sum(one["users"] for one in slices.values()) == result["users"]  # one position a user
+        assert sum(one["users"] for one in slices.values()) == result["users"]  # one position per user
         for protocol in PROTOCOLS:
             parts = [
                 one["positions"] * one["protocols"][protocol]["ndcg@50"] for one in slices.values() if one["users"]
@@ -64,7 +64,7 @@ def test_slices_of_a_run_add_up_and_name_its_modalities(folder: Path) -> None:
             assert sum(parts) / result["positions"] == pytest.approx(result["protocols"][protocol]["ndcg@50"])
 
 
-def test_slices_are_printed_when_asked_for_and_empty_ones_left_out(folder: Path) -> None:
+def test_slices_are_printed_on_request_without_empty_ones(folder: Path) -> None:
     result, plain = figures(folder), commands.run(*words(folder)).out
     shown = commands.run(*words(folder, "--slices")).out
     assert shown.startswith(plain.rstrip("\n"))
@@ -81,7 +81,7 @@ def test_slices_are_printed_when_asked_for_and_empty_ones_left_out(folder: Path)
 
 
 @pytest.mark.parametrize("index", ["ivf", "hnsw"])
-def test_figures_of_an_approximate_index_have_files_and_a_label_of_their_own(folder: Path, index: str) -> None:
+def test_figures_of_an_approximate_index_have_their_own_files_and_label(folder: Path, index: str) -> None:
     exact = figures(folder)
     assert (exact["approximate"], exact["index"]) == (False, {"kind": "exact"})
     before = written(folder, "test")
@@ -113,7 +113,7 @@ def test_figures_and_ranks_do_not_depend_on_blocks_and_threads(folder: Path) -> 
         for count, size in ((1, 0), (2, 1), (3, 7), (4, 1000)):
             torch.set_num_threads(count)
             faiss.omp_set_num_threads(count)
-            evaluate_run(store, folder / "run", "Shop", EvaluateConfig(device="cpu", block_size=size), str)
+            evaluate_run(store, folder / "run", "Shop", EvaluateConfig(device="cpu", block_size=size))
             found.append(written(folder, "test"))
     finally:
         torch.set_num_threads(threads)
@@ -122,7 +122,7 @@ def test_figures_and_ranks_do_not_depend_on_blocks_and_threads(folder: Path) -> 
 
 
 @pytest.mark.slow
-def test_two_processes_evaluate_like_one_and_only_the_first_speaks(folder: Path) -> None:
+def test_two_processes_evaluate_like_one_and_only_the_first_prints(folder: Path) -> None:
     result, before = figures(folder, "--split", "valid"), written(folder, "valid")
     both = antpipe(2, *words(folder, "--json", "--split", "valid"))
     assert both.returncode == 0, both.stderr

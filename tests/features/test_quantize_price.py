@@ -1,3 +1,5 @@
+"""`quantize-price`: edges of bins, codes of bins, and the artefact."""
+
 import math
 from pathlib import Path
 
@@ -54,7 +56,7 @@ def test_repeated_prices_give_fewer_bins_and_none_is_empty() -> None:
     assert set(find_bins(prices, edges)) == {0, 1}
 
 
-def test_no_more_distinct_prices_than_bins_means_a_bin_for_each() -> None:
+def test_no_more_distinct_prices_than_bins_means_one_bin_per_price() -> None:
     assert fit_edges(np.array([9.0, 1, 1, 1, 1, 1, 1, 5]), bins=4).tolist() == [5, 9]
 
 
@@ -70,7 +72,7 @@ def test_a_higher_price_never_falls_into_a_lower_bin(prices: list[float], bins: 
 
 
 @given(PRICES, st.integers(2, 20))
-def test_every_bin_holds_a_price_and_there_are_at_most_as_many_as_asked_for(prices: list[float], bins: int) -> None:
+def test_no_bin_is_empty_and_there_are_at_most_as_many_as_asked_for(prices: list[float], bins: int) -> None:
     values = np.log1p(np.array(prices))
     edges = fit_edges(values, bins)
     assert len(edges) < bins
@@ -180,7 +182,7 @@ def test_scope_category_fits_large_categories_and_counts_the_small_ones(store: S
     assert set(store.domain("shop").entry("price")["category_edges"]) == {"Music", "Books"}
 
 
-def test_items_without_a_category_are_none_of_their_own(store: Store) -> None:
+def test_items_without_a_category_do_not_form_one(store: Store) -> None:
     paths = [["Music"], ["Books"], [], [], []]
     shop(store, "shop", [1.0, 100, 1, 2, 3], paths)
     quantize_price(store, ["shop"], PriceConfig(bins=2, scope="category", encoding="onehot"))

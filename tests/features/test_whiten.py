@@ -17,7 +17,7 @@ from antpipe.settings.training import TrainConfig
 from antpipe.store.files import Feature
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
-from antpipe.training.compatibility import open_run
+from antpipe.training.run import open_run
 from tests.support.commands import run
 from tests.support.trainable import make_trainable, train_quickly, write_feature
 
@@ -78,7 +78,7 @@ def test_shrinkage_adds_a_share_of_the_mean_variance() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 6), st.integers(0, 4), st.integers(0, 2**16))
-def test_there_is_no_column_for_what_does_not_vary(rank: int, constants: int, seed: int) -> None:
+def test_directions_that_do_not_vary_give_no_column(rank: int, constants: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     factors = rng.integers(-8, 9, (50, rank)).astype(float)
     factors[: 2 * rank] = np.kron(np.eye(rank), [[1], [-1]])  # so that the rank is full
@@ -88,20 +88,20 @@ def test_there_is_no_column_for_what_does_not_vary(rank: int, constants: int, se
     assert np.abs(fitted.apply(values)).max() < 50
 
 
-def test_what_only_rounding_tells_apart_does_not_vary() -> None:
+def test_differences_by_rounding_do_not_count_as_variance() -> None:
     rng = np.random.default_rng(0)
     one = rng.normal(size=(3000, 3))
     values = np.hstack([one, one @ rng.normal(size=(3, 3))])  # of rank 3, before it is rounded to float16
     assert fit_whitening([feature(values)]).projection.shape == (6, 3)
 
 
-def test_fewer_items_than_columns_give_a_column_less_than_items() -> None:
+def test_fewer_items_than_columns_give_one_column_less_than_items() -> None:
     assert fit_whitening([feature(correlated(5, 12, 0))]).projection.shape == (12, 4)
 
 
 @pytest.mark.parametrize("values", [np.ones((4, 3)), np.ones((1, 3)), np.ones((0, 3))])
 def test_features_that_do_not_vary_are_refused(values: Floats) -> None:
-    with pytest.raises(ValueError, match="no direction"):
+    with pytest.raises(ValueError, match="do not differ in any direction"):
         fit_whitening([feature(values)])
 
 
@@ -114,12 +114,12 @@ def test_neither_pieces_nor_order_of_the_catalogues_matter(seed: int) -> None:
     assert parts.projection == pytest.approx(whole.projection, rel=1e-5, abs=1e-7)
 
 
-def test_every_direction_points_to_its_largest_entry() -> None:
+def test_the_largest_entry_of_every_direction_is_positive() -> None:
     projection = fit_whitening([feature(correlated(100, 6, 5))]).projection
     assert (projection[np.abs(projection).argmax(axis=0), np.arange(6)] > 0).all()
 
 
-def test_absent_rows_count_for_nothing() -> None:
+def test_absent_rows_are_ignored() -> None:
     values = correlated(30, 3, 1)
     spoilt = np.vstack([values, np.full((10, 3), 999.0)])
     there = [True] * 30 + [False] * 10
@@ -169,7 +169,7 @@ def test_scope_global_is_one_map_for_all_named_domains(store: Store) -> None:
     assert [result.status for result in again] == ["fresh", "fresh"]
 
 
-def test_like_takes_over_the_map_of_another_domain(store: Store) -> None:
+def test_like_uses_the_map_of_another_domain(store: Store) -> None:
     whiten(store, ["A"], "text", WhitenConfig(dims=4))
     whiten(store, ["B"], "text", WhitenConfig(like="A"))
     a, b = store.domain("A"), store.domain("B")
@@ -178,16 +178,16 @@ def test_like_takes_over_the_map_of_another_domain(store: Store) -> None:
     assert a.entry("text-white")["encoder"] == b.entry("text-white")["encoder"]
     with pytest.raises(UsageError, match="--like A"):
         whiten(store, ["A"], "text", WhitenConfig(like="A"))
-    with pytest.raises(UsageError, match="--like A takes over"):
+    with pytest.raises(UsageError, match="--like A: dimensions, shrinkage and scope come from there"):
         WhitenConfig(like="A", dims=3)
 
 
 def test_features_of_other_encoders_do_not_share_a_whitening(store: Store) -> None:
     write_feature(store.domain("B"), "text", np.random.default_rng(0).normal(size=(24, 12)), encoder="another")
-    with pytest.raises(DataError, match=r"text of B is made by another .*, that of A by test "):
+    with pytest.raises(DataError, match=r"text of B was made by another .*, that of A by test "):
         whiten(store, ["A", "B"], "text", WhitenConfig(scope="global"))
     whiten(store, ["A"], "text", WhitenConfig())
-    with pytest.raises(DataError, match="one whitening does not serve both"):
+    with pytest.raises(DataError, match="one whitening cannot serve both"):
         whiten(store, ["B"], "text", WhitenConfig(like="A"))
 
 
@@ -198,12 +198,15 @@ def test_a_second_run_is_fresh_and_other_settings_build(store: Store) -> None:
     assert [status(), status(), status(dims=3), status(epsilon=0.1)] == ["built", "fresh", "built", "built"]
 
 
-def test_what_was_never_embedded_is_refused_with_its_command(tmp_path: Path) -> None:
+def test_features_that_were_never_embedded_are_refused_with_the_command_to_run(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    make_trainable(store, "C", widths={"text": 4})
-    with pytest.raises(DataError, match="no image") as caught:
+    make_trainable(store, "C", widths={"price": 4})
+    with pytest.raises(DataError, match=r"no text$") as caught:
+        whiten(store, ["C"], "text", WhitenConfig())
+    assert caught.value.next_command == f"antpipe embed-text --domains C --store {tmp_path}"
+    with pytest.raises(DataError, match="no image: no item has a picture or an image URL") as caught:
         whiten(store, ["C"], "image", WhitenConfig())
-    assert caught.value.next_command == f"antpipe embed-image --domains C --store {tmp_path}"
+    assert caught.value.next_command == f"antpipe embed-image --domains C --store {tmp_path} --images DIR"
 
 
 # -- staleness ------------------------------------------------------------------------------------------------
@@ -215,7 +218,7 @@ def states(store: Store) -> dict[str, Any]:
     return {f"{name} {state['artefact']}": state for name, row in outcome.json().items() for state in row}
 
 
-def test_status_tells_nothing_of_a_whitening_nobody_asked_for(store: Store) -> None:
+def test_status_leaves_out_a_whitening_that_nobody_asked_for(store: Store) -> None:
     assert not [name for name in states(store) if "white" in name]
 
 
@@ -246,14 +249,14 @@ def test_texts_that_change_while_a_map_is_fitted_are_not_passed_off_as_whitened(
     assert "text-white" not in store.domain("A").manifest()
 
 
-def test_other_results_of_the_same_settings_make_the_whitened_ones_stale(store: Store) -> None:
+def test_other_vectors_with_the_same_settings_make_the_whitened_ones_stale(store: Store) -> None:
     scope = WhitenConfig(scope="global")
     whiten(store, ["A", "B"], "text", scope)
     before = store.domain("B").entry("text-white")["encoder"]
     values = np.random.default_rng(9).normal(size=(24, 12))
     write_feature(store.domain("A"), "text", values)  # as --force does where precision or decoding settled otherwise
     state = states(store)["A text-white"]
-    assert (state["status"], state["why"]) == ("stale", "text was computed anew since, with other results")
+    assert (state["status"], state["why"]) == ("stale", "text was computed again since, with other results")
     assert states(store)["B text-white"]["status"] == "stale"
     assert [result.status for result in whiten(store, ["A", "B"], "text", scope)] == ["built", "built"]
     assert store.domain("B").entry("text-white")["encoder"] != before
@@ -269,7 +272,7 @@ def test_a_damaged_text_makes_the_whitened_one_stale_too(store: Store) -> None:
     assert "embed-text" in state["next_command"]
 
 
-def test_status_knows_of_changes_in_the_other_domains_of_a_common_fit(store: Store) -> None:
+def test_status_notices_changes_in_the_other_domains_of_a_shared_fit(store: Store) -> None:
     whiten(store, ["A", "B"], "text", WhitenConfig(scope="global"))
     write_feature(store.domain("B"), "text", np.random.default_rng(9).normal(size=(24, 12)), encoder="another")
     state = states(store)["A text-white"]
@@ -288,7 +291,7 @@ def test_a_run_reads_the_whitened_features_and_remembers_it(store: Store, tmp_pa
     assert "whitened (fit " in done.modalities["text"]["encoder"]
     assert set(done.domains["A"]) == {"text-white", "image", "price", "sequences"}
     assert checkpoint.describe(tmp_path / "run").whitened() == ("text",)
-    _, _, catalogue = open_run(store, tmp_path / "run", "A", str)
+    _, _, catalogue = open_run(store, tmp_path / "run", "A")
     [seen] = catalogue.features["text"]
     assert seen is not None
     assert seen.values.tolist() == store.domain("A").feature("text-white").values.tolist()
@@ -307,7 +310,7 @@ def test_evaluate_and_recommend_read_what_the_run_was_trained_on(store: Store, t
     assert "text-white of A changed" in outcome.err
 
 
-def test_asking_for_what_was_not_whitened_is_refused_with_the_command(store: Store, tmp_path: Path) -> None:
+def test_features_that_were_not_whitened_are_refused_with_the_command_to_run(store: Store, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="domain A: no text-white") as caught:
         train_quickly(store, "scratch", ["A"], tmp_path / "run", whitened=("text",))
     assert caught.value.next_command == f"antpipe whiten --modality text --domains A --store {store.root}"
@@ -339,11 +342,11 @@ def test_a_run_reads_another_domain_through_the_same_map_only(store: Store, tmp_
     whiten(store, ["A"], "text", WhitenConfig())
     train_quickly(store, "pretrain", ["A"], tmp_path / "source", whitened=("text",))
     with pytest.raises(DataError, match="whitened") as caught:
-        open_run(store, tmp_path / "source", "B", str)
+        open_run(store, tmp_path / "source", "B")
     command = str(caught.value.next_command)
-    assert command == f"antpipe whiten --modality text --domains B --store {store.root} --like A"
+    assert command == f"antpipe whiten --domains B --store {store.root} --modality text --like A"
     assert run(*command.split()[1:]).code == 0
-    open_run(store, tmp_path / "source", "B", str)
+    open_run(store, tmp_path / "source", "B")
     assert train_quickly(store, "finetune", ["B"], tmp_path / "t", tmp_path / "source", whitened=("text",)).epochs == 3
 
 
@@ -352,12 +355,12 @@ def test_domains_whitened_apart_are_not_trained_together(store: Store, tmp_path:
     with pytest.raises(DataError, match="text of B is made by test") as caught:
         train_quickly(store, "pretrain", ["A", "B"], tmp_path / "run", whitened=("text",))
     command = str(caught.value.next_command)
-    assert command == f"antpipe whiten --modality text --domains A,B --scope global --store {store.root}"
+    assert command == f"antpipe whiten --domains A,B --store {store.root} --modality text --scope global"
     assert run(*command.split()[1:]).code == 0
     assert train_quickly(store, "pretrain", ["A", "B"], tmp_path / "run", whitened=("text",)).epochs == 3
 
 
-def test_the_command_prints_a_line_a_domain(store: Store) -> None:
+def test_the_command_prints_one_line_per_domain(store: Store) -> None:
     outcome = run("whiten", "--domains", "A,B", "--modality", "image", "--dims", "3", "--store", store.root)
     assert [line.split()[:3] for line in outcome.out.splitlines()] == [
         ["A", "image-white", "built"],

@@ -1,4 +1,4 @@
-"""Each point in which antpipe on purpose does something else than the authors' code (docs/method.md lists them)."""
+"""Each deliberate difference between antpipe and the authors' code (docs/method.md lists them)."""
 
 import io
 import itertools
@@ -17,7 +17,7 @@ from antpipe.core.catalogue import Catalogue
 from antpipe.core.model import Ant
 from antpipe.core.ranking import DEPTH, rank_examples, unit_rows
 from antpipe.features import embed_image
-from antpipe.features.image.models import ImageEncoder
+from antpipe.features.image.encoders import ImageEncoder
 from antpipe.features.image.preparation import Preparation
 from antpipe.interop.ant_reference import rename
 from antpipe.settings.model import ModelConfig
@@ -41,7 +41,7 @@ def along(cosine: float) -> torch.Tensor:
     return torch.tensor([cosine, math.sqrt(1 - cosine**2)], dtype=torch.float64)
 
 
-def test_the_padding_is_a_candidate_in_their_softmax_and_not_in_ours() -> None:
+def test_the_padding_is_a_candidate_in_their_softmax_but_not_in_ours() -> None:
     hidden, catalogue, target = along(1.0)[None], torch.stack([along(0.9), along(0.2)]), torch.tensor([0])
     rival = along(0.95)
     ours = losses.full_softmax(hidden, catalogue, target, TAU)
@@ -50,7 +50,7 @@ def test_the_padding_is_a_candidate_in_their_softmax_and_not_in_ours() -> None:
     assert math.isclose(theirs, math.log(1 + math.exp(-0.7 / TAU) + math.exp(0.05 / TAU)), rel_tol=1e-6)
 
 
-def test_their_loss_stops_at_minus_log_of_eps_and_ours_goes_on() -> None:
+def test_their_loss_is_bounded_by_minus_log_eps_and_ours_is_not() -> None:
     hidden, items, targets = along(1.0).repeat(2, 1), torch.stack([along(-1.0), along(1.0)]), torch.tensor([0, 1])
     theirs = losses.reference_in_batch(hidden, items, targets, TAU)
     ours = losses.in_batch(hidden, items, targets, TAU)
@@ -58,12 +58,12 @@ def test_their_loss_stops_at_minus_log_of_eps_and_ours_goes_on() -> None:
     assert math.isclose(ours, 2 / TAU / 2, rel_tol=1e-9)
 
 
-def test_a_batch_without_any_image_has_a_loss_of_zero_where_theirs_is_zero_by_zero() -> None:
+def test_a_batch_without_images_has_loss_zero_instead_of_zero_by_zero() -> None:
     vectors = torch.randn(3, 4)
     assert losses.image_text(vectors, vectors, torch.zeros(3, dtype=torch.bool), TAU) == 0.0
 
 
-def test_a_batch_of_one_is_a_batch() -> None:
+def test_a_batch_of_one_works() -> None:
     model = Ant(ModelConfig(width=8, experts=2), {"text": 5, "image": 6}, max_len=4).eval()
     items = model.items({"text": torch.randn(1, 5), "image": torch.randn(1, 6)}).fused
     hidden = model.encode(items[None])[:, -1]
@@ -71,7 +71,7 @@ def test_a_batch_of_one_is_a_batch() -> None:
 
 
 @pytest.mark.realdata
-def test_relearning_differs_from_theirs_in_the_price_bias_alone(case: Golden) -> None:
+def test_relearning_differs_from_theirs_only_in_the_price_bias(case: Golden) -> None:
     model, theirs = case.model(), case.about["_relearn"]
     frozen, kept = set(theirs["frozen"]), set(theirs["kept_from_pretraining_and_trainable"])
     reset = {*theirs["reinit_random"]["names"], *theirs["set_to_zero"]}
@@ -99,7 +99,7 @@ def test_relearning_differs_from_theirs_in_the_price_bias_alone(case: Golden) ->
 
 @pytest.fixture
 def average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[np.ndarray], Feature]:
-    """What embed-image makes of items whose pictures have the vectors slots (n, S, d), zeros where there is none."""
+    """Runs embed-image on items whose pictures have the vectors slots (n, S, d); zeros mean no picture."""
     config = tiny_encoder(tmp_path, monkeypatch)
 
     def run(slots: np.ndarray) -> Feature:
@@ -110,10 +110,10 @@ def average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[np.nda
             preparation=Preparation(lambda image: np.array(image.getpixel((0, 0))[:2]), None, None, None, None),
             encode=vectors_of,
             width=slots.shape[2],
-            facts={"name": "given", "revision": "1"},
+            facts={"name": "given", "revision": "1", "dimension": slots.shape[2]},
         )
-        for module in ("embed_image", "image_embedder"):
-            monkeypatch.setattr(f"antpipe.features.{module}.load_encoder", lambda *_: encoder)
+        for module in ("embed_image", "image.embedder", "image.precision"):
+            monkeypatch.setattr(f"antpipe.features.{module}.load_image_encoder", lambda *_: encoder)
         there = [(int(row), int(slot)) for row, slot in np.argwhere(slots.any(2))]
         pictures = {f"{row}-{slot}.png": one_pixel(row, slot) for row, slot in there}
         files = {f"{row:03}": [f"{r}-{slot}.png" for r, slot in there if r == row] for row in range(len(slots))}
@@ -131,7 +131,7 @@ def one_pixel(red: int, green: int) -> bytes:
     return stream.getvalue()
 
 
-def test_a_picture_whose_vector_sums_to_zero_is_a_picture(average: Callable[[np.ndarray], Feature]) -> None:
+def test_a_picture_whose_vector_sums_to_zero_counts(average: Callable[[np.ndarray], Feature]) -> None:
     slots = np.zeros((1, 4, 2))
     slots[0, 0] = [1.0, -1.0]
     assert ant_quirks.image_means(slots)[0, 0] > 1e7
@@ -141,7 +141,7 @@ def test_a_picture_whose_vector_sums_to_zero_is_a_picture(average: Callable[[np.
 
 
 @pytest.mark.realdata
-def test_our_average_of_pictures_is_theirs_but_for_half_precision(
+def test_our_average_of_pictures_equals_theirs_within_half_precision(
     case: Golden, average: Callable[[np.ndarray], Feature]
 ) -> None:
     ours, theirs = average(case.arrays["raw/A/img"]), case.arrays["table/img"][1:]
@@ -159,7 +159,7 @@ def test_after_a_full_sequence_their_padding_can_be_recommended() -> None:
 
 
 @pytest.mark.realdata
-def test_our_unseen_ranks_are_theirs_without_the_row_of_the_padding(case: Golden) -> None:
+def test_our_unseen_ranks_equal_theirs_without_the_padding(case: Golden) -> None:
     model, sequences, labels = case.model(), case.tensor("batch/seq"), case.tensor("batch/label")
     lens = case.tensor("batch/lens")
     items = model.items(case.features()).fused.detach()
@@ -171,7 +171,7 @@ def test_our_unseen_ranks_are_theirs_without_the_row_of_the_padding(case: Golden
         np.arange(len(lens), dtype=np.int32), stream.astype(np.int32), end - lens.numpy(), end, sequences.shape[1]
     )
     ours = rank_examples(unit_rows(hidden), unit_rows(items[1:]), part).by_protocol["unseen"]
-    theirs = case.tensor("out64/eval/pred").flip(1)  # the best first, the padding among the items
+    theirs = case.tensor("out64/eval/pred").flip(1)  # best first, with the padding among the items
     full = sequences[:, -1] != 0
     for row, label in enumerate(labels):
         ranking = theirs[row].tolist()
@@ -191,7 +191,7 @@ def test_a_domain_whose_last_items_are_unseen_does_not_shift_the_next_one(case: 
     sizes = [len(case.arrays[f"raw/{name}/text"]) for name in ("A", "Bd", "C")]
     bounds = list(itertools.pairwise(split))
     theirs = [np.concatenate([interns[a:b].ravel(), labels[a:b]]) for a, b in bounds]
-    begins = [0, *(int(ids.max()) for ids in theirs[:-1])]  # their id of each domain's first item, less one
+    begins = [0, *(int(ids.max()) for ids in theirs[:-1])]  # their id of each domain's first item, minus one
     assert (
         ant_quirks.domain_offsets([int(ids.max()) - 1 - at for ids, at in zip(theirs, begins, strict=True)]) == begins
     )

@@ -34,7 +34,7 @@ def case(request: pytest.FixtureRequest, golden: Path, report: Report) -> Golden
 
 
 def hidden_of(case: Golden, model: Ant, items: Tensor) -> Tensor:
-    """What the model expects after each sequence of the golden batch; items: rows as in the authors' tables."""
+    """The vector expected after each sequence of the golden batch; items: rows as in the authors' tables."""
     sequences, last = case.tensor("batch/seq"), case.tensor("batch/lens") - 1
     return model.encode(items[sequences])[torch.arange(len(last)), last]
 
@@ -57,7 +57,7 @@ def pretraining_parts(case: Golden, model: Ant) -> tuple[Tensor, Tensor]:
 
 
 def training_inputs(case: Golden, whole: bool) -> tuple[ItemInputs, Batch]:
-    """The golden batch as training makes it: items from 0, sequences of similar length together.
+    """The golden batch as training builds it: items from 0, sequences of similar length together.
 
     whole: for the loss over the catalogue, otherwise only the items of the batch are there.
     """
@@ -107,7 +107,7 @@ def test_sequence_input_every_layer_at_all_positions_and_output(case: Golden) ->
     case.compare("sequence output", hidden_of(case, model, items), "seq/output")
 
 
-def test_encoding_with_a_padding_mask_is_the_last_layer_at_all_positions(case: Golden) -> None:
+def test_encode_with_a_padding_mask_equals_the_last_layer_at_all_positions(case: Golden) -> None:
     model, sequences = case.model(), case.tensor("batch/seq")
     encoded = model.encode(model.items(case.features()).fused[sequences], sequences != 0)
     case.compare("encode(), all positions", encoded, f"seq/layer{model.config.layers - 1}")
@@ -141,8 +141,8 @@ def test_gradients_of_every_parameter(case: Golden, loss: str, stored: str) -> N
     theirs = case.group(f"out{case.bits}/{stored}")
     assert set(ours) == set(theirs)
     for name, gradient in ours.items():
-        # A key's bias shifts all attention scores of a query alike: its gradient is 0 but for rounding, which has
-        # the size of what cancels, the gradient of the query's bias.
+        # A key's bias shifts all attention scores of a query equally, so its gradient is 0 up to rounding errors, which
+        # are relative to the gradient of the query's bias.
         other = name.replace("key.bias", "query.bias")
         case.compare(f"gradients, {loss}", gradient, f"{stored}/{name}", theirs[other])
 
@@ -158,18 +158,18 @@ def test_scores_masked_scores_ranking_and_metrics(case: Golden) -> None:
     case.compare("scores, masked", masked, "eval/scores_masked", scale=scores[~hidden])
     ranked = masked.argsort(1)
     stored = case.tensor(f"out{case.bits}/eval/pred")
-    for row, candidates in enumerate((~hidden).sum(1)):  # masked ones tie: their order says nothing
+    for row, candidates in enumerate((~hidden).sum(1)):  # masked items tie: their order is arbitrary
         assert torch.equal(ranked[row, -candidates:], stored[row, -candidates:])
     at_10, at_30 = (ant_quirks.recall_and_ndcg(ranked, labels, k) for k in (10, 30))
     found = torch.tensor([at_10[0], at_30[0], at_10[1], at_30[1]])
-    # The authors' metrics are single precision in both runs.
+    # The authors' metrics have single precision in both runs.
     assert torch.allclose(found, case.tensor(f"out{case.bits}/eval/metrics").float(), rtol=1e-6)
 
 
 def test_transductive_outputs_loss_and_scores(case: Golden) -> None:
-    model = case.model(transductive=True, reference=True)
+    model = ant_quirks.with_padding(case.model(transductive=True), case.tensor("sd/item_embedding.weight"))
     features = case.features()
-    items = model.items(features, torch.arange(len(features["text"]))).fused  # row 0: the padding has a vector, too
+    items = model.items(features, torch.arange(len(features["text"]))).fused  # row 0: the padding has a vector too
     hidden = hidden_of(case, model, items)
     case.compare("transductive, sequence output", hidden, "trans/seq_output")
     case.compare("transductive, loss", full_loss(case, model, items), "trans/loss_full")

@@ -1,4 +1,4 @@
-"""The authors' naming to our models and back, in any size, and what is refused."""
+"""Models of any size from the authors' names and back, and what is refused."""
 
 from typing import Any
 
@@ -10,9 +10,8 @@ from torch import Tensor
 
 from antpipe.core.model import Ant
 from antpipe.errors import DataError, UsageError
-from antpipe.interop.ant_reference import load_state, rename, to_reference
-from antpipe.settings.features import MODALITIES
-from antpipe.settings.model import ModelConfig
+from antpipe.interop.ant_reference import from_reference, rename, to_reference
+from antpipe.settings.model import MODALITIES, ModelConfig
 from tests.support import plain_ant
 
 WIDTHS = {"text": 5, "image": 7, "price": 4}
@@ -20,7 +19,7 @@ SMALL = ModelConfig(width=8, experts=3, heads=2)
 
 
 def random_model(config: ModelConfig, widths: dict[str, int], max_len: int = 6, items: int | None = None) -> Ant:
-    """A model in float64 whose parameters are all different from their first values."""
+    """A model in float64 whose parameters all differ from their initial values."""
     torch.manual_seed(0)
     model = Ant(config, widths, max_len, items).double().eval()
     with torch.no_grad():
@@ -57,14 +56,14 @@ def shapes(draw: st.DrawFn) -> tuple[ModelConfig, dict[str, int], int, int | Non
 
 @settings(max_examples=60, deadline=None)
 @given(shapes(), st.sampled_from(["", "module.", "model.", "_orig_mod."]), st.sampled_from(["state_dict", None]))
-def test_a_model_of_any_shape_comes_back_from_the_authors_naming(
+def test_a_model_of_any_shape_survives_the_round_trip_through_the_authors_names(
     shape: tuple[ModelConfig, dict[str, int], int, int | None], prefix: str, holder: str | None
 ) -> None:
     config, widths, max_len, items = shape
     model = random_model(config, widths, max_len, items)
     written: dict[str, Any] = {prefix + name: tensor for name, tensor in to_reference(model).items()}
     written = {holder: written, "epoch": 3} if holder else written
-    back = load_state(written, heads=config.heads, transductive=config.transductive, modalities=tuple(widths))
+    back = from_reference(written, heads=config.heads, transductive=config.transductive, modalities=tuple(widths))
     assert (back.config, back.widths, back.max_len) == (config, widths, max_len)
     tensors = back.state_dict()
     assert set(tensors) == set(model.state_dict())
@@ -83,7 +82,7 @@ def test_a_model_of_any_shape_comes_back_from_the_authors_naming(
 )
 def test_a_loaded_model_of_any_shape_computes_the_formulas(config: ModelConfig, max_len: int) -> None:
     state = to_reference(random_model(config, WIDTHS, max_len))
-    model = load_state(state, heads=config.heads)
+    model = from_reference(state, heads=config.heads)
     torch.manual_seed(1)
     features = {name: torch.randn(max_len, width, dtype=torch.float64) for name, width in WIDTHS.items()}
     items = [plain_ant.item(state, {name: x[n] for name, x in features.items()}) for n in range(max_len)]
@@ -94,19 +93,19 @@ def test_a_loaded_model_of_any_shape_computes_the_formulas(config: ModelConfig, 
 
 
 def test_arrays_load_like_tensors(state: dict[str, Tensor]) -> None:
-    from_tensors, from_arrays = load_state(state), load_state({name: t.numpy() for name, t in state.items()})
+    from_tensors, from_arrays = from_reference(state), from_reference({name: t.numpy() for name, t in state.items()})
     for name, tensor in from_tensors.state_dict().items():
         assert torch.equal(from_arrays.state_dict()[name], tensor)
 
 
 def test_single_and_half_precision_load_as_single(state: dict[str, Tensor]) -> None:
-    model = load_state({name: tensor.half() for name, tensor in state.items()})
+    model = from_reference({name: tensor.half() for name, tensor in state.items()})
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
 
 
-def test_loading_copies_and_draws_nothing(state: dict[str, Tensor]) -> None:
+def test_loading_copies_the_tensors_and_draws_no_random_numbers(state: dict[str, Tensor]) -> None:
     before = torch.get_rng_state()
-    model = load_state(state)
+    model = from_reference(state)
     assert torch.equal(torch.get_rng_state(), before)
     with torch.no_grad():
         model.positions.weight.zero_()
@@ -114,7 +113,7 @@ def test_loading_copies_and_draws_nothing(state: dict[str, Tensor]) -> None:
 
 
 def test_a_loaded_model_can_be_trained_and_its_gradients_have_the_authors_names(state: dict[str, Tensor]) -> None:
-    model = load_state(state)
+    model = from_reference(state)
     model.items(
         {name: torch.ones(2, width, dtype=torch.float64) for name, width in WIDTHS.items()}
     ).fused.sum().backward()
@@ -123,79 +122,78 @@ def test_a_loaded_model_can_be_trained_and_its_gradients_have_the_authors_names(
     assert named["meta_pooling.pooling.w_gate"].shape == (4, 3)
 
 
-def test_item_ids_lose_the_row_of_the_padding_unless_the_reference_numbering_is_asked_for() -> None:
+def test_item_ids_lose_the_row_of_the_padding_and_get_it_back_as_zeros() -> None:
     state = to_reference(random_model(SMALL, WIDTHS)) | {"item_embedding.weight": torch.randn(10, 8)}
-    ours, theirs = load_state(state, transductive=True), load_state(state, transductive=True, reference=True)
-    assert ours.ids is not None and theirs.ids is not None
+    ours = from_reference(state, transductive=True)
+    assert ours.ids is not None
     assert torch.equal(ours.ids.weight.float(), state["item_embedding.weight"][1:])
-    assert torch.equal(theirs.ids.weight.float(), state["item_embedding.weight"])
-    assert not to_reference(ours)["item_embedding.weight"][0].any()
-    assert torch.equal(to_reference(theirs, reference=True)["item_embedding.weight"], theirs.ids.weight)
+    back = to_reference(ours)["item_embedding.weight"]
+    assert not back[0].any()
+    assert torch.equal(back[1:], ours.ids.weight)
 
 
-def test_what_a_model_does_without_is_left_out_and_named(state: dict[str, Tensor]) -> None:
-    said: list[str] = []
+def test_entries_that_a_model_does_not_need_are_left_out_and_named(
+    state: dict[str, Tensor], messages: list[str]
+) -> None:
     tables = {"indices": torch.arange(10), "EmbeddingTable.img_embed.weight": torch.ones(10, 7)}
-    load_state(state | tables | {"item_embedding.weight": torch.ones(10, 8)}, notice=said.append)
-    assert len(said) == 1
-    assert said[0].endswith("EmbeddingTable.img_embed.weight, indices, item_embedding.weight")
+    from_reference(state | tables | {"item_embedding.weight": torch.ones(10, 8)})
+    assert len(messages) == 1
+    assert messages[0].endswith("EmbeddingTable.img_embed.weight, indices, item_embedding.weight")
 
 
-def test_experts_beside_single_projections_are_left_out(state: dict[str, Tensor]) -> None:
+def test_experts_beside_single_projections_are_left_out(state: dict[str, Tensor], messages: list[str]) -> None:
     single = to_reference(random_model(ModelConfig(width=8, experts=0), WIDTHS))
-    said: list[str] = []
-    model = load_state(state | single, notice=said.append)
+    model = from_reference(state | single)
     assert model.config.experts == 0
-    assert "meta2rec.proj.0.lin.bias" in said[0]
-    assert "img_pooling.pooling.w_gate" in said[0]
+    assert "meta2rec.proj.0.lin.bias" in messages[0]
+    assert "img_pooling.pooling.w_gate" in messages[0]
 
 
-def test_an_unused_modality_is_left_out(state: dict[str, Tensor]) -> None:
-    said: list[str] = []
-    model = load_state(state, modalities=("image", "price"), notice=said.append)
+def test_an_unused_modality_is_left_out(state: dict[str, Tensor], messages: list[str]) -> None:
+    model = from_reference(state, modalities=("image", "price"))
     assert model.widths == {"image": 7, "price": 4}
-    assert "text2rec.proj.0.bias" in said[0]
+    assert "text2rec.proj.0.bias" in messages[0]
 
 
 @pytest.mark.parametrize("name", sorted(to_reference(random_model(SMALL, WIDTHS))))
 def test_any_missing_entry_is_refused_by_name(state: dict[str, Tensor], name: str) -> None:
     del state[name]
     with pytest.raises(DataError, match=name.replace(".", r"\.")):
-        load_state(state)
+        from_reference(state)
 
 
 @pytest.mark.parametrize("name", sorted(to_reference(random_model(SMALL, WIDTHS))))
-def test_any_entry_of_another_shape_is_refused_by_the_name_of_an_entry(state: dict[str, Tensor], name: str) -> None:
+def test_any_entry_of_the_wrong_shape_is_refused_by_the_name_of_an_entry(state: dict[str, Tensor], name: str) -> None:
     state[name] = torch.cat([state[name], state[name][:1]])
     if name == "position_embedding.weight":  # nothing else depends on the number of positions
-        assert load_state(state).max_len == 7
+        assert from_reference(state).max_len == 7
         return
-    with pytest.raises(DataError, match=r"[a-zA-Z0-9_.]+ has shape \(.*\); the other entries ask for \("):
-        load_state(state)
+    with pytest.raises(DataError, match=r"[a-zA-Z0-9_.]+ has shape \(.*\); the other entries require \("):
+        from_reference(state)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_that_are_not_finite_are_refused_by_name(state: dict[str, Tensor], value: float) -> None:
     state["img2rec.proj.1.bias"][2] = value
     with pytest.raises(DataError, match=r"img2rec\.proj\.1\.bias: 1 of 7 values are not finite"):
-        load_state(state)
+        from_reference(state)
 
 
 def test_an_unknown_entry_is_refused_by_name(state: dict[str, Tensor]) -> None:
     with pytest.raises(DataError, match=r"item_bias is unknown"):
-        load_state(state | {"item_bias": torch.zeros(8)})
+        from_reference(state | {"item_bias": torch.zeros(8)})
 
 
 def test_a_prefix_on_some_entries_only_is_refused(state: dict[str, Tensor]) -> None:
     state["module.LayerNorm.bias"] = state.pop("LayerNorm.bias")
     with pytest.raises(DataError, match=r"LayerNorm\.bias is missing; module\.LayerNorm\.bias is unknown"):
-        load_state(state)
+        from_reference(state)
 
 
 def test_different_numbers_of_experts_are_refused_by_name(state: dict[str, Tensor]) -> None:
     state |= {"meta2rec.proj.3.lin.weight": torch.zeros(8, 4), "meta2rec.proj.3.lin.bias": torch.zeros(8)}
     with pytest.raises(DataError, match=r"text2rec 3, img2rec 3, meta2rec 4"):
-        load_state(state)
+        from_reference(state)
 
 
 def test_feed_forward_experts_in_a_first_layer_only_are_refused() -> None:
@@ -203,38 +201,38 @@ def test_feed_forward_experts_in_a_first_layer_only_are_refused() -> None:
     state = to_reference(random_model(ModelConfig(width=8, experts=3), WIDTHS))
     state = {name: tensor for name, tensor in state.items() if "layer.0.feed_forward" not in name}
     with pytest.raises(DataError, match=r"\[2, 0\] feed-forward experts"):
-        load_state(state | to_reference(random_model(config, WIDTHS)))
+        from_reference(state | to_reference(random_model(config, WIDTHS)))
 
 
 def test_whole_numbers_are_refused_by_name(state: dict[str, Tensor]) -> None:
     with pytest.raises(DataError, match=r"LayerNorm\.bias holds torch\.int64"):
-        load_state(state | {"LayerNorm.bias": torch.zeros(8, dtype=torch.int64)})
+        from_reference(state | {"LayerNorm.bias": torch.zeros(8, dtype=torch.int64)})
 
 
-def test_something_that_is_no_tensor_is_refused_by_name(state: dict[str, Tensor]) -> None:
-    with pytest.raises(DataError, match="epoch holds no numbers but int"):
-        load_state(state | {"epoch": 3})
+def test_a_value_that_is_not_a_tensor_is_refused_by_name(state: dict[str, Tensor]) -> None:
+    with pytest.raises(DataError, match="epoch holds int, not numbers"):
+        from_reference(state | {"epoch": 3})
 
 
 def test_an_empty_mapping_is_refused() -> None:
     with pytest.raises(DataError, match=r"position_embedding\.weight is missing"):
-        load_state({})
+        from_reference({})
 
 
-def test_item_ids_that_are_not_there_are_refused(state: dict[str, Tensor]) -> None:
+def test_missing_item_ids_are_refused(state: dict[str, Tensor]) -> None:
     with pytest.raises(DataError, match=r"item_embedding\.weight is missing"):
-        load_state(state, transductive=True)
+        from_reference(state, transductive=True)
 
 
 @pytest.mark.parametrize("heads", [0, 3])
 def test_heads_must_divide_the_width(state: dict[str, Tensor], heads: int) -> None:
     with pytest.raises(UsageError, match=f"--heads {heads}: does not divide the checkpoint's width 8"):
-        load_state(state, heads=heads)
+        from_reference(state, heads=heads)
 
 
 def test_an_unknown_modality_is_refused(state: dict[str, Tensor]) -> None:
     with pytest.raises(UsageError, match="sound"):
-        load_state(state, modalities=("text", "sound"))
+        from_reference(state, modalities=("text", "sound"))
 
 
 def test_a_parameter_the_authors_do_not_have_is_refused() -> None:

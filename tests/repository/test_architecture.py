@@ -1,8 +1,9 @@
-"""The structure of the package: who imports whom and when, how long a file may be, what the README lists."""
+"""The structure of the package: the order of its folders, its core, and what is imported when."""
 
 import ast
 import re
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,18 +18,29 @@ MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-# What features/ may import besides itself: everything else belongs to training, ranking or the command line.
-GROUND = {
-    "antpipe.config",
-    "antpipe.settings.base",
-    "antpipe.errors",
-    "antpipe.store.domain",
-    "antpipe.runtime.devices",
-    "antpipe.runtime.process",
-}
+# Each layer imports only from layers before it. Features and core stand side by side.
+LAYERS = (
+    {"errors"},
+    {"runtime"},
+    {"settings"},
+    {"store"},
+    {"features", "core"},
+    {"training"},
+    {"evaluation"},
+    {"comparison"},
+    {"interop"},
+    {"demonstration"},
+    {"api"},
+    {"commands"},
+    {"cli"},
+    {"__main__"},
+)
+HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
+# What a person reads who wants to know how a run is trained and judged: all that these two modules reach.
+CORE_STARTS = ("antpipe.training.run", "antpipe.evaluation.evaluate")
+CORE_FOLDERS = {"errors", "runtime", "settings", "store", "core", "training", "evaluation"}
+CORE_LINES = 5000
 HEAVY = {"torch", "torchvision", "sentence_transformers", "open_clip", "timm", "faiss", "ray"}
-LONGEST = 350
-# Longer on purpose: the one place of all paths and schemas, and that of all settings.
 
 
 def tree_of(module: str) -> ast.Module:
@@ -48,13 +60,12 @@ def imported_by(node: ast.AST, module: str) -> Iterator[str]:
 
 
 def all_imports(module: str) -> set[str]:
-    """Everything a module imports, wherever in it."""
+    """Everything a module imports: at load, inside functions, and for type checkers."""
     return {name for node in ast.walk(tree_of(module)) for name in imported_by(node, module)}
 
 
 def run_at_import(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes below that are executed when the module is loaded: not bodies of functions, nor what is there for
-    type checkers only."""
+    """The nodes below `node` that are executed when the module is loaded: no function bodies, no TYPE_CHECKING."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             continue
@@ -68,47 +79,71 @@ def imports_at_load(module: str) -> set[str]:
     return {name for node in run_at_import(tree_of(module)) for name in imported_by(node, module)}
 
 
-def own_modules(module: str) -> set[str]:
-    """The modules and packages right below antpipe that a module imports from, wherever in it."""
-    own = (name.split(".") for name in all_imports(module))
-    return {".".join(parts[:2]) for parts in own if parts[0] == "antpipe" and len(parts) > 1}
+def own_imports(module: str) -> set[str]:
+    """The modules of antpipe that a module imports, wherever in it."""
+    return {name for name in all_imports(module) if name in MODULES and name != "antpipe"} - {module}
+
+
+def folder_of(module: str) -> str:
+    return module.split(".")[1]
 
 
 def libraries(names: set[str]) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
+def reach(starts: tuple[str, ...]) -> set[str]:
+    """These modules, what they import, what that imports, and so on."""
+    found: set[str] = set()
+    left = list(starts)
+    while left:
+        module = left.pop()
+        if module not in found:
+            found.add(module)
+            left += own_imports(module)
+    return found
+
+
 def test_the_rules_see_imports_wherever_they_are() -> None:
     commands = "antpipe.commands.features"
-    assert {"antpipe.features", "antpipe.commands.show", "antpipe.store.domain"} <= own_modules(commands)
-    assert "antpipe.features.embed_text" in all_imports(commands)  # in a function
-    assert "antpipe.store.domain.StageResult" in all_imports(commands) - imports_at_load(commands)
-    assert {"antpipe.training.checkpoint", "antpipe.core.stages"} <= imports_at_load(
-        "antpipe.training.run"
-    )  # from antpipe import …
+    assert "antpipe.store.next_command" in own_imports("antpipe.store.domain")
     assert "typer" in libraries(imports_at_load("antpipe.cli"))
+    assert "torch" in libraries(all_imports("antpipe.training.loop"))  # in functions
+    assert "torch" not in libraries(imports_at_load("antpipe.training.loop"))
+    assert "antpipe.commands.flags" in own_imports(commands)
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("antpipe.features")])
-def test_features_import_nothing_of_the_training_side(module: str) -> None:
-    assert own_modules(module) - {"antpipe.features"} <= GROUND
+def test_every_folder_has_its_place_in_the_order() -> None:
+    assert {folder_of(module) for module in MODULES if "." in module} == set(HEIGHT)
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if "." in name])
+def test_a_module_imports_only_from_its_own_folder_and_those_before_it(module: str) -> None:
+    own = folder_of(module)
+    others = {folder_of(name) for name in own_imports(module)} - {own}
+    assert {name for name in others if HEIGHT[name] >= HEIGHT[own]} == set()
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    try:
+        TopologicalSorter({module: own_imports(module) for module in MODULES}).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_the_core_can_be_read_in_an_afternoon() -> None:
+    core = reach(CORE_STARTS)
+    assert {folder_of(module) for module in core} <= CORE_FOLDERS
+    assert sum(len(MODULES[module].read_text(encoding="utf-8").splitlines()) for module in core) <= CORE_LINES
 
 
 @pytest.mark.parametrize("module", ["antpipe.core.model", "antpipe.core.losses"])
 def test_model_and_losses_import_nothing_of_antpipe_but_the_settings(module: str) -> None:
-    assert own_modules(module) <= {"antpipe.config"}
+    assert {folder_of(name) for name in own_imports(module)} - {"core"} <= {"settings"}
 
 
 def test_only_the_command_line_imports_typer() -> None:
-    named = {name for name in MODULES if "typer" in libraries(all_imports(name))}
-    assert {name for name in named if not name.startswith("antpipe.commands.")} == {"antpipe.cli"}
-
-
-def test_only_the_command_line_is_started_by_the_module() -> None:
-    """Nothing but `python -m antpipe` imports the command line: what it does is to be had from Python without it."""
-    assert {name for name in MODULES if "antpipe.cli" in all_imports(name)} == {"antpipe.__main__"}
-    users = {name for name in MODULES if "antpipe.commands" in own_modules(name)}
-    assert {name for name in users if not name.startswith("antpipe.commands.")} == {"antpipe.cli"}
+    assert {folder_of(name) for name in MODULES if "typer" in libraries(all_imports(name))} == {"cli", "commands"}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -123,9 +158,9 @@ def test_every_module_says_what_it_is(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_no_file_is_longer_than_one_can_read(module: str) -> None:
-    lines = len(MODULES[module].read_text(encoding="utf-8").splitlines())
-    assert lines <= LONGEST
+def test_every_document_a_module_points_at_is_in_the_repository(module: str) -> None:
+    for name in re.findall(r"\bdocs/[\w/-]+\.md\b", MODULES[module].read_text(encoding="utf-8")):
+        assert (REPOSITORY / name).is_file(), name
 
 
 # -- README ---------------------------------------------------------------------------------------------------

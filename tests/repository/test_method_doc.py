@@ -11,7 +11,7 @@ from tests.conftest import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "method.md"
 TEXT = PAGE.read_text(encoding="utf-8")
-NAMED = sorted(set(re.findall(r"\[`([\w.]+)`\]\(\.\./(antpipe/[\w/]+)\.py\)", TEXT)))
+NAMED = sorted(set(re.findall(r"\[`([\w.]+)`\]\(\.\./((?:antpipe|tests)/[\w/]+)\.py\)", TEXT)))
 
 
 @pytest.mark.parametrize(("name", "file"), NAMED)
@@ -53,6 +53,6 @@ def test_the_table_of_stages_is_that_of_the_code() -> None:
 
 
 def test_the_tests_the_page_names_exist() -> None:
-    files = re.findall(r"tests/\w+\.py", TEXT)
+    files = re.findall(r"tests/[\w/]+\.py", TEXT)
     assert files
     assert [file for file in files if not (REPOSITORY / file).is_file()] == []

@@ -1,3 +1,5 @@
+"""The device and the precision that a name stands for."""
+
 import pytest
 import torch
 
@@ -10,17 +12,17 @@ def test_cpu_is_the_cpu() -> None:
 
 
 @pytest.mark.parametrize(("available", "device"), [(True, "cuda"), (False, "cpu")])
-def test_auto_is_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch, available: bool, device: str) -> None:
+def test_auto_is_the_gpu_if_there_is_one(monkeypatch: pytest.MonkeyPatch, available: bool, device: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
     assert choose_device("auto") == torch.device(device)
 
 
-def test_cuda_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_is_used_if_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device("cuda") == torch.device("cuda")
 
 
-def test_absent_cuda_is_refused_instead_of_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_without_a_gpu_is_refused_and_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError) as caught:
         choose_device("cuda")
@@ -34,21 +36,21 @@ def test_unknown_device_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("native", "precision"), [(True, "bf16"), (False, "fp32")])
-def test_auto_is_bf16_where_the_processor_multiplies_it(
+def test_auto_is_bf16_if_the_processor_multiplies_it(
     monkeypatch: pytest.MonkeyPatch, native: bool, precision: str
 ) -> None:
     found = {"avx512_bf16": native, "avx512_f": True}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
     assert choose_precision("auto", torch.device("cpu")) == precision
 
 
 def test_an_older_torch_that_cannot_tell_gives_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert choose_precision("auto", torch.device("cpu")) == "fp32"
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
-def test_a_precision_that_is_asked_for_is_taken(name: str) -> None:
+def test_a_precision_that_is_asked_for_is_used(name: str) -> None:
     assert choose_precision(name, torch.device("cpu")) == name
 
 

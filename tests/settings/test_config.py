@@ -1,16 +1,21 @@
-"""Settings: one default each, four sources in a fixed order, nothing unknown."""
+"""Settings: one default each, sources in a fixed order of precedence, unknown names refused, help texts."""
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 import pytest
 
+from antpipe.core.stages import STAGES
 from antpipe.errors import UsageError
-from antpipe.settings.base import check_environment, flags_of, from_json, read_toml, resolve, to_json, variable_name
+from antpipe.evaluation.baselines.judge import BASELINES
+from antpipe.settings.base import Config, flags_of, from_json, to_json, variable_name
+from antpipe.settings.comparison import CompareConfig
 from antpipe.settings.ingest import IngestConfig
 from antpipe.settings.model import ModelConfig
 from antpipe.settings.sections import CONFIGS
+from antpipe.settings.sources import check_environment, read_toml, resolve
 from antpipe.settings.training import TrainConfig
 
 
@@ -21,7 +26,7 @@ def test_flag_beats_environment_beats_toml_beats_default() -> None:
     assert (config.epochs, config.lr, config.batch_size, config.seed) == (5, 0.25, 7, TrainConfig().seed)
 
 
-def test_inherited_settings_take_the_place_of_defaults() -> None:
+def test_inherited_settings_replace_defaults() -> None:
     config = resolve(ModelConfig, {"heads": 4}, {}, {}, inherited=ModelConfig(width=64, heads=2))
     assert (config.width, config.heads) == (64, 4)
 
@@ -46,7 +51,7 @@ def test_an_unknown_toml_section_is_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["[train", "epochs = 3", "\xff"])
-def test_a_file_that_holds_no_sections_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_file_without_sections_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "x.toml"
     path.write_bytes(content.encode("latin-1"))
     with pytest.raises(UsageError):
@@ -73,16 +78,29 @@ def test_a_misspelt_environment_variable_is_refused() -> None:
         ("epochs", True),
     ],
 )
-def test_values_that_do_not_fit_are_refused_with_their_flag(field: str, value: object) -> None:
+def test_invalid_values_are_refused_with_their_flag(field: str, value: object) -> None:
     with pytest.raises(UsageError, match=f"--{field}"):
         resolve(TrainConfig, {field: value}, {}, {})
 
 
-def test_every_setting_is_explained_and_starts_with_an_admitted_value() -> None:
-    for config in CONFIGS:
-        for field in dataclasses.fields(config):
-            assert field.metadata["about"], field.name
-        assert config() == config()
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_setting_has_a_help_text_a_panel_and_a_valid_default(config: type[Config]) -> None:
+    assert config() == config()
+    for field in dataclasses.fields(config):
+        assert field.metadata["about"] and not field.metadata["about"].endswith("."), field.name
+        assert field.metadata["panel"], field.name
+
+
+def test_a_setting_is_in_the_panel_of_its_class_unless_it_names_its_own() -> None:
+    panels = {field.name: field.metadata["panel"] for field in dataclasses.fields(TrainConfig)}
+    assert (panels["lr"], panels["device"], panels["modalities"]) == ("Optimisation", "Run", "Input")
+    assert {field.metadata["panel"] for field in dataclasses.fields(ModelConfig)} == {"Model"}
+
+
+def test_the_help_of_arms_names_every_stage_and_baseline_that_compare_accepts() -> None:
+    [arms] = [field for field in dataclasses.fields(CompareConfig) if field.name == "arms"]
+    named = set(re.findall(r"[\w-]+", arms.metadata["about"]))
+    assert {*STAGES, *BASELINES, "auto", "sasrec", "unisrec", "baselines"} - {"pretrain", "unfreeze"} <= named
 
 
 def test_no_setting_of_two_groups_that_share_a_command_has_the_same_name() -> None:
@@ -95,14 +113,14 @@ def test_a_share_above_one_is_refused() -> None:
         ModelConfig(hidden_dropout=1.5)
 
 
-def test_flags_of_a_config_ask_for_the_same_settings() -> None:
+def test_flags_of_a_config_give_the_same_settings() -> None:
     config = IngestConfig(min_user=2, keep_without_metadata=True, text_fields=("title", "brand"))
     assert flags_of(config) == ["--min-user", "2", "--keep-without-metadata", "--text-fields", "title,brand"]
     assert flags_of(ModelConfig(gate_noise=False, width=8), without=("width",)) == ["--no-gate-noise"]
     assert flags_of(TrainConfig()) == []
 
 
-def test_flags_of_a_config_say_what_differs_from_the_run_to_start_from_or_from_a_variable() -> None:
+def test_flags_of_a_config_give_what_differs_from_the_run_to_start_from_or_from_a_variable() -> None:
     before = ModelConfig(width=64, hidden_dropout=0.3, inner_width=32, transductive=True)
     asked = ModelConfig(width=64, experts=0)
     assert flags_of(asked, inherited=before) == ["--experts", "0", "--hidden-dropout", "0.5", "--no-transductive"]

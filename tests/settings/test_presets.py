@@ -1,4 +1,4 @@
-"""`--preset`: settings that go together, and what wins over them."""
+"""`--preset`: settings that go together, and what overrides them."""
 
 import json
 import shlex
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from antpipe.errors import UsageError
-from antpipe.settings.base import resolve
 from antpipe.settings.model import ModelConfig
 from antpipe.settings.presets import PRESETS, TARGET, find_preset
+from antpipe.settings.sources import resolve
 from antpipe.settings.training import TrainConfig
 from antpipe.store.store import Store
 from antpipe.training import loop
@@ -20,21 +20,21 @@ from tests.support.trainable import make_trainable
 STRONG = PRESETS["strong"]
 
 
-def test_ant_is_what_the_defaults_are() -> None:
+def test_ant_equals_the_defaults() -> None:
     ant = PRESETS["ant"]
     assert resolve(ModelConfig, {}, {}, {}, preset=ant["model"]) == ModelConfig()
     assert resolve(TrainConfig, {}, {}, {}, preset=ant["train"]) == TrainConfig()
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_names_only_settings_there_are(name: str) -> None:
+def test_a_preset_names_only_existing_settings(name: str) -> None:
     resolve(ModelConfig, {}, {}, {}, preset=PRESETS[name]["model"])
     resolve(TrainConfig, {}, {}, {}, preset=PRESETS[name]["train"])
     assert set(PRESETS[name]) <= {"model", "train", TARGET}
     resolve(ModelConfig, {}, {}, {}, preset=PRESETS[name].get(TARGET, {}))
 
 
-def test_flag_variable_and_toml_win_over_a_preset_and_it_over_a_checkpoint() -> None:
+def test_flag_variable_and_toml_override_a_preset_and_a_preset_overrides_a_checkpoint() -> None:
     inherited = ModelConfig(width=64, experts=5, hidden_dropout=0.9, attention_dropout=0.9)
     found = resolve(
         ModelConfig,
@@ -57,7 +57,7 @@ def test_an_unknown_preset_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize(("stage", "ids"), [("pretrain", False), ("scratch", True)])
-def test_a_run_keeps_the_settings_of_its_preset_and_only_one_on_a_target_has_ids(
+def test_a_run_keeps_the_settings_of_its_preset_and_only_stages_on_a_target_have_ids(
     tmp_path: Path, stage: str, ids: bool
 ) -> None:
     make_trainable(Store(tmp_path / "store"), "Shop")
@@ -106,7 +106,7 @@ def described(run_folder: Path) -> dict[str, dict[str, object]]:
     return json.loads((run_folder / "checkpoint.json").read_text(encoding="utf-8"))
 
 
-def test_compare_pre_trains_without_ids_where_a_run_handed_in_has_them(tmp_path: Path) -> None:
+def test_compare_pre_trains_without_ids_even_if_a_given_run_has_them(tmp_path: Path) -> None:
     for name in ("Shop", "Source"):
         make_trainable(Store(tmp_path / "store"), name)
     words = ["--preset", "strong", "--width", "8", "--epochs", "1", "--store", tmp_path / "store"]
@@ -134,10 +134,10 @@ def test_compare_pre_trains_without_ids_where_a_run_handed_in_has_them(tmp_path:
     assert ids == [False, True]
 
 
-def test_the_command_an_interrupted_run_names_goes_on_with_it_without_the_preset(
+def test_the_command_an_interrupted_run_proposes_continues_it_without_the_preset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`ant` asks for defaults where the run to start from has other values: those have to be said."""
+    """`ant` sets defaults, so values that differ from the run to start from must be spelt out."""
     for name in ("Shop", "Source"):
         make_trainable(Store(tmp_path / "store"), name)
     words = ["--epochs", "1", "--save-every", "0", "--store", tmp_path / "store"]
@@ -161,7 +161,7 @@ def test_the_command_an_interrupted_run_names_goes_on_with_it_without_the_preset
 
 
 @pytest.mark.parametrize(("flags", "flag"), [([], "--width 8"), (["--width", "8"], "--experts 0")])
-def test_a_preset_that_does_not_fit_a_run_is_refused_with_the_flag_that_wins_over_it(
+def test_a_preset_that_does_not_fit_a_run_is_refused_with_the_flag_that_overrides_it(
     tmp_path: Path, flags: list[str], flag: str
 ) -> None:
     for name in ("Shop", "Source"):
@@ -172,4 +172,9 @@ def test_a_preset_that_does_not_fit_a_run_is_refused_with_the_flag_that_wins_ove
     asked = ["train", "--stage", "finetune", "--domains", "Shop", "--from", tmp_path / "source", "--preset", "ant"]
     refused = run(*asked, *flags, *words, "--out", tmp_path / "run")
     assert refused.code == 3
-    assert f"next: the same command with {flag}" in refused.err
+    [following] = [line for line in refused.err.splitlines() if line.startswith("antpipe: next: ")]
+    assert following.endswith(f" {flag}")
+    repaired = run(*shlex.split(following.removeprefix("antpipe: next: "))[1:])
+    assert (
+        repaired.code == 0 or flag.split(maxsplit=1)[0] not in repaired.err.splitlines()[0]
+    )  # the next difference, if any

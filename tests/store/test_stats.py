@@ -49,7 +49,7 @@ def test_users_and_items_are_shared_by_their_original_ids(store: Store) -> None:
     ]
 
 
-def test_the_table_has_a_row_a_domain_and_a_line_for_each_pair_that_shares(store: Store) -> None:
+def test_the_table_has_one_row_per_domain_and_one_line_per_pair_that_shares(store: Store) -> None:
     outcome = run("stats", "--store", store.root)
     assert outcome.code == 0, outcome.err
     assert outcome.out.splitlines() == [
@@ -62,7 +62,7 @@ def test_the_table_has_a_row_a_domain_and_a_line_for_each_pair_that_shares(store
     ]
 
 
-def test_domains_that_share_nothing_say_so(store: Store) -> None:
+def test_a_line_says_that_domains_share_nothing(store: Store) -> None:
     assert run("stats", "--domains", "A,C", "--store", store.root).out.endswith("\nno users or items in common\n")
     assert "in common" not in run("stats", "--domains", "A", "--store", store.root).out
 

@@ -1,4 +1,4 @@
-"""Embedders without a model, which keep what they are asked for."""
+"""Embedders without a model, which record what they are asked for."""
 
 import os
 import signal
@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from antpipe.errors import DataError
-from antpipe.features.shards.plan import Shard, Vectors, content_of
+from antpipe.features.shards.folder import ShardVectors
+from antpipe.features.shards.plan import Shard, content_of
 
 WIDTH = 4
 
 
 def vector_of(content: str) -> list[float]:
-    """Some direction that only this content has."""
+    """A direction that only this content has."""
     return [byte / 256 for byte in content_of(content.encode())[:WIDTH]]
 
 
@@ -29,7 +30,7 @@ class Counting:
     stop_after: int = -1  # calls, then Stopped
     calls: int = 0
 
-    def __call__(self, contents: Sequence[Any], advance: Callable[[int], None]) -> Vectors:
+    def __call__(self, contents: Sequence[Any], advance: Callable[[int], None]) -> ShardVectors:
         if self.calls == self.stop_after:
             raise Stopped
         self.calls += 1
@@ -37,14 +38,14 @@ class Counting:
         present = np.array([content != self.bad for content in contents])
         values = np.array([vector_of(content) for content in contents], np.float32) * present[:, None]
         advance(len(contents))
-        return Vectors(values, present, [(int(n), "unreadable") for n in np.flatnonzero(~present)])
+        return ShardVectors(values, present, [(int(n), "unreadable") for n in np.flatnonzero(~present)])
 
     def make(self) -> "Counting":
         return self
 
 
 class Stopped(BaseException):
-    """What no code of the package can catch by accident."""
+    """An exception that no code of the package catches by accident."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,9 @@ class Contents:
 
 @dataclass(frozen=True)
 class Remote:
-    """Stands for a factory and for the embedders it makes in other processes. What they are asked for is in `log`.
+    """Stands for a factory and for the embedders it makes in other processes; they record what they are asked in `log`.
 
-    The first process that meets `deadly` is killed; `refused` is an error of the catalogue, `odd` one no process but
-    its own can make sense of.
+    The first process that meets `deadly` is killed. `refused` is a DataError, `odd` an error that cannot be pickled.
     """
 
     log: str
@@ -78,7 +78,7 @@ class Remote:
         return Remote.Embedder(self)
 
     def asked(self) -> list[tuple[int, str]]:
-        """(process, content), for each time a content was asked for."""
+        """(process, content) for each time a content was asked for."""
         lines = [line for path in Path(self.log).glob("*.txt") for line in path.read_text().splitlines()]
         return [(int(pid), content) for pid, content in (line.split(" ", 1) for line in lines)]
 
@@ -86,7 +86,7 @@ class Remote:
     class Embedder:
         made: "Remote"
 
-        def __call__(self, contents: Sequence[str], advance: Callable[[int], None]) -> Vectors:
+        def __call__(self, contents: Sequence[str], advance: Callable[[int], None]) -> ShardVectors:
             with (Path(self.made.log) / f"{os.getpid()}.txt").open("a") as file:
                 file.writelines(f"{os.getpid()} {content}\n" for content in contents)
             dead = Path(self.made.log) / "dead"
@@ -94,16 +94,16 @@ class Remote:
                 dead.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.made.refused in contents:
-                raise DataError("a content is refused", "antpipe mend")
+                raise DataError("a content is refused", "antpipe status")
             if self.made.odd in contents:
                 raise OddError("one", "two")
             advance(len(contents))
             values = np.array([vector_of(content) for content in contents], np.float32)
-            return Vectors(values, np.ones(len(contents), np.bool_))
+            return ShardVectors(values, np.ones(len(contents), np.bool_))
 
 
 class OddError(Exception):
-    """One that pickle cannot make again."""
+    """An exception that pickle cannot restore."""
 
     def __init__(self, one: str, two: str) -> None:
         super().__init__(f"{one} {two}")

@@ -17,7 +17,7 @@ TINY = {
 
 
 def tiny_encoder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ImageConfig:
-    """The model `tiny`, known to open_clip during the test; its random weights are in a checkpoint in `folder`."""
+    """The model `tiny`, known to open_clip during the test, with random weights in a checkpoint in `folder`."""
     import open_clip
     import torch
 
@@ -29,7 +29,7 @@ def tiny_encoder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ImageConfig:
 
 
 def empty_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The hub client's cache, empty, on a machine that may not reach the hub during the test."""
+    """The hub client's cache, empty, on a machine that cannot reach the hub during the test."""
     import huggingface_hub.constants
 
     cache = folder / "hub"
@@ -39,7 +39,7 @@ def empty_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def cached_on_hub(cache: Path, checkpoint: str) -> None:
-    """The repository somebody/tiny as the hub's client keeps it: settings and weights at one commit."""
+    """The repository somebody/tiny as the hub client caches it: settings and weights at one commit."""
     snapshot = cache / "models--somebody--tiny" / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
     shutil.copy(checkpoint, snapshot / "open_clip_pytorch_model.bin")

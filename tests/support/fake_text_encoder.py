@@ -1,8 +1,8 @@
-"""A text encoder without a model, in place of sentence-transformers; and a process that embeds a shop with it.
+"""A text encoder without a model, replacing sentence-transformers; and a process that embeds a shop with it.
 
-`python -m tests.fake_text_encoder STORE LOG SECONDS SIZE`: prints `ready`, then embeds the domain `shop` in shards of
-SIZE, each in at least SECONDS; the first text of a shard goes to LOG when its computation begins. Prints figures and
-its peak memory at the end.
+`python -m tests.support.fake_text_encoder STORE LOG SECONDS SIZE` prints `ready`, then embeds the domain `shop` in
+shards of SIZE, each in at least SECONDS; the first text of a shard goes to LOG when its computation begins. Prints
+figures and its peak memory at the end.
 """
 
 import json
@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from antpipe.features import embed_text as stage
-from antpipe.features.encoders.identity import Located
-from antpipe.features.shards.plan import Vectors
+from antpipe.features.encoders.located import Located
+from antpipe.features.shards.folder import ShardVectors
+from antpipe.features.text import precision
 from antpipe.features.text.encoders import TextSettings
 from antpipe.settings.features import TextConfig
 from antpipe.store.artefacts import StageResult
@@ -31,9 +32,9 @@ CONFIG = TextConfig(encoder="fake", device="cpu", precision="bf16", shard_size=S
 
 @dataclass
 class FakeEncoder:
-    """What embed-text asks sentence-transformers for. asked: every text that was embedded, by shard.
+    """What embed-text needs from sentence-transformers. asked: every embedded text, by shard.
 
-    noise: how far its vectors in bf16 are from those in fp32; noise32: those in fp32 from the library's.
+    noise: how far its bf16 vectors are from its fp32 vectors; noise32: how far the latter are from the library's.
     """
 
     noise: float = 0.0
@@ -46,8 +47,9 @@ class FakeEncoder:
     def install(self, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(stage, "locate_text_encoder", self.locate)
         patch.setattr(stage, "choose_device", str)
-        patch.setattr(stage, "reference", self.reference)
-        patch.setattr(stage, "make_embedder", self.make)
+        patch.setattr(precision, "reference", self.reference)
+        for module in (stage, precision):
+            patch.setattr(module, "make_embedder", self.make)
 
     def locate(self, name: str, _mend: str, _backend: str) -> Located:
         return Located(name, name, "folder", self.revision, Path(name))
@@ -57,8 +59,8 @@ class FakeEncoder:
         facts = {"name": "fake", "revision": self.revision, "precision": settings.precision}
         return vectors, facts | {"dimension": vectors.shape[1]}
 
-    def make(self, settings: TextSettings) -> Callable[..., Vectors]:
-        def embedder(contents: Sequence[str], advance: Callable[[int], None]) -> Vectors:
+    def make(self, settings: TextSettings) -> Callable[..., ShardVectors]:
+        def embedder(contents: Sequence[str], advance: Callable[[int], None]) -> ShardVectors:
             if self.log is None:
                 self.asked.append(list(contents))
             else:  # where memory is measured
@@ -67,17 +69,17 @@ class FakeEncoder:
             time.sleep(self.seconds)
             advance(len(contents))
             noise = self.noise if settings.precision == "bf16" else self.noise32
-            return Vectors(embedded(settings, contents, noise), np.ones(len(contents), np.bool_))
+            return ShardVectors(embedded(settings, contents, noise), np.ones(len(contents), np.bool_))
 
         return embedder
 
     def texts(self) -> list[str]:
-        """All texts of shards, sorted; those of the sample, which came before, are not counted."""
+        """All embedded texts, sorted."""
         return sorted(text for part in self.asked for text in part)
 
 
 def embedded(settings: TextSettings, texts: Sequence[str], noise: float) -> Any:
-    """(n, d) float32; of every text another direction, turned by the noise."""
+    """(n, d) float32: a direction of its own per text, turned by the noise."""
     vectors = np.array([vector_of(text) for text in texts], np.float32)[:, : settings.dims]
     return vectors + noise * np.roll(vectors, 1, axis=1) * [1, -1, 1, -1][: vectors.shape[1]]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from antpipe.core.model import Ant
-from antpipe.interop.ant_reference import load_state
+from antpipe.interop.ant_reference import from_reference
 
 TABLES = {"text": "text", "image": "img", "price": "price"}  # our modalities, their names in the arrays
 LIMITS = {64: 1e-9, 32: 1e-5}  # largest relative error by precision
@@ -61,7 +61,7 @@ class Golden:
         return {name.removeprefix(f"{prefix}/"): self.tensor(name) for name in names}
 
     def model(self, state: Mapping[str, Tensor] | None = None, **options: Any) -> Ant:
-        return load_state(state or self.group("sd"), **self.settings | options)
+        return from_reference(state or self.group("sd"), **self.settings | options)
 
     def features(self) -> dict[str, Tensor]:
         """Raw features of the padding (row 0) and of all items."""

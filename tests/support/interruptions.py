@@ -1,7 +1,8 @@
-"""A small run that is interrupted in all manners, and what must not depend on it."""
+"""A small run that is interrupted in every way, and what must not depend on it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from antpipe.runtime.progress import Progress, Update
 from antpipe.settings.training import TrainConfig
 from antpipe.store.store import Store
 from antpipe.training import loop
 from antpipe.training.checkpoint import Checkpoint
+from antpipe.training.request import RunRequest
 from antpipe.training.run import run_stage
 from tests.support.trainable import MODEL, TRAINING, make_trainable
 
@@ -22,7 +25,7 @@ TIMES = ("seconds", "positions_per_second")
 
 
 class Killed(BaseException):
-    """What no code of the package can catch by accident."""
+    """An error that no code of the package catches by accident."""
 
 
 def two_shops(folder: Path) -> Store:
@@ -32,30 +35,40 @@ def two_shops(folder: Path) -> Store:
     return store
 
 
+def asked(store: Store, config: TrainConfig = CONFIG, stage: str = "scratch", source: Path | None = None) -> RunRequest:
+    return RunRequest(store, ["Source" if stage == "pretrain" else "Target"], stage, MODEL, config, source)
+
+
 def trained(
-    store: Store, out: Path, config: TrainConfig = CONFIG, stage: str = "scratch", notice: Any = str, **more: Any
+    store: Store,
+    out: Path,
+    config: TrainConfig = CONFIG,
+    stage: str = "scratch",
+    source: Path | None = None,
+    **more: Any,
 ) -> tuple[Checkpoint, bool]:
-    domain = "Source" if stage == "pretrain" else "Target"
-    return run_stage(
-        store,
-        [domain],
-        stage,
-        out=out,
-        model_config=MODEL,
-        config=config,
-        **{"source": None, "force": False, "notice": notice, "progress": str, **more},
-    )
+    return run_stage(asked(store, config, stage, source), out, **more)
+
+
+def watching(look: Callable[[float], None]) -> Progress:
+    """A progress that passes the epochs done to a function."""
+
+    @contextmanager
+    def progress(_: str) -> Iterator[Update]:
+        yield lambda done, _total, _note="": look(done)
+
+    return progress
 
 
 def command(store: Store, run: Path) -> list[str]:
-    """The command line that asks for the same as `trained` does."""
+    """The command line that asks for what `trained` trains."""
     words = f"--width {MODEL.width} --experts 2 --item-dropout 0 --hidden-dropout 0.1 --attention-dropout 0.1"
     words += f" --epochs 3 --batch-size 48 --save-every 0 --device cpu --store {store.root} --out {run}"
     return ["train", "--stage", "scratch", "--domains", "Target", *words.split()]
 
 
 def result(run: Path) -> dict[str, Any]:
-    """All a run leaves that must not depend on interruptions: description, weights and the figures of its epochs."""
+    """What a run leaves that must not depend on interruptions: description, weights and the figures of its epochs."""
     [weights] = run.glob("model-*.safetensors")
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {
@@ -66,7 +79,7 @@ def result(run: Path) -> dict[str, Any]:
 
 
 def failing_at(call: int, function: Callable[..., Any], error: BaseException, *, after: bool) -> Callable[..., Any]:
-    """The function, which raises at its n-th call, before or after it did its work."""
+    """The function, but its n-th call raises, before or after doing its work."""
     calls = 0
 
     def instead(*arguments: Any, **more: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A web server on loopback that answers as badly as a test wants, and counts what it is asked."""
+"""A web server on loopback that answers as badly as a test wants, and counts its requests."""
 
 import socket
 import threading
@@ -73,7 +73,7 @@ def _handler(server: PictureServer) -> type[BaseHTTPRequestHandler]:
                     if isinstance(part, bytes):
                         self.wfile.write(part)
                         self.wfile.flush()
-                        # An answer that is no whole one ends with its connection.
+                        # An incomplete answer closes the connection.
                         whole = part.startswith(b"HTTP/1.1 ") and len(part.partition(b"\r\n\r\n")[2]) == int(
                             part.partition(b"Content-Length: ")[2].partition(b"\r")[0] or -1
                         )

@@ -5,7 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from antpipe.settings.ingest import IngestConfig
+from antpipe.features.ingest.amazon.files import Release
+from antpipe.features.ingest_amazon import ingest_amazon
+from antpipe.settings.ingest import AmazonConfig, IngestConfig
+from antpipe.store.artefacts import StageResult
 from antpipe.store.domain import Domain
 from antpipe.store.store import Store
 
@@ -43,6 +46,21 @@ def small_shop(folder: Path) -> Path:
     publish(folder / "Shop_5.json.gz", review("a", "x", 1), review("a", "y", 2), review("b", "x", 3))
     publish(folder / "meta_Shop.json.gz", product("x"), product("y"), product("unsold"))
     return folder
+
+
+def ingest_release(
+    store: Store,
+    source: Path,
+    domain: str,
+    config: IngestConfig,
+    *,
+    options: AmazonConfig | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+) -> StageResult:
+    """`ingest amazon` of one domain."""
+    release = Release(store, source, domain, config, options or AmazonConfig())
+    return ingest_amazon(release, force=force, dry_run=dry_run)
 
 
 def report(store: Store, domain: str = "Shop") -> dict[str, Any]:

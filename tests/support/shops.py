@@ -59,6 +59,14 @@ def picture(seed: int, size: tuple[int, int] = (40, 30), form: str = "PNG") -> b
     return stream.getvalue()
 
 
+def phone_picture(seed: int, size: tuple[int, int] = (40, 30)) -> bytes:
+    """A JPEG with a second, smaller picture in it, as phones write them: Pillow reports the format MPO."""
+    first = Image.open(io.BytesIO(picture(seed, size)))
+    stream = io.BytesIO()
+    first.save(stream, "MPO", save_all=True, append_images=[first.reduce(2)], quality=95)
+    return stream.getvalue()
+
+
 def picture_shop(store: Store, pictures: dict[str, bytes], files: dict[str, list[str]]) -> Domain:
     """The domain `shop`. pictures: file contents by name. files: for each item the names of its pictures."""
     items = [{"item_id": item_id, "image_files": names} for item_id, names in files.items()]

@@ -12,6 +12,7 @@ from antpipe.settings.model import ModelConfig
 from antpipe.settings.training import TrainConfig
 from antpipe.store.domain import Domain
 from antpipe.store.store import Store
+from antpipe.training.request import RunRequest
 from antpipe.training.run import run_stage
 from tests.support.shops import make_domain
 
@@ -36,7 +37,7 @@ def make_trainable(
     domain = make_domain(store, name, rows, interactions)
     for modality, width in widths.items():
         write_feature(domain, modality, rng.normal(size=(items, width)))
-    build_sequences(store, [name], SequenceConfig(max_len=10), force=False, warn=str)
+    build_sequences(store, [name], SequenceConfig(max_len=10))
     return domain
 
 
@@ -53,16 +54,5 @@ def train_quickly(
     store: Store, stage: str, domains: list[str], out: Path, source: Path | None = None, **more: Any
 ) -> Any:
     """run_stage with a small model; `more` replaces fields of the training settings."""
-    checkpoint, _ = run_stage(
-        store,
-        domains,
-        stage,
-        out=out,
-        model_config=MODEL,
-        config=replace(TRAINING, **more),
-        source=source,
-        force=False,
-        notice=str,
-        progress=str,
-    )
+    checkpoint, _ = run_stage(RunRequest(store, domains, stage, MODEL, replace(TRAINING, **more), source), out)
     return checkpoint

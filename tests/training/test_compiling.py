@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from antpipe.errors import UsageError
-from antpipe.runtime import compiling
+from antpipe.runtime import devices
 from antpipe.store.store import Store
 from antpipe.training import checkpoint, loop
-from antpipe.training.run import plan_run
+from antpipe.training.run import build_model
 from tests.support.commands import run
-from tests.support.interruptions import CONFIG, Killed, command, failing_at, result, trained, two_shops
+from tests.support.interruptions import CONFIG, Killed, asked, command, failing_at, result, trained, two_shops
 from tests.support.trainable import MODEL
 
 COMPILED = replace(CONFIG, compile=True, precision="bf16", epochs=2)
@@ -26,7 +26,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
+    monkeypatch.setattr(devices, "BACKEND", "aot_eager")
 
 
 @pytest.mark.slow
@@ -45,25 +45,25 @@ def test_a_compiled_run_is_resumed_bit_equal_and_names_its_weights_like_any_othe
     assert set(result(tmp_path / "whole")["weights"]) == set(plain["weights"])
     assert result(tmp_path / "whole")["rows"][0]["loss"] == pytest.approx(plain["rows"][0]["loss"], rel=0.05)
     model, _ = checkpoint.load(tmp_path / "whole")  # as `antpipe evaluate` does: nothing compiled
-    plan = plan_run(store, ["Target"], "scratch", model_config=MODEL, config=COMPILED, source=None, notice=str)
-    assert loop.validate(model, plan.data, torch.device("cpu")) == done.metrics
+    assert loop.validate(model, asked(store, COMPILED).plan().data, torch.device("cpu")) == done.metrics
 
 
 @pytest.mark.usefixtures("backend")
-def test_every_part_that_a_step_repeats_is_compiled_but_not_for_validation(store: Store) -> None:
-    plan = plan_run(store, ["Target"], "scratch", model_config=MODEL, config=COMPILED, source=None, notice=str)
+def test_parts_repeated_in_a_step_are_compiled_but_not_for_validation(store: Store) -> None:
+    plan = asked(store, COMPILED).plan()
+    model = build_model(plan)
     torch._dynamo.reset()
-    compiling.compile_parts(plan.model)
+    devices.compile_parts(model)
     counted = torch._dynamo.utils.counters["stats"]
     counted.clear()
-    loop.validate(plan.model, plan.data, torch.device("cpu"))
+    loop.validate(model, plan.data, torch.device("cpu"))
     assert not counted["unique_graphs"]
-    plan.model.encode_blocks(torch.randn(5, MODEL.width), [(1, 5)])
+    model.encode_blocks(torch.randn(5, MODEL.width), [(1, 5)])
     assert counted["unique_graphs"] >= MODEL.layers
 
 
 @pytest.mark.parametrize(("missing", "said"), [("compiler", "compiler, and no-such"), ("headers", "Python.h")])
-def test_what_compiling_lacks_is_said_before_anything_is_done(
+def test_missing_tools_for_compiling_are_named_before_anything_is_done(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, said: str
 ) -> None:
     if missing == "compiler":
@@ -77,9 +77,5 @@ def test_what_compiling_lacks_is_said_before_anything_is_done(
 
 
 def test_compiling_is_part_of_the_fingerprint_because_it_changes_last_digits(store: Store, tmp_path: Path) -> None:
-    plans = [
-        plan_run(store, ["Target"], "scratch", model_config=MODEL, config=config, source=None, notice=str)
-        for config in (CONFIG, replace(CONFIG, compile=True))
-    ]
-    assert plans[0].described.fingerprint != plans[1].described.fingerprint
+    assert asked(store).fingerprint() != asked(store, replace(CONFIG, compile=True)).fingerprint()
     assert run(*command(store, tmp_path / "run"), "--compile", "--dry-run").code == 0

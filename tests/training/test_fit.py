@@ -16,8 +16,9 @@ from antpipe.core.ranking import evaluate
 from antpipe.settings.training import TrainConfig
 from antpipe.store.store import Store
 from antpipe.training import loop
-from antpipe.training.loop import TrainingData, fit, pretraining_loss
-from antpipe.training.run import load_training_data
+from antpipe.training.data import TrainingData, load_training_data
+from antpipe.training.loop import fit, pretraining_loss
+from antpipe.training.state import Position
 from tests.support.trainable import MODEL, TRAINING, make_trainable
 
 CPU = torch.device("cpu")
@@ -27,7 +28,7 @@ CPU = torch.device("cpu")
 def data(tmp_path: Path) -> TrainingData:
     store = Store(tmp_path / "store")
     make_trainable(store, "Shop", seed=1)
-    return load_training_data(store, ["Shop"], TRAINING, str)
+    return load_training_data(store, ["Shop"], TRAINING)
 
 
 @pytest.fixture
@@ -40,48 +41,50 @@ def weights_of(model: Ant) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
-def run(
-    model: Ant, data: TrainingData, config: TrainConfig = TRAINING, pretraining: bool = False, record: Any = str
-) -> tuple[int, dict[str, float]]:
-    return fit(model, data, pretraining=pretraining, config=config, device=CPU, record=record)
+def run(model: Ant, data: TrainingData, config: TrainConfig = TRAINING, pretraining: bool = False) -> Position:
+    return fit(model, data, config, pretraining=pretraining, device=CPU)
 
 
 def scripted(values: list[float]) -> Callable[..., dict[str, float]]:
-    """A validation that finds these recalls, one after the other."""
+    """A validation that finds these recalls in turn."""
     left = iter(values)
     return lambda *_: {loop.SELECTION: next(left)}
 
 
 @pytest.mark.parametrize(("pretraining", "factor"), [(True, 0.5), (False, 0.25)])
-def test_the_learning_rate_falls_by_its_factor_an_epoch(
+def test_the_learning_rate_falls_by_its_factor_each_epoch(
     model: Ant, data: TrainingData, pretraining: bool, factor: float
 ) -> None:
-    rows: list[dict[str, Any]] = []
     config = replace(TRAINING, lr=0.01, pretrain_lr_decay=0.5, lr_decay=0.25)
-    run(model, data, config, pretraining, rows.append)
+    rows = run(model, data, config, pretraining).rows
     assert [row["lr"] for row in rows] == pytest.approx([0.01, 0.01 * factor, 0.01 * factor**2])
 
 
 def test_the_model_ends_with_the_weights_of_its_best_epoch(
     model: Ant, data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "validate", scripted([0.1, 0.5, 0.3]))
-    after: list[dict[str, torch.Tensor]] = []
-    best, found = run(model, data, record=lambda _: after.append(weights_of(model)))
-    assert (best, found) == (2, {loop.SELECTION: 0.5})
+    found, after = scripted([0.1, 0.5, 0.3]), list[dict[str, torch.Tensor]]()
+
+    def validate(*_: Any) -> dict[str, float]:
+        after.append(weights_of(model))
+        return found()
+
+    monkeypatch.setattr(loop, "validate", validate)
+    at = run(model, data)
+    assert (at.best_epoch, at.best) == (2, {loop.SELECTION: 0.5})
     final = weights_of(model)
     assert all(torch.equal(final[name], after[1][name]) for name in final)
     assert not torch.equal(final["positions.weight"], after[2]["positions.weight"])
 
 
-def test_of_equally_good_epochs_the_first_is_kept(
+def test_the_first_of_equally_good_epochs_is_kept(
     model: Ant, data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "validate", scripted([0.2, 0.2, 0.2]))
-    assert run(model, data)[0] == 1
+    assert run(model, data).best_epoch == 1
 
 
-def test_each_epoch_has_an_order_of_its_own_that_the_seed_decides(
+def test_each_epoch_has_an_order_of_its_own_given_by_the_seed(
     model: Ant, data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orders: list[list[int]] = []
@@ -141,7 +144,7 @@ def test_pretraining_adds_the_weighted_image_text_loss(model: Ant, data: Trainin
 
 @pytest.mark.parametrize("pretraining", [True, False])
 def test_gradients_are_bit_equal_each_time_with_several_threads(pretraining: bool) -> None:
-    """As large as it takes for torch to share a sum among threads, with items that come often."""
+    """Large enough for torch to share a sum among threads, with items that occur often."""
     generator = torch.Generator().manual_seed(0)
     config = replace(MODEL, width=128, experts=0, hidden_dropout=0.0, attention_dropout=0.0)
     model = Ant(config, {"text": 12}, max_len=10)

@@ -1,4 +1,4 @@
-"""Training by two processes against training by one."""
+"""Training by two processes, compared with training by one."""
 
 import json
 import subprocess
@@ -10,8 +10,9 @@ import pytest
 
 from antpipe.store.lock import alone
 from antpipe.store.store import Store
+from antpipe.training.folder import RunFolder
 from antpipe.training.parallel import ALONE, World, rows_of, world_of
-from antpipe.training.state import METRICS
+from antpipe.training.state import position_of
 from tests.conftest import REPOSITORY
 from tests.support import commands
 from tests.support.trainable import make_trainable
@@ -48,7 +49,7 @@ def antpipe(processes: int, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+    return RunFolder(run).read_rows()
 
 
 def test_without_torchrun_there_is_one_process() -> None:
@@ -134,6 +135,59 @@ def test_a_run_of_two_processes_is_not_resumed_by_one(store: Store, tmp_path: Pa
     assert "a run of 2 process(es), not of 1" in alone.err
 
 
+# Trains with the command line it is given; the second process alone finds a loss that is not finite, in step 5.
+ONE_DIVERGES = """
+import os, sys
+import torch
+from antpipe import cli
+from antpipe.training import loop
+loss, steps = loop.target_loss, 0
+def counted(*arguments):
+    global steps
+    steps += 1
+    return loss(*arguments) * (float("nan") if steps == 5 and os.environ["RANK"] == "1" else 1.0)
+loop.target_loss = counted
+step = torch.optim.Adam.step
+def stepped(optimiser, *rest):
+    done = step(optimiser, *rest)
+    values = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    assert all(torch.isfinite(value).all() for value in values), "poisoned"
+    return done
+torch.optim.Adam.step = stepped
+cli.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_all_processes_stop_before_the_step_if_one_finds_a_loss_that_is_not_finite(
+    store: Store, tmp_path: Path
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(ONE_DIVERGES)
+    words = [
+        "train",
+        "--stage",
+        "scratch",
+        "--domains",
+        "Shop",
+        *FLAGS,
+        "--out",
+        str(tmp_path / "run"),
+        "--store",
+        str(store.root),
+        "--save-every",
+        "0",
+    ]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--", str(program)]
+    ended = subprocess.run(
+        [sys.executable, *launcher, *words], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert ended.returncode != 0
+    assert "poisoned" not in ended.stderr
+    assert "the loss is not finite (nan) in epoch 2, step 2" in ended.stderr
+    assert str(position_of(RunFolder(tmp_path / "run"))) == "epoch 2, step 1"
+
+
 @pytest.mark.slow
 def test_processes_of_a_second_training_are_all_refused(store: Store, tmp_path: Path) -> None:
     words = ["train", "--stage", "scratch", "--domains", "Shop", *FLAGS, "--out", str(tmp_path), "--store"]
@@ -141,7 +195,7 @@ def test_processes_of_a_second_training_are_all_refused(store: Store, tmp_path: 
         refused = antpipe(2, *words, str(store.root))
     assert refused.returncode != 0
     assert "run is being written by process" in refused.stderr
-    assert not (tmp_path / METRICS).exists()
+    assert not RunFolder(tmp_path).metrics.exists()
 
 
 @pytest.mark.slow

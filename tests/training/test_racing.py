@@ -1,7 +1,9 @@
-"""`train --stage auto`: who is dropped when, that the winner is the run it would have been alone, and no test split."""
+"""`train --stage auto`: who is dropped when, that the winner equals a run of its own, and that no test item is read."""
 
 import json
-from collections.abc import Callable
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,16 @@ import torch
 from antpipe.core import batches
 from antpipe.core.batches import Examples, examples
 from antpipe.errors import AntpipeError, DataError, DivergedError, UsageError
-from antpipe.settings.training import CANDIDATES, RaceConfig
+from antpipe.runtime.progress import Update
+from antpipe.settings.comparison import CANDIDATES, RaceConfig
+from antpipe.settings.training import TrainConfig
 from antpipe.store.files import Sequences
 from antpipe.store.lock import alone
 from antpipe.store.store import Store
-from antpipe.training import checkpoint, race
-from antpipe.training import run as runs
-from antpipe.training.race import STAGES_OF, run_auto, rungs, survivors
-from antpipe.training.race_folder import DECISION, FOLDER, read_decision
+from antpipe.training import checkpoint, data, race
+from antpipe.training.folder import RunFolder
+from antpipe.training.race import AUTO, STAGES_OF, run_auto, rungs, survivors
+from antpipe.training.request import RunRequest
 from tests.support.commands import run
 from tests.support.trainable import MODEL, TRAINING, WIDTHS, make_trainable, train_quickly
 
@@ -40,17 +44,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
 
 
 @pytest.fixture(scope="module")
-def whole(place: tuple[Store, Path]) -> tuple[Any, Path, list[str]]:
-    """A race that nothing disturbed: what it returned, its folder, and what was said."""
-    said: list[str] = []
+def whole(place: tuple[Store, Path]) -> tuple[Any, Path]:
+    """A race that nothing disturbed: what it returned, and its folder."""
     out = place[1].with_name("whole")
-    return auto(place, out, notice=said.append), out, said
+    return auto(place, out), out
 
 
-def auto(place: tuple[Store, Path], out: Path, domain: str = "Target", **more: Any) -> Any:
+def auto(place: tuple[Store, Path], out: Path, domain: str = "Target", config: TrainConfig = FOUR, **more: Any) -> Any:
     store, source = place
-    request = {"race": RACE, "config": FOUR, "force": False, "notice": str, "progress": str, **more}
-    return run_auto(store, [domain], out=out, model_config=MODEL, source=source, **request)
+    request = RunRequest(store, [domain], AUTO, MODEL, config, source)
+    return run_auto(request, out, **{"race": RACE, **more})
 
 
 @pytest.mark.parametrize(
@@ -58,7 +61,7 @@ def auto(place: tuple[Store, Path], out: Path, domain: str = "Target", **more: A
     [
         (100, 1, 0.125, [12, 25, 50]),
         (8, 1, 0.125, [1, 2, 4]),
-        (8, 3, 0.125, [3, 6]),  # an epoch without validation tells nothing
+        (8, 3, 0.125, [3, 6]),  # an epoch without validation has no score
         (3, 1, 0.125, [1, 2]),
         (1, 1, 0.125, []),
         (100, 1, 0.5, [50]),
@@ -73,12 +76,12 @@ def test_rungs_double_and_are_validated(epochs: int, eval_every: int, first: flo
     [
         ({"a": 0.1, "b": 0.4, "c": 0.2, "d": 0.3}, ["b", "d"]),
         ({"a": 0.1, "b": 0.4, "c": 0.2}, ["b", "c"]),
-        ({"a": 0.1, "b": 0.4, "c": 0.1, "d": 0.1}, ["a", "b", "c", "d"]),  # a tie is no reason to drop anybody
+        ({"a": 0.1, "b": 0.4, "c": 0.1, "d": 0.1}, ["a", "b", "c", "d"]),  # a tie is no reason to drop a candidate
         ({"a": 0.1, "b": 0.2}, ["b"]),
         ({"a": 0.1}, ["a"]),
     ],
 )
-def test_the_better_half_goes_on(scores: dict[str, float], kept: list[str]) -> None:
+def test_the_better_half_stays(scores: dict[str, float], kept: list[str]) -> None:
     assert survivors(scores) == kept
 
 
@@ -93,7 +96,9 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def scored(monkeypatch: pytest.MonkeyPatch, winner: str) -> None:
     """Let this candidate always be the best on validation."""
     real = race.score_at
-    monkeypatch.setattr(race, "score_at", lambda legs, epochs: real(legs, epochs) + (legs[-1].folder.name == winner))
+    monkeypatch.setattr(
+        race, "score_at", lambda legs, epochs: real(legs, epochs) + (legs[-1].folder.path.name == winner)
+    )
 
 
 @pytest.mark.parametrize("winner", ["scratch", "relearn"])
@@ -110,10 +115,10 @@ def test_the_winner_equals_the_run_trained_alone(
     ours, theirs = weights(tmp_path / "auto"), weights(tmp_path / "alone")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert len((tmp_path / "auto" / "metrics.jsonl").read_text().splitlines()) == 4
-    assert not (tmp_path / "auto" / FOLDER).exists()
+    assert not RunFolder(tmp_path / "auto").candidates.exists()
 
 
-def test_relearning_and_then_unfreezing_goes_on_from_the_first_rung_with_everything_trained(
+def test_relearning_and_then_unfreezing_trains_everything_from_the_first_rung_on(
     place: tuple[Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scored(monkeypatch, "relearn-then-unfreeze")
@@ -127,9 +132,9 @@ def test_relearning_and_then_unfreezing_goes_on_from_the_first_rung_with_everyth
     assert not torch.equal(weights(tmp_path / "auto")["encoder.0.qkv.weight"], weights(source)["encoder.0.qkv.weight"])
 
 
-def test_the_decision_says_who_was_dropped_when_and_why(whole: tuple[Any, Path, list[str]]) -> None:
-    (_, _, decision), out, said = whole
-    assert decision == json.loads((out / DECISION).read_text())
+def test_the_decision_says_when_and_why_each_candidate_was_dropped(whole: tuple[Any, Path]) -> None:
+    (_, _, decision), out = whole
+    assert decision == json.loads((out / "auto.json").read_text())
     first = decision["rungs"][0]
     assert first["epochs"] == 1
     assert set(first["scores"]) == set(CANDIDATES)
@@ -137,24 +142,25 @@ def test_the_decision_says_who_was_dropped_when_and_why(whole: tuple[Any, Path, 
     assert set(first["kept"]) == set(survivors(first["scores"]))
     last = decision["rungs"][-1]
     assert decision["chosen"] in last["kept"]
-    assert f"after {last['epochs']} epochs" in decision["why"]
+    assert f"after {last['epochs']} epoch" in decision["why"]
     assert decision["selection"] == "valid recall@10, protocol all"
-    assert [line for line in said if line.startswith("after 1 epochs")]
 
 
-def test_losers_train_no_further_than_their_rung(place: tuple[Store, Path], tmp_path: Path) -> None:
+def test_losers_train_no_further_than_their_rung(
+    place: tuple[Store, Path], tmp_path: Path, messages: list[str]
+) -> None:
     trained: dict[str, int] = {}
 
-    def count(folder: Path) -> Callable[[dict[str, Any]], None]:
-        return lambda row: trained.__setitem__(folder.name, row["epoch"])
+    @contextmanager
+    def counting(stage: str) -> Iterator[Update]:
+        yield lambda done, _total, _note="": trained.__setitem__(stage, int(done))
 
-    real = runs.run_stage
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(race, "run_stage", lambda *a, **k: real(*a, **{**k, "progress": count(k["out"])}))
-        _, _, decision = auto(place, tmp_path / "auto", race=replace(RACE, candidates=("scratch", "relearn")))
+    two = replace(RACE, candidates=("scratch", "relearn"))
+    _, _, decision = auto(place, tmp_path / "auto", race=two, progress=counting)
     for name, epochs in trained.items():
         until = [rung["epochs"] for rung in decision["rungs"] if name in rung["scores"]]
         assert epochs == (4 if name == decision["chosen"] else until[-1])
+    assert messages[0].startswith(f"{tmp_path / 'auto'}: valid_recall@10 after 1 epoch of 4: ")
 
 
 def test_the_test_split_is_never_read(
@@ -164,16 +170,16 @@ def test_the_test_split_is_never_read(
         assert split == "valid", "the test split was read"
         return examples(sequences, split)
 
-    for module in (batches, runs):
+    for module in (batches, data):
         monkeypatch.setattr(module, "examples", guarded)
     _, _, decision = auto(place, tmp_path / "auto")
     assert decision["rungs"]
 
 
 def test_other_test_items_change_neither_the_choice_nor_the_weights(
-    place: tuple[Store, Path], whole: tuple[Any, Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: tuple[Store, Path], whole: tuple[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = race.Store.domain
+    real = Store.domain
 
     def poisoned(self: Store, name: str) -> Any:
         domain = real(self, name)
@@ -188,16 +194,16 @@ def test_other_test_items_change_neither_the_choice_nor_the_weights(
         domain.sequences = sequences  # type: ignore[method-assign]
         return domain
 
-    (_, _, before), folder, _ = whole
-    monkeypatch.setattr(race.Store, "domain", poisoned)
+    (_, _, before), folder = whole
+    monkeypatch.setattr(Store, "domain", poisoned)
     _, _, after = auto(place, tmp_path / "after")
     assert (after["chosen"], after["rungs"]) == (before["chosen"], before["rungs"])
     ours, theirs = weights(folder), weights(tmp_path / "after")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_an_interrupted_race_goes_on_to_the_same_end(
-    place: tuple[Store, Path], whole: tuple[Any, Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_race_ends_the_same_after_resuming(
+    place: tuple[Store, Path], whole: tuple[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
     real = race.train_until
@@ -213,7 +219,7 @@ def test_an_interrupted_race_goes_on_to_the_same_end(
         patch.setattr(race, "train_until", interrupted)
         with pytest.raises(KeyboardInterrupt):
             auto(place, tmp_path / "auto")
-    with pytest.raises(UsageError, match="unfinished race: --resume goes on"):
+    with pytest.raises(UsageError, match="unfinished race: --resume continues it"):
         auto(place, tmp_path / "auto")
     done, _, decision = auto(place, tmp_path / "auto", resume=True)
     assert done == whole[0][0]
@@ -223,18 +229,18 @@ def test_an_interrupted_race_goes_on_to_the_same_end(
 
 
 def test_a_finished_race_is_not_run_again_and_another_one_is_refused(
-    place: tuple[Store, Path], whole: tuple[Any, Path, list[str]]
+    place: tuple[Store, Path], whole: tuple[Any, Path]
 ) -> None:
-    first, out, _ = whole
+    first, out = whole
     stamp = (out / "checkpoint.json").stat().st_mtime_ns
     assert auto(place, out) == (first[0], True, first[2])
     with pytest.raises(UsageError, match="holds another run"):
         auto(place, out, config=replace(FOUR, seed=1))
     assert (out / "checkpoint.json").stat().st_mtime_ns == stamp
-    assert read_decision(out) == first[2]
+    assert RunFolder(out).read_decision() == first[2]
 
 
-def test_a_race_is_not_gone_on_with_under_other_settings(
+def test_a_race_is_not_resumed_with_other_settings(
     place: tuple[Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: Any) -> None:
@@ -268,16 +274,16 @@ def diverging(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Let these candidates diverge in their last epoch."""
     real = race.train_until
 
-    def train_until(legs: Any, epochs: int, request: Any) -> None:
-        if epochs == FOUR.epochs and legs[-1].folder.name in names:
+    def train_until(legs: Any, epochs: int, progress: Any) -> None:
+        if epochs == FOUR.epochs and legs[-1].folder.path.name in names:
             raise DivergedError("the loss is nan")
-        real(legs, epochs, request)
+        real(legs, epochs, progress)
 
     monkeypatch.setattr(race, "train_until", train_until)
 
 
-def test_where_the_best_diverges_after_the_last_rung_the_next_best_is_chosen(
-    place: tuple[Store, Path], whole: tuple[Any, Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_if_the_best_diverges_after_the_last_rung_the_next_best_is_chosen(
+    place: tuple[Store, Path], whole: tuple[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = whole[0][2]["rungs"][-1]["scores"]
     first, second = sorted(scores, key=lambda name: -scores[name])[:2]
@@ -288,14 +294,16 @@ def test_where_the_best_diverges_after_the_last_rung_the_next_best_is_chosen(
     assert done.stage == STAGES_OF[second][-1]
 
 
-def test_where_all_diverge_the_next_command_is_that_of_the_race(
+def test_if_all_diverge_the_next_command_is_that_of_the_race(
     place: tuple[Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     diverging(monkeypatch, *CANDIDATES)
     with pytest.raises(DivergedError, match="every candidate diverged") as caught:
         auto(place, tmp_path / "auto")
-    assert str(caught.value.next_command).startswith(f"antpipe train --stage auto --domains Target --from {place[1]}")
-    assert f"--out {tmp_path / 'auto'} … --force" in str(caught.value.next_command)
+    command = str(caught.value.next_command)
+    assert command.startswith("antpipe train --stage auto --domains Target --store ")
+    assert f"--out {tmp_path / 'auto'} --from {place[1]} " in command
+    assert command.endswith("--lr 0.0001 --force")
 
 
 def test_a_race_has_no_limit_of_steps(place: tuple[Store, Path], tmp_path: Path) -> None:
@@ -320,12 +328,12 @@ def test_with_one_epoch_all_candidates_that_fit_into_it_are_trained(place: tuple
     assert decision["left_out"] == {"relearn-then-unfreeze": "it takes at least 2 epochs"}
 
 
-def test_a_race_that_nobody_can_enter_is_an_error(place: tuple[Store, Path], tmp_path: Path) -> None:
+def test_a_race_without_able_candidates_is_an_error(place: tuple[Store, Path], tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no candidate can train on Wide: .* text of width 12"):
         auto(place, tmp_path / "auto", domain="Wide", race=RaceConfig(candidates=("finetune",)))
 
 
-def test_what_all_candidates_lack_is_an_error(place: tuple[Store, Path], tmp_path: Path) -> None:
+def test_data_that_all_candidates_lack_is_an_error(place: tuple[Store, Path], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no domain 'Nowhere'"):
         auto(place, tmp_path / "auto", domain="Nowhere")
     assert not (tmp_path / "auto").exists()
@@ -353,11 +361,11 @@ def test_the_command_says_what_it_chose_and_why(place: tuple[Store, Path], tmp_p
         store.root,
     )
     outcome = run(*words, "--dry-run")
-    assert outcome.out == "scratch, relearn: the worse half goes after 1 of 2 epochs\n"
+    assert outcome.out == "scratch, relearn: the worse half is dropped after 1 of 2 epochs\n"
     outcome = run(*words, "--out", tmp_path / "auto")
     assert outcome.code == 0, outcome.err
     first, chosen, rung = outcome.out.splitlines()
-    decision = read_decision(tmp_path / "auto")
+    decision = RunFolder(tmp_path / "auto").read_decision()
     assert first.startswith(f"{tmp_path}/auto  {decision['chosen']}  trained  best_epoch=")
     assert chosen == f"chosen: {decision['chosen']}  ({decision['why']})"
     assert rung.startswith("after 1 of 2 epochs: ")
@@ -366,7 +374,7 @@ def test_the_command_says_what_it_chose_and_why(place: tuple[Store, Path], tmp_p
     assert again["checkpoint"]["stage"] == decision["chosen"]
 
 
-def test_ctrl_c_ends_a_race_with_130_and_says_how_to_go_on(
+def test_ctrl_c_ends_a_race_with_130_and_names_the_command_that_continues_it(
     place: tuple[Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: Any) -> None:
@@ -376,4 +384,9 @@ def test_ctrl_c_ends_a_race_with_130_and_says_how_to_go_on(
     store, source = place
     outcome = run(*COMMAND, "--from", source, "--store", store.root, "--out", tmp_path / "auto")
     assert outcome.code == 130
-    assert "antpipe: next: the same command with --resume" in outcome.err.splitlines()
+    proposed = shlex.split(outcome.err.splitlines()[-2].removeprefix("antpipe: next: "))
+    assert proposed[:6] == ["antpipe", "train", "--stage", "auto", "--domains", "Target"]
+    monkeypatch.undo()
+    outcome = run(*proposed[1:])
+    assert outcome.code == 0, outcome.err
+    assert proposed[-1] == "--resume"

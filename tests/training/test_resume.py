@@ -16,6 +16,7 @@ from antpipe.errors import IntegrityError, UsageError
 from antpipe.store.store import Store
 from antpipe.training import checkpoint, loop, state
 from antpipe.training import run as runs
+from antpipe.training.folder import RunFolder
 from tests.support.commands import run as run_words
 from tests.support.interruptions import (
     CONFIG,
@@ -49,23 +50,23 @@ def test_a_run_killed_at_any_step_ends_bit_equal_after_resuming(
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(loop, "target_loss", failing_at(step, loop.target_loss, Killed(), after=False))
         trained(store, tmp_path)
-    assert state.has_state(tmp_path) == (step > 1)
+    assert RunFolder(tmp_path).is_unfinished() == (step > 1)
     trained(store, tmp_path, resume=True)
     assert result(tmp_path) == undisturbed
 
 
 def test_the_step_test_above_kills_at_every_step(store: Store, tmp_path: Path) -> None:
     trained(store, tmp_path)
-    assert state.read_cost(tmp_path)["steps"] == STEPS
+    assert RunFolder(tmp_path).read_cost()["steps"] == STEPS
 
 
 MOMENTS = [
-    (state, "save_state", True),
-    (state, "save_state", False),
+    (state.Keeping, "save", True),
+    (state.Keeping, "save", False),
     (loop, "validate", False),
     (loop, "validate", True),
-    (runs, "add_row", False),
-    (runs, "add_row", True),
+    (state, "add_row", False),
+    (state, "add_row", True),
     (checkpoint, "write_tensors", False),
     (checkpoint, "write_json", False),
     (checkpoint, "write_json", True),
@@ -95,7 +96,7 @@ def test_a_run_killed_around_writing_ends_bit_equal_after_resuming(
         except Killed:
             trained(store, tmp_path, resume=True)
     assert result(tmp_path) == undisturbed
-    assert not state.has_state(tmp_path)
+    assert not RunFolder(tmp_path).is_unfinished()
 
 
 @settings(max_examples=10, deadline=None)
@@ -103,7 +104,7 @@ def test_a_run_killed_around_writing_ends_bit_equal_after_resuming(
 def test_a_run_killed_at_any_line_ends_bit_equal_after_resuming(
     store: Store, tmp_path_factory: pytest.TempPathFactory, undisturbed: dict[str, Any], line: int
 ) -> None:
-    """A trace function counts the lines that run in the training modules and raises at one of them."""
+    """A trace function counts the lines that run in the training modules, and raises at one of them."""
     run = tmp_path_factory.mktemp("killed")
     files = {module.__file__ for module in (loop, runs, state, checkpoint)}
     left = line
@@ -168,9 +169,9 @@ def test_relearning_is_resumed_with_its_frozen_encoder(
     assert result(tmp_path / "killed") == result(tmp_path / "whole")
 
 
-def test_within_an_epoch_states_are_written_as_seldom_as_asked(store: Store, tmp_path: Path) -> None:
+def test_within_an_epoch_states_are_written_only_as_often_as_requested(store: Store, tmp_path: Path) -> None:
     interrupted(store, tmp_path, replace(CONFIG, save_every=1000.0))
-    at = state.position_of(tmp_path)
+    at = state.position_of(RunFolder(tmp_path))
     assert (at.epoch, at.step, len(at.rows)) == (2, 0, 1)
 
 
@@ -180,7 +181,9 @@ def test_within_an_epoch_states_are_written_as_seldom_as_asked(store: Store, tmp
 def test_without_resume_an_unfinished_run_is_neither_lost_nor_continued(store: Store, tmp_path: Path) -> None:
     interrupted(store, tmp_path)
     before = (tmp_path / "state.safetensors").read_bytes()
-    with pytest.raises(UsageError, match=r"unfinished \(epoch 2, step 1\): --resume goes on .* --force") as refused:
+    with pytest.raises(
+        UsageError, match=r"unfinished \(epoch 2, step 1\): --resume continues it, --force starts over"
+    ) as refused:
         trained(store, tmp_path)
     assert refused.value.next_command is not None
     assert refused.value.next_command.endswith("--resume")
@@ -217,7 +220,7 @@ def test_the_state_of_other_settings_is_refused_by_name(store: Store, tmp_path: 
     interrupted(store, tmp_path)
     with pytest.raises(UsageError, match=r"other settings: --lr 0.001 \(now 0.5\); --seed 0 \(now 3\)\. "):
         trained(store, tmp_path, replace(CONFIG, lr=0.5, seed=3), **more)
-    assert state.has_state(tmp_path)
+    assert RunFolder(tmp_path).is_unfinished()
 
 
 def test_settings_without_effect_may_change_on_resuming(
@@ -230,12 +233,11 @@ def test_settings_without_effect_may_change_on_resuming(
     assert found["described"]["fingerprint"] == undisturbed["described"]["fingerprint"]
 
 
-def test_resuming_where_nothing_is_begins_with_a_notice(
-    store: Store, tmp_path: Path, undisturbed: dict[str, Any]
+def test_resuming_an_empty_folder_begins_with_a_message(
+    store: Store, tmp_path: Path, undisturbed: dict[str, Any], messages: list[str]
 ) -> None:
-    said: list[str] = []
-    trained(store, tmp_path, resume=True, notice=said.append)
-    assert said == [f"{tmp_path} holds nothing to resume; training begins"]
+    trained(store, tmp_path, resume=True)
+    assert messages == [f"{tmp_path} holds nothing to resume; training begins"]
     assert result(tmp_path) == undisturbed
 
 

@@ -1,4 +1,4 @@
-"""Figures of the epochs in TensorBoard and Weights & Biases, which users may have installed or not."""
+"""Figures of the epochs in TensorBoard and Weights & Biases, if they are installed."""
 
 import json
 from dataclasses import replace
@@ -9,9 +9,11 @@ import pytest
 
 from antpipe.errors import UsageError
 from antpipe.store.store import Store
-from antpipe.training import loop, tracking
+from antpipe.training import loop, state, tracking
+from antpipe.training.request import RunRequest
 from antpipe.training.run import run_stage
-from tests.support.interruptions import Killed
+from antpipe.training.state import Keeping
+from tests.support.interruptions import Killed, failing_at
 from tests.support.trainable import MODEL, TRAINING, make_trainable
 
 
@@ -23,15 +25,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def trained(store: Store, out: Path, track: str, **more: Any) -> None:
-    run_stage(
-        store,
-        ["Target"],
-        "scratch",
-        out=out,
-        model_config=MODEL,
-        config=replace(TRAINING, track=track),
-        **{"source": None, "force": False, "notice": str, "progress": str, **more},
-    )
+    run_stage(RunRequest(store, ["Target"], "scratch", MODEL, replace(TRAINING, track=track)), out, **more)
 
 
 def rows_of(run: Path) -> list[dict[str, Any]]:
@@ -39,7 +33,7 @@ def rows_of(run: Path) -> list[dict[str, Any]]:
 
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """By name, (step, value) of all points TensorBoard shows of a run."""
+    """By name, (step, value) of all points that TensorBoard shows for a run."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run / "tensorboard"))
@@ -70,15 +64,10 @@ def test_tensorboard_shows_the_figures_of_metrics_jsonl(store: Store, tmp_path: 
 def test_after_resuming_tensorboard_shows_each_epoch_once(store: Store, tmp_path: Path) -> None:
     """Killed after the second epoch was shown and before its state was written."""
     pytest.importorskip("tensorboard", reason="pip install 'antpipe[tensorboard]'")
-    shown: list[dict[str, Any]] = []
-
-    def die(row: dict[str, Any]) -> None:
-        shown.append(row)
-        if len(shown) == 2:
-            raise Killed
-
-    with pytest.raises(Killed):
-        trained(store, tmp_path, "tensorboard", progress=die)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(state, "add_row", failing_at(2, state.add_row, Killed(), after=False))
+        patch.setattr(Keeping, "save", failing_at(2, Keeping.save, Killed(), after=False))
+        trained(store, tmp_path, "tensorboard")
     trained(store, tmp_path, "tensorboard", resume=True)
     assert [step for step, _ in curves(tmp_path)["loss"]] == [1, 2, 3]
 
@@ -92,7 +81,7 @@ def test_tracking_does_not_change_what_is_learned(store: Store, tmp_path: Path) 
     assert not (tmp_path / "none" / "tensorboard").exists()
 
 
-def test_wandb_gets_a_row_an_epoch_and_one_identity_a_run(
+def test_wandb_gets_one_row_per_epoch_and_one_identity_per_run(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wandb = pytest.importorskip("wandb", reason="pip install 'antpipe[wandb]'")

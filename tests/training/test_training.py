@@ -12,8 +12,8 @@ from antpipe.core import stages
 from antpipe.errors import DataError, DivergedError, IntegrityError, UsageError
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
-from antpipe.training.compatibility import open_run
-from antpipe.training.run import plan_run, run_stage
+from antpipe.training.request import RunRequest
+from antpipe.training.run import build_model, open_run, run_stage
 from tests.support.trainable import MODEL, TRAINING, WIDTHS, make_trainable, train_quickly, write_feature
 
 
@@ -93,20 +93,9 @@ def test_finetune_refuses_features_of_another_encoder(store: Store, source: Path
         train_quickly(store, "finetune", ["Target"], tmp_path / "run", source)
 
 
-def test_a_model_of_another_width_than_the_checkpoint_is_refused(store: Store, source: Path, tmp_path: Path) -> None:
+def test_a_model_of_another_width_than_the_checkpoint_is_refused(store: Store, source: Path) -> None:
     with pytest.raises(DataError, match="trained with width 16, this run asks for 32"):
-        run_stage(
-            store,
-            ["Target"],
-            "relearn",
-            out=tmp_path / "run",
-            model_config=replace(MODEL, width=32),
-            config=TRAINING,
-            source=source,
-            force=False,
-            notice=str,
-            progress=str,
-        )
+        RunRequest(store, ["Target"], "relearn", replace(MODEL, width=32), TRAINING, source).plan()
 
 
 def test_a_finished_run_is_not_trained_again(store: Store, tmp_path: Path) -> None:
@@ -119,7 +108,7 @@ def test_a_finished_run_is_not_trained_again(store: Store, tmp_path: Path) -> No
 def test_a_folder_with_another_run_is_refused_and_left_alone(store: Store, tmp_path: Path) -> None:
     train_quickly(store, "scratch", ["Target"], tmp_path / "run")
     before = weights(tmp_path / "run")
-    with pytest.raises(UsageError, match=r"holds another run: --seed 0 \(now 5\)$"):
+    with pytest.raises(UsageError, match=r"holds another run: --seed 0 \(now 5\); --force replaces it$"):
         train_quickly(store, "scratch", ["Target"], tmp_path / "run", seed=5)
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(tmp_path / "run").items())
 
@@ -132,13 +121,13 @@ def test_a_finished_run_from_before_a_setting_existed_is_refused_and_the_setting
     document = json.loads(path.read_text())
     del document["train"]["stride"]
     path.write_text(json.dumps(document | {"fingerprint": "of that time"}))
-    with pytest.raises(UsageError, match=r"another run: --stride, which it was made without \(now 1\)$"):
+    with pytest.raises(UsageError, match=r"another run: --stride, which it was made without \(now 1\); --force"):
         train_quickly(store, "scratch", ["Target"], tmp_path / "run")
 
 
-def test_the_order_of_domains_is_named_where_only_it_differs(store: Store, tmp_path: Path) -> None:
+def test_the_order_of_domains_is_named_if_nothing_else_differs(store: Store, tmp_path: Path) -> None:
     train_quickly(store, "pretrain", ["Source", "Target"], tmp_path / "run", epochs=1)
-    with pytest.raises(UsageError, match=r"another run: domains Source,Target \(now Target,Source\)$"):
+    with pytest.raises(UsageError, match=r"another run: domains Source,Target \(now Target,Source\); --force"):
         train_quickly(store, "pretrain", ["Target", "Source"], tmp_path / "run", epochs=1)
 
 
@@ -151,30 +140,21 @@ def test_the_order_of_domains_is_named_where_only_it_differs(store: Store, tmp_p
         ("rewind", ["Target"], False, "choose from pretrain, scratch, finetune, relearn"),
     ],
 )
-def test_stages_refuse_what_does_not_go_with_them(
+def test_stages_refuse_domains_and_sources_that_do_not_fit_them(
     store: Store, source: Path, tmp_path: Path, stage: str, domains: list[str], with_source: bool, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
         train_quickly(store, stage, domains, tmp_path / "run", source if with_source else None)
 
 
-def test_pretraining_joins_domains_of_which_one_lacks_a_modality(store: Store, tmp_path: Path) -> None:
+def test_pretraining_joins_domains_of_which_one_lacks_a_modality(
+    store: Store, tmp_path: Path, messages: list[str]
+) -> None:
     make_trainable(store, "Plain", widths={"text": 12})
-    said: list[str] = []
-    done, _ = run_stage(
-        store,
-        ["Source", "Plain"],
-        "pretrain",
-        out=tmp_path / "run",
-        model_config=MODEL,
-        config=TRAINING,
-        source=None,
-        force=False,
-        notice=said.append,
-        progress=str,
-    )
+    messages.clear()
+    done = train_quickly(store, "pretrain", ["Source", "Plain"], tmp_path / "run")
     assert set(done.modalities) == {"text", "image", "price"}
-    assert [line.split(";")[0] for line in said] == ["Plain: image is not built", "Plain: price is not built"]
+    assert [line.split(";")[0] for line in messages] == ["Plain: image is not built", "Plain: price is not built"]
 
 
 def test_domains_with_features_of_different_encoders_are_not_joined(store: Store, tmp_path: Path) -> None:
@@ -189,7 +169,7 @@ def test_a_run_refuses_a_domain_that_changed_since(store: Store, tmp_path: Path)
     target = store.domain("Target")
     write_feature(target, "price", target.feature("price").values.astype(float) + 1, encoder="newer")
     with pytest.raises(DataError, match="price of Target changed since"):
-        open_run(store, tmp_path / "run", "Target", str)
+        open_run(store, tmp_path / "run", "Target")
 
 
 def test_changed_weights_are_noticed(store: Store, tmp_path: Path) -> None:
@@ -211,40 +191,22 @@ def test_an_unknown_entry_of_a_checkpoint_is_refused_by_name(store: Store, tmp_p
 
 
 def test_a_transductive_run_learns_ids_and_refuses_other_catalogues(store: Store, tmp_path: Path) -> None:
-    run_stage(
-        store,
-        ["Target"],
-        "scratch",
-        out=tmp_path / "run",
-        model_config=replace(MODEL, transductive=True),
-        config=TRAINING,
-        source=None,
-        force=False,
-        notice=str,
-        progress=str,
-    )
+    run_stage(RunRequest(store, ["Target"], "scratch", replace(MODEL, transductive=True), TRAINING), tmp_path / "run")
     assert weights(tmp_path / "run")["ids.weight"].shape == (24, 16)
     with pytest.raises(DataError, match="another catalogue"):
-        open_run(store, tmp_path / "run", "Source", str)
+        open_run(store, tmp_path / "run", "Source")
 
 
 @pytest.mark.parametrize(("reference", "kept"), [(True, True), (False, False)])
 def test_only_the_reference_switch_keeps_the_price_bias_at_relearning(
     store: Store, source: Path, reference: bool, kept: bool
 ) -> None:
-    plan = plan_run(
-        store,
-        ["Target"],
-        "relearn",
-        model_config=MODEL,
-        config=replace(TRAINING, reference=reference),
-        source=source,
-        notice=str,
-    )
+    training = replace(TRAINING, reference=reference)
+    model = build_model(RunRequest(store, ["Target"], "relearn", MODEL, training, source).plan())
     before = weights(source)["modalities.price.bias"]
     assert before.any()
-    assert torch.equal(plan.model.state_dict()["modalities.price.bias"], before) == kept
-    assert plan.model.state_dict()["modalities.price.bias"].any() == kept
+    assert torch.equal(model.state_dict()["modalities.price.bias"], before) == kept
+    assert model.state_dict()["modalities.price.bias"].any() == kept
 
 
 @pytest.mark.parametrize(
@@ -256,36 +218,17 @@ def test_only_the_reference_switch_keeps_the_price_bias_at_relearning(
         ("authors", "relearn", math.sqrt(2 / (16 + 12))),
     ],
 )
-def test_experts_start_alike_in_every_stage_unless_as_in_the_authors_code(
+def test_experts_start_from_the_same_distribution_in_every_stage_except_with_init_authors(
     store: Store, source: Path, init: str, stage: str, spread: float
 ) -> None:
-    plan = plan_run(
-        store,
-        ["Target"],
-        stage,
-        model_config=replace(MODEL, init=init),
-        config=TRAINING,
-        source=source if stage == "relearn" else None,
-        notice=str,
-    )
-    assert plan.model.state_dict()["modalities.text.weight"].std().item() == pytest.approx(spread, rel=0.15)
+    start = source if stage == "relearn" else None
+    model = build_model(RunRequest(store, ["Target"], stage, replace(MODEL, init=init), TRAINING, start).plan())
+    assert model.state_dict()["modalities.text.weight"].std().item() == pytest.approx(spread, rel=0.15)
 
 
-def test_a_stage_of_ones_own_trains_and_is_recorded(store: Store, source: Path, tmp_path: Path) -> None:
+def test_a_custom_stage_trains_and_is_recorded(store: Store, source: Path, tmp_path: Path) -> None:
     own = {"probe": {"like": "finetune", "encoder": "freeze", "experts": "freeze"}}
-    done, _ = run_stage(
-        store,
-        ["Target"],
-        "probe",
-        out=tmp_path / "run",
-        model_config=MODEL,
-        config=TRAINING,
-        source=source,
-        own_stages=own,
-        force=False,
-        notice=str,
-        progress=str,
-    )
+    done, _ = run_stage(RunRequest(store, ["Target"], "probe", MODEL, TRAINING, source, own), tmp_path / "run")
     before, after = weights(source), weights(tmp_path / "run")
     for name in before:
         assert torch.equal(before[name], after[name]) == (stages.group_of(name) in ("encoder", "experts")), name
@@ -310,55 +253,41 @@ def test_weights_that_are_not_finite_are_refused_by_name(store: Store, tmp_path:
         checkpoint.load(tmp_path / "run")
 
 
-def test_a_training_that_diverges_is_refused_instead_of_judged_perfect(store: Store, tmp_path: Path) -> None:
+def test_a_training_that_diverges_is_refused_and_not_judged_perfect(store: Store, tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match="not finite"):
         train_quickly(store, "scratch", ["Target"], tmp_path / "run", lr=1e38)
     assert not (tmp_path / "run" / "checkpoint.json").exists()
 
 
-def test_a_modality_built_after_training_is_not_used_unasked(store: Store, tmp_path: Path) -> None:
+def test_a_modality_built_after_training_is_refused(store: Store, tmp_path: Path) -> None:
     plain = make_trainable(store, "Plain", widths={"text": 12})
     train_quickly(store, "pretrain", ["Source", "Plain"], tmp_path / "run")
-    open_run(store, tmp_path / "run", "Plain", str)
+    open_run(store, tmp_path / "run", "Plain")
     write_feature(plain, "image", store.domain("Source").feature("image").values.astype(float))
     with pytest.raises(DataError, match="image of Plain was built after"):
-        open_run(store, tmp_path / "run", "Plain", str)
+        open_run(store, tmp_path / "run", "Plain")
 
 
 def test_the_order_of_domains_is_part_of_a_run(store: Store) -> None:
-    plans = [
-        plan_run(store, domains, "pretrain", model_config=MODEL, config=TRAINING, source=None, notice=str)
-        for domains in (["Source", "Target"], ["Target", "Source"])
-    ]
-    assert plans[0].described.fingerprint != plans[1].described.fingerprint
+    one = RunRequest(store, ["Source", "Target"], "pretrain", MODEL, TRAINING)
+    assert one.fingerprint() != replace(one, domains=["Target", "Source"]).fingerprint()
 
 
 def test_a_stage_that_freezes_everything_is_refused(store: Store, source: Path) -> None:
     own = {"ice": {**dict.fromkeys(stages.GROUPS, "freeze"), "ids": "reset"}}
     with pytest.raises(UsageError, match="nothing to train"):
-        plan_run(
-            store, ["Target"], "ice", model_config=MODEL, config=TRAINING, source=source, own_stages=own, notice=str
-        )
+        RunRequest(store, ["Target"], "ice", MODEL, TRAINING, source, own).plan()
 
 
-def test_items_may_be_their_ids_alone(store: Store, tmp_path: Path) -> None:
-    done, _ = run_stage(
-        store,
-        ["Target"],
-        "scratch",
-        out=tmp_path / "run",
-        model_config=replace(MODEL, transductive=True),
-        config=replace(TRAINING, modalities=("none",), epochs=40, lr=4e-3),
-        source=None,
-        force=False,
-        notice=str,
-        progress=str,
-    )
+def test_items_can_be_ids_only(store: Store, tmp_path: Path) -> None:
+    training = replace(TRAINING, modalities=("none",), epochs=40, lr=4e-3)
+    request = RunRequest(store, ["Target"], "scratch", replace(MODEL, transductive=True), training)
+    done, _ = run_stage(request, tmp_path / "run")
     assert done.modalities == {}
     assert set(done.domains["Target"]) == {"sequences"}
     assert not [name for name in weights(tmp_path / "run") if name.startswith("modalities")]
     assert done.metrics["recall@10"] > 0.7  # 10 of 24 items would be .42 by chance
-    assert open_run(store, tmp_path / "run", "Target", str)[1] == checkpoint.describe(tmp_path / "run")
+    assert open_run(store, tmp_path / "run", "Target")[1] == checkpoint.describe(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -369,30 +298,23 @@ def test_items_may_be_their_ids_alone(store: Store, tmp_path: Path) -> None:
         ("finetune", True, {}, "--stage finetune reads features"),
     ],
 )
-def test_ids_alone_are_refused_where_features_are_needed(
+def test_ids_only_is_refused_if_features_are_needed(
     store: Store, source: Path, stage: str, transductive: bool, more: dict[str, bool], message: str
 ) -> None:
+    model, training = replace(MODEL, transductive=transductive), replace(TRAINING, modalities=("none",), **more)
     with pytest.raises(UsageError, match=message):
-        plan_run(
-            store,
-            ["Target"],
-            stage,
-            model_config=replace(MODEL, transductive=transductive),
-            config=replace(TRAINING, modalities=("none",), **more),
-            source=source if stage == "finetune" else None,
-            notice=str,
-        )
+        RunRequest(store, ["Target"], stage, model, training, source if stage == "finetune" else None).plan()
 
 
 def test_unfreezing_keeps_even_the_ids_of_a_run_on_the_same_target(store: Store, source: Path, tmp_path: Path) -> None:
-    request = {"model_config": replace(MODEL, transductive=True), "config": TRAINING, "notice": str}
-    run_stage(store, ["Target"], "relearn", out=tmp_path / "run", source=source, force=False, progress=str, **request)
-    plan = plan_run(store, ["Target"], "unfreeze", source=tmp_path / "run", **request)
+    relearn = RunRequest(store, ["Target"], "relearn", replace(MODEL, transductive=True), TRAINING, source)
+    run_stage(relearn, tmp_path / "run")
+    model = build_model(replace(relearn, stage="unfreeze", source=tmp_path / "run").plan())
     before = weights(tmp_path / "run")
-    assert all(torch.equal(before[name], tensor) for name, tensor in plan.model.state_dict().items())
-    assert all(parameter.requires_grad for parameter in plan.model.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_unfreezing_refuses_a_run_on_another_domain(store: Store, source: Path) -> None:
-    with pytest.raises(DataError, match="was trained on Source; this stage goes on from a run on Target"):
-        plan_run(store, ["Target"], "unfreeze", model_config=MODEL, config=TRAINING, source=source, notice=str)
+    with pytest.raises(DataError, match="was trained on Source; this stage continues a run on Target"):
+        RunRequest(store, ["Target"], "unfreeze", MODEL, TRAINING, source).plan()

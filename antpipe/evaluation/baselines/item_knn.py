@@ -4,34 +4,34 @@ import numpy as np
 from scipy.sparse import csr_array, diags_array
 
 from antpipe.core.batches import Examples
-from antpipe.evaluation.baselines.scores import Floats, Scorer, history_matrix, training_items
+from antpipe.evaluation.baselines.scores import Scorer, Scores, history_matrix, training_items
 from antpipe.store.files import Sequences
 
-NEIGHBOURS = 100  # of each item, by similarity; chosen on no data
+NEIGHBOURS = 100  # per item; not tuned on any data
 
 
 def item_knn(sequences: Sequences, items: int) -> Scorer:
     """Score of an item: the sum of its similarities to the distinct items of the history.
 
-    Two items are as similar as the cosine of who met them in training, users met_i and met_j:
-    |met_i and met_j| / sqrt(|met_i| |met_j|). Each item of a history speaks for its NEIGHBOURS nearest ones.
+    The similarity of items i and j is the cosine of their sets of users in training, U_i and U_j:
+    |U_i and U_j| / sqrt(|U_i| |U_j|). Each item of a history counts for its NEIGHBOURS most similar items only.
     """
     nearest = nearest_only(similarities(sequences, items), NEIGHBOURS)
 
-    def score(part: Examples) -> Floats:
-        # float32 at the end: sums of the same similarities in another order then tie, as they should
-        scores: Floats = (history_matrix(part, items) @ nearest).toarray().astype(np.float32).astype(np.float64)
+    def score(part: Examples) -> Scores:
+        # float32 at the end, so that sums of the same similarities in a different order tie
+        scores: Scores = (history_matrix(part, items) @ nearest).toarray().astype(np.float32).astype(np.float64)
         return scores
 
     return score
 
 
 def similarities(sequences: Sequences, items: int) -> "csr_array":
-    """Cosines (N, N) of items by the users that met them, without an item's similarity to itself."""
+    """Cosines (N, N) of the items' sets of users, without an item's similarity to itself."""
     item, row = training_items(sequences)
     met = csr_array((np.ones(len(item)), (row, item)), shape=(len(sequences.user), items))
     met.sum_duplicates()
-    met.data[:] = 1  # whether, not how often
+    met.data[:] = 1  # a set: repeats do not count
     together = (met.T @ met).tocsr()
     together.setdiag(0)
     together.eliminate_zeros()
@@ -41,9 +41,9 @@ def similarities(sequences: Sequences, items: int) -> "csr_array":
 
 
 def nearest_only(similar: "csr_array", k: int) -> "csr_array":
-    """The k largest entries of each row; of equal ones at the border those of the items that come first."""
+    """The k largest entries of each row; ties go to the lower column."""
     row = np.repeat(np.arange(similar.shape[0]), np.diff(similar.indptr))
     order = np.lexsort((similar.indices, -similar.data, row))
-    place = np.arange(len(row)) - similar.indptr[row]  # rows stay together: their starts are as before
+    place = np.arange(len(row)) - similar.indptr[row]  # sorting keeps rows together, so their starts do not change
     kept = order[place < k]
     return csr_array((similar.data[kept], (row[kept], similar.indices[kept])), shape=similar.shape)

@@ -1,30 +1,26 @@
-"""A baseline judged on a domain, in files like those of a run: evaluation-DOMAIN-SPLIT.json and ranks-….parquet."""
+"""A baseline judged on a domain. Its files are those of an evaluated run."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from antpipe.core.batches import examples
 from antpipe.core.catalogue import load_catalogue
-from antpipe.core.ranking import summary
 from antpipe.errors import DataError
 from antpipe.evaluation.baselines.item_knn import item_knn
 from antpipe.evaluation.baselines.markov import markov
 from antpipe.evaluation.baselines.popularity import popularity
 from antpipe.evaluation.baselines.scores import Scorer, rank_scores
 from antpipe.evaluation.baselines.text_nearest import text_nearest, tfidf_nearest
-from antpipe.evaluation.evaluate import write_ranks
-from antpipe.evaluation.slices import groups, slice_figures, training_counts
+from antpipe.evaluation.evaluate import write_evaluation
+from antpipe.evaluation.slices import divide, training_counts
 from antpipe.store.domain import Domain
-from antpipe.store.files import digest, write_json
+from antpipe.store.manifest import digest
 from antpipe.store.store import Store
-from antpipe.training.run import nothing
 
 VERSION = 1  # raise it when a baseline's scores change
-# By name: what it reads of a domain, and how to make it.
+# By name: the artefacts it reads, and how to fit it on the training part of a domain.
 BASELINES: dict[str, tuple[tuple[str, ...], Callable[[Domain], Scorer]]] = {
     "popularity": (("sequences",), lambda domain: popularity(domain.sequences(), domain.rows())),
     "item-knn": (("sequences",), lambda domain: item_knn(domain.sequences(), domain.rows())),
@@ -35,7 +31,7 @@ BASELINES: dict[str, tuple[tuple[str, ...], Callable[[Domain], Scorer]]] = {
 
 
 def baseline_fingerprint(store: Store, name: str, domain: str) -> str:
-    """Of all that determines a baseline's ranks. DataError where the domain lacks what it reads."""
+    """Hash of everything that determines a baseline's ranks. Raises DataError if the domain lacks an artefact."""
     reads, _ = BASELINES[name]
     return digest(
         [name, VERSION, {artefact: store.domain(domain).entry(artefact)["fingerprint"] for artefact in reads}]
@@ -43,36 +39,28 @@ def baseline_fingerprint(store: Store, name: str, domain: str) -> str:
 
 
 def judge_baseline(store: Store, name: str, domain: str, folder: Path, split: str = "test") -> dict[str, Any]:
-    """Rank the targets of a split by a baseline, one of BASELINES, fitted on the training part.
+    """Fit a baseline (one of BASELINES) on the training part of a domain, and rank the targets of a split.
 
-    Writes the two files to `folder` and returns what the JSON holds, as evaluate_run does for a run, and the `seconds`
-    of fitting and ranking; there are no slices by modality.
+    Writes the same files to `folder` as evaluate_run does for a run, without slices by modality. Returns the content of
+    the JSON, which also has the `seconds` of fitting and ranking.
     """
-    place = store.domain(domain)
-    part = examples(place.sequences(), split)
+    here = store.domain(domain)
+    part = examples(here.sequences(), split)
     if not len(part):
-        raise DataError(f"domain {domain}: no position to predict in split {split}")
+        raise DataError(f"domain {domain}: no positions to predict in split {split}")
     fingerprint = baseline_fingerprint(store, name, domain)
+    _, fit = BASELINES[name]
     began = time.perf_counter()
-    _, make = BASELINES[name]
-    ranks = rank_scores(make(place), part, place.rows())
-    seconds = time.perf_counter() - began
-    counts = training_counts(place.sequences(), place.rows())
-    divided = groups(part, counts, load_catalogue(store, [domain], (), nothing), domain, ())
-    result = {
+    ranks = rank_scores(fit(here), part, here.rows())
+    facts = {
         "domain": domain,
         "split": split,
         "stage": name,
         "run_fingerprint": fingerprint,
-        "items": place.rows(),
-        "users": len(np.unique(part.user)),
-        "approximate": False,
         "index": {"kind": "exact"},
-        **summary(ranks),
-        "slices": slice_figures(ranks, part.user, divided),
-        "seconds": seconds,
+        "seconds": time.perf_counter() - began,
     }
+    counts = training_counts(here.sequences(), here.rows())
+    divided = divide(part, counts, load_catalogue(store, [domain], ()), domain, ())
     folder.mkdir(parents=True, exist_ok=True)
-    write_ranks(folder / f"ranks-{domain}-{split}.parquet", part, ranks, counts)
-    write_json(folder / f"evaluation-{domain}-{split}.json", result)
-    return result
+    return write_evaluation(folder, facts, part, ranks, counts, divided)

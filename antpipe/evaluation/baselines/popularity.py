@@ -1,9 +1,9 @@
-"""Popularity: the items met most often in training, for everybody."""
+"""Popularity: the most frequent items of training, for everyone."""
 
 import numpy as np
 
 from antpipe.core.batches import Examples
-from antpipe.evaluation.baselines.scores import Floats, Scorer, training_items
+from antpipe.evaluation.baselines.scores import Scorer, Scores, training_items
 from antpipe.store.files import Sequences
 
 
@@ -11,7 +11,7 @@ def popularity(sequences: Sequences, items: int) -> Scorer:
     """Score of an item: how often it occurs in training parts. items: size N of the catalogue."""
     counts = np.bincount(training_items(sequences)[0], minlength=items).astype(np.float64)
 
-    def score(part: Examples) -> Floats:
+    def score(part: Examples) -> Scores:
         return np.broadcast_to(counts, (len(part), items))
 
     return score

@@ -1,4 +1,4 @@
-"""From dense scores to ranks under both protocols: what all baselines share."""
+"""What all baselines share: training data, histories, and ranks from dense scores."""
 
 from collections.abc import Callable
 
@@ -7,18 +7,18 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from antpipe.core.batches import Examples
+from antpipe.core.catalogue import Ints
 from antpipe.core.ranking import DEPTH, Ranks
 from antpipe.runtime.arrays import within_groups
 from antpipe.store.files import Sequences
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Scorer = Callable[[Examples], Floats]  # scores (Q, N) of all items, for some examples
+Scores = NDArray[np.float64]
+Scorer = Callable[[Examples], Scores]  # examples -> scores (Q, N) of all items
 AT_ONCE = 1 << 23  # scores (64 MB)
 
 
 def training_items(sequences: Sequences) -> tuple[Ints, Ints]:
-    """Items of all training parts, one user after the other in order of time, and the row of the user of each."""
+    """Items of all training parts, user by user in order of time, and the row of the user of each."""
     lengths = np.diff(sequences.offsets)
     row = np.repeat(np.arange(len(lengths)), lengths)
     within = np.arange(len(sequences.items)) - sequences.offsets[:-1][row]
@@ -27,7 +27,7 @@ def training_items(sequences: Sequences) -> tuple[Ints, Ints]:
 
 
 def history_matrix(part: Examples, items: int) -> "csr_array":
-    """(Q, N): 1 where an item is in the history of an example."""
+    """(Q, N): 1 if the item is in the history of the example."""
     count = part.end - part.start
     within = within_groups(count)
     history = part.items[np.repeat(part.start, count) + within]
@@ -38,7 +38,7 @@ def history_matrix(part: Examples, items: int) -> "csr_array":
 
 
 def rank_scores(score: Scorer, part: Examples, items: int) -> Ranks:
-    """Ranks of the targets in the whole catalogue of N items; a tie counts half, as in ranking.rank_examples."""
+    """Ranks of the targets among N items; a tie counts half, as in ranking.rank_examples."""
     ranks = {protocol: np.full(len(part), np.inf) for protocol in ("all", "unseen")}
     seen = np.zeros(len(part), np.bool_)
     size = max(1, AT_ONCE // items)

@@ -1,4 +1,4 @@
-"""Text nearest neighbours: the items whose texts are closest to those of the last two items of the history."""
+"""Text nearest neighbours: the items whose texts are most similar to those of the last two items of the history."""
 
 import re
 from collections import Counter
@@ -9,10 +9,11 @@ from scipy.sparse import csr_array, diags_array, issparse
 
 from antpipe.core.batches import Examples
 from antpipe.errors import DataError
-from antpipe.evaluation.baselines.scores import Floats, Scorer
+from antpipe.evaluation.baselines.scores import Scorer, Scores
 from antpipe.store.domain import Domain
+from antpipe.store.next_command import build_command
 
-LAST = 2  # items of the history that are looked at
+LAST = 2  # items of the history that count
 WORD = re.compile(r"\w\w+")
 
 
@@ -22,14 +23,17 @@ def text_nearest(domain: Domain) -> Scorer:
 
 
 def tfidf_nearest(domain: Domain) -> Scorer:
-    """The same with counts of words, weighted by TF-IDF: what texts tell without any encoder."""
+    """The same with TF-IDF vectors: what texts tell without an encoder."""
     texts = domain.table("items", ["text"])["text"].to_pylist()
     return nearest_to_last(tfidf([text or "" for text in texts], domain))
 
 
 def tfidf(texts: Sequence[str], domain: Domain) -> "csr_array":
-    """Rows of count * (ln((1 + n) / (1 + texts with the word)) + 1), one a text; n texts (Manning, Raghavan, Schütze:
-    Introduction to Information Retrieval, section 6.2, with a count of 1 added as in scikit-learn)."""
+    """Rows of count * (ln((1 + n) / (1 + texts with the word)) + 1), one per text, for n texts.
+
+    Manning, Raghavan, Schütze: Introduction to Information Retrieval, section 6.2, smoothed as in scikit-learn. Raises
+    DataError if no text has a word.
+    """
     words: dict[str, int] = {}
     rows, columns, counts = [], [], []
     for row, text in enumerate(texts):
@@ -38,26 +42,26 @@ def tfidf(texts: Sequence[str], domain: Domain) -> "csr_array":
             columns.append(words.setdefault(word, len(words)))
             counts.append(float(count))
     if not words:
-        raise DataError(f"domain {domain.name}: no item has a text", domain.command("items"))
+        raise DataError(f"domain {domain.name}: no item has a text", build_command(domain, "items"))
     matrix = csr_array((counts, (rows, columns)), shape=(len(texts), len(words)))
     texts_with = np.bincount(columns, minlength=len(words))
     return csr_array(matrix @ diags_array(np.log((1 + len(texts)) / (1 + texts_with)) + 1))
 
 
-def nearest_to_last(vectors: "csr_array | Floats") -> Scorer:
-    """vectors: (N, d), one an item; rows of zeros (no text) score 0."""
+def nearest_to_last(vectors: "csr_array | Scores") -> Scorer:
+    """vectors: (N, d), one per item; rows of zeros (no text) score 0."""
     length = np.sqrt(np.asarray((vectors * vectors).sum(1)).ravel())
     unit = diags_array(1 / np.where(length > 0, length, 1)).tocsr() @ vectors
     columns = unit.T.tocsr() if issparse(unit) else unit.T
 
-    def score(part: Examples) -> Floats:
+    def score(part: Examples) -> Scores:
         query = unit[part.items[part.end - 1]]
         for back in range(2, LAST + 1):
             there = (part.end - part.start >= back).astype(np.float64)
             query = query + diags_array(there).tocsr() @ unit[part.items[np.maximum(part.end - back, part.start)]]
         cosines = query @ columns
-        # float32 at the end: equal texts then tie, whatever the order in which their parts were added up
-        scores: Floats = (cosines.toarray() if issparse(cosines) else cosines).astype(np.float32).astype(np.float64)
+        # float32 at the end, so that equal texts tie, whatever the order of summation
+        scores: Scores = (cosines.toarray() if issparse(cosines) else cosines).astype(np.float32).astype(np.float64)
         return scores
 
     return score

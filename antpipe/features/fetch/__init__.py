@@ -1,1 +1,1 @@
-"""Parts of the stage fetch-images: addresses, turns, downloads, the ledger."""
+"""Parts of fetch-images: addresses that may be asked, request limits, downloads, workers, the ledger."""

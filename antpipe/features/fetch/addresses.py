@@ -1,11 +1,10 @@
-"""Which addresses are asked for pictures: a catalogue's URLs are strangers' data, and so is where they redirect to.
+"""Which addresses may be asked for pictures: a catalogue's URLs, and where they redirect to, are untrusted data.
 
-A name is resolved, all its addresses are checked, and the connection is made to one of the very addresses that were
-checked: a name server that gives another answer the second time (DNS rebinding) is not asked a second time. This is
-done where connections are opened, below HTTP and TLS. So no request, first or redirected, gets around it, and Host
-header, SNI and certificate check still have the name. To look at the peer once connected would be too late: the mere
-attempt already tells which ports are open inside. Proxies of the environment are not used, as they would
-do the resolving.
+A name is resolved once, all its addresses are checked, and the connection goes to one of the very addresses that were
+checked, so a name server that changes its answer (DNS rebinding) gains nothing. This happens where connections are
+opened, below HTTP and TLS: no request, first or redirected, gets around it, and Host header, SNI and certificate check
+still have the name. Looking at the peer after connecting would be too late, because the mere attempt tells which ports
+are open inside. Proxies of the environment are not used, as they would resolve names themselves.
 """
 
 import asyncio
@@ -18,18 +17,18 @@ import httpcore2
 import httpx2
 
 LONGEST_URL = 4096
-MOST_ADDRESSES = 4  # of a name that are tried
+MOST_ADDRESSES = 4  # tried per name
 LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z)({LABEL}\.)*{LABEL}\.?")
 TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
 LOCAL_TRANSLATED = ipaddress.IPv6Network("64:ff9b:1::/48")  # RFC 8215
-# Set apart after Python 3.11: documentation (RFC 9637) and segment routing (RFC 9602).
+# Reserved after Python 3.11 came out: documentation (RFC 9637) and segment routing (RFC 9602).
 NEWLY_RESERVED = (ipaddress.IPv6Network("3fff::/20"), ipaddress.IPv6Network("5f00::/16"))
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
 class RefusedError(Exception):
-    """A URL or address that is not asked. reason: why, in a few words."""
+    """A URL or address that must not be asked. reason: why, in a few words."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -37,16 +36,16 @@ class RefusedError(Exception):
 
 
 def parse_url(text: str, base: httpx2.URL | None = None) -> httpx2.URL:
-    """A URL that may be asked, without its fragment. base: what a relative one (of a redirect) refers to.
+    """A URL that may be asked, without its fragment. base: what a relative URL (of a redirect) refers to.
 
-    Raises RefusedError for what is no http(s) URL, is too long, carries credentials or has an odd host or port.
+    Raises RefusedError if it is not an http(s) URL, is too long, carries credentials or has an odd host or port.
     """
     if len(text) > LONGEST_URL:
         raise RefusedError(f"URL longer than {LONGEST_URL} characters")
     try:
         url = base.join(text) if base else httpx2.URL(text)
         port, host = url.port, url.raw_host.decode("ascii")
-    except (httpx2.InvalidURL, ValueError) as error:  # ValueError: what idna and codecs say of odd hosts
+    except (httpx2.InvalidURL, ValueError) as error:  # idna and codecs raise ValueError for odd hosts
         raise RefusedError(f"not a URL: {error}") from None
     if url.scheme not in ("http", "https"):
         raise RefusedError("neither http nor https")
@@ -68,9 +67,9 @@ def is_ip(host: str) -> bool:
 
 
 def why_not_public(address: str) -> str | None:
-    """What keeps an IP address from being one of the public internet; None where it is one.
+    """Why an IP address does not belong to the public internet, in one word; None if it does.
 
-    IPv6 addresses that stand for IPv4 addresses (mapped, 6to4, NAT64) are judged by these.
+    IPv6 addresses that embed IPv4 addresses (mapped, 6to4, NAT64) are judged by the latter.
     """
     ip = ipaddress.ip_address(address)
     inner = _embedded(ip) if isinstance(ip, ipaddress.IPv6Address) else None
@@ -94,7 +93,7 @@ def _embedded(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
 
 
 def require_public(host: str, addresses: Sequence[str]) -> None:
-    """Refuse a name unless all its addresses are public: one that has both kinds is a trick or a mistake."""
+    """Raises RefusedError unless all addresses of a name are public; one with both kinds is a trick or a mistake."""
     for address in addresses:
         why = why_not_public(address)
         if why:
@@ -102,9 +101,9 @@ def require_public(host: str, addresses: Sequence[str]) -> None:
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """The IP addresses of a name, each once; an odd spelling of an IP address (0x7f.1, 2130706433) gives the address.
+    """The IP addresses of a name, each once; odd spellings of an IP address (0x7f.1, 2130706433) are normalised.
 
-    Raises httpcore2.ConnectError where there is none.
+    Raises httpcore2.ConnectError if there are none.
     """
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -114,7 +113,7 @@ async def resolve(host: str, port: int) -> list[str]:
 
 
 class CheckedNetwork(httpcore2.AsyncNetworkBackend):
-    """Opens TCP connections to public addresses only; RefusedError for others, unless they are allowed."""
+    """Opens TCP connections to public addresses; raises RefusedError for others, unless they are allowed."""
 
     def __init__(self, allow_private: bool, resolve: Resolve = resolve) -> None:
         self._allow_private = allow_private
@@ -129,7 +128,7 @@ class CheckedNetwork(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        """A connection to the first address that answers; each gets an equal share of the time."""
+        """A connection to the first address that answers; each gets an equal share of the timeout."""
         try:
             async with asyncio.timeout(timeout):
                 addresses = await self._resolve(host, port)
@@ -143,7 +142,7 @@ class CheckedNetwork(httpcore2.AsyncNetworkBackend):
             try:
                 return await self._plain.connect_tcp(address, port, share, local_address, socket_options)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
-                continue  # what the last one says is told
+                continue  # only the last one's error is reported
         return await self._plain.connect_tcp(last, port, share, local_address, socket_options)
 
     async def sleep(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""One URL's way to a picture: redirects, limits, what a refusal means, and when to ask again."""
+"""One URL's way to a picture: redirects, size limits, what an answer means, and when to try again."""
 
 import asyncio
 import random
@@ -13,20 +13,35 @@ import httpx2
 
 from antpipe.features.fetch.addresses import CheckedNetwork, RefusedError, parse_url
 from antpipe.features.fetch.ledger import FAILED, GONE, INVALID, OK, REFUSED
-from antpipe.features.fetch.turns import Turns
+from antpipe.features.fetch.limits import RequestLimits
 from antpipe.runtime.http import retry_after
 from antpipe.settings.features import FetchConfig
 
 REDIRECTS = (301, 302, 303, 307, 308)
-PASSING = (408, 425, 429)  # of the 4xx, those that ask to come again
-SMALL = 65_536  # an error page up to this size is read, which keeps the connection usable
+TEMPORARY = (408, 425, 429)  # the 4xx that ask to come again
+SMALL = 65_536  # bytes; a smaller error page is read whole, which keeps the connection usable
+
+
+@dataclass(frozen=True)
+class KeptPicture:
+    """What a picture was written as, as in the ledger; all None without one."""
+
+    bytes: int | None = None
+    sha256: str | None = None
+    file: str | None = None
+    width: int | None = None
+    height: int | None = None
+
+
+NOTHING = KeptPicture()
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a request. state and reason as in the ledger; final_url: what was asked last.
+    """What became of a request. state and reason as in the ledger; final_url: the URL asked last.
 
-    content: of OK. location: where a redirect points to. wait: seconds the server asks for. host: who answered.
+    host: who answered. content: if the state is OK, and then `kept`, once it was written. location: where a redirect
+    points to. wait: seconds that the server asks to wait.
     """
 
     state: str
@@ -38,33 +53,34 @@ class Answer:
     content_type: str = ""
     location: str | None = None
     wait: float | None = None
+    kept: KeptPicture = NOTHING
 
 
 Keep = Callable[[Answer], Awaitable[Answer]]
 
 
 def delay(attempt: int, asked: float | None, config: FetchConfig, chance: float) -> float:
-    """Seconds until the try after this one: what the server asked for, else doubling, 50 to 150% of it by chance.
+    """Seconds until the next try: what the server asked for, otherwise doubling, times 50 to 150%.
 
-    attempt: 1, 2 … chance: in [0, 1). At most config.max_wait.
+    attempt: 1, 2 … chance: in [0, 1), decides the percentage. At most config.max_wait.
     """
     wanted = config.backoff * 2.0 ** min(attempt - 1, 60) * (0.5 + chance) if asked is None else asked
     return min(wanted, config.max_wait)
 
 
 class Downloads:
-    """Fetches URLs through one pool of connections, at the pace of `turns`."""
+    """Fetches URLs through one pool of connections, at the pace that `limits` allows."""
 
-    def __init__(self, pool: httpcore2.AsyncConnectionPool, turns: Turns, config: FetchConfig) -> None:
+    def __init__(self, pool: httpcore2.AsyncConnectionPool, limits: RequestLimits, config: FetchConfig) -> None:
         self._pool = pool
-        self._turns = turns
+        self._limits = limits
         self._config = config
 
     async def fetch(self, url: str, keep: Keep) -> tuple[Answer, int]:
-        """The last answer, and how often the URL was asked for.
+        """The last answer, and the number of tries.
 
-        keep: gets an OK answer while its turn lasts (so that no more contents are in memory than there are turns), and
-        gives back what it makes of it.
+        keep: is called with an OK answer while its request lasts (so that no more contents are in memory than requests
+        are allowed at once), and returns the answer to record.
         """
         attempt = 1
         while True:
@@ -73,12 +89,12 @@ class Downloads:
                 return answer, attempt
             wait = delay(attempt, answer.wait, self._config, random.random())
             if answer.wait is not None or answer.status == 429:
-                self._turns.pause(answer.host, wait)  # the host asks this of all requests
-            await self._turns.rest(wait)
+                self._limits.pause(answer.host, wait)  # the host asks this of all requests
+            await self._limits.rest(wait)
             attempt += 1
 
     async def _follow(self, url: str, keep: Keep) -> Answer:
-        """One try, with its redirects. Each is checked like the first URL."""
+        """One try, with its redirects; each redirect is checked like the first URL."""
         asked: list[str] = []
         target, where = url, None
         try:
@@ -97,7 +113,7 @@ class Downloads:
 
     async def _ask(self, url: httpx2.URL, keep: Keep) -> Answer:
         host = host_of(url)
-        async with self._turns.turn(host):
+        async with self._limits.request(host):
             try:
                 async with asyncio.timeout(self._config.deadline), self._open(url) as response:
                     answer = await self._read(response)
@@ -105,7 +121,7 @@ class Downloads:
                 answer = Answer(FAILED, f"took longer than {self._config.deadline:g} s")
             except httpcore2.TimeoutException as error:
                 answer = Answer(FAILED, f"{_kind(error)} after {self._config.timeout:g} s")
-            except httpcore2.LocalProtocolError as error:  # what we would have to say is no HTTP
+            except httpcore2.LocalProtocolError as error:  # our request would not be valid HTTP
                 answer = Answer(REFUSED, f"{_kind(error)}: {error}")
             except (httpcore2.NetworkError, httpcore2.ProtocolError, OSError) as error:
                 answer = Answer(FAILED, f"{_kind(error)}: {error}".rstrip(": "))
@@ -118,7 +134,7 @@ class Downloads:
             "Host": url.netloc.decode("ascii"),
             "User-Agent": self._config.user_agent,
             "Accept": "image/*",
-            "Accept-Encoding": "identity",  # pictures are compressed; anything else is a way to blow them up
+            "Accept-Encoding": "identity",  # pictures are compressed already; more would only allow zip bombs
         }
         timeouts = dict.fromkeys(("connect", "read", "write", "pool"), self._config.timeout)
         target = httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
@@ -135,7 +151,7 @@ class Downloads:
         await _body(response, SMALL)
         if status in REDIRECTS and "location" in headers:
             return Answer(GONE, status=status, location=_text(headers["location"]))
-        if status in PASSING or status >= 500:
+        if status in TEMPORARY or status >= 500:
             wait = retry_after(_text(headers.get("retry-after", b"")), datetime.now(UTC))
             return Answer(FAILED, f"HTTP {status}", status, wait=wait)
         return Answer(GONE, f"HTTP {status}", status)
@@ -155,7 +171,7 @@ class Downloads:
 
 
 async def _body(response: httpcore2.Response, most: int) -> bytes | None:
-    """The content; None where it is longer than `most`, of which no more than that is read."""
+    """The content; None if it is longer than `most` bytes, and then the rest is not read."""
     content = bytearray()
     async for part in response.aiter_stream():
         content += part
@@ -165,12 +181,12 @@ async def _body(response: httpcore2.Response, most: int) -> bytes | None:
 
 
 def host_of(url: httpx2.URL) -> str:
-    """What shares a rate: the name without regard to case and port."""
+    """The name that requests share a rate by: in lower case, without port."""
     return url.raw_host.decode("ascii").rstrip(".")
 
 
 def open_pool(config: FetchConfig) -> httpcore2.AsyncConnectionPool:
-    """Connections to checked addresses only; idle ones are kept for a while."""
+    """Connections to checked addresses only; idle ones stay open for a while."""
     return httpcore2.AsyncConnectionPool(
         max_connections=config.concurrency,
         keepalive_expiry=15.0,

@@ -1,19 +1,17 @@
-"""The ledger of a domain's downloads and the files they gave: DOMAIN/fetched/.
+"""The ledger of a domain's downloads, and the downloaded files: DOMAIN/fetched/.
 
-    fetched/ledger.parquet        one row a URL that was asked for (SCHEMA)
+    fetched/ledger.parquet        one row per URL that was asked for (SCHEMA)
     fetched/ab/abcdef….jpg        a picture, named by the sha256 of its bytes
 
-Names come from contents, never from ids or URLs: no id can lead out of the folder or collide with another, a picture
-that several URLs show is kept once, and what another catalogue fetched cannot be taken for another item's. Both kinds
-of files are written aside and moved into place, so that none is ever half there. A ledger that is behind its
-files (after a kill) only means that these pictures are fetched again.
+Names come from contents, never from ids or URLs. So no id can lead out of the folder or collide with another, a picture
+that several URLs show is kept once, and pictures of different catalogues cannot be mixed up. Files of both kinds are
+written elsewhere and moved into place, so that none is ever half there. If the ledger lags behind the pictures (after a
+kill), they are fetched again, and nothing else happens.
 """
 
 import dataclasses
 import hashlib
-import os
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +21,12 @@ import polars as pl
 
 from antpipe.errors import IntegrityError
 from antpipe.runtime.files import atomic
+from antpipe.store.next_command import shell
 
 FOLDER = "fetched"
 LEDGER = "ledger.parquet"
 SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
-# What a URL came to. Of those that gave no picture, only `failed` may end otherwise another time.
+# What became of a URL. Of those without a picture, only `failed` may end differently next time.
 OK, FAILED, GONE, REFUSED, INVALID = "ok", "failed", "gone", "refused", "invalid"
 PERMANENT = (GONE, REFUSED, INVALID)
 TEXT, COUNT = pl.String(), pl.Int32()
@@ -53,10 +52,10 @@ SCHEMA = pl.Schema(
 class Entry:
     """What became of a URL.
 
-    state: OK, FAILED (a timeout, a lost connection, HTTP 408, 425, 429, 5xx: may pass), GONE (other answers of the
-    server), REFUSED (by us: address, redirects, size) or INVALID (no picture that can be read). status: of the last
-    answer, None without one. attempts: over all runs, a redirect is none of its own. file: relative to the domain's
-    folder. width, height: upright. final_url: after redirects. time: of the last attempt, in ms since 1970.
+    state: OK, FAILED (temporarily: a timeout, a lost connection, HTTP 408, 425, 429, 5xx), GONE (other answers of the
+    server), REFUSED (by us: address, redirects, size) or INVALID (not a readable picture). status: of the last answer,
+    None without one. attempts: over all runs; a redirect does not count. file: relative to the domain's folder. width,
+    height: of the upright picture. final_url: after redirects. time: of the last attempt, in ms since 1970.
     """
 
     url: str
@@ -74,7 +73,7 @@ class Entry:
 
 
 def read_ledger(folder: Path) -> dict[str, Entry]:
-    """The entries by URL; empty where nothing was fetched. IntegrityError for a file that is no ledger."""
+    """The entries by URL; empty if nothing was fetched. Raises IntegrityError if the file is not a ledger."""
     path = folder / LEDGER
     if not path.exists():
         return {}
@@ -83,15 +82,13 @@ def read_ledger(folder: Path) -> dict[str, Entry]:
     except (OSError, pl.exceptions.PolarsError) as error:
         raise _no_ledger(path, str(error).splitlines()[0]) from None
     if table.schema != SCHEMA:
-        raise _no_ledger(path, "other columns than those of this version")
+        raise _no_ledger(path, "its columns are not those of this version")
     rows = table.with_columns(pl.col("time").dt.epoch("ms")).iter_rows()
     return {row[0]: Entry(*row) for row in rows}
 
 
 def _no_ledger(path: Path, why: str) -> IntegrityError:
-    return IntegrityError(
-        f"{path}: not a ledger: {why}; without it, the pictures are fetched anew", f"rm {shlex.quote(str(path))}"
-    )
+    return IntegrityError(f"{path}: not a ledger: {why}; without it, the pictures are fetched again", shell("rm", path))
 
 
 def write_ledger(folder: Path, entries: Mapping[str, Entry]) -> None:
@@ -105,21 +102,17 @@ def write_ledger(folder: Path, entries: Mapping[str, Entry]) -> None:
 
 
 def keep_picture(folder: Path, content: bytes, form: str) -> tuple[str, str]:
-    """Write a picture; returns its sha256 and its path relative to the domain's folder. form: Pillow's name."""
+    """Write a picture; returns its sha256 and its path relative to the domain's folder. form: a key of SUFFIX."""
     sha256 = hashlib.sha256(content).hexdigest()
     path = folder / sha256[:2] / f"{sha256}{SUFFIX[form]}"
     path.parent.mkdir(exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    try:
+    with atomic(path) as scratch:
         scratch.write_bytes(content)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
     return sha256, f"{FOLDER}/{path.parent.name}/{path.name}"
 
 
 def is_there(root: Path, entry: Entry) -> bool:
-    """Whether the picture of an OK entry is on disk with its content. root: the domain's folder."""
+    """Whether the picture of an OK entry is on disk, unchanged. root: the domain's folder."""
     if not entry.file or not re.fullmatch(rf"{FOLDER}/[0-9a-f]{{2}}/[0-9a-f]{{64}}\.[a-z]+", entry.file):
         return False
     path = root / entry.file
@@ -133,7 +126,7 @@ def is_there(root: Path, entry: Entry) -> bool:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed run left half written. The caller must be alone at work in the folder."""
+    """Remove half-written files of a killed run. The caller must hold the folder's lock."""
     for pattern in ("??/.*", f".{LEDGER}.*"):
         for path in folder.glob(pattern):
             path.unlink()

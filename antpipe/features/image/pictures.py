@@ -1,34 +1,44 @@
-"""The pictures of a catalogue: which file belongs to which item, and a file's way to RGB pixels."""
+"""The pictures of a catalogue: which files belong to which item, what stands for them, and which could not be used."""
 
 import hashlib
-import io
+import json
 import os
 import re
-from collections.abc import Sequence
+import socket
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError, features
-from PIL import __version__ as PILLOW
+from numpy.typing import NDArray
 
-from antpipe.store.files import digest
+from antpipe.errors import DataError
+from antpipe.features.shards.plan import CONTENT_BYTES, Contents, EmbeddingPlan, Shard, content_of
+from antpipe.store.domain import Domain
+from antpipe.store.files import read_stamp
+from antpipe.store.manifest import digest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-# Resizing the short side of a longer strip to an encoder's input could take gigabytes, and nothing could be seen on it.
-LONGEST = 20
 HASHED_AT_ONCE = 4096  # pictures
+CHANGED = "not what it was when its content was hashed"
+# One row per picture that could not be used; lies beside image.arrow.
+UNREADABLE = "unreadable.parquet"
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A file that shows the item of this row. All of a catalogue are in memory, so a path is no Path.
+    """A file that shows the item of this row. `path` is a string because a whole catalogue's pictures are in memory.
 
-    name: how it is told to the user and in the digest. sha256: of its content, None before it was read (`hashed`) and
-    where it cannot be read.
+    name: for the user and the digest. sha256: of its content; None before it is read (`hashed`) or if it cannot be.
     """
 
     row: int
@@ -37,31 +47,17 @@ class Picture:
     sha256: str | None = field(default=None, compare=False)
 
 
-class UnreadableError(Exception):
-    """A file gives no picture. reason: one of a few; detail: what the decoder said."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
-
-
-def decoder_name() -> str:
-    """The library that decodes, and its decoder of JPEGs, as far as it tells."""
-    turbo = features.version_feature("libjpeg_turbo")
-    return f"Pillow {PILLOW}" + (f", libjpeg-turbo {turbo}" if turbo else "")
-
-
 def listed_pictures(root: Path, files: Sequence[Sequence[str]]) -> list[Picture]:
-    """files: for each row, paths relative to `root`."""
+    """The pictures that the catalogue names. files: for each row, paths relative to `root`."""
     folder = root.absolute()
     return [Picture(row, name, str(folder / name)) for row, names in enumerate(files) for name in names]
 
 
 def folder_pictures(folder: Path, item_ids: Sequence[str]) -> list[Picture]:
-    """Files of a folder named ITEM_ID.EXT, ITEM_ID_2.EXT …, in this order within an item; other files are ignored.
+    """Files of a folder named ITEM_ID.EXT, ITEM_ID_2.EXT …, in this order within an item; others are ignored.
 
     Ids are compared with file names and never made into paths, so any id is safe. A name that is itself an id
-    (`A_2.jpg` where there is an item `A_2`) belongs to that item alone.
+    (`A_2.jpg` if there is an item `A_2`) belongs to that item alone.
     """
     row_of = {item_id: row for row, item_id in enumerate(item_ids)}
     found: list[tuple[int, int, str, Path]] = []
@@ -77,7 +73,7 @@ def folder_pictures(folder: Path, item_ids: Sequence[str]) -> list[Picture]:
 
 
 def first_of_each_item(pictures: Sequence[Picture], most: int) -> list[Picture]:
-    """At most `most` pictures of each item, by row, in the order given; a file that is named twice counts once."""
+    """At most `most` pictures per item, by row, in the order given; a file that is named twice counts once."""
     kept: list[Picture] = []
     for _, own in groupby(sorted(pictures, key=lambda picture: picture.row), key=lambda picture: picture.row):
         files: dict[str, Picture] = {}  # keeps the order, as the sort above does within an item
@@ -88,81 +84,198 @@ def first_of_each_item(pictures: Sequence[Picture], most: int) -> list[Picture]:
 
 
 def hashed(pictures: Sequence[Picture]) -> list[Picture]:
-    """The same pictures with the sha256 of their files, which are read on all cores."""
+    """The same pictures with the sha256 of their files, read on all cores."""
 
     def with_hash(picture: Picture) -> Picture:
         try:
             with Path(picture.path).open("rb") as stream:
                 return replace(picture, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
-        except OSError:  # told to the user when the picture is to be embedded
+        except OSError:  # reported when the picture is to be embedded
             return replace(picture, sha256=None)
 
     found: list[Picture] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(pictures), HASHED_AT_ONCE):  # what waits for a thread takes more than a picture
+        for start in range(0, len(pictures), HASHED_AT_ONCE):  # a waiting task takes more memory than a picture
             found += pool.map(with_hash, pictures[start : start + HASHED_AT_ONCE])
     return found
 
 
 def pictures_digest(pictures: Sequence[Picture]) -> str:
-    """sha256 over row, name and content of every picture (`hashed`); one that cannot be read counts by its name."""
+    """sha256 over row, name and content of every picture (`hashed`); an unreadable one counts by its name alone."""
     return digest([[picture.row, picture.name, picture.sha256] for picture in pictures])
 
 
-def read_picture(path: Path) -> Image.Image:
-    """An upright RGB picture: EXIF orientation applied, transparency on white, of an animation the first frame.
+@dataclass(frozen=True, slots=True)
+class PictureFile:
+    """A picture file to decode. sha256: what its content must be; None if it could not be read when it was hashed.
 
-    Raises UnreadableError for files that are missing, empty, not of FORMATS, damaged or truncated, of more pixels
-    than Pillow's limit against decompression bombs, or more than LONGEST times as long as wide.
+    content, why: its bytes, or why there are none, once it was read.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UnreadableError("cannot be read", error.strerror or type(error).__name__) from None
-    return decode_picture(content)[0]
+
+    path: str
+    sha256: str | None
+    content: bytes | None = None
+    why: str = ""
+
+    def read(self) -> "PictureFile":
+        """The same file with its content, or with the reason why it cannot be read."""
+        if self.content is not None or self.why:
+            return self
+        try:
+            return replace(self, content=Path(self.path).read_bytes())
+        except OSError as error:
+            return replace(self, why=f"cannot be read: {error.strerror or type(error).__name__}")
+
+    def gone(self) -> bool:
+        """Whether it cannot be read now, but could be when it was hashed: it is not a bad picture."""
+        return bool(self.why) and self.sha256 is not None
+
+    def changed(self) -> str:
+        """The message for a file that is gone or has another content."""
+        return f"{CHANGED}: {self.path} on {socket.gethostname()}" + (f": {self.why}" if self.why else "")
 
 
-def decode_picture(
-    content: bytes, most_pixels: int | None = None, least_side: int | None = None
-) -> tuple[Image.Image, str]:
-    """The picture of a file's content, as `read_picture` gives it, and its format (one of FORMATS).
+@dataclass(frozen=True)
+class PictureLists:
+    """The pictures of all items; can be pickled. Row i has names[starts[i]:starts[i + 1]] and the files likewise.
 
-    most_pixels: a tighter limit than Pillow's. Sizes are checked before pixels are decoded. least_side: a JPEG may be
-    decoded at 1/2, 1/4 or 1/8 of its size, as long as both sides keep so many pixels (the decoder's own scaling, in the
-    frequency domain; other formats keep their size).
+    An item's pictures are ordered by content, so that equal pictures give equal bytes.
     """
-    if not content:
-        raise UnreadableError("empty file")
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            _check_size(image, most_pixels)
-            form = str(image.format)
-            if least_side is not None:
-                image.draft(None, (least_side, least_side))
-            return _to_rgb(ImageOps.exif_transpose(image)), form
-    except (UnreadableError, MemoryError):
-        raise
-    except UnidentifiedImageError:
-        raise UnreadableError("not a picture", f"formats read: {', '.join(FORMATS)}") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UnreadableError("too many pixels") from None
-    except Exception as error:  # decoders fed with damaged files raise nearly anything
-        raise UnreadableError("damaged", str(error).strip() or type(error).__name__) from None
+
+    starts: NDArray[np.int64]  # (N + 1,)
+    names: list[str]
+    files: list[PictureFile]
+
+    @staticmethod
+    def of(pictures: Sequence[Picture], rows: int) -> "PictureLists":
+        """rows: the number of items N. pictures: hashed."""
+        ordered = sorted(pictures, key=lambda one: (one.row, one.sha256 or "", one.name))
+        counts = np.bincount([one.row for one in ordered], minlength=rows)
+        files = [PictureFile(one.path, one.sha256) for one in ordered]
+        return PictureLists(np.concatenate([[0], np.cumsum(counts)]), [one.name for one in ordered], files)
+
+    def of_row(self, row: int) -> list[PictureFile]:
+        return self.files[self.starts[row] : self.starts[row + 1]]
+
+    def __call__(self, shard: Shard) -> list[list[PictureFile]]:
+        """The pictures of each item of a shard."""
+        return [self.of_row(row) for row in shard.rows.tolist()]
+
+    def sizes(self) -> NDArray[np.int64]:
+        """(N,) bytes of each item's pictures, as their files are now; unreadable ones count 0."""
+        sizes = np.zeros(len(self.files) + 1, np.int64)
+        for position, file in enumerate(self.files, 1):
+            with suppress(OSError):
+                sizes[position] = Path(file.path).stat().st_size
+        total = np.cumsum(sizes)
+        return total[self.starts[1:]] - total[self.starts[:-1]]
+
+    @cached_property
+    def content(self) -> Contents:
+        """(N, 16) what stands for each item's pictures; zeros if it has none."""
+        content = np.zeros((len(self.starts) - 1, CONTENT_BYTES), np.uint8)
+        for row in np.flatnonzero(np.diff(self.starts)).tolist():
+            hashes = [file.sha256 for file in self.of_row(row)]
+            content[row] = np.frombuffer(content_of(json.dumps(hashes).encode()), np.uint8)
+        return content
 
 
-def _check_size(image: Image.Image, most_pixels: int | None) -> None:
-    limits = [limit for limit in (Image.MAX_IMAGE_PIXELS, most_pixels) if limit is not None]
-    if any(image.width * image.height > limit for limit in limits):
-        raise UnreadableError("too many pixels", f"{image.width} x {image.height}")
-    if max(image.size) > LONGEST * min(image.size):
-        raise UnreadableError("too long and narrow", f"{image.width} x {image.height}")
+def packed_names(files: Sequence[PictureFile]) -> list[dict[str, Any]]:
+    """An item's pictures as plain data, for workers that see the files."""
+    return [asdict(file) for file in files]
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # 16 bits of grey: Pillow's own conversion clips them to white
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        # What lies under transparent pixels is arbitrary, often black; shops show them on white.
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+def packed_contents(files: Sequence[PictureFile]) -> list[dict[str, Any]]:
+    """An item's pictures as plain data with the bytes of the files, for workers that do not see them.
+
+    Raises DataError if a file cannot be read that could be when it was hashed.
+    """
+    found = [file.read() for file in files]
+    for file in found:
+        if file.gone():
+            raise DataError(f"picture files changed while they were embedded: {file.changed()}")
+    return packed_names(found)
+
+
+def unpacked_files(plain: Sequence[Mapping[str, Any]]) -> list[PictureFile]:
+    """The inverse of `packed_names` and `packed_contents`."""
+    return [PictureFile(**one) for one in plain]
+
+
+@dataclass(frozen=True)
+class BadPicture:
+    """A picture that could not be used. row: of its item. sha256: None if the file cannot be read."""
+
+    row: int
+    file: str
+    sha256: str | None
+    why: str
+
+
+def bad_before(place: Domain) -> list[BadPicture] | None:
+    """The bad pictures of the catalogue as last embedded; None if that is not known."""
+    import pyarrow.parquet as pq
+
+    path = place.path / UNREADABLE
+    stamp = read_stamp(path)
+    if stamp is None or stamp["fingerprint"] != place.manifest().get("image", {}).get("fingerprint"):
+        return None
+    columns = ["item", "file", "sha256", "why"]
+    return [BadPicture(*(row[name] for name in columns)) for row in pq.read_table(path, columns=columns).to_pylist()]
+
+
+def all_bad(
+    lists: PictureLists, plan: EmbeddingPlan, failures: Sequence[tuple[int, str]], before: Sequence[BadPicture]
+) -> list[BadPicture]:
+    """The bad pictures of all items, by row: of computed items, copied ones, and those that share their pictures.
+
+    failures: (row, `NUMBER reason`) from computing. before: of the artefact that vectors were copied from.
+    """
+    found: dict[int, list[tuple[int, str]]] = defaultdict(list)  # by row: which of its pictures, and why
+    for row, failure in failures:
+        number, _, why = failure.partition(" ")
+        found[row].append((int(number), why))
+    by_source = defaultdict(list)
+    for bad in before:
+        by_source[bad.row].append(bad)
+    for row, source in zip(plan.copied.tolist(), plan.source.tolist(), strict=True):
+        found[row] += _numbered(lists, row, by_source.get(source, ()))
+    everyone = np.flatnonzero(plan.first >= 0).tolist()
+    return [
+        BadPicture(row, lists.names[position], lists.files[position].sha256, why)
+        for row in everyone
+        for number, why in found.get(int(plan.first[row]), ())
+        for position in [int(lists.starts[row]) + number]
+    ]
+
+
+def _numbered(lists: PictureLists, row: int, bad: Sequence[BadPicture]) -> Iterator[tuple[int, str]]:
+    """Position and reason of these pictures in the item's present list, found by their content."""
+    left = list(bad)
+    for number, file in enumerate(lists.of_row(row)):
+        match = next((one for one in left if one.sha256 == file.sha256), None)
+        if match is not None:
+            left.remove(match)
+            yield number, match.why
+
+
+def bad_table(bad: Sequence[BadPicture]) -> "pa.Table":
+    """The table of unreadable.parquet: item (row), file, sha256, why."""
+    import pyarrow as pa
+
+    return pa.table(
+        {
+            "item": pa.array([one.row for one in bad], pa.int32()),
+            "file": pa.array([one.file for one in bad], pa.string()),
+            "sha256": pa.array([one.sha256 for one in bad], pa.string()),
+            "why": pa.array([one.why for one in bad], pa.string()),
+        }
+    )
+
+
+def bad_details(bad: Sequence[BadPicture], item_ids: Sequence[str], most: int) -> dict[str, Any]:
+    """For the manifest: how many per reason, and the first `most`."""
+    return {
+        "unreadable_reasons": dict(Counter(one.why.partition(": ")[0] for one in bad)),
+        "unreadable": [{"item": item_ids[one.row], "file": one.file, "why": one.why} for one in bad[:most]],
+    }

@@ -1,8 +1,8 @@
-"""How an image model wants its pictures: its own transform, split into work on one picture and arithmetic on a batch.
+"""An image model's own transform, split into work on one picture and arithmetic on a batch.
 
-Transforms of open_clip, timm and torchvision end in ToTensor and Normalize. What comes before gives pixels of 8 bits,
-a quarter of the bytes to move from the process that decodes to the one that computes; division by 255 and
-normalisation are done there for a whole batch, in the same order of float32 operations, so the numbers are the same.
+Transforms of open_clip, timm and torchvision end in ToTensor and Normalize. The steps before them give 8-bit pixels: a
+quarter of the bytes to move from the process that decodes to the one that computes. The latter divides by 255 and
+normalises a whole batch, with the same float32 operations in the same order, so the numbers are the same.
 """
 
 from collections.abc import Callable
@@ -12,26 +12,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from antpipe.features.image.pictures import decode_picture
+from antpipe.features.image.decoding import decode_picture
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
 # A JPEG is decoded at no less than this many times the size the model's transform resizes to. At 1, the least cosine of
-# 80 photographs of products to exact decoding was .991 (EfficientNet-lite0); at 2 it is .9991, and it is measured anew
-# on every catalogue (image_fidelity.py).
+# 80 product photographs to exact decoding was .991 (EfficientNet-lite0); at 2 it is .9991, and it is measured again on
+# every catalogue (precision.py).
 MARGIN = 2
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """Can be pickled, for other processes.
+    """How a picture becomes a model's input; can be pickled, for other processes.
 
-    exact: RGB picture -> what the model's transform makes of it: a picture of the model's size or, where mean is None,
-    the finished tensor. quick: the same resizing and cropping on an 8-bit tensor (3, H, W), by torch's vectorised
-    kernels (1 of 255 apart now and then); None where the transform has steps it is not known for. side: pixels the
-    transform resizes to (the longer one); None where it does not begin with a resize. mean, std: of the channels.
+    exact: the model's transform of an RGB picture, giving a picture of the model's size or, if mean is None, the
+    finished tensor. quick: the same resizing and cropping of an 8-bit tensor (3, H, W) by torch's vectorised kernels
+    (now and then off by 1 of 255); None if the transform has steps we have no tensor version of. side: pixels the
+    transform resizes the longer side to; None if it does not begin with a resize. mean, std: per channel.
     """
 
     exact: Callable[["Image"], Any]
@@ -41,16 +41,16 @@ class Preparation:
     std: tuple[float, ...] | None
 
     def pixels(self, content: bytes, scaled: bool) -> NDArray[Any]:
-        """A file's content -> (3, H, W) uint8, or float32 where mean is None. Raises UnreadableError.
+        """(3, H, W) pixels of a file's content: uint8, or float32 if mean is None. Raises UnreadableError.
 
-        scaled: large JPEGs are decoded at a fraction of their size, and `quick` resizes.
+        scaled: decode large JPEGs at a fraction of their size, and resize with `quick`.
         """
         least = MARGIN * self.side if scaled and self.side is not None else None
         image, _ = decode_picture(content, least_side=least)
         if scaled and self.quick is not None:
             import torch
 
-            # With the strides of a picture, colours last, torch resizes without a copy and in the calling thread.
+            # With a picture's strides (colours last), torch resizes without a copy and in the calling thread.
             tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)
             return np.ascontiguousarray(self.quick(tensor).numpy())
         prepared = self.exact(image)
@@ -59,7 +59,7 @@ class Preparation:
         return np.ascontiguousarray(np.asarray(prepared).transpose(2, 0, 1))
 
     def normalised(self, pixels: "torch.Tensor") -> "torch.Tensor":
-        """(n, 3, H, W) as `pixels` gives them, on any device -> float32, as the model takes them."""
+        """The model's float32 input from (n, 3, H, W) as `pixels` gives them, on any device."""
         import torch
 
         if self.mean is None or self.std is None:
@@ -69,14 +69,14 @@ class Preparation:
 
 
 def split_transform(transform: Any) -> Preparation:
-    """The preparation that a model's evaluation transform (a Compose) stands for; any other callable is kept whole."""
+    """The preparation equivalent to a model's evaluation transform (a Compose); any other callable is kept whole."""
     from torchvision.transforms import Normalize
 
     steps = list(getattr(transform, "transforms", []))
     to_tensor = [number for number, step in enumerate(steps) if type(step).__name__ in ("ToTensor", "MaybeToTensor")]
     if not to_tensor or len(steps) != to_tensor[0] + 2 or not isinstance(steps[-1], Normalize):
         return Preparation(transform, None, None, None, None)
-    # Pictures come as RGB, so nothing is to be converted.
+    # Pictures come as RGB, so there is nothing to convert.
     before = [step for step in steps[: to_tensor[0]] if "convert" not in _name(step)]
     mean, std = (tuple(float(value) for value in values) for values in (steps[-1].mean, steps[-1].std))
     return Preparation(_composed(before), _quick(before), _resized_side(before), mean, std)
@@ -93,7 +93,7 @@ def _composed(steps: list[Any]) -> Any:
 
 
 def _quick(steps: list[Any]) -> Any:
-    """Resize and CenterCrop for 8-bit tensors; None where there are other steps or other ways to interpolate."""
+    """Resize and CenterCrop for 8-bit tensors; None if there are other steps or other interpolations."""
     from torchvision.transforms import CenterCrop, InterpolationMode, Resize, v2
 
     known = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
@@ -109,9 +109,9 @@ def _quick(steps: list[Any]) -> Any:
 
 
 def _resized_side(steps: list[Any]) -> int | None:
-    """The longer side a first step that resizes (torchvision's Resize, ResizeKeepRatio of open_clip and timm) aims at.
+    """The longer side that a first resizing step aims at (torchvision's Resize; open_clip's, timm's ResizeKeepRatio).
 
-    Both sides of a picture that is decoded smaller stay above it, so it holds for every way to fit a picture in.
+    Both sides of a picture decoded smaller stay above it, so it is safe for every way to fit a picture in.
     """
     if not steps or "resize" not in _name(steps[0]) or not hasattr(steps[0], "size"):
         return None

@@ -1,35 +1,35 @@
-"""Image backbones of timm: `timm:NAME` with weights of the hub, or `timm:NAME/CHECKPOINT-FILE`."""
+"""Image backbones of timm: `timm:NAME` with weights on the hub, or `timm:NAME/CHECKPOINT-FILE`."""
 
 import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antpipe.errors import DataError, UsageError
-from antpipe.features.encoders.identity import Located
+from antpipe.features.encoders.located import Located, hub_weights
 from antpipe.store.files import file_sha256
 
 if TYPE_CHECKING:
     import torch
 
-PREFIX = "timm:"
-# What timm looks for in a repository of the hub, the better format first.
+TIMM = "timm:"
+# What timm looks for in a hub repository, the better format first.
 TIMM_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
-def locate_timm_file(name: str, mend: str) -> Located | None:
-    """The encoder of a local checkpoint; None where the weights are those of the hub.
+def locate_timm_file(name: str, next_command: str) -> Located | None:
+    """The encoder of a local checkpoint; None if its weights are on the hub.
 
-    Raises UsageError for a model or tag that timm does not know (with those that are near), DataError for an absent
+    Raises UsageError for a model or tag that timm does not know (and suggests similar ones), DataError for a missing
     file.
     """
-    model, _, checkpoint = name.removeprefix(PREFIX).partition("/")
+    model, _, checkpoint = name.removeprefix(TIMM).partition("/")
     _check_name(name, model, with_weights=not checkpoint)
     if not checkpoint:
         return None
     path = Path(checkpoint)
     if not path.is_file():
-        raise DataError(f"image encoder {name}: no such checkpoint file: {checkpoint}", mend)
-    return Located(name, f"{PREFIX}{model}/{path.name}", "file", file_sha256(path), path.absolute())
+        raise DataError(f"image encoder {name}: no such checkpoint file: {checkpoint}", next_command)
+    return Located(name, f"{TIMM}{model}/{path.name}", "file", file_sha256(path), path.absolute())
 
 
 def _check_name(name: str, model: str, with_weights: bool) -> None:
@@ -40,37 +40,43 @@ def _check_name(name: str, model: str, with_weights: bool) -> None:
         near = difflib.get_close_matches(architecture, timm.list_models(), n=5, cutoff=0.5)
         raise UsageError(
             f"image encoder {name}: timm has no model {architecture!r}"
-            + (f"; near: {', '.join(near)}" if near else "")
-            + f". Name it {PREFIX}NAME.TAG or {PREFIX}NAME/CHECKPOINT-FILE"
+            + (f"; similar: {', '.join(near)}" if near else "")
+            + f". Name it {TIMM}NAME.TAG or {TIMM}NAME/CHECKPOINT-FILE"
         )
     tags = [one.partition(".")[2] for one in timm.list_models(f"{architecture}.*", pretrained=True)]
     if (tag or with_weights) and (tag not in tags if tag else not tags):
-        told = f"has no weights {tag!r}" if tag else "has no weights on the hub"
-        shown = f"; choose from {', '.join(tags)}" if tags else f"; give a file: {PREFIX}{architecture}/CHECKPOINT-FILE"
-        raise UsageError(f"image encoder {name}: {architecture} {told}{shown}")
+        lacks = f"has no weights {tag!r}" if tag else "has no weights on the hub"
+        shown = f"; choose from {', '.join(tags)}" if tags else f"; give a file: {TIMM}{architecture}/CHECKPOINT-FILE"
+        raise UsageError(f"image encoder {name}: {architecture} {lacks}{shown}")
 
 
 def timm_repository(name: str) -> str:
-    """The repository of the hub that has the weights of `timm:NAME`."""
+    """The hub repository that has the weights of `timm:NAME`. Raises FileNotFoundError if timm names none."""
     from timm.models import get_pretrained_cfg
 
-    model = name.removeprefix(PREFIX)
+    model = name.removeprefix(TIMM)
     repository = get_pretrained_cfg(model).hf_hub_id
     if not repository:
         raise FileNotFoundError(f"timm names no repository for {model}")
     return str(repository)
 
 
+def fetch_timm(name: str) -> tuple[Path, str]:
+    """Weights file of `timm:NAME` on the hub, downloaded if it is not here, and its commit."""
+    folder, weights = hub_weights(timm_repository(name), TIMM_WEIGHTS)
+    return weights, folder.name
+
+
 def load_timm(located: Located, device: "torch.device") -> tuple[Any, Any, dict[str, Any]]:
     """The evaluation transform, the network without its classifier in inference mode, and facts.
 
-    Raises DataError where the file leaves some of the network's weights unset, which timm only logs.
+    Raises DataError if the file leaves some of the network's weights unset, which timm only logs.
     """
     import timm
     import torch
     from timm.data import create_transform, resolve_model_data_config
 
-    model = located.asked.removeprefix(PREFIX).partition("/")[0]
+    model = located.asked.removeprefix(TIMM).partition("/")[0]
     overlay = {"file": str(located.path), "hf_hub_id": None, "url": None}
 
     def load(seed: int) -> Any:
@@ -96,7 +102,7 @@ def load_timm(located: Located, device: "torch.device") -> tuple[Any, Any, dict[
 
 
 def _pooling(network: Any) -> str:
-    """How the last features become one vector, in timm's words."""
+    """How the last features become one vector, in timm's terms."""
     for owner in (network, getattr(network, "head", None)):
         pool = getattr(owner, "global_pool", None)
         name = pool if isinstance(pool, str) else getattr(pool, "pool_type", "")

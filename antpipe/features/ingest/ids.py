@@ -1,15 +1,63 @@
-"""Numbers in place of ids: they take less memory and are compared faster."""
+"""Ids: numbers that stand for them, which take less memory and compare faster; and ids that became floats.
 
+Floating point numbers are exact integers only up to 2^53 (float32: 2^24). Beyond, neighbours become the same number, so
+ids in a column of floats (pandas makes one if a single value is missing) may have merged before they get here.
+"""
+
+import re
+
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from antpipe.errors import DataError
+
+EXACT_BITS = {16: 11, 32: 24, 64: 53}  # by the width of a float: whole numbers below 2^bits are exact
+# What pandas, polars, R and spreadsheets write for such a number. 12E4567 is more likely an article number.
+FLOAT = re.compile(r"[+-]?(\d+\.0+|\d+(\.\d+)?[eE]\+\d+|\d+\.\d+[eE]\d+)")
+
 
 def numbered(ids: pl.Series | pa.ChunkedArray) -> tuple[pl.Series, pl.Series]:
-    """(N,) strings -> (N,) int32, each id's place among the different ones, and these by first appearance."""
+    """(N,) strings -> (N,) int32, the position of each id among the distinct ones, and these by first appearance."""
     arrow = ids.to_arrow() if isinstance(ids, pl.Series) else ids
     coded = pa.chunked_array([arrow] if isinstance(arrow, pa.Array) else arrow).dictionary_encode()
     if not coded.num_chunks:
         return pl.Series([], dtype=pl.Int32), pl.Series([], dtype=pl.String)
-    places = pa.chunked_array([chunk.indices for chunk in coded.chunks], pa.int32())
+    positions = pa.chunked_array([chunk.indices for chunk in coded.chunks], pa.int32())
     # All chunks share one dictionary.
-    return pl.Series(places), pl.Series(coded.chunk(0).dictionary, dtype=pl.String)
+    return pl.Series(positions), pl.Series(coded.chunk(0).dictionary, dtype=pl.String)
+
+
+def require_exact(column: pa.Array, where: str, name: str, first: int) -> None:
+    """Raises DataError for an id in a column of floats that may stand for several integers; other columns pass.
+
+    where: how a row is named, without its number. first: the number of the first row.
+    """
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if not pa.types.is_floating(column.type):
+        return
+    bits = EXACT_BITS[column.type.bit_width]
+    numbers = column.to_numpy(zero_copy_only=False)
+    inexact = np.isfinite(numbers) & (np.abs(numbers) >= 2.0**bits)
+    if inexact.any():
+        row = int(np.argmax(inexact))
+        raise inexact_id(f"{where}{first + row}", name, repr(float(numbers[row])), bits)
+
+
+def is_inexact_text(text: str) -> bool:
+    """Whether a text looks like a float of 2^53 or more."""
+    if "." not in text and "+" not in text:
+        return False
+    text = text.strip()
+    return FLOAT.fullmatch(text) is not None and abs(float(text)) >= 2.0 ** EXACT_BITS[64]
+
+
+def inexact_id(where: str, column: str | None, value: str, bits: int = EXACT_BITS[64]) -> DataError:
+    """where: file and row. column: of the ids, None if they are not in a table."""
+    there, these = (f" in column {column!r}", f"column {column!r}") if column else ("", "the ids")
+    return DataError(
+        f"{where}: the id {value}{there} is a floating point number of 2^{bits} or more, where different integers "
+        f"become the same number, so several ids may already be one; write {these} as integers or text, from data in "
+        "which the ids are still whole"
+    )

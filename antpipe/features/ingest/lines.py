@@ -1,6 +1,6 @@
 """Lines of plain and gzip files, many at a time.
 
-gzip is read by ISA-L (isal), three times as fast as by zlib, in a thread ahead of those that work on the lines.
+gzip is read by ISA-L (isal), three times as fast as by zlib, in a thread that works ahead of the consumer of the lines.
 """
 
 import gzip
@@ -19,22 +19,23 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from antpipe.errors import DataError
+from antpipe.store.next_command import shell
 
 T = TypeVar("T")
 
-AT_ONCE = 1 << 22  # bytes that are worked on in one go
-PACKED_AT_ONCE = 1 << 23  # bytes of a .gz that are read in one go
-WAITING = 3  # blocks that are made before they are asked for
+AT_ONCE = 1 << 22  # bytes per block
+PACKED_AT_ONCE = 1 << 23  # bytes of a .gz read in one go
+WAITING = 3  # blocks made ahead
 LINE_FEED = ord("\n")
-LONGEST_LINE = 1 << 24
-ISAL_ERROR: Any = isal_zlib.error  # a class; its stub file calls it an instance
+LONGEST_LINE = 1 << 24  # bytes
+ISAL_ERROR: Any = isal_zlib.error  # a class, though its stub file says an instance
 # What reading a damaged .gz can raise.
 DAMAGED: tuple[type[Exception], ...] = (EOFError, gzip.BadGzipFile, ISAL_ERROR)
 
 
 @dataclass(frozen=True)
-class Block:
-    """Whole lines, each with its end. text: (B,) bytes. ends: (N,) places of the line feeds."""
+class LineBlock:
+    """Whole lines, each with its end. text: (B,) bytes. ends: (N,) positions of the line feeds."""
 
     text: NDArray[np.uint8]
     ends: NDArray[np.int64]
@@ -42,37 +43,37 @@ class Block:
     def __len__(self) -> int:
         return len(self.ends)
 
-    def part(self, first: int, stop: int) -> "Block":
-        """The lines from `first` on, before `stop`, nothing copied; there is at least one."""
+    def part(self, first: int, stop: int) -> "LineBlock":
+        """Lines first:stop, at least one, without copying."""
         ends = self.ends[first:stop]
         begin = self.ends[first - 1] + 1 if first else 0
-        return Block(self.text[begin : ends[-1] + 1], ends - begin)
+        return LineBlock(self.text[begin : ends[-1] + 1], ends - begin)
 
     def lines(self) -> list[bytes]:
-        """Without their ends, which are a carriage return too in files written on Windows."""
+        """The lines without their ends, which include a carriage return in files written on Windows."""
         whole = self.text.tobytes()
         lines = whole.split(b"\n")
-        lines.pop()  # what follows the last end
+        lines.pop()  # what follows the last line feed
         return [line.rstrip(b"\r") for line in lines] if b"\r" in whole else lines
 
 
-def block_of(lines: Iterable[bytes]) -> Block:
-    """lines: without their ends."""
+def block_of(lines: Iterable[bytes]) -> LineBlock:
+    """A block of lines given without their ends."""
     text = np.frombuffer(b"".join(line + b"\n" for line in lines), np.uint8)
-    return Block(text, line_ends(text))
+    return LineBlock(text, line_ends(text))
 
 
-def join(blocks: Sequence[Block]) -> Block:
-    """The lines of several blocks, of which some may have none."""
+def join(blocks: Sequence[LineBlock]) -> LineBlock:
+    """One block of the lines of several, some of which may be empty."""
     begins = np.cumsum([0, *(len(block.text) for block in blocks)])[:-1]
     ends = [begin + block.ends for begin, block in zip(begins, blocks, strict=True)]
-    return Block(np.concatenate([block.text for block in blocks]), np.concatenate(ends))
+    return LineBlock(np.concatenate([block.text for block in blocks]), np.concatenate(ends))
 
 
 def ahead(work: Generator[T, None, None]) -> Generator[T, None, None]:
-    """The same, made by a thread of its own while the caller is busy with what came before.
+    """What `work` yields, computed by a thread of its own while the caller is busy with earlier values.
 
-    An error of `work` comes in its place. Whoever stops early waits for what is being made, and leaves no thread.
+    An error of `work` is raised in its place. Closing it early waits for the value in progress, and leaves no thread.
     """
     thread = ThreadPoolExecutor(1)
     try:
@@ -82,42 +83,43 @@ def ahead(work: Generator[T, None, None]) -> Generator[T, None, None]:
             yield made
     finally:
         thread.shutdown(cancel_futures=True)
-        work.close()  # not where a second Ctrl-C ends the waiting: the thread is still within
+        work.close()  # not reached if a second Ctrl-C ends the wait, when the thread is still inside
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
-    """The lines of read_blocks one by one, without their ends."""
+    """The lines of `read_blocks` one by one, without their ends."""
     for block in read_blocks(path):
         yield from block.lines()
 
 
-def read_blocks(path: Path) -> Generator[Block, None, None]:
-    """Whole lines, some MiB of them at a time, by a thread ahead of the caller.
+def read_blocks(path: Path) -> Generator[LineBlock, None, None]:
+    """Whole lines, a few MiB at a time, read by a thread ahead of the caller.
 
-    DataError where the file cannot be read, is damaged or has no lines (one JSON array).
+    Raises DataError if the file cannot be read, is damaged or has no lines (one JSON array).
     """
     return ahead(_blocks(path))
 
 
-def _blocks(path: Path) -> Generator[Block, None, None]:
+def _blocks(path: Path) -> Generator[LineBlock, None, None]:
     try:
         with path.open("rb", buffering=0) as file:
-            # Not isal.igzip, which has this reader within, but unpacks so little in one go that its thread would
-            # mostly wait for those that run Python.
-            packed = path.suffix.lower() == ".gz"
-            yield from _cut(isal_zlib._GzipReader(file, PACKED_AT_ONCE) if packed else file, path)
+            # Not isal.igzip, which wraps this reader but unpacks so little in one go that its thread would mostly wait
+            # for those that run Python.
+            yield from _cut(isal_zlib._GzipReader(file, PACKED_AT_ONCE) if _is_packed(path) else file, path)
     except EOFError:
-        good = good_lines(path)
-        raise DataError(f"{path}: truncated, the gzip data break off after {good} good lines", again(path)) from None
+        raise _damaged(path, "truncated, the gzip data break off") from None
     except DAMAGED as error:
-        good = good_lines(path)
-        raise DataError(f"{path}: corrupt gzip data after {good} good lines: {error}", again(path)) from None
+        raise _damaged(path, f"corrupt gzip data ({error})") from None
     except OSError as error:
         raise unreadable(path, error) from None
 
 
-def _cut(stream: Any, path: Path) -> Iterator[Block]:
-    """Blocks that end where a line does; the last line gets its end where it has none. stream: with `readinto`."""
+def _is_packed(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
+
+
+def _cut(stream: Any, path: Path) -> Iterator[LineBlock]:
+    """Blocks of whole lines; the last line gets a line feed if it has none. stream: has `readinto`."""
     whole, rest = 0, np.empty(0, np.uint8)
     while True:
         text = np.empty(len(rest) + AT_ONCE, np.uint8)
@@ -129,25 +131,26 @@ def _cut(stream: Any, path: Path) -> Iterator[Block]:
         ends = len(rest) + line_ends(text[len(rest) :])
         if (ends[0] if len(ends) else len(text)) > LONGEST_LINE:
             raise DataError(
-                f"{path}:{whole + 1}: longer than {LONGEST_LINE >> 20} MiB; one JSON object a line is expected",
-                f"jq -c '.[]' {path.name} > lines.json",
+                f"{path}:{whole + 1}: longer than {LONGEST_LINE >> 20} MiB; expected one JSON object per line, such as "
+                "jq makes of an array",
+                f"{shell(*(['gzip', '-dc'] if _is_packed(path) else ['cat']), path)} | jq -c '.[]' > lines.json",
             )
         rest = text
         if len(ends):
             stop = int(ends[-1]) + 1
-            yield Block(text[:stop], ends)
+            yield LineBlock(text[:stop], ends)
             whole, rest = whole + len(ends), text[stop:]
     if len(rest):
         yield block_of([rest.tobytes()])
 
 
 def line_ends(text: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """(N,) places of the line feeds."""
+    """(N,) positions of the line feeds."""
     return np.flatnonzero(text == LINE_FEED)
 
 
-def line_hashes(block: Block) -> pl.Series:
-    """(N,) 64 bits of each line, nothing copied. The same line has the same hash in every block of a run."""
+def line_hashes(block: LineBlock) -> pl.Series:
+    """(N,) 64-bit hashes of the lines, without copying. Equal lines have equal hashes in all blocks of a run."""
     offsets = np.zeros(len(block) + 1, np.int64)
     offsets[1:] = block.ends + 1
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(block.text)]
@@ -155,7 +158,7 @@ def line_hashes(block: Block) -> pl.Series:
 
 
 def good_lines(path: Path) -> int:
-    """Lines of a damaged .gz before the damage. zlib tells all of them; isal drops the block that it comes in."""
+    """How many lines of a damaged .gz come before the damage. zlib gives them all; isal drops the damaged block."""
     count = 0
     try:
         with gzip.open(path) as stream:
@@ -167,8 +170,10 @@ def good_lines(path: Path) -> int:
 
 
 def unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path}: cannot be read: {error.strerror}", f"chmod u+r {path}")
+    look = ("chmod", "u+r") if isinstance(error, PermissionError) else ("ls", "-l")
+    return DataError(f"{path}: cannot be read: {error.strerror}", shell(*look, path))
 
 
-def again(path: Path) -> str:
-    return f"download {path.name} again, then repeat the command"
+def _damaged(path: Path, how: str) -> DataError:
+    """The next command shows the damage."""
+    return DataError(f"{path}: {how} after {good_lines(path)} good lines; download it again", shell("gzip", "-t", path))

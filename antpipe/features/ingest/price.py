@@ -16,18 +16,18 @@ _AMOUNT = re.compile(rf"({_MARK})?\s*([0-9][0-9.,'\s]*?)\s*({_MARK})?", re.IGNOR
 _RANGE = re.compile(r"\s*[-\u2013\u2014]\s*|\s+to\s+", re.IGNORECASE)
 _FROM = re.compile(r"\Afrom:?\s+", re.IGNORECASE)
 _POINT = re.compile(r"([0-9]+|[0-9]{1,3}(?:[,'\s][0-9]{3})+)(?:\.([0-9]{1,2}))?")
-# A comma is a decimal sign only where it cannot separate thousands; "1.250" alone could be either number.
+# A comma is a decimal sign only if it cannot separate thousands; "1.250" alone could be either number.
 _COMMA = re.compile(r"([0-9]+|[0-9]{1,3}(?:[.'\s][0-9]{3})+),([0-9]{1,2})|([0-9]{1,3}(?:\.[0-9]{3}){2,})")
 _DECIMAL = re.compile(r"[0-9]+\.[0-9]+")
 
 
 def parse_price(value: object) -> tuple[float, str | None] | None:
-    """The amount and its currency (ISO 4217 code; None where none is written), or None where there is no price.
+    """The amount and its currency (ISO 4217 code; None if none is written), or None if it is not a price.
 
-    Reads numbers, "$1,250.00", "1.250,00 €", "EUR 12.99", "from 12.99" and ranges: "$12.99 - $45.00" gives
-    the geometric mean, the middle on the logarithmic scale prices are binned on. No price are: anything else,
-    zero and below, values that are not finite, a range over two currencies, and what could be two numbers
-    ("$1.250"). "$" alone is read as US dollars.
+    Reads numbers, "$1,250.00", "1.250,00 €", "EUR 12.99", "from 12.99" and ranges: "$12.99 - $45.00" gives the
+    geometric mean, the middle on the logarithmic scale on which prices are binned. Not prices: anything else, zero and
+    below, values that are not finite, a range over two currencies, and what could be two numbers ("$1.250"). "$" alone
+    means US dollars.
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
         return (float(value), None) if SMALLEST <= value <= LARGEST else None
@@ -58,7 +58,7 @@ def _currency(mark: str) -> str:
 
 
 def _parse_number(text: str, bare: bool) -> float | None:
-    """bare: no currency beside it, so that any number of decimals after a point is a plain decimal number."""
+    """bare: there is no currency beside it, so any number of decimals after a point is a plain decimal number."""
     if bare and _DECIMAL.fullmatch(text):
         return float(text)
     if match := _POINT.fullmatch(text):

@@ -1,29 +1,120 @@
-"""Rules that drop interactions: repeated lines, repeated items of a user, users and items that are too rare.
+"""The cleaning rules of every ingest, in their order, and the report of what each of them dropped.
 
-The columns `user_id` and `item_id` can be of any type; integers from 0 on need the least memory and time.
+Malformed and identical lines are dropped while files are read. Then go the users of other domains (if asked for),
+repeats of a (user, item), items without metadata, and what is outside the k-core.
+
+Columns `user_id` and `item_id` can be of any type; integers from 0 need the least memory and time.
 """
 
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from antpipe.features.ingest.advice import SettingsError
+from antpipe.features.ingest.domain import ITEMS, completed
+from antpipe.features.ingest.shared_users import positions_of
+from antpipe.settings.ingest import IngestConfig
 
-def drop_duplicate_lines(reviews: pl.DataFrame) -> pl.DataFrame:
+
+@dataclass(frozen=True)
+class RawInteractions:
+    """The distinct lines of the interaction files, in file order.
+
+    table: INTERACTIONS, but user_id and item_id are positions in `users` and `items`, which takes 20 bytes per line;
+    with `split`, the position of the file, if the files are the parts of a split. facts: the report of these files.
+    """
+
+    table: pl.DataFrame
+    users: pl.Series
+    items: pl.Series
+    facts: dict[str, Any]
+
+    def with_ids(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Rows of the table with original ids instead of positions."""
+        return rows.with_columns(self.users.gather(rows["user_id"]), self.items.gather(rows["item_id"]))
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a metadata file says: ITEMS of the items asked for, and the ids of all items in it. facts: its report."""
+
+    table: pl.DataFrame
+    ids: pl.Series
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """The tables of a domain, ITEMS and INTERACTIONS with original ids, and the report for its manifest."""
+
+    items: pl.DataFrame
+    interactions: pl.DataFrame
+    report: dict[str, Any]
+
+
+def clean(
+    domain: str,
+    raw: RawInteractions,
+    read_metadata: Callable[[set[str]], Metadata] | None,
+    elsewhere: Mapping[str, pl.Series],
+    config: IngestConfig,
+) -> Cleaned:
+    """Apply the rules.
+
+    read_metadata: reads the metadata of these items; None if there are none to read. elsewhere: users of other domains
+    who are dropped, by domain. Raises SettingsError if no interaction of the domain is left.
+    """
+    shared = positions_of(raw.users, elsewhere)
+    own = raw.table.filter(~pl.col("user_id").is_in(shared.implode())) if len(shared) else raw.table
+    once = drop_repeats(own, config.repeats)
+    metadata = Metadata(ITEMS.to_frame(), pl.Series("item_id", [], pl.String), {})
+    if read_metadata is not None:
+        # The k-core of a part lies within the k-core of the whole, so the texts of other items need not be kept.
+        core, _ = k_core(once, config.min_user, config.min_item)
+        metadata = read_metadata(set(raw.items.gather(core["item_id"].unique())))
+    described = pl.col("item_id").is_in(raw.items.is_in(metadata.ids.implode()).arg_true().implode())
+    candidates = once if config.keep_without_metadata else once.filter(described)
+    kept, rounds = k_core(candidates, config.min_user, config.min_item)
+    after = _sizes(kept)
+    report = {
+        "interactions": raw.facts,
+        "items": metadata.facts or None,
+        "shared_users": {
+            "from": list(elsewhere),
+            "users": len(shared),
+            "interactions": len(raw.table) - len(own),
+        },
+        "repeats_dropped": len(own) - len(once),
+        "without_metadata": {**_sizes(once.filter(~described)), "kept": config.keep_without_metadata},
+        "k_core": {
+            "rounds": rounds,
+            **{f"{name}_dropped": before - after[name] for name, before in _sizes(candidates).items()},
+        },
+    }
+    if not len(kept):
+        raise _nothing_left(domain, report, config)
+    interactions = raw.with_ids(kept)
+    return Cleaned(_items_of(interactions, metadata.table), interactions, report)
+
+
+def drop_duplicate_lines(rows: pl.DataFrame) -> pl.DataFrame:
     """Keep the first of identical lines; row order stays.
 
-    reviews: interactions and `line_hash`, 64 bits of each line's bytes. Among 100 million lines, two different ones
-    share a hash with a probability below 0.001.
+    rows: with `line_hash`, 64 bits of each line's bytes. Among 100 million lines, two different ones share a hash with
+    a probability below 0.001.
     """
-    return reviews.filter(pl.col("line_hash").is_first_distinct()).drop("line_hash")
+    return rows.filter(pl.col("line_hash").is_first_distinct()).drop("line_hash")
 
 
 def drop_repeats(interactions: pl.DataFrame, rule: str) -> pl.DataFrame:
-    """What stays when a user meets an item again.
+    """Decide what stays if a user meets an item again.
 
-    rule: `keep-all` changes nothing; `keep-first` and `keep-last` leave one row a (user, item), in time order.
-    Equal times count in row order; rows come out sorted by time.
+    rule: `keep-all` changes nothing; `keep-first` and `keep-last` leave one row per (user, item), sorted by time. Rows
+    of equal time count in row order.
     """
     if rule == "keep-all":
         return interactions
@@ -35,10 +126,10 @@ def drop_repeats(interactions: pl.DataFrame, rule: str) -> pl.DataFrame:
 def k_core(interactions: pl.DataFrame, min_user: int, min_item: int) -> tuple[pl.DataFrame, int]:
     """The largest part in which each user has `min_user` interactions and each item `min_item`.
 
-    Counts are of rows: a user's repeated visits to one item count each. Row order stays. Returns the rows and
-    the number of rounds that dropped something. The result does not depend on the order of dropping.
+    Rows are counted, so repeated visits to one item count each. Row order stays. Returns the rows and the number of
+    rounds that dropped something. The result does not depend on the order of dropping.
     """
-    user, item = places(interactions["user_id"]), places(interactions["item_id"])
+    user, item = _numbers(interactions["user_id"]), _numbers(interactions["item_id"])
     users, items = np.bincount(user), np.bincount(item)
     left = np.arange(len(interactions))
     rounds = 0
@@ -53,6 +144,61 @@ def k_core(interactions: pl.DataFrame, min_user: int, min_item: int) -> tuple[pl
         rounds += 1
 
 
-def places(ids: pl.Series) -> NDArray[np.int64]:
+def rules_in_words(config: IngestConfig, text: str) -> str:
+    """The rules in one line, in their order, as they are logged and stored. text: what an item's text is made of."""
+    shared = f"users of {', '.join(config.drop_shared_users_from)} dropped; " if config.drop_shared_users_from else ""
+    return (
+        f"rules: identical lines once; {shared}repeats {config.repeats}, equal times in file order; items without "
+        f"metadata {'kept' if config.keep_without_metadata else 'dropped'}; at least {config.min_user} interactions "
+        f"per user, {config.min_item} per item; text: {text}"
+    )
+
+
+def line_counts(malformed: int, good: int, kept: int) -> dict[str, int]:
+    """What became of the lines of a file: lines = kept + duplicate_lines + malformed. good: kept and duplicate ones."""
+    return {
+        "lines": good + malformed,
+        "malformed": malformed,
+        "duplicate_lines": good - kept,
+        "kept": kept,
+    }
+
+
+def _sizes(interactions: pl.DataFrame) -> dict[str, int]:
+    return {
+        "users": interactions["user_id"].n_unique(),
+        "items": interactions["item_id"].n_unique(),
+        "interactions": len(interactions),
+    }
+
+
+def _numbers(ids: pl.Series) -> NDArray[np.int64]:
     """(N,) numbers from 0, the same for equal ids. Integers are taken as they are."""
     return (ids if ids.dtype.is_integer() else ids.rank("dense") - 1).cast(pl.Int64).to_numpy()
+
+
+def _items_of(interactions: pl.DataFrame, described: pl.DataFrame) -> pl.DataFrame:
+    """ITEMS with interactions; one that the metadata do not describe has an empty text and nothing else."""
+    met = interactions.select("item_id").unique()
+    bare = met.join(described, on="item_id", how="anti").with_columns(text=pl.lit(""))
+    return pl.concat([described.join(met, on="item_id", how="semi"), completed(bare)])
+
+
+def _nothing_left(domain: str, report: Mapping[str, Any], config: IngestConfig) -> SettingsError:
+    """Says where the interactions went, with the settings closest to the given ones that keep something."""
+    shared, bare = report["shared_users"], report["without_metadata"]
+    outside = report["k_core"]["interactions_dropped"]
+    without = 0 if bare["kept"] else bare["interactions"]
+    better: dict[str, Any] = {"drop_shared_users_from": None}
+    if outside:
+        better = {"min_user": 1, "min_item": 1}
+    elif without:
+        better = {"keep_without_metadata": True}
+    return SettingsError(
+        f"domain {domain}: no interaction is left. Of {report['interactions']['kept']} distinct lines, "
+        + (f"{shared['interactions']} are of users of {', '.join(shared['from'])}, " if shared["from"] else "")
+        + f"{report['repeats_dropped']} repeat an item of the same user ({config.repeats}), {without} have items "
+        f"without metadata{' (do both files use the same item ids?)' if without else ''}, and {outside} have users "
+        f"with fewer than {config.min_user} interactions or items with fewer than {config.min_item}",
+        better,
+    )

@@ -1,4 +1,4 @@
-"""Text of an item: mark-up and page remains out, the parts in a fixed order."""
+"""The text of an item: mark-up and remains of web pages removed, the parts in a fixed order."""
 
 import html
 import re
@@ -13,7 +13,7 @@ _HIDDEN = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|\Z)|<!--.*?(?:-->|\Z)", r
 _TAG = re.compile(r"<[a-zA-Z/!?][^<>]*>")
 # Text cut off inside a tag. Without an attribute it may be a less-than sign.
 _CUT_TAG = re.compile(r"<[a-zA-Z][^<>=]*=[^<>]*\Z")
-# A cut tag, a title that starts as a tag, the end of a tag that never began, a page's timing script.
+# A tag cut off, a title that starts as a tag, the end of a tag that never began, a page's timing script.
 _FRAGMENT = re.compile(rf"{_CUT_TAG.pattern}|\A\s*</?[a-zA-Z!][^<>]*\Z|\A[^<>]*[\"'\s]/>\s*\Z|\bgetTime\(")
 # Control characters other than white space, and surrogates, which no file can hold.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
@@ -30,7 +30,7 @@ def clean_html(text: str) -> str:
 
 
 def clean_title(text: str | None) -> str | None:
-    """A title in plain text; None where it is missing.
+    """A title in plain text; None if it is missing.
 
     A piece of mark-up counts as missing: a tag cut off (`<span class="a-size-medium"`), the end of one
     (`Magazines" />`), or a page's script. The 2018 release has many: the crawler cut the page at the wrong place.
@@ -41,19 +41,19 @@ def clean_title(text: str | None) -> str | None:
 
 
 def clean_brand(text: str | None) -> str | None:
-    """A brand in plain text, without the line "by" that pages put above it; None where it is missing."""
+    """A brand in plain text, without the line "by" that pages put above it; None if it is missing."""
     return None if text is None else clean_title(_BY_LINE.sub("", text))
 
 
 def clean_texts(texts: Iterable[str]) -> list[str]:
-    """Each text clean, without empty ones and repetitions."""
+    """Clean texts, without empty ones and repetitions."""
     return list(dict.fromkeys(clean for text in texts if (clean := clean_html(text))))
 
 
 def category_path(levels: Iterable[str]) -> list[str]:
     """Category levels from wide to narrow, each once.
 
-    In the 2018 release a level of closing tags (`</span></span></span>`) ends the path: bullet points follow it.
+    In the 2018 release a level of closing tags (`</span></span></span>`) ends the path; bullet points follow it.
     """
     return clean_texts(takewhile(lambda level: not level.startswith("</span>"), levels))
 
@@ -62,7 +62,7 @@ def item_text(parts: Mapping[str, str | Sequence[str] | None], fields: Sequence[
     """The parts named by `fields`, in that order, joined by SEPARATOR; missing and empty ones are skipped.
 
     parts: clean texts by name (title, category, brand, features, description). The levels of a category are
-    joined by commas, other lists by spaces. The result is empty where no part is there.
+    joined by commas, other lists by spaces. Without any part, the result is empty.
     """
     texts = []
     for field in fields:

@@ -1,7 +1,7 @@
 """The engine `ray`: workers of a Ray cluster compute the shards, through Ray Data (https://docs.ray.io/en/latest/data).
 
-Each worker is an actor that makes its embedder once, reads the contents of a shard, computes and writes the shard's
-file into the folder; only the number comes back. Ray gives the shard of a worker that died to another one.
+Each worker is an actor. It makes its embedder once, reads the contents of a shard, computes, and writes the shard's
+file into the folder; only the number comes back. If a worker dies, Ray gives its shard to another one.
 """
 
 import logging
@@ -14,16 +14,19 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from math import ceil, floor
 from typing import Any
 
 import numpy as np
 
-import antpipe
+from antpipe import __version__
 from antpipe.errors import AntpipeError, UsageError
-from antpipe.features.shards.engines import Carrying, counted, noted_threads
-from antpipe.features.shards.plan import Advance, Embedder, Shard, ShardFolder, compute_shard
+from antpipe.features.shards.compute import Advance, Embedder, Packing, Read, agreed_threads, compute_shard, counted
+from antpipe.features.shards.folder import ShardFolder
+from antpipe.features.shards.plan import Shard
+from antpipe.runtime.logs import log
 from antpipe.runtime.process import tune_process
 from antpipe.settings.features import EngineConfig
 
@@ -40,66 +43,62 @@ LIBRARIES = (
     "open_clip_torch",
     "timm",
 )
-MOST_BEGINNINGS = 4  # of one shard in one run: what it is that kills its workers will kill the next one, too
+MOST_BEGINNINGS = 4  # of one shard in one run: whatever kills its workers will kill the next one too
 OBJECTS = 128 << 20  # bytes of Ray's object store, besides the rows of the shards
 REACHED_WITHIN = 10.0  # seconds
 
 
-@dataclass(frozen=True)
-class RayEngine:
-    """Computes shards on a cluster: one that runs, or one of this machine that lives as long as the work.
+def compute_on_ray(
+    shards: Sequence[Shard],
+    make: Callable[[], Embedder],
+    read: Read,
+    folder: ShardFolder,
+    advance: Advance,
+    *,
+    config: EngineConfig,
+    packing: Packing | None = None,
+) -> Iterator[int]:
+    """The engine `ray`: on a running cluster, or on one on this machine that lives as long as the work.
 
-    Raises AntpipeError where the cluster cannot be had, has no room for a worker or fails, and what an embedder raises.
+    packing: see `engine_of`. Raises what an embedder raises, and AntpipeError if the cluster cannot be reached, has no
+    room for a worker or fails.
     """
+    threads = agreed_threads(folder, config.threads)
+    if packing is not None:
+        read = written_inputs(shards, read, folder, packing, keep=config.shards is not None)
+    task = WorkerTask(make, read, folder, threads, versions())
+    sizes = {shard.number: len(shard.rows) for shard in shards}
+    cpus = config.ray_cpus or (1.0 if config.ray_gpus else float(threads))
+    with cluster(config, cpus, sum(shard.rows.nbytes for shard in shards)), silence():
+        workers = min(worker_count(config, cpus), len(shards))
+        log.info(
+            f"{counted(len(shards), 'shard')} on {counted(workers, 'Ray worker')}, "
+            f"{counted(threads, 'thread')} each, on {'GPUs' if config.ray_gpus else 'CPUs'}"
+        )
+        for number, error in computed(task, shards, workers, cpus, config.ray_gpus):
+            if error:
+                raise pickle.loads(error)
+            advance(sizes[number])
+            yield number
 
-    config: EngineConfig
-    say: Callable[[str], None]
-    carrying: Carrying | None = None
 
-    def __call__(
-        self,
-        shards: Sequence[Shard],
-        make: Callable[[], Embedder],
-        read: Callable[[Shard], Sequence[Any]],
-        folder: ShardFolder,
-        advance: Advance,
-    ) -> Iterator[int]:
-        threads = noted_threads(folder, self.config.threads, self.say)
-        if self.carrying is not None:
-            read = written_inputs(shards, read, folder, self.carrying, self.config.shards is not None, self.say)
-        work = Work(make, read, folder, threads, versions())
-        sizes = {shard.number: len(shard.rows) for shard in shards}
-        cpus = self.config.ray_cpus or (1.0 if self.config.ray_gpus else float(threads))
-        with cluster(self.config, cpus, sum(shard.rows.nbytes for shard in shards)), silence():
-            workers = min(self._workers(cpus), len(shards))
-            self.say(
-                f"{counted(len(shards), 'shard')} on {counted(workers, 'Ray worker')}, "
-                f"{counted(threads, 'thread')} each, on {'GPUs' if self.config.ray_gpus else 'CPUs'}"
-            )
-            for number, error in computed(work, shards, workers, cpus, self.config.ray_gpus):
-                if error:
-                    raise pickle.loads(error)
-                advance(sizes[number])
-                yield number
+def worker_count(config: EngineConfig, cpus: float) -> int:
+    """How many workers to ask the connected cluster for. cpus: per worker. Raises AntpipeError if none has room."""
+    import ray
 
-    def _workers(self, cpus: float) -> int:
-        """How many workers to ask for."""
-        import ray
-
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        room = sum(room_of(node, cpus, self.config.ray_gpus) for node in nodes)
-        asked = self.config.ray_workers
-        if not room:
-            gpus = f" and {self.config.ray_gpus:g} GPUs" if self.config.ray_gpus else ""
-            lack = f"no node of the Ray cluster has {cpus:g} CPUs{gpus} for a worker"
-            if not asked or len(nodes) == 1:
-                raise AntpipeError(lack, "ray status")
-            self.say(f"{lack} yet; waiting for one")
-        return asked or room
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    room = sum(room_of(node, cpus, config.ray_gpus) for node in nodes)
+    if not room:
+        gpus = f" and {config.ray_gpus:g} GPUs" if config.ray_gpus else ""
+        lack = f"no node of the Ray cluster has {cpus:g} CPUs{gpus} for a worker"
+        if not config.ray_workers or len(nodes) == 1:
+            raise AntpipeError(lack, "ray status")
+        log.warning(f"{lack} yet; waiting for one")
+    return config.ray_workers or room
 
 
 def room_of(resources: Mapping[str, float], cpus: float, gpus: float) -> int:
-    """How many workers a node with these resources holds. Workers that share a GPU share it whole: .4 holds 2."""
+    """How many workers a node with these resources holds. A shared GPU is whole: at .4 GPUs each, it holds two."""
     room = floor(resources.get("CPU", 0) / cpus + 1e-9)
     if not gpus:
         return room
@@ -107,47 +106,34 @@ def room_of(resources: Mapping[str, float], cpus: float, gpus: float) -> int:
     return min(room, floor(there) * floor(1 / gpus + 1e-9) if gpus < 1 else floor(there / gpus + 1e-9))
 
 
-def written_inputs(
-    shards: Sequence[Shard],
-    read: Callable[[Shard], Sequence[Any]],
-    folder: ShardFolder,
-    carrying: Carrying,
-    keep: bool,
-    say: Callable[[str], None],
-) -> Callable[[Shard], Sequence[Any]]:
-    """Put the contents of shards into the folder, one after the other; returns what reads them there.
+def written_inputs(shards: Sequence[Shard], read: Read, folder: ShardFolder, packing: Packing, *, keep: bool) -> Read:
+    """Write the contents of shards into the folder, one after the other; returns what reads them from there.
 
-    keep: those that an earlier run wrote stand. Names of files do not: the key of the folder is about contents, which
-    may lie elsewhere now.
+    keep: leave those that an earlier run wrote. Do not keep names of files: the folder's key covers contents, which may
+    lie elsewhere now.
     """
     missing = [shard for shard in shards if not (keep and folder.has_input(shard.number, shard.rows))]
     if missing:
-        say(f"writing the contents of {counted(len(missing), 'shard')} to {folder.path}")
+        log.info(f"writing the contents of {counted(len(missing), 'shard')} to {folder.path}")
     for shard in missing:
-        folder.write_input(shard.number, [carrying.pack(content) for content in read(shard)], shard.rows)
-    return Inputs(folder, carrying)
+        folder.write_input(shard.number, [packing.pack(content) for content in read(shard)], shard.rows)
+    return partial(read_written, folder, packing)
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """Reads contents from the folder of shards."""
-
-    folder: ShardFolder
-    carrying: Carrying
-
-    def __call__(self, shard: Shard) -> Sequence[Any]:
-        return [self.carrying.unpack(content) for content in self.folder.read_input(shard.number, shard.rows)]
+def read_written(folder: ShardFolder, packing: Packing, shard: Shard) -> list[Any]:
+    """The contents of a shard that `written_inputs` wrote."""
+    return [packing.unpack(content) for content in folder.read_input(shard.number, shard.rows)]
 
 
 # -- on the workers -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Work:
-    """What every worker is given. versions: of the process that plans, by library."""
+class WorkerTask:
+    """What every worker is given. versions: those of the planning process, by library."""
 
     make: Callable[[], Embedder]
-    read: Callable[[Shard], Sequence[Any]]
+    read: Read
     folder: ShardFolder
     threads: int
     versions: Mapping[str, str]
@@ -156,12 +142,12 @@ class Work:
 class Worker:
     """An actor. Its call takes a batch of one row, {number: (1,), rows: (1,) bytes}, and returns {number, error}.
 
-    Errors come back as values: they are then the same in the end, whichever engine met them.
+    Errors come back as values, so that they end up the same whichever engine met them.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, task: WorkerTask) -> None:
         tune_process()
-        self.work = work
+        self.task = task
         self.embedder: Embedder | None = None
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -169,40 +155,37 @@ class Worker:
         error = b""
         try:
             self.compute(shard)
-        except Exception as raised:  # whatever it is belongs to the process that plans
+        except Exception as raised:  # whatever it is, the planning process raises it
             error = packed(raised)
         return {"number": [shard.number], "error": [error]}
 
     def compute(self, shard: Shard) -> None:
-        folder = self.work.folder
+        folder = self.task.folder
         if folder.is_finished(shard.number, shard.rows):  # Ray lost the answer, not the shard
             return
         if folder.begin(shard.number) > MOST_BEGINNINGS:
             raise AntpipeError(
                 f"shard {shard.number} was begun {MOST_BEGINNINGS} times and its worker died each time, loading the "
-                "encoder or computing: is it out of memory? Finished shards are kept",
-                "the same command with more CPUs or GPUs a worker, or, which begins anew, with smaller shards",
+                "encoder or computing: is it out of memory? Finished shards are kept. Give each worker more CPUs or "
+                "GPUs, or make shards smaller, which starts over",
+                "ray status",
             )
-        self.embedder = self.embedder or self.ready()  # loading may kill a worker, too
-        compute_shard(shard, self.embedder, self.work.read, folder, unheard)
+        self.embedder = self.embedder or self.ready()  # loading may kill a worker too
+        compute_shard(shard, self.embedder, self.task.read, folder, lambda _: None)
         folder.end(shard.number)
 
     def ready(self) -> Embedder:
-        """Make the embedder, in a process like the one that plans."""
-        check_versions(self.work.versions, versions())
+        """Make the embedder, in a process like the planning one."""
+        check_versions(self.task.versions, versions())
         import torch
 
-        torch.set_num_threads(self.work.threads)  # Ray sets OMP_NUM_THREADS to the CPUs of the worker
-        return self.work.make()
-
-
-def unheard(_: int) -> None:
-    """Progress inside a shard, which stays on the worker."""
+        torch.set_num_threads(self.task.threads)  # Ray sets OMP_NUM_THREADS to the CPUs of the worker
+        return self.task.make()
 
 
 def versions() -> dict[str, str]:
     """The versions of antpipe and of the libraries here; builds of one version (`+cpu`) count as the same."""
-    found = {"antpipe": antpipe.__version__}
+    found = {"antpipe": __version__}
     for name in LIBRARIES:
         try:
             found[name] = version(name).partition("+")[0]
@@ -212,22 +195,22 @@ def versions() -> dict[str, str]:
 
 
 def check_versions(planned: Mapping[str, str], here: Mapping[str, str]) -> None:
-    """AntpipeError, by name, where a worker has other versions than the process that plans."""
+    """Raises AntpipeError, naming the libraries, if a worker has other versions than the planning process."""
     other = [f"{name} {here[name]} and not {planned[name]}" for name in planned if here[name] != planned[name]]
     if other:
         raise AntpipeError(
-            f"the Ray worker on {socket.gethostname()} has {', '.join(other)}: its vectors could be others",
-            "install the same versions on all nodes of the cluster",
+            f"the Ray worker on {socket.gethostname()} has {', '.join(other)}: its vectors could differ; install the "
+            "same versions on all nodes of the cluster"
         )
 
 
 def packed(error: Exception) -> bytes:
-    """An exception as bytes, with its traceback as a note; one that does not come back whole as a RuntimeError."""
+    """An exception as bytes, with its traceback as a note; one that does not survive pickling as a RuntimeError."""
     error.add_note(f"on the Ray worker {socket.gethostname()}:\n{''.join(traceback.format_exception(error))}")
     try:
         content = pickle.dumps(error)
         pickle.loads(content)
-    except Exception:  # errors of libraries take arguments that pickle does not know of
+    except Exception:  # errors of libraries take arguments that pickle does not know about
         content = pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
     return content
 
@@ -236,9 +219,12 @@ def packed(error: Exception) -> bytes:
 
 
 def computed(
-    work: Work, shards: Sequence[Shard], workers: int, cpus: float, gpus: float
+    task: WorkerTask, shards: Sequence[Shard], workers: int, cpus: float, gpus: float
 ) -> Iterator[tuple[int, bytes]]:
-    """Number and error of each shard, as they are done. A block is one shard: a death repeats no more than that."""
+    """Number and error of each shard, as they finish. A block is one shard, so a dead worker costs no more than that.
+
+    cpus, gpus: per worker. Raises AntpipeError if Ray fails.
+    """
     import ray
     from ray.data.exceptions import SystemException
 
@@ -246,7 +232,7 @@ def computed(
     try:
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             Worker,
-            fn_constructor_args=(work,),
+            fn_constructor_args=(task,),
             batch_size=1,
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
@@ -257,17 +243,17 @@ def computed(
             yield int(batch["number"][0]), batch["error"][0]
     except (ray.exceptions.RayError, SystemException) as error:
         reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
-        raise AntpipeError(f"Ray: {reason}; finished shards are kept", "ray status, then the same command") from error
+        raise AntpipeError(f"Ray: {reason}; finished shards are kept", "ray status") from error
 
 
 @contextmanager
 def cluster(config: EngineConfig, cpus: float, size: int) -> Iterator[None]:
-    """Connected to a cluster: that of the caller, the one of the address, or a new one on this machine.
+    """Connect to a cluster: the caller's, the one at the address, or a new one on this machine.
 
-    size: bytes of what goes through Ray's object store.
+    cpus: per worker. size: bytes that go through Ray's object store. Raises AntpipeError if no cluster can be had.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of the parts in C++, which write to stderr
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ parts write to stderr
     import ray
 
     if ray.is_initialized():
@@ -290,8 +276,7 @@ def cluster(config: EngineConfig, cpus: float, size: int) -> Iterator[None]:
             ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **own)
         except Exception as error:  # errors of sockets, of versions, of processes that do not start
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            next_command = "ray status; where that fails, too: docs/scale.md, A cluster"
-            raise AntpipeError(f"Ray ({address}): {reason}", next_command) from error
+            raise AntpipeError(f"Ray ({address}): {reason} (docs/scale.md, A cluster)", "ray status") from error
         yield
     finally:
         ray.shutdown()
@@ -300,7 +285,7 @@ def cluster(config: EngineConfig, cpus: float, size: int) -> Iterator[None]:
 
 
 def check_address(address: str) -> None:
-    """Refuse what Ray would try for minutes, or end the process over."""
+    """Raises UsageError or AntpipeError for an address that Ray would try for minutes, or end the process over."""
     if address in ("local", "auto"):
         return
     if "://" in address:

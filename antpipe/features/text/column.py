@@ -1,4 +1,4 @@
-"""The texts of a catalogue, read from items.parquet piece by piece: never all of them are in memory."""
+"""The texts of a catalogue, read from items.parquet piece by piece, so that they never are in memory all at once."""
 
 import json
 import unicodedata
@@ -19,19 +19,19 @@ COLUMN = "text"
 
 @dataclass(frozen=True)
 class TextColumn:
-    """Reads texts. Can be sent to another process that sees the same file.
+    """Reads texts. It can be sent to another process that sees the same file.
 
-    mend: the command that makes it anew. fingerprint: that of the items that were there when the work began; again: the
-    command that begins it with others.
+    path: items.parquet. fingerprint: of the items when the work began. ingest_command: writes the file again;
+    embed_command: embeds whatever items are there.
     """
 
     path: str
-    mend: str
+    ingest_command: str
     fingerprint: str
-    again: str
+    embed_command: str
 
     def scan(self, rows: int) -> tuple[Contents, NDArray[np.int64]]:
-        """What each of the rows holds, (N, 16), zeros where nothing is to be embedded; and its bytes, (N,)."""
+        """What stands for each text, (N, 16), zeros if there is nothing to embed; and its length in bytes, (N,)."""
         content = np.zeros((rows, CONTENT_BYTES), np.uint8)
         sizes = np.zeros(rows, np.int64)
         for start, column in self._pieces(None):
@@ -43,11 +43,11 @@ class TextColumn:
         return content, sizes
 
     def __call__(self, shard: Shard) -> list[str]:
-        """The texts of a shard's rows, which are ascending."""
+        """The texts of a shard."""
         return self.at(shard.rows)
 
     def at(self, rows: NDArray[np.int64]) -> list[str]:
-        """The texts of rows, which are ascending."""
+        """The texts of these rows, which must be ascending."""
         found: list[str] = []
         for start, column in self._pieces(rows):
             low, high = np.searchsorted(rows, [start, start + len(column)])
@@ -58,15 +58,15 @@ class TextColumn:
         return found
 
     def _pieces(self, rows: "NDArray[np.int64] | None") -> "Iterator[tuple[int, pa.Array]]":
-        """The first row and the column of each piece of the table; only of row groups that hold some of the rows.
+        """First row and column of each piece of the table, only from row groups that hold some of the rows.
 
-        DataError where the table is another one than when the work began: its texts would get the vectors of others.
+        Raises DataError if items.parquet was replaced meanwhile; its texts would be paired with the wrong vectors.
         """
         with pq.ParquetFile(self.path) as file:
             stamp = json.loads((file.schema_arrow.metadata or {}).get(b"antpipe", b"{}"))
             if stamp.get("fingerprint") != self.fingerprint:
                 raise DataError(
-                    f"{self.path}: items changed while text was built from them; text is as before", self.again
+                    f"{self.path}: items changed while text was built from them; text is as before", self.embed_command
                 )
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             starts = np.cumsum([0, *sizes])
@@ -79,15 +79,15 @@ class TextColumn:
                     row += len(batch)
 
     def _texts(self, start: int, column: "pa.Array") -> list[str]:
-        """Null counts as empty. IntegrityError where bytes are not UTF-8: no ingest writes such."""
+        """Null counts as empty. Raises IntegrityError if bytes are not UTF-8, which no ingest writes."""
         try:
             return [text or "" for text in column.to_pylist()]
         except UnicodeDecodeError as error:
             raise IntegrityError(
-                f"{self.path}: a text in row {start} or soon after is not UTF-8: {error.reason}", self.mend
+                f"{self.path}: a text in row {start} or soon after is not UTF-8: {error.reason}", self.ingest_command
             ) from None
 
 
 def is_blank(text: str) -> bool:
-    """Whether there is nothing to embed: only white space, control and format characters (Unicode: Z, Cc, Cf)."""
+    """Whether there is nothing to embed: only white space, control and format characters (Unicode Z, Cc, Cf)."""
     return all(character.isspace() or unicodedata.category(character) in ("Cc", "Cf") for character in text)

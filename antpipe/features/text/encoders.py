@@ -1,4 +1,4 @@
-"""Sentence encoders: the packaged one, local folders and models of the hub, all through sentence-transformers."""
+"""Sentence encoders: the packaged one, local folders and models on the hub, all loaded by sentence-transformers."""
 
 import importlib.util
 import math
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from antpipe.errors import DataError, UsageError
-from antpipe.features.encoders.identity import (
+from antpipe.features.encoders.listing import asking_the_hub
+from antpipe.features.encoders.located import (
     INSTALL_PACKAGED,
     MODEL_FILES,
     Located,
@@ -19,24 +20,23 @@ from antpipe.features.encoders.identity import (
     folder_digest,
     quiet,
 )
-from antpipe.features.encoders.listing import offline_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PACKAGED_TEXT = "packaged/all-MiniLM-L6-v2"
-# The same weights in formats that are not read here, or only by one back end.
+# The same weights in formats that are not read here, or only by one backend.
 OTHER_FORMATS = ["*.h5", "*.ot", "*.msgpack", "*.tflite", "*.mlmodel", "*.gguf"]
 FORMATS_OF = {"onnx": ["onnx/*", "*.onnx"], "openvino": ["openvino/*"]}
-# What onnx and openvino load besides MODEL_FILES; a large ONNX graph has its weights beside it.
+# What onnx and openvino load besides MODEL_FILES; a large ONNX graph keeps its weights in a file of their own.
 GRAPH_FILES = (".onnx", ".onnx_data", ".data", ".xml")
-# The module each back end of sentence-transformers needs; the extra of antpipe that installs it has the same name.
+# The module each backend of sentence-transformers needs; the antpipe extra that installs it has the backend's name.
 BACKENDS = {"torch": "torch", "onnx": "optimum.onnxruntime", "openvino": "optimum.intel"}
 
 
 @dataclass(frozen=True)
 class TextSettings:
-    """All an embedder is made from, in whatever process. precision: what is computed in, fp32 or bf16."""
+    """Everything an embedder is made from, in any process. precision: fp32 or bf16."""
 
     located: Located
     device: str
@@ -50,11 +50,11 @@ class TextSettings:
     token_budget: int
 
 
-def locate_text_encoder(name: str, mend: str, backend: str = "torch") -> Located:
-    """Find `packaged/…`, a local folder or a model of the hub (a name without `/` is one of sentence-transformers/).
+def locate_text_encoder(name: str, next_command: str, backend: str = "torch") -> Located:
+    """Find `packaged/…`, a local folder or a model on the hub (a name without `/` means sentence-transformers/NAME).
 
-    mend: the command that runs the stage with the packaged encoder. Raises DataError where the model cannot be had,
-    UsageError for an unknown packaged name.
+    next_command: runs the stage with the packaged encoder. Raises DataError if the model is not available, UsageError
+    for an unknown packaged name.
     """
     folder = Path(name).expanduser()
     if name.startswith("packaged/"):
@@ -64,16 +64,9 @@ def locate_text_encoder(name: str, mend: str, backend: str = "torch") -> Located
         suffixes = MODEL_FILES if backend == "torch" else (*MODEL_FILES, *GRAPH_FILES)
         return Located(name, folder.resolve().name, "folder", folder_digest(folder, suffixes), folder.absolute())
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise DataError(f"text encoder {name}: no such folder", mend)
-    try:
-        with quiet():
-            folder = _hub_snapshot(name if "/" in name else f"sentence-transformers/{name}", backend)
-    except Exception as error:  # hub client, HTTP client and file system each raise errors of their own
-        raise DataError(
-            f"text encoder {name}: not on this machine and not to be had from the model hub ({first_line(error)}). "
-            f"Encoders that need no network: {offline_names('text')}",
-            mend,
-        ) from error
+        raise DataError(f"text encoder {name}: no such folder", next_command)
+    with asking_the_hub("text", name, next_command):
+        folder = _hub_snapshot(name if "/" in name else f"sentence-transformers/{name}", backend)
     return Located(name, name, "hub", folder.name, folder)
 
 
@@ -88,7 +81,7 @@ def _packaged_text(name: str) -> Path:
 
 
 def _hub_snapshot(repository: str, backend: str) -> Path:
-    """The local folder of a hub model, named by its commit; files that are here are not fetched again."""
+    """The local folder of a hub model, named by its commit; files that are here are not downloaded again."""
     from huggingface_hub import snapshot_download
 
     pickled = "pytorch_model*.bin"
@@ -100,7 +93,7 @@ def _hub_snapshot(repository: str, backend: str) -> Path:
 
 
 def require_backend(backend: str) -> None:
-    """DataError, with its installation, where a back end's library is not here."""
+    """Raises DataError, with the command that installs it, if a backend's library is missing."""
     module = BACKENDS[backend]
     parent = module.partition(".")[0]
     if importlib.util.find_spec(parent) is None or importlib.util.find_spec(module) is None:
@@ -110,8 +103,8 @@ def require_backend(backend: str) -> None:
 def load_model(settings: TextSettings, seed: int = 0) -> Any:
     """The SentenceTransformer in inference mode, its transformer in the precision of the settings.
 
-    In bf16 its weights are bf16; what comes after the transformer (pooling, dense layers, normalisation) computes in
-    float32. seed: of parameters that the weights lack (see `load_checked`). Raises DataError where it cannot be loaded.
+    In bf16 the transformer's weights are bf16; what follows it (pooling, dense layers, normalisation) computes in
+    float32. seed: for parameters that the weights lack (see `load_checked`). Raises DataError if it cannot be loaded.
     """
     import sentence_transformers
     import torch
@@ -136,7 +129,7 @@ def load_model(settings: TextSettings, seed: int = 0) -> Any:
 
 
 def _in_float32(_module: Any, _inputs: Any, features: dict[str, Any]) -> dict[str, Any]:
-    """What the transformer hands on, in float32."""
+    """The transformer's output in float32."""
     import torch
 
     return {
@@ -147,10 +140,10 @@ def _in_float32(_module: Any, _inputs: Any, features: dict[str, Any]) -> dict[st
 
 @lru_cache(maxsize=1)
 def load_checked(settings: TextSettings) -> Any:
-    """`load_model`; the last one stays loaded, for the next domain.
+    """`load_model`; the last model stays loaded, for the next domain.
 
-    Raises DataError, too, where the folder's weights leave parameters that matter unset (the library would draw them
-    at random): two loads with different seeds must embed a text equally.
+    Also raises DataError if the folder's weights leave parameters unset that matter (the library would draw them at
+    random): two loads with different seeds must embed a text equally.
     """
     probe = ["red leather wallet"]
     model = load_model(settings, seed=1)
@@ -165,7 +158,7 @@ def load_checked(settings: TextSettings) -> Any:
 
 
 def library_vectors(model: Any, settings: TextSettings, texts: list[str]) -> "NDArray[np.float32]":
-    """(n, d): the texts as the library itself embeds them. DataError where it cannot."""
+    """(n, d) float32: the texts as the library itself embeds them. Raises DataError if it cannot."""
     try:
         with quiet():
             vectors = model.encode(
@@ -185,7 +178,7 @@ def library_vectors(model: Any, settings: TextSettings, texts: list[str]) -> "ND
 
 
 def reference(settings: TextSettings, texts: list[str]) -> "tuple[NDArray[np.float32], dict[str, Any]]":
-    """(n, d): what the texts are in fp32, by the library's own `encode`; and the facts of the encoder."""
+    """(n, d): the texts' vectors in fp32 from the library's own `encode`; and the encoder's facts."""
     plain = replace(settings, backend="torch", precision="fp32", compile=False)
     model = load_checked(plain)
     vectors = library_vectors(model, plain, texts)
@@ -193,7 +186,10 @@ def reference(settings: TextSettings, texts: list[str]) -> "tuple[NDArray[np.flo
 
 
 def prompt_of(model: Any, settings: TextSettings) -> str | None:
-    """What is put before each text: the prefix, the model's prompt of the name asked for, or its default prompt."""
+    """What is put before each text: the prefix, the model's prompt of that name, or its default prompt.
+
+    Raises UsageError if the model has no prompt of that name.
+    """
     if settings.prefix:
         return settings.prefix
     name = settings.prompt if settings.prompt is not None else model.default_prompt_name
@@ -207,7 +203,7 @@ def prompt_of(model: Any, settings: TextSettings) -> str | None:
 
 
 def encoder_facts(model: Any, settings: TextSettings, width: int) -> dict[str, Any]:
-    """What the manifest keeps of the encoder. licence: as its model card says; None where it does not."""
+    """What the manifest keeps about the encoder. licence: as its model card says, or None. width: of its vectors."""
     import sentence_transformers
 
     located, limit = settings.located, model.max_seq_length
@@ -224,14 +220,14 @@ def encoder_facts(model: Any, settings: TextSettings, width: int) -> dict[str, A
         "prompt": prompt_of(model, settings),
         "library": f"sentence-transformers {sentence_transformers.__version__}",
     }
-    # Vectors of the same weights that do not go together with the plain ones: part of the encoder's name in training.
+    # Vectors that cannot be mixed with the plain ones of the same weights: in training, part of the encoder's name.
     words = [f"prompt {facts['prompt']!r}"] if settings.prefix or settings.prompt is not None else []
     words += ["normalised"] if settings.normalize else []
     return facts | ({"variant": ", ".join(words)} if words else {})
 
 
 def _pooling(model: Any) -> str:
-    """How token vectors become one: the pooling module's mode(s), or the name of a module that pools by itself."""
+    """How token vectors become one: the pooling module's modes, or the name of a module that pools by itself."""
     for module in model:
         if type(module).__name__ == "Pooling":
             mode = module.pooling_mode if hasattr(module, "pooling_mode") else module.get_pooling_mode_str()

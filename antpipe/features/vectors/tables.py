@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from antpipe.errors import DataError, UsageError
-from antpipe.features.ingest.table.columns import ITEM_ROLES
-from antpipe.features.vectors.vectors import CHUNK, Blocks, Vectors
+from antpipe.features.ingest.advice import SettingsError
+from antpipe.features.ingest.ids import require_exact
+from antpipe.features.ingest.table.columns import ITEM_ROLES, usual_columns
+from antpipe.features.vectors.vectors import CHUNK, Blocks, GivenVectors
 
 ROLES = ("id", "vector")
 
@@ -27,10 +29,12 @@ class Chosen:
     lists: bool
 
 
-def open_tables(parts: Sequence[Path], columns: Sequence[str]) -> Vectors:
-    """Parquet files of equal columns, one after the other. columns: `id=COLUMN`, `vector=COLUMN`, `vector=A+B+C` or
-    `vector=PREFIX*`; without, the id is found by its usual names, and the vector is the only column of lists, else all
-    columns of floating point numbers. A vector that is null counts as one of zeros."""
+def open_tables(parts: Sequence[Path], columns: Sequence[str]) -> GivenVectors:
+    """Parquet files of equal columns, one after the other. A vector that is null counts as one of zeros.
+
+    columns: `id=COLUMN`, `vector=COLUMN`, `vector=A+B+C` or `vector=PREFIX*`. By default the id is found by its usual
+    names, and the vector is the only column of lists, or else all columns of floating point numbers.
+    """
     wanted = parse_roles(columns)
     chosen = choose(parts[0], read_schema(parts[0]), wanted)
     files: list[tuple[int, Path]] = []
@@ -50,8 +54,8 @@ def open_tables(parts: Sequence[Path], columns: Sequence[str]) -> Vectors:
         for first, path in files:
             yield from ((first + start, values) for start, values in _blocks(path, chosen, width))
 
-    told = chosen.vector[0] + (f" and {len(chosen.vector) - 1} more" if len(chosen.vector) > 1 else "")
-    return Vectors(f"parquet, id={chosen.id} vector={told}", ids, width, files, blocks, columns=chosen.vector)
+    vector = chosen.vector[0] + (f" and {len(chosen.vector) - 1} more" if len(chosen.vector) > 1 else "")
+    return GivenVectors(f"parquet, id={chosen.id} vector={vector}", ids, width, files, blocks, columns=chosen.vector)
 
 
 def parse_roles(columns: Sequence[str]) -> dict[str, str]:
@@ -73,14 +77,14 @@ def read_schema(path: Path) -> pa.Schema:
 
 
 def choose(path: Path, schema: pa.Schema, wanted: dict[str, str]) -> Chosen:
-    """The columns of a file; DataError, which names those there are, where they are missing or could be several."""
+    """The columns of a file. Raises DataError, which names those there are, if they are missing or ambiguous."""
     name = find_id(path, schema, wanted.get("id"))
     numbers = [field.name for field in schema if pa.types.is_floating(field.type) and field.name != name]
     lists = [field.name for field in schema if _is_vector(field.type)]
     asked = wanted.get("vector")
     if asked is None:
         if len(lists) > 1:
-            raise _refusal(path, f"the vector could be {' or '.join(lists)}", schema, "vector")
+            raise _ambiguous(path, lists, schema, "vector")
         found = lists or numbers
     elif asked.endswith("*"):
         found = [one for one in schema.names if one.startswith(asked[:-1]) and one != name]
@@ -89,12 +93,12 @@ def choose(path: Path, schema: pa.Schema, wanted: dict[str, str]) -> Chosen:
     wrong = [one for one in found if one not in schema.names]
     if wrong or not found:
         why = f"no column {wrong[0]!r}" if wrong else "no column of lists or of floating point numbers"
-        raise _refusal(path, why, schema, "vector")
+        raise _unclear(path, why, schema, "vector")
     if len(found) == 1 and found[0] in lists:
         return Chosen(name, tuple(found), lists=True)
     odd = [one for one in found if not _is_number(schema.field(one).type)]
     if odd:
-        raise _refusal(path, f"column {odd[0]!r} holds {schema.field(odd[0]).type}, no numbers", schema, "vector")
+        raise _unclear(path, f"column {odd[0]!r} holds {schema.field(odd[0]).type}, not numbers", schema, "vector")
     return Chosen(name, tuple(found), lists=False)
 
 
@@ -102,30 +106,29 @@ def find_id(path: Path, schema: pa.Schema, asked: str | None) -> str:
     """The column of ids: as asked for, or by the usual names of an item's."""
     if asked is not None:
         if asked not in schema.names:
-            raise _refusal(path, f"no column {asked!r}", schema, "id")
+            raise _unclear(path, f"no column {asked!r}", schema, "id")
         return asked
-    plain: dict[str, str] = {
-        name: "".join(letter for letter in name.lower() if letter not in " _-.") for name in schema.names
-    }
-    for group in ITEM_ROLES["item"]:
-        found = [name for name, usual in plain.items() if usual in group]
-        if len(found) > 1:
-            raise _refusal(path, f"the id could be {' or '.join(found)}", schema, "id")
-        for name in found:
-            return name
-    raise _refusal(path, "no column looks like the id of an item", schema, "id")
+    found = usual_columns(schema.names, ITEM_ROLES["item"])
+    if len(found) > 1:
+        raise _ambiguous(path, found, schema, "id")
+    if not found:
+        raise _unclear(path, "no column looks like the id of an item", schema, "id")
+    return found[0]
 
 
 def read_strings(path: Path, column: str) -> list[str]:
-    """A column of strings or integers; DataError where one is missing."""
+    """A column of strings or integers (also as floats). Raises DataError if one is missing or not exact."""
     try:
-        values = pq.read_table(path, columns=[column])[column].cast(pa.string())
+        values = pq.read_table(path, columns=[column])[column].combine_chunks()
+        strings = values.cast(pa.string())
     except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"{path}: column {column!r} cannot be read as ids: {error}") from error
+    require_exact(values, f"{path}: row ", column, 0)
     if values.null_count:
         raise DataError(f"{path}: row {values.is_null().to_pylist().index(True)} has no id in column {column!r}")
-    strings: list[str] = values.to_pylist()
-    return strings
+    if pa.types.is_floating(values.type):  # pyarrow would write 1e+15
+        return [str(int(value) if value.is_integer() else value) for value in values.to_pylist()]
+    return list(strings.to_pylist())
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -137,9 +140,14 @@ def _is_vector(kind: pa.DataType) -> bool:
     return bool(listed and _is_number(kind.value_type))
 
 
-def _refusal(path: Path, why: str, schema: pa.Schema, role: str) -> DataError:
+def _unclear(path: Path, why: str, schema: pa.Schema, role: str) -> DataError:
     columns = ", ".join(schema.names[:20]) + (" …" if len(schema.names) > 20 else "")
-    return DataError(f"{path}: {why}; columns there: {columns}", f"repeat the command with --map {role}=COLUMN")
+    return DataError(f"{path}: {why}; columns there: {columns}; name it with --map {role}=COLUMN")
+
+
+def _ambiguous(path: Path, found: Sequence[str], schema: pa.Schema, role: str) -> DataError:
+    message = _unclear(path, f"the {role} could be {' or '.join(found)}", schema, role).message
+    return SettingsError(message, {"map": (f"{role}={found[0]}",)})
 
 
 def _batches(path: Path, chosen: Chosen) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -166,8 +174,8 @@ def _blocks(path: Path, chosen: Chosen, width: int) -> Blocks:
     for start, batch in _batches(path, chosen):
         values = np.zeros((len(batch), width))
         if not chosen.lists:
-            for place, name in enumerate(chosen.vector):
-                values[:, place] = _numbers(batch.column(name))
+            for at, name in enumerate(chosen.vector):
+                values[:, at] = _numbers(batch.column(name))
         else:
             column = batch.column(0)
             filled = column.is_valid().to_numpy(zero_copy_only=False)
@@ -182,6 +190,6 @@ def _blocks(path: Path, chosen: Chosen, width: int) -> Blocks:
 
 
 def _numbers(column: pa.Array) -> NDArray[Any]:
-    """Numbers as they are, NaN where one is null."""
+    """Numbers as they are, NaN for null."""
     numbers: NDArray[Any] = column.to_numpy(zero_copy_only=False)
     return numbers

@@ -53,7 +53,7 @@ def by_name(rows: list[Encoder]) -> dict[str, Encoder]:
     return {row.name: row for row in rows}
 
 
-def test_packaged_encoders_are_offline_once_installed_and_else_named_with_their_command(
+def test_packaged_encoders_are_offline_if_installed_and_otherwise_have_a_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(listing, "find_spec", lambda _: None)
@@ -67,7 +67,7 @@ def test_packaged_encoders_are_offline_once_installed_and_else_named_with_their_
 
 
 @pytest.mark.parametrize("kind", ["text", "image"])
-def test_an_encoder_that_is_not_to_be_had_is_told_with_those_that_are(
+def test_an_unavailable_encoder_is_refused_with_the_available_ones(
     cache: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     def offline(*_: Any, **__: Any) -> Any:
@@ -82,11 +82,11 @@ def test_an_encoder_that_is_not_to_be_had_is_told_with_those_that_are(
         "image": (locate_image_encoder, "hf-hub:me/other", f"hf-hub:me/my-clip, {PACKAGED_IMAGE} (after pip install "),
     }[kind]
     with pytest.raises(DataError) as caught:
-        locate(name, "antpipe mend")
+        locate(name, "antpipe status")
     assert f"(no network). Encoders that need no network: {there}" in caught.value.message
 
 
-def test_sentence_transformers_of_the_cache_are_offline_with_what_their_files_say(cache: Path) -> None:
+def test_cached_sentence_transformers_are_offline_and_described_by_their_files(cache: Path) -> None:
     keep(cache, "me/my-model", SENTENCES)
     keep(cache, "me/deeper", {**SENTENCES, "2_Dense/config.json": {"out_features": 32}})
     rows = by_name(offline_encoders("text"))
@@ -107,12 +107,12 @@ def test_sentence_transformers_of_the_cache_are_offline_with_what_their_files_sa
         (SENTENCES, "v1"),  # a revision that nobody asks for
     ],
 )
-def test_what_cannot_be_named_as_an_encoder_is_left_out(cache: Path, files: dict[str, Any], ref: str) -> None:
+def test_models_that_encoder_cannot_name_are_left_out(cache: Path, files: dict[str, Any], ref: str) -> None:
     keep(cache, "me/my-model", files, ref)
     assert cached_models() == {}
 
 
-def test_image_models_of_the_cache_go_by_the_name_that_loads_them(cache: Path) -> None:
+def test_cached_image_models_have_the_name_that_loads_them(cache: Path) -> None:
     weights = {"open_clip_model.safetensors": "weights"}
     keep(cache, "me/clip", {"open_clip_config.json": {"model_cfg": {"embed_dim": 24}}, **weights})
     keep(
@@ -133,28 +133,28 @@ def test_a_known_model_that_is_cached_is_listed_once_and_offline(cache: Path) ->
     assert [(row.where, row.access, row.licence) for row in rows] == [("cached", "offline", "MIT")]
 
 
-def test_without_a_cache_there_are_the_others(cache: Path) -> None:
+def test_without_a_cache_the_others_are_listed(cache: Path) -> None:
     cache.rmdir()
     assert cached_models() == {}
     assert {row.access for row in list_encoders()} >= {"hub"}
 
 
-def test_damaged_files_of_the_cache_do_not_spoil_the_list(cache: Path) -> None:
+def test_damaged_cache_files_do_not_spoil_the_list(cache: Path) -> None:
     keep(cache, "me/my-model", {**SENTENCES, "config.json": "{", "1_Pooling/config.json": "[]", "README.md": "# none"})
     row = cached_models()["me/my-model"]
     assert (row.width, row.licence) == (None, None)
 
 
-def test_names_are_found_whatever_their_case_and_packaged_ones_come_first() -> None:
+def test_names_match_in_any_case_and_packaged_ones_come_first() -> None:
     names = [row.name for row in list_encoders("text", "minilm-l6")]
     assert names == [PACKAGED_TEXT, "sentence-transformers/all-MiniLM-L6-v2"]
 
 
-def test_the_packaged_names_are_those_the_stages_take() -> None:
+def test_the_packaged_names_are_those_the_stages_accept() -> None:
     assert {row.name for row in PACKAGED.values()} == {PACKAGED_TEXT, PACKAGED_IMAGE}
 
 
-def test_what_is_said_of_image_encoders_is_what_open_clip_and_timm_say() -> None:
+def test_facts_about_image_encoders_agree_with_open_clip_and_timm() -> None:
     rows = by_name(list(listing.every_image_encoder()))
     known = [one for one in KNOWN if one.kind == "image"]
     assert known

@@ -1,4 +1,4 @@
-"""fetch-images as a stage: what it asks for, what it leaves in the store, and who uses it."""
+"""fetch-images as a stage: what it asks for, what it writes to the store, and who uses that."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -134,12 +134,14 @@ def test_a_second_run_asks_for_nothing_and_is_fresh(store: Store, server: Pictur
     assert sum(server.hits.values()) == 2
 
 
-def test_failures_are_asked_for_again_only_on_demand_and_by_kind(store: Store, server: PictureServer) -> None:
+def test_failures_are_asked_for_again_only_on_demand_and_by_kind(
+    store: Store, server: PictureServer, messages: list[str]
+) -> None:
     busy, gone = server.serve("/busy", answer(status="503 X")), server.serve("/gone", answer(status="404 X"))
     domain = shop(store, {"A": [busy], "B": [gone]})
-    said: list[str] = []
-    fetch_images(store, "shop", QUICK, say=said.append)
+    fetch_images(store, "shop", QUICK)
     assert states(domain) == ["failed", "gone"]
+    said = list(messages)
     server.hits.clear()
     fetch_images(store, "shop", QUICK)
     assert not server.hits
@@ -151,8 +153,8 @@ def test_failures_are_asked_for_again_only_on_demand_and_by_kind(store: Store, s
     assert states(domain) == ["ok", "gone"]
     assert rows(domain)[0]["attempts"] == 3  # two in the first run
     assert not server.hits["/gone"]
-    [anew] = [line.partition("all the same: ")[2] for line in said if "all the same: " in line]
-    assert run(*anew.split()[1:]).code == 0
+    [all_again] = [line.partition("all the same: ")[2] for line in said if "all the same: " in line]
+    assert run(*all_again.split()[1:]).code == 0
     assert states(domain) == ["ok", "ok"]
     assert "--retry" not in " ".join(domain.entry("pictures")["flags"])
 
@@ -188,7 +190,7 @@ def test_the_same_bytes_under_many_urls_are_placeholders(store: Store, server: P
     assert len(files(domain)) == 2
 
 
-def test_one_url_of_many_items_is_no_placeholder(store: Store, server: PictureServer) -> None:
+def test_one_url_of_many_items_is_not_a_placeholder(store: Store, server: PictureServer) -> None:
     url = server.serve("/a", answer(picture(1)))
     domain = shop(store, {f"i{n:02}": [url] for n in range(20)})
     fetch_images(store, "shop", QUICK)
@@ -221,7 +223,7 @@ def test_no_item_id_is_part_of_a_path(store: Store, server: PictureServer) -> No
     assert {path.name for path in store.root.parent.iterdir()} == {"store"}
 
 
-def test_another_catalogue_takes_what_it_needs_and_mixes_nothing_up(store: Store, server: PictureServer) -> None:
+def test_another_catalogue_takes_what_it_needs_from_the_cache(store: Store, server: PictureServer) -> None:
     urls = {item_id: [server.serve(f"/{item_id}", answer(picture(n)))] for n, item_id in enumerate("ABCD")}
     domain = shop(store, {item_id: urls[item_id] for item_id in "BCD"})
     fetch_images(store, "shop", QUICK)
@@ -245,7 +247,7 @@ def test_items_that_swapped_their_urls_swap_their_pictures(store: Store, server:
     assert server.hits == {"/0": 1, "/1": 1}
 
 
-def test_a_damaged_table_is_mended_without_asking_again(store: Store, server: PictureServer) -> None:
+def test_a_damaged_table_is_restored_without_asking_again(store: Store, server: PictureServer) -> None:
     domain = shop(store, {"A": [server.serve("/a", answer(picture(1)))]})
     fetch_images(store, "shop", QUICK)
     (domain.path / "pictures.parquet").write_bytes(b"junk")
@@ -286,7 +288,7 @@ def test_items_without_urls_are_refused_and_nothing_is_written(store: Store) -> 
     assert not (domain.path / "fetched").exists()
 
 
-def test_status_passes_over_pictures_where_there_are_no_urls(store: Store, server: PictureServer) -> None:
+def test_status_leaves_pictures_out_if_there_are_no_urls(store: Store, server: PictureServer) -> None:
     shop(store, {"A": []})
     shop(store, {"A": [server.url("/a")]}, "web")
     shown = run("status", "--store", store.root).out
@@ -295,7 +297,7 @@ def test_status_passes_over_pictures_where_there_are_no_urls(store: Store, serve
 
 
 @pytest.mark.parametrize("agent", ["", " a", "a\nX: y", "ä"])
-def test_a_user_agent_that_is_no_header_is_refused(agent: str) -> None:
+def test_a_user_agent_that_is_not_a_valid_header_is_refused(agent: str) -> None:
     with pytest.raises(UsageError, match="--user-agent"):
         FetchConfig(user_agent=agent)
 
@@ -303,19 +305,19 @@ def test_a_user_agent_that_is_no_header_is_refused(agent: str) -> None:
 # -- the command ----------------------------------------------------------------------------------------------
 
 
-def test_the_command_prints_figures_and_tells_progress(store: Store, server: PictureServer) -> None:
+def test_the_command_prints_figures_and_progress(store: Store, server: PictureServer) -> None:
     shop(store, {"A": [server.serve("/a", answer(picture(1)))], "B": [server.url("/nowhere")]})
     words = ("fetch-images", "--domains", "shop", "--store", store.root, "--allow-private", "--rate", "0")
     outcome = run(*words)
     assert outcome.code == 0
     assert outcome.out.startswith("shop  pictures  built  items=2 present=1 coverage=0.5 urls=2 ok=1 placeholder=0")
     assert "shop pictures: 2/2 1 without picture, " in outcome.err
-    assert "1 URLs give no picture (mostly gone: HTTP 404)" in outcome.err
+    assert "URLs without a picture: 1 (mostly gone: HTTP 404)" in outcome.err
     [row] = run(*words, "--json").json()
     assert (row["status"], row["figures"]["gone"]) == ("fresh", 1)
 
 
-def test_a_coverage_below_the_minimum_ends_in_partial(store: Store, server: PictureServer) -> None:
+def test_a_coverage_below_the_minimum_ends_with_exit_code_4(store: Store, server: PictureServer) -> None:
     domain = shop(
         store, {"A": [server.serve("/a", answer(picture(1)))], "B": [server.serve("/b", answer(status="500 X"))]}
     )

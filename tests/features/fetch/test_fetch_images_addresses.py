@@ -95,7 +95,7 @@ def test_one_private_address_among_public_ones_refuses_the_name() -> None:
 
 
 @pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "127.1", "0177.0.0.1", "0", "localhost"])
-def test_odd_spellings_of_an_address_are_judged_by_what_they_mean(host: str) -> None:
+def test_odd_spellings_of_an_address_are_judged_by_their_meaning(host: str) -> None:
     addresses = asyncio.run(resolve(host, 80))
     with pytest.raises(RefusedError, match=r"loopback|unspecified"):
         require_public(host, addresses)
@@ -130,7 +130,7 @@ def test_odd_spellings_of_an_address_are_judged_by_what_they_mean(host: str) -> 
         ("http://shop.example/" + "a" * 5000, "longer than 4096"),
     ],
 )
-def test_what_is_no_plain_web_address_is_refused(url: str, why: str) -> None:
+def test_odd_urls_are_refused(url: str, why: str) -> None:
     with pytest.raises(RefusedError, match=why):
         parse_url(url)
 
@@ -149,7 +149,7 @@ def test_a_redirect_is_joined_with_where_it_came_from() -> None:
 
 
 @given(st.text(max_size=60), st.booleans())
-def test_any_text_is_a_web_address_or_refused(text: str, prefixed: bool) -> None:
+def test_any_text_is_a_valid_url_or_refused(text: str, prefixed: bool) -> None:
     try:
         url = parse_url("http://" + text if prefixed else text)
     except RefusedError:
@@ -192,7 +192,7 @@ def test_a_name_server_that_changes_its_answer_is_asked_only_once(monkeypatch: p
     assert connected == ["93.184.216.34"]
 
 
-def test_the_next_address_is_tried_where_one_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_address_is_tried_if_one_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.2", 0)) as listening:
         port = listening.getsockname()[1]
         names(monkeypatch, ["127.0.0.3", "127.0.0.2"])
@@ -206,7 +206,7 @@ def test_the_next_address_is_tried_where_one_does_not_answer(monkeypatch: pytest
         assert asyncio.run(connect()) == ("127.0.0.2", port)
 
 
-def test_a_name_without_address_is_a_failure_of_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_without_an_address_is_a_connection_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     def instead(*_: Any, **__: Any) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -215,9 +215,7 @@ def test_a_name_without_address_is_a_failure_of_the_connection(monkeypatch: pyte
         asyncio.run(resolve("shop.example", 80))
 
 
-def test_certificates_are_checked_for_the_name_and_not_for_the_address(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_certificates_are_checked_for_the_name_not_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     words = [
         "openssl",

@@ -16,14 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
 
 from antpipe.features.fetch.downloads import delay, retry_after
-from antpipe.features.fetch.turns import Turns
+from antpipe.features.fetch.limits import RequestLimits
 from antpipe.features.fetch_images import fetch_images
 from antpipe.settings.features import FetchConfig
 from antpipe.store.store import Store
 from tests.support.picture_server import PictureServer, answer, picture_server, redirect
-from tests.support.shops import make_domain, picture
+from tests.support.shops import make_domain, phone_picture, picture
 
 QUICK = FetchConfig(allow_private=True, rate=0, backoff=0.001, retries=2, timeout=2.0, max_wait=2.0)
 HTML = answer(b"<!DOCTYPE html><html></html>", headers=["Content-Type: text/html"])
@@ -84,6 +85,36 @@ def test_a_picture_is_kept_as_it_came(store: Store, server: PictureServer, form:
     assert Path(row["file"]).suffix == {"JPEG": ".jpg"}.get(form, f".{form.lower()}")
 
 
+def test_a_phones_jpeg_with_a_second_picture_is_kept_as_a_jpeg(store: Store, server: PictureServer) -> None:
+    content = phone_picture(1)
+    before, phone, after = fetched(
+        store,
+        [
+            server.serve("/before", answer(picture(2))),
+            server.serve("/phone", answer(content)),
+            server.serve("/after", answer(picture(3))),
+        ],
+    )
+    assert [row["state"] for row in (before, phone, after)] == ["ok", "ok", "ok"]
+    assert (phone["width"], phone["height"], Path(phone["file"]).suffix) == (40, 30, ".jpg")
+    assert (store.root / "shop" / phone["file"]).read_bytes() == content
+
+
+def test_a_picture_of_an_unknown_format_is_invalid_and_does_not_end_the_run(
+    store: Store, server: PictureServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BmpImageFile, "format", "odd")
+    odd, plain = fetched(
+        store,
+        [
+            server.serve("/odd", answer(picture(1, form="BMP"), headers=["Content-Type: image/bmp"])),
+            server.serve("/plain", answer(picture(2))),
+        ],
+    )
+    assert (odd["state"], odd["reason"]) == ("invalid", "not a picture: format odd (image/bmp)")
+    assert plain["state"] == "ok"
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -97,7 +128,7 @@ def test_a_picture_is_kept_as_it_came(store: Store, server: PictureServer, form:
         (png_header(5000, 100), "too long and narrow: 5000 x 100"),
     ],
 )
-def test_content_that_is_no_whole_picture_is_invalid_and_not_kept(
+def test_content_that_is_not_a_whole_picture_is_invalid_and_not_kept(
     store: Store, server: PictureServer, content: bytes, reason: str
 ) -> None:
     state, why = outcome(store, server.serve("/a", answer(content)))
@@ -107,7 +138,7 @@ def test_content_that_is_no_whole_picture_is_invalid_and_not_kept(
     assert not list((store.root / "shop" / "fetched").glob("*/*"))
 
 
-def test_a_page_in_place_of_a_picture_is_named_with_its_type(store: Store, server: PictureServer) -> None:
+def test_a_page_instead_of_a_picture_is_reported_with_its_type(store: Store, server: PictureServer) -> None:
     assert outcome(store, server.serve("/a", HTML))[1].endswith("(text/html)")
 
 
@@ -124,7 +155,7 @@ def test_sizes_are_those_of_the_upright_picture(store: Store, server: PictureSer
     assert (row["width"], row["height"]) == (30, 40)
 
 
-def test_compression_on_the_way_is_not_asked_for_and_refused(store: Store, server: PictureServer) -> None:
+def test_compression_is_not_asked_for_and_refused(store: Store, server: PictureServer) -> None:
     url = server.serve("/a", answer(zlib.compress(picture(1)), headers=["Content-Encoding: deflate"]))
     assert outcome(store, url) == ("invalid", "compressed (deflate) although it was not asked for")
     assert server.headers["accept-encoding"] == "identity"
@@ -134,7 +165,7 @@ def test_compression_on_the_way_is_not_asked_for_and_refused(store: Store, serve
 
 
 @pytest.mark.parametrize("status", ["500 X", "502 X", "503 X", "429 X", "408 X", "425 X"])
-def test_a_failure_that_may_pass_is_tried_again(store: Store, server: PictureServer, status: str) -> None:
+def test_a_temporary_failure_is_tried_again(store: Store, server: PictureServer, status: str) -> None:
     [row] = fetched(store, [server.serve("/a", answer(status=status), answer(picture(1)))])
     assert (row["state"], row["attempts"], server.hits["/a"]) == ("ok", 2, 2)
 
@@ -146,9 +177,7 @@ def test_after_all_tries_the_failure_is_recorded(store: Store, server: PictureSe
 
 
 @pytest.mark.parametrize("status", ["404 X", "410 X", "403 X", "401 X", "451 X", "204 X", "304 X", "206 X"])
-def test_an_answer_that_will_not_change_is_not_asked_for_again(
-    store: Store, server: PictureServer, status: str
-) -> None:
+def test_a_permanent_answer_is_not_asked_for_again(store: Store, server: PictureServer, status: str) -> None:
     assert outcome(store, server.serve("/a", answer(status=status))) == ("gone", f"HTTP {status[:3]}")
     assert server.hits["/a"] == 1
 
@@ -161,12 +190,12 @@ def test_a_slow_answer_is_a_timeout(store: Store, server: PictureServer) -> None
     assert time.monotonic() - start < 2
 
 
-def test_a_body_that_trickles_is_cut_off_by_the_deadline(store: Store, server: PictureServer) -> None:
+def test_a_trickling_body_is_cut_off_by_the_deadline(store: Store, server: PictureServer) -> None:
     url = server.serve("/a", [b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", *([b"x", 0.05] * 100)])
     assert outcome(store, url, replace(QUICK, deadline=0.3, retries=0)) == ("failed", "took longer than 0.3 s")
 
 
-def test_an_endless_body_is_read_up_to_the_limit_only(store: Store, server: PictureServer) -> None:
+def test_an_endless_body_is_read_only_up_to_the_limit(store: Store, server: PictureServer) -> None:
     url = server.serve("/a", [b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", *([b"x" * 65_536] * 4000)])
     assert outcome(store, url, replace(QUICK, max_bytes=1000)) == ("refused", "more than 1000 bytes")
 
@@ -189,7 +218,7 @@ def test_a_body_shorter_than_its_content_length_is_a_failure(store: Store, serve
     assert why.startswith("remote protocol error: peer closed connection")
 
 
-def test_a_body_longer_than_its_content_length_is_no_whole_picture(store: Store, server: PictureServer) -> None:
+def test_a_body_longer_than_its_content_length_is_not_a_whole_picture(store: Store, server: PictureServer) -> None:
     content = picture(1, form="JPEG")
     assert outcome(store, server.serve("/a", answer(content, length=len(content) // 2)))[0] == "invalid"
 
@@ -197,7 +226,7 @@ def test_a_body_longer_than_its_content_length_is_no_whole_picture(store: Store,
 @pytest.mark.parametrize(
     "nonsense", [b"", b"hello\r\n\r\n", b"HTTP/1.1 999999 X\r\n\r\n", b"HTTP/1.1 200 OK\r\nX\r\n\r\n"]
 )
-def test_what_is_no_http_is_a_failure(store: Store, server: PictureServer, nonsense: bytes) -> None:
+def test_an_answer_that_is_not_http_is_a_failure(store: Store, server: PictureServer, nonsense: bytes) -> None:
     state, why = outcome(store, server.serve("/a", nonsense), replace(QUICK, retries=0))
     assert state == "failed"
     assert "protocol error" in why or "read error" in why
@@ -247,7 +276,7 @@ def test_a_redirect_is_checked_like_a_url(store: Store, server: PictureServer, t
     assert outcome(store, server.serve("/a", redirect(to))) == ("refused", why)
 
 
-def test_a_redirect_without_a_place_is_gone(store: Store, server: PictureServer) -> None:
+def test_a_redirect_without_a_location_is_gone(store: Store, server: PictureServer) -> None:
     assert outcome(store, server.serve("/a", answer(status="302 X"))) == ("gone", "HTTP 302")
 
 
@@ -284,7 +313,7 @@ def test_a_redirect_to_a_private_address_is_refused(
 # -- pace -----------------------------------------------------------------------------------------------------
 
 
-def test_a_server_is_told_who_asks(store: Store, server: PictureServer) -> None:
+def test_a_server_learns_who_asks(store: Store, server: PictureServer) -> None:
     fetched(store, [server.serve("/a", answer(picture(1)))], replace(QUICK, user_agent="antpipe (me@shop.example)"))
     assert server.headers["user-agent"] == "antpipe (me@shop.example)"
     assert server.headers["host"] == f"127.0.0.1:{server.port}"
@@ -337,7 +366,7 @@ def test_retry_after_pauses_the_host_and_is_capped(store: Store, server: Picture
     assert gaps[0] >= 0.39  # whichever URL is next
 
 
-def test_requests_at_the_same_time_are_limited(store: Store, server: PictureServer) -> None:
+def test_concurrent_requests_are_limited(store: Store, server: PictureServer) -> None:
     urls = []
     for host in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
         for number in range(4):
@@ -347,13 +376,13 @@ def test_requests_at_the_same_time_are_limited(store: Store, server: PictureServ
     assert server.busy == 2
 
 
-def test_one_host_gets_no_more_than_its_share(store: Store, server: PictureServer) -> None:
+def test_concurrent_requests_to_one_host_are_limited(store: Store, server: PictureServer) -> None:
     urls = [server.serve(f"/{number}", [0.05, answer(picture(number))]) for number in range(6)]
     fetched(store, urls, replace(QUICK, per_host=2))
     assert server.busy == 2
 
 
-def test_requests_to_a_host_keep_their_distance(store: Store, server: PictureServer) -> None:
+def test_requests_to_a_host_keep_the_rate(store: Store, server: PictureServer) -> None:
     urls = [server.serve(f"/{number}", answer(picture(number))) for number in range(6)]
     fetched(store, urls, replace(QUICK, rate=20.0))
     gaps = [after - before for before, after in zip(server.times, server.times[1:], strict=False)]
@@ -362,7 +391,7 @@ def test_requests_to_a_host_keep_their_distance(store: Store, server: PictureSer
 
 
 class Clock:
-    """Stands still until everybody sleeps, and then goes on to when the first one wakes up."""
+    """Stands still until everybody sleeps, then jumps to the time when the first one wakes up."""
 
     def __init__(self) -> None:
         self.time = 0.0
@@ -386,31 +415,42 @@ class Clock:
 def test_the_rate_holds_for_each_host_on_its_own() -> None:
     starts: dict[str, list[float]] = {"a": [], "b": []}
 
-    async def ask(turns: Turns, clock: Clock, host: str) -> None:
-        async with turns.turn(host):
+    async def ask(limits: RequestLimits, clock: Clock, host: str) -> None:
+        async with limits.request(host):
             starts[host].append(clock.time)
 
     async def work() -> None:
         clock = Clock()
-        turns = Turns(8, 8, rate=4.0, now=lambda: clock.time, sleep=clock.sleep)
+        limits = RequestLimits(8, 8, rate=4.0, now=lambda: clock.time, sleep=clock.sleep)
         ticking = asyncio.create_task(clock.tick())
-        turns.pause("b", 2.0)
-        await asyncio.gather(*(ask(turns, clock, host) for host in "aaaabb"))
+        limits.pause("b", 2.0)
+        await asyncio.gather(*(ask(limits, clock, host) for host in "aaaabb"))
         ticking.cancel()
 
     asyncio.run(work())
     assert starts == {"a": [0, 0.25, 0.5, 0.75], "b": [2.0, 2.25]}
 
 
-def test_a_host_that_only_fails_is_left_alone(store: Store, server: PictureServer) -> None:
+def test_a_host_that_only_fails_is_left_alone(store: Store, server: PictureServer, messages: list[str]) -> None:
     for number in range(30):
         server.serve(f"/{number}", answer(status="503 X"))
     good = server.serve("/good", answer(picture(1)))
     urls = [*(server.url(f"/{number}", "127.0.0.2") for number in range(30)), good]
-    said: list[str] = []
     make_domain(store, "shop", [{"item_id": f"i{n:03}", "image_urls": [url]} for n, url in enumerate(urls)])
     config = replace(QUICK, retries=0, give_up=5, per_host=1)
-    figures = fetch_images(store, "shop", config, say=said.append).figures
+    figures = fetch_images(store, "shop", config).figures
     assert (figures["ok"], figures["failed"], figures["pending"]) == (1, 5, 25)
-    assert said[0].startswith("127.0.0.2: 5 failures in a row, the last: HTTP 503; its other 25 URLs are left")
+    assert messages[0].startswith("127.0.0.2: 5 failures in a row, the last: HTTP 503; its other 25 URLs are left")
     assert store.domain("shop").state("pictures").status == "partial"
+
+
+@pytest.mark.parametrize("status", ["200 OK", "404 Not Found", "503 Service Unavailable"])
+def test_a_host_is_never_left_if_give_up_is_zero(
+    store: Store, server: PictureServer, messages: list[str], status: str
+) -> None:
+    urls = [server.serve(f"/{number}", answer(picture(number), status=status)) for number in range(8)]
+    make_domain(store, "shop", [{"item_id": f"i{n}", "image_urls": [url]} for n, url in enumerate(urls)])
+    config = replace(QUICK, retries=0, give_up=0, per_host=1)
+    figures = fetch_images(store, "shop", config).figures
+    assert (figures["asked"], figures["pending"]) == (8, 0)
+    assert not any("in a row" in line for line in messages)

@@ -1,4 +1,4 @@
-"""fetch-images cut short: kills, Ctrl-C, a full disk, two runs at once. What is complete is kept, no file is half."""
+"""fetch-images cut short by kills, Ctrl-C, a full disk or a second run: complete files are kept, none is half there."""
 
 import errno
 import hashlib
@@ -16,12 +16,13 @@ import polars as pl
 import pytest
 
 from antpipe.errors import AntpipeError, DataError
-from antpipe.features.fetch import crew, ledger
+from antpipe.features.fetch import ledger, workers
 from antpipe.features.fetch_images import fetch_images
 from antpipe.settings.features import FetchConfig
 from antpipe.store.domain import Domain
 from antpipe.store.store import Store
 from tests.conftest import REPOSITORY
+from tests.support.fake_progress import calling
 from tests.support.picture_server import PictureServer, answer, picture_server
 from tests.support.shops import make_domain, picture
 
@@ -38,8 +39,10 @@ def server() -> Iterator[PictureServer]:
 
 @pytest.fixture
 def domain(tmp_path: Path, server: PictureServer) -> Domain:
-    """A shop of COUNT items whose pictures take a while each, the later ones longer: a signal sent when the fifth is
-    asked for comes in time on a busy machine too."""
+    """A shop of COUNT items whose pictures take a while each, the later ones longer.
+
+    So a signal sent when the fifth is asked for comes in time even on a busy machine.
+    """
     urls = [server.serve(f"/{n}", [0.1 if n < 5 else 0.5, answer(picture(n))]) for n in range(COUNT)]
     store = Store(tmp_path / "store")
     return make_domain(store, "shop", [{"item_id": f"i{n:02}", "image_urls": [url]} for n, url in enumerate(urls)])
@@ -65,7 +68,7 @@ def all_are_whole(domain: Domain) -> bool:
     return all(name == f"{hashlib.sha256(content).hexdigest()}.png" for name, content in pictures(domain).items())
 
 
-def test_a_killed_run_is_taken_up_with_next_to_nothing_asked_twice(domain: Domain, server: PictureServer) -> None:
+def test_a_killed_run_is_continued_asking_almost_nothing_twice(domain: Domain, server: PictureServer) -> None:
     process = start(domain)
     until(server, 6)
     process.kill()
@@ -131,7 +134,7 @@ def test_a_ledger_that_cannot_be_written_ends_the_run_at_once(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "ledger.parquet")
 
-    monkeypatch.setattr(crew, "write_ledger", full)
+    monkeypatch.setattr(workers, "write_ledger", full)
     with pytest.raises(AntpipeError, match=r"ledger\.parquet: No space left on device"):
         fetch_images(Store(domain.root), "shop", replace(QUICK, per_host=1, save_every=0.05))
     assert sum(server.hits.values()) < COUNT
@@ -144,14 +147,14 @@ def test_an_error_in_one_download_stops_the_others(
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(crew, "check_and_keep", broken)
+    monkeypatch.setattr(workers, "check_and_keep", broken)
     with pytest.raises(ZeroDivisionError):
         fetch_images(Store(domain.root), "shop", QUICK)
     assert sum(server.hits.values()) < COUNT
     assert threading.active_count() < 20
 
 
-def test_what_a_killed_run_left_half_written_is_swept_away(domain: Domain) -> None:
+def test_half_written_files_of_a_killed_run_are_removed(domain: Domain) -> None:
     folder = domain.path / "fetched" / "ab"
     folder.mkdir(parents=True)
     (folder / ".abcd.jpg.123.00").write_bytes(b"half")
@@ -173,7 +176,7 @@ def test_a_second_run_at_the_same_time_is_refused(domain: Domain, server: Pictur
     assert all(hits == 1 for hits in server.hits.values())
 
 
-def test_items_ingested_anew_during_a_run_get_no_pictures_of_the_old_ones(
+def test_items_ingested_again_during_a_run_get_no_pictures_of_the_old_ones(
     domain: Domain, server: PictureServer
 ) -> None:
     store = Store(domain.root)
@@ -184,14 +187,14 @@ def test_items_ingested_anew_during_a_run_get_no_pictures_of_the_old_ones(
             make_domain(store, "shop", [{"item_id": "X", "image_urls": [url]}])
 
     with pytest.raises(DataError, match="items changed"):
-        fetch_images(store, "shop", QUICK, progress=reingest)
+        fetch_images(store, "shop", QUICK, progress=calling(reingest))
     assert "pictures" not in domain.manifest()
     server.hits.clear()
     assert fetch_images(store, "shop", QUICK).figures["ok"] == 1
     assert not server.hits
 
 
-def test_ledgers_survive_their_way_to_disk_and_back(tmp_path: Path) -> None:
+def test_a_ledger_is_read_as_it_was_written(tmp_path: Path) -> None:
     url = "http://a/ä"
     ok = ledger.Entry(url, "ok", 200, "", 1, 7, "f" * 64, "fetched/ff/x.png", 3, 4, "http://b", 123_456_789_012)
     refused = ledger.Entry("x", "refused", None, "neither http nor https", 0, None, None, None, None, None, "x", 5)

@@ -1,190 +1,193 @@
-"""Pictures decoded ahead of the model, in threads and in processes."""
+"""A picture file becomes an upright RGB picture, whole or at a fraction of its size, or a reason why not."""
 
-import hashlib
-import multiprocessing
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
 
-from antpipe.errors import AntpipeError, DataError
-from antpipe.features.image.decoding import (
-    CHANGED,
-    WORTH_PROCESSES,
-    Decoded,
-    Decoder,
-    Decoding,
-    Source,
-    choose_workers,
-    told_of_workers,
-)
-from antpipe.features.image.lists import file_contents
-from antpipe.features.image.preparation import split_transform
-from tests.conftest import REPOSITORY
-from tests.support.shops import picture
-
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
+from antpipe.features.image.decoding import UnreadableError, decode_picture, read_picture
+from tests.support.shops import phone_picture, picture
 
 
-def decoder() -> Decoder:
-    steps = [Resize(16), CenterCrop(16), ToTensor(), Normalize([0.5] * 3, [0.5] * 3)]
-    return Decoder(split_transform(Compose(steps)), scaled=True)
+def saved(image: Image.Image, path: Path, **options: Any) -> Path:
+    image.save(path, **options)
+    return path
 
 
-def sources(folder: Path, count: int) -> list[Source]:
-    found = []
-    for number in range(count):
-        path, content = folder / f"{number}.png", picture(number)
-        path.write_bytes(content)
-        found.append(Source(str(path), hashlib.sha256(content).hexdigest()))
-    return found
+# -- reading one file -------------------------------------------------------------------------------------------------
 
 
-def same(one: Decoded, other: Decoded) -> bool:
-    assert one.pixels is not None
-    assert other.pixels is not None
-    return np.array_equal(one.pixels, other.pixels) and one.failures == other.failures
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_common_formats_are_read(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "picture"
+    path.write_bytes(picture(1, (40, 30), form))
+    image = read_picture(path)
+    assert (image.mode, image.size) == ("RGB", (40, 30))
 
 
-def test_bad_files_leave_a_gap_and_a_reason(tmp_path: Path) -> None:
-    good = sources(tmp_path, 2)
-    (tmp_path / "empty").touch()
-    empty = Source(str(tmp_path / "empty"), hashlib.sha256(b"").hexdigest())
-    absent = Source(str(tmp_path / "absent"), None)
-    [decoded] = Decoding(decoder(), 0).batches([[good[0], empty, good[1], absent]])
-    assert decoded.failures == [(1, "empty file"), (3, "cannot be read: No such file or directory")]
-    assert decoded.pixels is not None
-    assert np.array_equal(decoded.pixels, np.stack([decoder().one(source) for source in good]))  # type: ignore[arg-type]
+@pytest.mark.parametrize("least_side", [None, 20])
+def test_a_jpeg_with_further_pictures_is_a_jpeg(least_side: int | None) -> None:
+    content = phone_picture(1, (160, 120))
+    assert Image.open(io.BytesIO(content)).format == "MPO"
+    image, form = decode_picture(content, least_side=least_side)
+    plain, _ = decode_picture(picture(1, (160, 120), "JPEG"), least_side=least_side)
+    assert (form, image.mode, image.size) == ("JPEG", "RGB", plain.size)
+    assert np.abs(np.asarray(image, np.float32) - np.asarray(plain, np.float32)).mean() < 5
 
 
-def test_a_batch_without_a_picture_has_no_pixels(tmp_path: Path) -> None:
-    [decoded] = Decoding(decoder(), 0).batches([[Source(str(tmp_path / "absent"), None)]])
-    assert decoded.pixels is None
+def test_an_unknown_format_is_not_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BmpImageFile, "format", "odd")
+    with pytest.raises(UnreadableError, match="not a picture: format odd"):
+        decode_picture(picture(1, form="BMP"))
 
 
-def test_a_file_that_changed_since_it_was_hashed_is_told(tmp_path: Path) -> None:
-    [source] = sources(tmp_path, 1)
-    Path(source.path).write_bytes(picture(9))
-    assert decoder().one(source) == f"{CHANGED}: {source.path} on {socket.gethostname()}"
+@pytest.mark.parametrize(("mode", "form"), [("L", "PNG"), ("1", "PNG"), ("P", "GIF"), ("CMYK", "JPEG")])
+def test_other_colour_modes_become_rgb(tmp_path: Path, mode: str, form: str) -> None:
+    path = saved(Image.new("RGB", (8, 8), "white").convert(mode), tmp_path / "picture", format=form)
+    image = read_picture(path)
+    assert image.mode == "RGB"
+    assert min(image.getpixel((4, 4))) >= 250  # type: ignore[type-var]
 
 
-def test_a_file_that_is_gone_since_it_was_hashed_is_no_bad_picture(tmp_path: Path) -> None:
-    [source] = sources(tmp_path, 1)
-    Path(source.path).unlink()
-    told = f"{CHANGED}: {source.path} on {socket.gethostname()}: cannot be read: No such file or directory"
-    assert decoder().one(source) == told
-    with pytest.raises(DataError, match=r"picture files changed while they were embedded: .*No such file"):
-        file_contents([source])
-    assert file_contents([Source(source.path, None)])[0]["why"]  # could not be read before, either
+def test_transparent_pixels_become_white(tmp_path: Path) -> None:
+    for mode, colour in (("RGBA", (0, 0, 0, 0)), ("LA", (0, 0))):
+        path = saved(Image.new(mode, (8, 8), colour), tmp_path / "picture.png")
+        assert read_picture(path).getpixel((4, 4)) == (255, 255, 255)
 
 
-def test_a_file_that_came_back_since_it_was_missed_is_told(tmp_path: Path) -> None:
-    [source] = sources(tmp_path, 1)
-    assert str(decoder().one(Source(source.path, None))).startswith(CHANGED)
+def test_transparent_palette_colour_becomes_white(tmp_path: Path) -> None:
+    image = Image.new("P", (8, 8), 0)
+    image.putpalette([200, 0, 0, 0, 200, 0])
+    path = saved(image, tmp_path / "picture.png", transparency=0)
+    assert read_picture(path).getpixel((4, 4)) == (255, 255, 255)
 
 
-def test_the_next_batch_is_decoded_while_one_is_used(tmp_path: Path) -> None:
-    batches = [[source] for source in sources(tmp_path, 3)]
-    given: list[Any] = []
+def test_sixteen_bits_of_grey_keep_their_shades(tmp_path: Path) -> None:
+    path = saved(Image.fromarray(np.full((8, 8), 128 * 256, dtype=np.uint16)), tmp_path / "picture.png")
+    assert read_picture(path).getpixel((4, 4)) == (128, 128, 128)
 
-    class Watched(list[Any]):
-        def __iter__(self) -> Iterator[Any]:
-            for batch in super().__iter__():
-                given.append(batch)
-                yield batch
 
-    decoded = Decoding(decoder(), 0).batches(Watched(batches))
-    next(decoded)
-    assert given == batches[:2]
-    assert len(list(decoded)) == 2
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    image = Image.new("RGB", (20, 10), "blue")
+    image.paste("red", (0, 0, 10, 10))
+    exif = Image.Exif()
+    exif[274] = 6  # the camera was turned: the picture's left side is up
+    upright = read_picture(saved(image, tmp_path / "picture.png", exif=exif))
+    assert upright.size == (10, 20)
+    assert upright.getpixel((5, 2)) == (255, 0, 0)
+
+
+def test_an_animation_shows_its_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    path = saved(frames[0], tmp_path / "picture.gif", save_all=True, append_images=frames[1:])
+    assert read_picture(path).getpixel((4, 4)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize(
-    ("asked", "pictures", "device", "workers"),
+    ("content", "reason"),
     [
-        (None, WORTH_PROCESSES - 1, GPU, 0),
-        (None, WORTH_PROCESSES, CPU, 4),
-        (None, WORTH_PROCESSES, GPU, 8),
-        (3, 1, CPU, 3),
-        (0, 10**6, GPU, 0),
+        (b"", "empty file"),
+        (b"<html>404</html>", "not a picture"),
+        (picture(1, (200, 200), "JPEG")[:-300], "damaged"),
+        (picture(1)[:60], "damaged"),
+        (picture(1, (100, 4)), "too long and narrow"),
     ],
 )
-def test_processes_are_chosen_by_work_and_cores(
-    monkeypatch: pytest.MonkeyPatch, asked: int | None, pictures: int, device: torch.device, workers: int
+def test_unreadable_files_have_a_reason(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "picture.jpg"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableError) as caught:
+        read_picture(path)
+    assert caught.value.reason == reason
+
+
+def test_formats_outside_the_list_are_not_decoded(tmp_path: Path) -> None:
+    path = saved(Image.new("RGB", (8, 8)), tmp_path / "picture.jpg", format="TIFF")
+    with pytest.raises(UnreadableError, match="not a picture"):
+        read_picture(path)
+
+
+def test_a_missing_file_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableError, match="cannot be read"):
+        read_picture(tmp_path / "absent.jpg")
+
+
+@pytest.mark.parametrize("limit", [1000, 700, 100])
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_decompression_bombs_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(picture(1, (40, 30)))  # 1,200 pixels: beyond the limit, once beyond twice the limit
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(UnreadableError, match="too many pixels"):
+        read_picture(path)
+
+
+@settings(deadline=None)  # it writes files
+@given(st.binary(max_size=60), st.integers(0, 400), st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "BMP"]))
+def test_overwritten_bytes_give_a_picture_or_a_reason(
+    tmp_path_factory: pytest.TempPathFactory, junk: bytes, at: int, form: str
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    assert choose_workers(asked, pictures, device) == workers
+    content = picture(1, form=form)
+    path = tmp_path_factory.mktemp("pictures") / "picture"
+    path.write_bytes(content[:at] + junk + content[at + len(junk) :])
+    try:
+        outcome = read_picture(path).mode
+    except UnreadableError as error:
+        outcome = error.reason
+    assert outcome in {"RGB", "not a picture", "damaged", "too many pixels", "too long and narrow"}
 
 
-@pytest.mark.slow
-def test_processes_decode_as_threads_do_until_one_is_killed(tmp_path: Path) -> None:
-    found = sources(tmp_path, 7)
-    batches = [[*found[:3], Source(str(tmp_path / "absent"), None)], found[3:5], found[5:]]
-    in_threads = list(Decoding(decoder(), 0).batches(batches))
-    decoding = Decoding(decoder(), 1)
-    assert all(map(same, decoding.batches(batches), in_threads))
-    [worker] = multiprocessing.active_children()
-    assert all(map(same, decoding.batches(batches[::-1]), in_threads[::-1]))
-    assert multiprocessing.active_children() == [worker]  # the same process for every shard
-    os.kill(int(worker.pid or 0), signal.SIGKILL)
-    with pytest.raises(AntpipeError, match="was killed") as caught, told_of_workers("antpipe again"):
-        for _ in range(20):
-            list(decoding.batches(batches))
-    assert caught.value.next_command == "antpipe again"
+# -- decoding large files smaller -------------------------------------------------------------------------------------
 
 
-PARENT = """
-import multiprocessing, sys, time
-from pathlib import Path
-from torchvision.transforms import Compose, Normalize, Resize, ToTensor
-from antpipe.features.decoding import Decoder, Decoding
-from antpipe.features.preparation import split_transform
-from tests.test_decoding import sources
-
-if __name__ == "__main__":
-    large = Decoder(split_transform(Compose([Resize(900), ToTensor(), Normalize([0], [1])])), scaled=False)
-    batches = Decoding(large, 1).batches([sources(Path(sys.argv[1]), 1)] * 9)
-    next(batches)
-    time.sleep(1)  # the next ones wait, more than a pipe holds
-    print(multiprocessing.active_children()[0].pid, flush=True)
-    time.sleep(60)
-"""
+@pytest.mark.parametrize(
+    ("size", "expected"), [((800, 600), (200, 150)), ((801, 603), (201, 151)), ((200, 250), (200, 250))]
+)
+def test_large_jpegs_are_decoded_smaller_but_not_below_least_side(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    image, form = decode_picture(picture(1, size, "JPEG"), least_side=130)
+    assert (image.mode, form, image.size) == ("RGB", "JPEG", expected)
 
 
-@pytest.mark.slow
-def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
-    script = tmp_path / "parent.py"
-    script.write_text(PARENT)
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    streams: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}  # it leaves semaphores, and is told so
-    with subprocess.Popen([sys.executable, script, tmp_path], **streams, env=environment) as parent:
-        assert parent.stdout is not None
-        worker = int(parent.stdout.readline())
-        parent.kill()
-    for _ in range(200):
-        if not is_running(worker):
-            return
-        time.sleep(0.1)
-    os.kill(worker, signal.SIGKILL)
-    pytest.fail("the process outlived its parent by 20 seconds")
+def test_other_formats_keep_their_size() -> None:
+    assert decode_picture(picture(1, (800, 600), "PNG"), least_side=100)[0].size == (800, 600)
 
 
-def is_running(process: int) -> bool:
-    """Not so where it only waits for its exit code to be read."""
-    told = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True, check=False)
-    return bool(told.stdout.strip()) and not told.stdout.startswith("Z")
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_jpegs_of_other_colour_modes_decoded_smaller_become_rgb(tmp_path: Path, mode: str) -> None:
+    path = saved(Image.new("RGB", (400, 320), (200, 90, 40)).convert(mode), tmp_path / "picture", format="JPEG")
+    whole, small = (decode_picture(path.read_bytes(), least_side=least)[0] for least in (None, 80))
+    assert (small.mode, small.size) == ("RGB", (100, 80))
+    assert small.getpixel((50, 40)) == pytest.approx(whole.getpixel((200, 160)), abs=2)
 
 
-def test_other_errors_are_not_taken_for_a_killed_process() -> None:
-    with pytest.raises(RuntimeError, match="shape"), told_of_workers(""):
-        raise RuntimeError("shape mismatch")
+def test_turned_jpegs_decoded_smaller_are_upright(tmp_path: Path) -> None:
+    image = Image.new("RGB", (640, 320), "blue")
+    image.paste("red", (0, 0, 320, 320))
+    exif = Image.Exif()
+    exif[274] = 6
+    path = saved(image, tmp_path / "picture.jpg", exif=exif, quality=95)
+    upright, _ = decode_picture(path.read_bytes(), least_side=160)
+    assert upright.size == (160, 320)
+    assert upright.getpixel((80, 40)) == pytest.approx((254, 0, 0), abs=3)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_truncated_jpegs_decoded_smaller_are_damaged(share: float) -> None:
+    content = picture(1, (900, 700), "JPEG")
+    with pytest.raises(UnreadableError, match="damaged"):
+        decode_picture(content[: int(len(content) * share)], least_side=100)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_too_many_pixels_are_not_decoded_smaller_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300_000)
+    with pytest.raises(UnreadableError, match="too many pixels"):
+        decode_picture(picture(1, (800, 600), "JPEG"), least_side=100)

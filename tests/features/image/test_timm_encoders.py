@@ -1,4 +1,4 @@
-"""Backbones of timm, from a checkpoint or the hub's cache, with their own preprocessing."""
+"""Backbones of timm, from a checkpoint or the hub cache, with their own preprocessing."""
 
 import io
 import shutil
@@ -69,7 +69,7 @@ def test_a_checkpoint_gives_the_vectors_of_timm(store: Store, checkpoint: Path) 
     assert (encoder["licence"], encoder["library"]) == ("apache-2.0", f"timm {timm.__version__}")
 
 
-def test_weights_in_the_cache_of_the_hub_need_no_network(
+def test_weights_in_the_hub_cache_need_no_network(
     store: Store, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = empty_hub(tmp_path, monkeypatch)
@@ -93,7 +93,7 @@ def test_unreachable_weights_are_answered_with_the_packaged_encoder(
 ) -> None:
     empty_hub(tmp_path, monkeypatch)
     with pytest.raises(DataError, match=PACKAGED_IMAGE):
-        locate_image_encoder(f"timm:{NAME}", "mend")
+        locate_image_encoder(f"timm:{NAME}", "antpipe status")
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(store: Store, checkpoint: Path) -> None:
@@ -128,14 +128,14 @@ def test_a_damaged_checkpoint_is_refused(store: Store, checkpoint: Path) -> None
         ("timm:", "timm:NAME"),
     ],
 )
-def test_unknown_names_are_refused_with_those_that_are_near(name: str, hint: str) -> None:
+def test_unknown_names_are_refused_with_similar_ones(name: str, hint: str) -> None:
     with pytest.raises(UsageError, match=hint):
-        locate_image_encoder(name, "mend")
+        locate_image_encoder(name, "antpipe status")
 
 
-def test_an_absent_checkpoint_is_missing_data() -> None:
+def test_a_missing_checkpoint_is_a_data_error() -> None:
     with pytest.raises(DataError, match=r"no such checkpoint file: /absent\.pt"):
-        locate_image_encoder(f"timm:{NAME}//absent.pt", "mend")
+        locate_image_encoder(f"timm:{NAME}//absent.pt", "antpipe status")
 
 
 def test_a_convolutional_backbone_gives_equal_vectors_in_other_batches(store: Store, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Downloading a release from a server that misbehaves: the right bytes come, or a clear error; never a wrong file."""
+"""Downloading a release from a server that misbehaves: the right bytes or a clear error, never a wrong file."""
 
 import gzip
 import hashlib
@@ -17,7 +17,7 @@ from filelock import FileLock
 from antpipe.errors import DataError, UsageError
 from antpipe.features.ingest.amazon import addresses as release_addresses
 from antpipe.features.ingest.amazon.addresses import ADDRESSES, BASES, KNOWN_SHA256, plan_downloads
-from antpipe.features.ingest.amazon.download import download
+from antpipe.features.ingest.amazon.fetch_file import fetch_file
 from antpipe.settings.ingest import AmazonConfig, DownloadConfig
 from antpipe.store.store import Store
 from tests.support.commands import run
@@ -29,13 +29,13 @@ GOOD = gzip.compress(LINES)
 OTHER = gzip.compress(LINES * 2)
 HALF = len(GOOD) // 2
 PATIENT = DownloadConfig(backoff=0.0, timeout=5.0, retries=3)
-COMMAND = "antpipe ingest amazon --download"
+COMMAND = "antpipe ingest amazon --source in --domains Shop --download"
 
 Act = Callable[["Handler"], None]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers with the acts of the server's script, one a request, then properly."""
+    """Answers with the acts of the server's script, one per request, then properly."""
 
     protocol_version = "HTTP/1.1"
     server: "Mirror"
@@ -49,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def answer(self, status: int, body: bytes = b"", announced: int | None = None, **headers: str) -> None:
-        """A status, headers (`_` for `-`) and a body that may be announced longer than it is."""
+        """A status, headers (`_` stands for `-`) and a body that may be announced as longer than it is."""
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
@@ -137,13 +137,11 @@ def fetch(
     sha256: str | None = None,
 ) -> dict[str, Any]:
     waits: list[float] = [] if slept is None else slept
-    return download(
+    return fetch_file(
         f"{mirror.base}/{target.name}",
         target,
         config,
         sha256=sha256,
-        show=lambda _done, _total: None,
-        announce=lambda _: None,
         command=COMMAND,
         sleep=waits.append,
     )
@@ -181,7 +179,7 @@ def test_a_dropped_connection_is_resumed_where_it_broke(mirror: Mirror, target: 
     assert (mirror.asked[1][1]["Range"], mirror.asked[1][1]["If-Range"]) == (f"bytes={HALF}-", '"one"')
 
 
-def test_a_later_run_goes_on_with_the_part_of_an_earlier_one(mirror: Mirror, target: Path) -> None:
+def test_a_later_run_continues_the_part_of_an_earlier_one(mirror: Mirror, target: Path) -> None:
     mirror.script = [cut(HALF)]
     refuse(mirror, target, "failed 1 times", f"{HALF:,} bytes are kept", config=DownloadConfig(retries=0))
     assert files(target) == [f"{target.name}.part", f"{target.name}.part.json"]
@@ -190,7 +188,7 @@ def test_a_later_run_goes_on_with_the_part_of_an_earlier_one(mirror: Mirror, tar
     assert mirror.asked[1][1]["Range"] == f"bytes={HALF}-"
 
 
-def test_a_part_that_is_whole_already_is_not_asked_for_again(mirror: Mirror, target: Path) -> None:
+def test_a_complete_part_is_not_requested_again(mirror: Mirror, target: Path) -> None:
     target.parent.mkdir()
     target.with_name(f"{target.name}.part").write_bytes(GOOD)
     note = {"url": f"{mirror.base}/{target.name}", "validator": '"one"', "total": len(GOOD)}
@@ -218,14 +216,14 @@ def test_a_redirect_is_followed_with_its_range(mirror: Mirror, target: Path) -> 
     assert [path for path, _ in mirror.asked] == [f"/{target.name}", "/elsewhere"] * 2
 
 
-def test_a_date_stands_in_where_the_etag_is_weak(mirror: Mirror, target: Path) -> None:
+def test_a_date_replaces_a_weak_etag(mirror: Mirror, target: Path) -> None:
     mirror.script = [cut(HALF, ETag='W/"weak"', Last_Modified="Mon, 01 Jan 2018 00:00:00 GMT")]
     fetch(mirror, target)
     assert target.read_bytes() == GOOD
     assert mirror.asked[1][1]["If-Range"] == "Mon, 01 Jan 2018 00:00:00 GMT"
 
 
-def test_without_a_validator_a_broken_download_starts_anew(mirror: Mirror, target: Path) -> None:
+def test_without_a_validator_a_broken_download_starts_again(mirror: Mirror, target: Path) -> None:
     mirror.script = [cut(HALF, ETag="")]
     fetch(mirror, target)
     assert target.read_bytes() == GOOD
@@ -248,7 +246,7 @@ def test_a_body_in_chunks_needs_no_length(mirror: Mirror, target: Path) -> None:
 
 
 @pytest.mark.parametrize("act", [say(429), say(500), say(503), say(408), hang_up])
-def test_what_may_pass_is_tried_again(mirror: Mirror, target: Path, act: Act) -> None:
+def test_a_passing_failure_is_retried(mirror: Mirror, target: Path, act: Act) -> None:
     mirror.script = [act, cut(HALF), act]
     fetch(mirror, target)
     assert target.read_bytes() == GOOD
@@ -287,7 +285,7 @@ def test_too_many_failures_in_a_row_end_the_download(mirror: Mirror, target: Pat
         "",
     ],
 )
-def test_a_part_that_does_not_fit_makes_the_download_start_anew(mirror: Mirror, target: Path, place: str) -> None:
+def test_a_part_that_does_not_fit_makes_the_download_start_again(mirror: Mirror, target: Path, place: str) -> None:
     mirror.script = [cut(HALF), say(206, GOOD[HALF:], ETag='"one"', Content_Range=place)]
     fetch(mirror, target)
     assert target.read_bytes() == GOOD
@@ -301,7 +299,7 @@ def test_a_whole_file_in_answer_to_a_range_replaces_the_part(mirror: Mirror, tar
     assert len(mirror.asked) == 2
 
 
-def test_a_range_that_the_server_does_not_have_makes_the_download_start_anew(mirror: Mirror, target: Path) -> None:
+def test_a_range_that_the_server_does_not_have_makes_the_download_start_again(mirror: Mirror, target: Path) -> None:
     mirror.script = [cut(HALF), say(416, Content_Range=f"bytes */{HALF}")]
     fetch(mirror, target)
     assert target.read_bytes() == GOOD
@@ -315,7 +313,7 @@ def test_a_file_that_changes_between_two_tries_comes_as_it_is_now(mirror: Mirror
     assert target.read_bytes() == OTHER
 
 
-def test_a_rest_with_another_etag_is_not_put_to_the_first_part(mirror: Mirror, target: Path) -> None:
+def test_a_rest_with_another_etag_is_not_joined_to_the_first_part(mirror: Mirror, target: Path) -> None:
     place = f"bytes {HALF}-{len(GOOD) - 1}/{len(GOOD)}"
     mirror.script = [cut(HALF), say(206, bytes(len(GOOD) - HALF), ETag='"two"', Content_Range=place)]
     fetch(mirror, target)
@@ -323,7 +321,7 @@ def test_a_rest_with_another_etag_is_not_put_to_the_first_part(mirror: Mirror, t
     assert "Range" not in mirror.asked[2][1]
 
 
-def test_pieces_that_do_not_make_a_gzip_file_are_fetched_anew_once(mirror: Mirror, target: Path) -> None:
+def test_pieces_that_do_not_make_a_gzip_file_are_downloaded_again_once(mirror: Mirror, target: Path) -> None:
     """A server that lies about its ETag."""
     place = f"bytes {HALF}-{len(GOOD) - 1}/{len(GOOD)}"
     lie = say(206, bytes(len(GOOD) - HALF), ETag='"one"', Content_Range=place)
@@ -337,7 +335,7 @@ def test_pieces_that_do_not_make_a_gzip_file_are_fetched_anew_once(mirror: Mirro
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
-def test_a_file_that_is_not_there_is_not_asked_for_twice(mirror: Mirror, target: Path, status: int) -> None:
+def test_a_missing_file_is_not_requested_twice(mirror: Mirror, target: Path, status: int) -> None:
     mirror.script = [say(status)]
     refuse(mirror, target, f"the server says {status}")
     assert len(mirror.asked) == 1
@@ -355,7 +353,7 @@ def test_an_empty_file_a_web_page_and_mark_up_are_refused(mirror: Mirror, target
     table = target.with_name("Shop.csv")
     mirror.script = [say(200), say(200, b"<html>", Content_Type="text/html; charset=utf-8"), say(200, b"<p>Sign in")]
     refuse(mirror, table, "empty")
-    refuse(mirror, table, "a web page came in place of the file")
+    refuse(mirror, table, "a web page came instead of the file")
     refuse(mirror, table, "a page of mark-up")
 
 
@@ -378,33 +376,29 @@ def test_a_known_checksum_must_be_right(mirror: Mirror, target: Path) -> None:
     assert files(target) == []
 
 
-def test_redirects_without_end_and_wrong_addresses_are_refused(mirror: Mirror, target: Path) -> None:
+def test_endless_redirects_and_invalid_urls_are_refused(mirror: Mirror, target: Path) -> None:
     mirror.script = [redirect] * 9
     refuse(mirror, target, "redirects")
     for url in ("ftp://127.0.0.1/x", "nonsense", "http://[x"):
         with pytest.raises(DataError):
-            download(
+            fetch_file(
                 url,
                 target,
                 PATIENT,
-                show=lambda _done, _total: None,
-                announce=lambda _: None,
                 command=COMMAND,
                 sleep=lambda _: None,
             )
 
 
-def test_a_closed_port_is_tried_again_and_then_refused(tmp_path: Path) -> None:
+def test_a_closed_port_is_retried_and_then_refused(tmp_path: Path) -> None:
     with Mirror() as server:
         closed = server.base
     waits: list[float] = []
     with pytest.raises(DataError, match="failed 3 times in a row"):
-        download(
+        fetch_file(
             f"{closed}/x.gz",
             tmp_path / "x.gz",
             DownloadConfig(retries=2),
-            show=lambda _done, _total: None,
-            announce=lambda _: None,
             command=COMMAND,
             sleep=waits.append,
         )
@@ -425,7 +419,7 @@ def urls(release: str, **options: str) -> list[str]:
     return [file.url.removeprefix(BASES[release]) for file in plan]
 
 
-def test_each_release_has_its_addresses() -> None:
+def test_each_release_has_its_urls() -> None:
     assert urls("2014") == ["/categoryFiles/reviews_Shop_5.json.gz", "/categoryFiles/meta_Shop.json.gz"]
     assert urls("2018") == ["/categoryFilesSmall/Shop_5.json.gz", "/metaFiles2/meta_Shop.json.gz"]
     assert urls("2023") == ["/raw/review_categories/Shop.jsonl.gz", "/raw/meta_categories/meta_Shop.jsonl.gz"]
@@ -446,7 +440,7 @@ def test_what_a_release_does_not_have_is_refused(release: str, kind: str) -> Non
         urls(release, files=kind)
 
 
-def test_all_addresses_are_encrypted_and_known_checksums_are_of_such_addresses() -> None:
+def test_all_urls_are_encrypted_and_known_checksums_belong_to_them() -> None:
     assert all(base.startswith("https://") for base in BASES.values())
     paths = {
         (address.release, address.path.format(domain="Musical_Instruments", benchmark="")) for address in ADDRESSES
@@ -514,7 +508,9 @@ def test_a_release_does_not_go_into_the_folder_of_another(shop: Mirror, tmp_path
     before = snapshot(tmp_path)
     for more in ([], ["--dry-run"]):
         outcome = run(*words(shop, tmp_path, "--release", "2023", *more))
-        check_refusal(outcome, 3, "holds Shop_5.json.gz", "release of 2023", next_command="--source DIR")
+        check_refusal(
+            outcome, 3, "holds Shop_5.json.gz", "release of 2023", next_command=f"--source {tmp_path}/in-2023"
+        )
         assert f"--download --release 2023 --base-url {shop.base}" in outcome.err
     assert len(shop.asked) == 2
     assert snapshot(tmp_path) == before
@@ -526,7 +522,9 @@ def test_metadata_of_another_release_under_the_same_name_are_refused(shop: Mirro
     assert isinstance(shop.content, dict)
     shop.content["/categoryFiles/reviews_Shop_5.json.gz"] = shop.content["/categoryFilesSmall/Shop_5.json.gz"]
     outcome = run(*words(shop, tmp_path, "--release", "2014"))
-    check_refusal(outcome, 3, "meta_Shop.json.gz: comes from", "metaFiles2", next_command="--source DIR")
+    check_refusal(
+        outcome, 3, "meta_Shop.json.gz: comes from", "metaFiles2", next_command=f"--source {tmp_path}/in-2014"
+    )
 
 
 def test_a_benchmark_that_comes_from_elsewhere_is_refused_with_another_folder(shop: Mirror, tmp_path: Path) -> None:
@@ -539,7 +537,7 @@ def test_a_benchmark_that_comes_from_elsewhere_is_refused_with_another_folder(sh
     run(*words(shop, tmp_path, *more))
     ledger = tmp_path / "in" / ".antpipe-downloads.json"
     ledger.write_text(ledger.read_text().replace('"2023/', '"2022/'))
-    check_refusal(run(*words(shop, tmp_path, *more)), 3, "comes from", next_command="--source DIR")
+    check_refusal(run(*words(shop, tmp_path, *more)), 3, "comes from", next_command=f"--source {tmp_path}/in-2023")
 
 
 @pytest.mark.parametrize("content", ["[]", '{"a": 1}', '{"Shop_5.json.gz": {}}', "{"])
@@ -554,7 +552,7 @@ def test_a_file_that_was_put_there_by_hand_is_kept(shop: Mirror, tmp_path: Path)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "meta_Shop.json.gz").write_bytes(gzip.compress(encode(product("x"))))
     outcome = run(*words(shop, tmp_path))
-    assert "meta_Shop.json.gz: is there already, and was not downloaded by antpipe: kept" in outcome.err
+    assert "meta_Shop.json.gz: already there, not downloaded by antpipe; kept" in outcome.err
     assert set(items(Store(tmp_path / "store").domain("Shop"))) == {"x"}
 
 

@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from antpipe.errors import DataError
+from antpipe.errors import DataError, UsageError
 from antpipe.features.build_sequences import build_sequences
+from antpipe.features.import_embeddings import import_embeddings
 from antpipe.features.import_recbole import find_recbole
 from antpipe.features.import_unisrec import import_unisrec
 from antpipe.features.ingest.domain import INTERACTIONS, ITEMS, REJECTS, write_domain
 from antpipe.settings.features import SequenceConfig
-from antpipe.settings.ingest import IngestConfig, LayoutConfig, TableConfig
+from antpipe.settings.ingest import EmbeddingsConfig, IngestConfig, LayoutConfig, TableConfig
 from antpipe.store.domain import Domain
+from antpipe.store.next_command import build_command
 from antpipe.store.store import Store
 from tests.support.commands import run
 from tests.support.places import check_refusal
@@ -60,13 +62,13 @@ def index(folder: Path, ids: Sequence[str] = IDS, name: str = "Toy") -> None:
 
 
 def take(store: Store, folder: Path, config: LayoutConfig = LayoutConfig(), force: bool = False) -> Domain:  # noqa: B008
-    import_unisrec(store, "Toy", folder, config, force=force, announce=str)
+    import_unisrec(store, "Toy", folder, config, force=force)
     return store.domain("Toy")
 
 
 def sequences(domain: Domain) -> dict[str, tuple[list[int], int, int]]:
     """Per user: items, and where validation and test begin."""
-    build_sequences(Store(domain.root), [domain.name], SequenceConfig(), warn=str)
+    build_sequences(Store(domain.root), [domain.name], SequenceConfig())
     built = domain.sequences()
     names = domain.table("users")["user_id"].to_pylist()
     walks = [built.items[start:end].tolist() for start, end in zip(built.offsets, built.offsets[1:], strict=False)]
@@ -128,7 +130,7 @@ def test_a_blank_id_in_the_index_is_refused_with_its_line(store: Store, tmp_path
         take(store, folder)
 
 
-def test_positions_that_are_no_target_in_the_files_train(store: Store, tmp_path: Path) -> None:
+def test_positions_that_are_not_targets_in_the_files_are_for_training(store: Store, tmp_path: Path) -> None:
     folder = publish(tmp_path / "toy", {"0": [0, 1, 2, 3, 4]})
     (folder / "Toy.train.inter").write_text(f"{HEADER}\n")
     assert sequences(take(store, folder)) == {"0": ([0, 1, 2, 3, 4], 3, 4)}
@@ -145,7 +147,7 @@ def test_build_sequences_can_split_otherwise_if_asked(store: Store, tmp_path: Pa
     (folder / "Toy.test.inter").write_text(f"{HEADER}\n")
     domain = take(store, folder)
     assert sequences(domain) == {"0": ([0, 1, 2], 2, 3)}
-    build_sequences(store, ["Toy"], SequenceConfig(split="leave-one-out"), warn=str)
+    build_sequences(store, ["Toy"], SequenceConfig(split="leave-one-out"))
     assert domain.sequences().valid_end.tolist() == [2]
 
 
@@ -193,7 +195,7 @@ def test_a_split_that_goes_back_in_time_is_refused_by_name(store: Store) -> None
     )
 
 
-def test_a_domain_without_a_split_of_its_own_has_none_to_give(store: Store, tmp_path: Path) -> None:
+def test_split_given_needs_data_that_came_with_a_split(store: Store, tmp_path: Path) -> None:
     (tmp_path / "Toy.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\na\tx\t1\na\tx\t2\n")
     flags = ("--keep-without-metadata", "--min-user", "1", "--min-item", "1", "--store", store.root)
     assert run("import", "recbole", "--path", tmp_path, "--domain", "Toy", *flags).code == 0
@@ -236,10 +238,10 @@ def test_text_features_become_the_text_artefact_row_by_row(store: Store, tmp_pat
     assert feature.present.tolist() == [True, True, True, False, True, True]
     encoder = domain.entry("text")["encoder"]
     assert (encoder["name"], len(encoder["revision"])) == ("Toy.feat1CLS", 64)
-    assert "import unisrec" in domain.command("text")
+    assert "import unisrec" in build_command(domain, "text")
 
 
-def test_features_tell_how_many_items_there_are_where_no_index_does(store: Store, tmp_path: Path) -> None:
+def test_without_an_index_features_tell_the_number_of_items(store: Store, tmp_path: Path) -> None:
     folder = publish(tmp_path / "toy")
     np.ones((9, 4), np.float32).tofile(folder / "Toy.feat1CLS")
     assert take(store, folder, LayoutConfig(feature_width=4)).rows() == 9
@@ -263,7 +265,7 @@ def test_features_of_missrec_and_ant_are_read(store: Store, tmp_path: Path) -> N
     assert (feature.values[1].tolist(), feature.present.tolist()) == ([2.0] * 3, [False, True, *[False] * 4])
 
 
-def test_an_encoder_that_is_told_makes_domains_go_together(store: Store, tmp_path: Path) -> None:
+def test_a_named_encoder_identifies_features_instead_of_their_file(store: Store, tmp_path: Path) -> None:
     folder = publish(tmp_path / "toy")
     np.ones((6, 4), np.float32).tofile(folder / "Toy.feat1CLS")
     domain = take(store, folder, LayoutConfig(feature_width=4, encoder="bert-base-uncased"))
@@ -353,6 +355,28 @@ def test_another_data_set_does_not_replace_a_domain_unless_forced(store: Store, 
     assert take(store, other, force=True).rows() == 3
 
 
+def test_vectors_that_something_else_made_are_not_replaced_unless_forced(store: Store, tmp_path: Path) -> None:
+    folder = publish(tmp_path / "toy")
+    index(folder)
+    np.ones((6, 4), np.float32).tofile(folder / "Toy.feat1CLS")
+    config = LayoutConfig(feature_width=4)
+    take(store, folder, config)
+    np.save(tmp_path / "v.npy", np.full((6, 2), 3, np.float32))
+    (tmp_path / "ids.txt").write_text("\n".join(IDS))
+    mine = EmbeddingsConfig(ids=tmp_path / "ids.txt", encoder="mine")
+    with pytest.raises(UsageError, match=r"text holds vectors of Toy\.feat1CLS .* those of mine"):
+        import_embeddings(store, "Toy", tmp_path / "v.npy", "text", mine)
+    import_embeddings(store, "Toy", tmp_path / "v.npy", "text", mine, force=True)
+    before = snapshot(store.root)
+    with pytest.raises(UsageError, match=r"text holds vectors of mine .*; those of the data set would") as caught:
+        take(store, folder, config)
+    assert snapshot(store.root) == before
+    assert str(caught.value.next_command) == (
+        f"antpipe import unisrec --domains Toy --store {store.root} --path {folder} --feature-width 4 --force"
+    )
+    assert take(store, folder, config, force=True).entry("text")["encoder"]["name"] == "Toy.feat1CLS"
+
+
 # -- RecBole --------------------------------------------------------------------------------------------------
 
 INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + "".join(
@@ -376,7 +400,7 @@ def test_atomic_files_of_recbole_become_a_domain(store: Store, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("names", "says"),
     [
-        ([], "one file NAME.inter is expected; there: none"),
+        ([], "expected one file NAME.inter; there: none"),
         (["a.inter", "b.inter"], "there: a, b"),
         (["a.train.inter", "a.valid.inter"], "a is split into"),
         (["a.inter"], "no file a.item"),
@@ -387,7 +411,7 @@ def test_a_folder_without_one_data_set_of_recbole_is_refused(tmp_path: Path, nam
         (tmp_path / name).write_text(INTER)
     with pytest.raises(DataError, match=says) as caught:
         find_recbole(tmp_path, "Shop", tmp_path / "store", keep_without_metadata=False)
-    asked = f"--path {tmp_path} --domains Shop --store {tmp_path}/store"
+    asked = f"--domains Shop --store {tmp_path}/store --path {tmp_path}"
     assert not caught.value.next_command or asked in caught.value.next_command
 
 

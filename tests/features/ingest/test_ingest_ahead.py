@@ -1,4 +1,4 @@
-"""Reading reviews by several threads and many lines at a time: the same as line by line, and nothing left behind."""
+"""Reading reviews in several threads and many lines at a time: the same as line by line, and nothing left behind."""
 
 import gzip
 import random
@@ -20,16 +20,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from antpipe.errors import DataError
-from antpipe.features import ingest_amazon as amazon
 from antpipe.features.ingest import lines as lines_module
-from antpipe.features.ingest.amazon import readers
-from antpipe.features.ingest.amazon.readers import MALFORMED, Rejects, Review2018, decode, read_records, require_utf8
+from antpipe.features.ingest.amazon import json_lines, metadata
+from antpipe.features.ingest.amazon.json_lines import MALFORMED, decode, read_records, require_utf8
+from antpipe.features.ingest.amazon.reviews import Review2018, review_layout
 from antpipe.features.ingest.lines import WAITING, ahead, block_of, join
-from antpipe.features.ingest_amazon import hashing, ingest_amazon
+from antpipe.features.ingest.rejects import Rejects
+from antpipe.features.ingest_amazon import hashing
 from antpipe.store.files import file_sha256
 from antpipe.store.store import Store
 from tests.features.ingest.test_ingest_amazon_fuzz import NOISE, mutate
-from tests.support.releases import UNDESCRIBED, encode, product, publish, review, small_shop, snapshot
+from tests.support.releases import UNDESCRIBED, encode, ingest_release, product, publish, review, small_shop, snapshot
 
 DECODER = msgspec.json.Decoder(Review2018)
 # Lines that are good or bad for reasons that only one of the two ways of decoding could miss.
@@ -78,7 +79,7 @@ ODD = st.sampled_from(
 
 
 def one_by_one(lines: list[bytes]) -> tuple[list[Review2018], list[bytes], list[int]]:
-    """What the good lines say, these, and the numbers of the others, as `decode` sees each."""
+    """Records of good lines, these lines, and the numbers of the others, as `decode` sees each."""
     records, good, bad = [], [], []
     for number, line in enumerate(lines, 1):
         try:
@@ -97,7 +98,7 @@ def one_by_one(lines: list[bytes]) -> tuple[list[Review2018], list[bytes], list[
     st.sampled_from([64, 500, 1 << 22]),
     st.integers(0, 25),
 )
-def test_lines_are_decoded_and_refused_as_each_is_by_itself(
+def test_blocks_are_decoded_and_refused_as_single_lines_are(
     tmp_path_factory: pytest.TempPathFactory,
     odd: list[bytes],
     chance: random.Random,
@@ -119,10 +120,10 @@ def test_lines_are_decoded_and_refused_as_each_is_by_itself(
     path.write_bytes(gzip.compress(b"".join(line + b"\n" for line in lines)))
     wanted = [line.rstrip(b"\r") for line in lines[: limit or None]]
     records, kept, bad = one_by_one(wanted)
-    rejects, found, texts = Rejects(1000, ""), [], []
+    rejects, found, texts = Rejects(1000), [], []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lines_module, "AT_ONCE", at_once)
-        patch.setattr(readers, "PIECE", piece)
+        patch.setattr(json_lines, "PIECE", piece)
         try:
             for block, some in read_records(path, lambda _: Review2018, list, rejects, limit):
                 found += chain.from_iterable(some)
@@ -137,7 +138,7 @@ def test_lines_are_decoded_and_refused_as_each_is_by_itself(
 
 
 @given(st.binary(max_size=40) | st.text(max_size=20).map(str.encode) | st.sampled_from([b"\xed\xa0\x80", b"\xc0\x80"]))
-def test_bytes_are_utf8_for_a_block_where_they_are_for_python(content: bytes) -> None:
+def test_a_block_is_utf8_if_python_can_decode_it(content: bytes) -> None:
     try:
         content.decode()
     except UnicodeDecodeError:
@@ -152,11 +153,11 @@ def test_a_malformed_line_does_not_slow_down_the_lines_far_from_it(
 ) -> None:
     path = tmp_path / "Shop.json"
     path.write_bytes(encode(*(review("a", f"B{n}") for n in range(50)), b"bad", *(review("b", "x") for _ in range(50))))
-    monkeypatch.setattr(readers, "PIECE", 10)
+    monkeypatch.setattr(json_lines, "PIECE", 10)
     looked_at: list[bytes] = []
-    monkeypatch.setattr(readers, "decode", lambda line, decoder: looked_at.append(line) or decode(line, decoder))
-    rejects = Rejects(1, "")
-    found = [some for _, pieces in read_records(path, readers.review_layout, list, rejects) for some in pieces]
+    monkeypatch.setattr(json_lines, "decode", lambda line, decoder: looked_at.append(line) or decode(line, decoder))
+    rejects = Rejects(1)
+    found = [some for _, pieces in read_records(path, review_layout, list, rejects) for some in pieces]
     assert sum(map(len, found)) == 100
     assert len(looked_at) == 10 + 10  # those before the release was known, and those around the bad one
     assert rejects.rows[0]["line"] == 51
@@ -184,7 +185,7 @@ def counted(made: list[int], last: int, error: Exception | None = None) -> Gener
         made.append(-1)
 
 
-def test_what_is_made_ahead_comes_in_order_and_only_so_much_of_it() -> None:
+def test_values_made_ahead_come_in_order_and_are_limited() -> None:
     made: list[int] = []
     coming = ahead(counted(made, 20))
     assert list(islice(coming, 5)) == [1, 2, 3, 4, 5]
@@ -194,14 +195,14 @@ def test_what_is_made_ahead_comes_in_order_and_only_so_much_of_it() -> None:
     assert made == [*range(1, 21), -1]
 
 
-def test_an_error_comes_after_what_was_made_before_it() -> None:
+def test_an_error_comes_after_the_values_before_it() -> None:
     coming = ahead(counted([], 4, ValueError("at the end")))
     assert [next(coming) for _ in range(4)] == [1, 2, 3, 4]
     with pytest.raises(ValueError, match="at the end"):
         next(coming)
 
 
-def test_leaving_early_ends_the_thread_and_what_it_was_at() -> None:
+def test_closing_early_ends_the_thread_and_its_work() -> None:
     before, made = threading.active_count(), []
     coming = ahead(ahead(counted(made, 10**6)))
     assert next(coming) == 1
@@ -219,7 +220,9 @@ class ShutdownInterrupted(ThreadPoolExecutor):
         raise KeyboardInterrupt
 
 
-def test_a_second_interruption_while_the_thread_is_at_work_is_no_other_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_interruption_while_the_thread_works_stays_a_keyboard_interrupt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     inside, go_on = threading.Event(), threading.Event()
 
     def work() -> Generator[int, None, None]:
@@ -248,21 +251,21 @@ def test_an_error_while_metadata_are_read_leaves_no_thread(tmp_path: Path, monke
     def fail(*_: object) -> None:
         raise RuntimeError("on the way")
 
-    monkeypatch.setattr(amazon, "describe", fail)
+    monkeypatch.setattr(metadata, "describe", fail)
     with pytest.raises(RuntimeError, match="on the way") as caught:
-        amazon.read_catalogue(path, {"x"}, ("title",), Rejects(0, ""))
+        metadata.read_metadata(path, ("title",), Rejects(0), {"x"})
     assert threading.active_count() == before, caught  # whose traceback holds what was on the way
 
 
 SLOWLY = """
 import time
-from antpipe.features.ingest import readers
-whole = readers.decode_block
+from antpipe.features.ingest.amazon import json_lines
+whole = json_lines.decode_block
 def slowly(block, decoder):
     print("reading", flush=True)
     time.sleep(0.05)
     return whole(block, decoder)
-readers.decode_block = slowly
+json_lines.decode_block = slowly
 from antpipe.cli import main
 main()
 """
@@ -272,7 +275,7 @@ main()
 def test_a_run_that_is_stopped_while_it_reads_leaves_the_store_as_it_was(tmp_path: Path, stop: signal.Signals) -> None:
     source, store = tmp_path / "in", Store(tmp_path / "store")
     publish(source / "Shop_5.json.gz", review("a", "x"))
-    ingest_amazon(store, source, "Shop", UNDESCRIBED)
+    ingest_release(store, source, "Shop", UNDESCRIBED)
     before = snapshot(store.root)
     publish(source / "Shop_5.json.gz", *(review("b", f"B{n}", reviewText="long " * 50) for n in range(100_000)))
     words = [
@@ -333,17 +336,18 @@ def test_files_are_hashed_while_they_are_read_and_no_longer(tmp_path: Path, monk
 LOADED = """
 import sys
 from pathlib import Path
-from antpipe.config import IngestConfig, SequenceConfig
+from antpipe.settings.ingest import IngestConfig; from antpipe.settings.features import SequenceConfig
 from antpipe.features.build_sequences import build_sequences
-from antpipe.features.ingest.amazon import hashing, ingest_amazon
-from antpipe.store import Store
+from antpipe.features.ingest.amazon.files import Release
+from antpipe.features.ingest_amazon import ingest_amazon
+from antpipe.store.store import Store
 source, store = Path(sys.argv[1]), Store(Path(sys.argv[2]))
-ingest_amazon(store, source, "Shop", IngestConfig(min_user=1, min_item=1))
-build_sequences(store, ["Shop"], SequenceConfig(), warn=print)
+ingest_amazon(Release(store, source, "Shop", IngestConfig(min_user=1, min_item=1)))
+build_sequences(store, ["Shop"], SequenceConfig())
 print(*sorted({"pandas", "pyarrow.dataset", "torch"} & set(sys.modules)))
 """
 
 
-def test_reading_and_building_sequences_load_no_library_they_do_not_need(tmp_path: Path) -> None:
+def test_reading_and_building_sequences_load_no_unneeded_library(tmp_path: Path) -> None:
     words = [sys.executable, "-c", LOADED, str(small_shop(tmp_path / "in")), str(tmp_path / "store")]
     assert subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout.strip() == ""

@@ -1,4 +1,4 @@
-"""The readers of `ingest amazon` on wild input: no crash without a line number, no lost good line, counts add up."""
+"""The readers of `ingest amazon` on wild input: no crash without a line number, no good line lost, counts add up."""
 
 import gzip
 import random
@@ -11,10 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from antpipe.errors import DataError
-from antpipe.features.ingest_amazon import ingest_amazon
 from antpipe.settings.ingest import AmazonConfig, IngestConfig
 from antpipe.store.store import Store
-from tests.support.releases import encode, product, review, review_2023
+from tests.support.releases import encode, ingest_release, product, review, review_2023
 
 FORGIVING = IngestConfig(min_user=1, min_item=1, keep_without_metadata=True, max_rejects=10**6)
 GOOD: dict[str, Callable[[int], bytes]] = {
@@ -61,7 +60,7 @@ NOISE = st.binary(max_size=30) | OBJECTS | COLUMNS
 
 
 def mutate(line: bytes, chance: random.Random) -> bytes:
-    """A line with one accident: bytes lost, doubled, changed or put in, or all after a place lost."""
+    """A line after one accident: bytes lost, doubled, changed or inserted, or everything after a position lost."""
     at = chance.randrange(len(line) + 1)
     many = chance.randrange(1, 6)
     return chance.choice(
@@ -106,8 +105,8 @@ def test_good_lines_of_any_kind_survive_among_noise(
     shuffled.insert(0, good.pop())  # the first line is no header
     (folder / ("Shop.json" if form.startswith("reviews") else "Shop.csv")).write_bytes(b"\n".join(shuffled) + b"\n")
     store = Store(folder / "store")
-    ingest_amazon(store, folder, "Shop", FORGIVING, options=AmazonConfig(review_format=form))
-    facts = check_counts(store, "reviews", len(shuffled))
+    ingest_release(store, folder, "Shop", FORGIVING, options=AmazonConfig(review_format=form))
+    facts = check_counts(store, "interactions", len(shuffled))
     assert facts["malformed"] <= len(rest)
     users = set(store.domain("Shop").table("users")["user_id"].to_pylist())
     assert {f"A{10**6 + n}" for n in range(4)} <= users
@@ -122,8 +121,8 @@ def test_good_metadata_survive_among_noise(tmp_path_factory: pytest.TempPathFact
     (folder / "meta_Shop.json").write_bytes(b"\n".join(lines) + b"\n")
     (folder / "Shop.json").write_bytes(encode(review("a", "wanted")))
     store = Store(folder / "store")
-    ingest_amazon(store, folder, "Shop", FORGIVING)
-    check_counts(store, "metadata", len(lines))
+    ingest_release(store, folder, "Shop", FORGIVING)
+    check_counts(store, "items", len(lines))
     assert store.domain("Shop").table("items")["title"].to_pylist() == ["Title wanted"]
 
 
@@ -138,7 +137,7 @@ def test_any_bytes_as_a_file_are_a_domain_or_an_error_that_names_the_file(
     (folder / name).write_bytes(gzip.compress(content) if packed and name.endswith(".gz") else content)
     store = Store(folder / "store")
     try:
-        ingest_amazon(store, folder, "Shop", FORGIVING)
+        ingest_release(store, folder, "Shop", FORGIVING)
     except DataError as error:
         assert str(folder / name) in error.message
         assert error.next_command
@@ -146,7 +145,7 @@ def test_any_bytes_as_a_file_are_a_domain_or_an_error_that_names_the_file(
 
 
 def damaged(lines: list[bytes], seed: int, share: float = 0.05) -> tuple[list[bytes], list[bytes]]:
-    """The lines, some of them after an accident, and those that are as they were."""
+    """The lines, some of them after an accident, and those that are unchanged."""
     chance = random.Random(seed)
     result, whole = [], []
     for line in lines:
@@ -169,17 +168,17 @@ def test_published_files_with_accidents_lose_only_the_lines_that_were_hit(
         result, whole[name] = damaged(lines, seed)
         (tmp_path / name.replace("Gift_Cards", "Shop").removesuffix(".gz")).write_bytes(b"\n".join(result) + b"\n")
     store = Store(tmp_path / "store")
-    ingest_amazon(store, tmp_path, "Shop", FORGIVING)
-    for name, part in (("Gift_Cards_5.json.gz", "reviews"), ("meta_Gift_Cards.json.gz", "metadata")):
+    ingest_release(store, tmp_path, "Shop", FORGIVING)
+    for name, part in (("Gift_Cards_5.json.gz", "interactions"), ("meta_Gift_Cards.json.gz", "items")):
         path = tmp_path / name.replace("Gift_Cards", "Shop").removesuffix(".gz")
         facts = check_counts(store, part, lines_of(path.read_bytes()))
         assert 0 < facts["malformed"] <= facts["lines"] - len(whole[name])
-        assert facts["kept"] >= len(set(whole[name])) * (part == "reviews")
+        assert facts["kept"] >= len(set(whole[name])) * (part == "interactions")
 
 
 @pytest.mark.realdata
 @pytest.mark.parametrize("form", ["ratings-2014", "ratings-2018", "benchmark-2023"])
-def test_published_ids_as_ratings_with_accidents_are_told_and_counted(
+def test_published_ids_as_ratings_with_accidents_are_recognised_and_counted(
     real_data: Path, tmp_path: Path, form: str
 ) -> None:
     import msgspec
@@ -195,8 +194,8 @@ def test_published_ids_as_ratings_with_accidents_are_told_and_counted(
     result, whole = damaged(lines, seed=1)
     (tmp_path / "Shop.csv").write_bytes(b"\n".join(result) + b"\n")
     store = Store(tmp_path / "store")
-    ingest_amazon(store, tmp_path, "Shop", FORGIVING)
-    facts = check_counts(store, "reviews", lines_of((tmp_path / "Shop.csv").read_bytes()))
+    ingest_release(store, tmp_path, "Shop", FORGIVING)
+    facts = check_counts(store, "interactions", lines_of((tmp_path / "Shop.csv").read_bytes()))
     assert facts["format"].startswith(form.replace("-", " of "))
     assert facts["kept"] >= len(set(whole))
     assert 0 < facts["malformed"] <= facts["lines"] - len(whole)

@@ -1,4 +1,4 @@
-"""`ingest amazon` on the published files, and picture addresses as they are published."""
+"""`ingest amazon` on the published files, and picture URLs as they are published."""
 
 import ast
 from pathlib import Path
@@ -6,11 +6,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from antpipe.features.ingest.amazon.readers import Product, image_urls
-from antpipe.features.ingest_amazon import ingest_amazon
+from antpipe.features.ingest.amazon.metadata import Product, image_urls
 from antpipe.settings.ingest import IngestConfig
 from antpipe.store.store import Store
-from tests.support.releases import EVERYTHING, items, publish, report, review
+from tests.support.releases import EVERYTHING, ingest_release, items, publish, report, review
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def store(tmp_path: Path) -> Store:
         "https://i/I/41a%2BU.jpg",
     ],
 )
-def test_a_thumbnail_address_becomes_that_of_the_full_size(thumbnail: str) -> None:
+def test_a_thumbnail_url_becomes_that_of_the_full_size(thumbnail: str) -> None:
     assert image_urls(Product(asin="x", image_thumbs=[thumbnail])) == ["https://i/I/41a%2BU.jpg"]
 
 
@@ -40,7 +39,7 @@ def test_high_resolution_comes_before_thumbnails() -> None:
     assert image_urls(product) == ["https://i/I/big.jpg"]
 
 
-def test_repeated_addresses_and_what_is_no_web_address_are_left_out() -> None:
+def test_repeated_urls_and_texts_that_are_not_urls_are_left_out() -> None:
     product = Product(asin="x", image_url=["https://i/1.jpg", "https://i/1.jpg", "", "file:///etc/passwd"])
     assert image_urls(product) == ["https://i/1.jpg"]
 
@@ -50,9 +49,9 @@ def test_repeated_addresses_and_what_is_no_web_address_are_left_out() -> None:
 
 @pytest.mark.realdata
 def test_gift_cards_5_core_after_keeping_first_repeats(store: Store, real_data: Path) -> None:
-    figures = ingest_amazon(store, real_data / "amazon2018", "Gift_Cards", IngestConfig(repeats="keep-first")).figures
+    figures = ingest_release(store, real_data / "amazon2018", "Gift_Cards", IngestConfig(repeats="keep-first")).figures
     assert (figures["users"], figures["items"], figures["interactions"]) == (453, 147, 2941)
-    assert report(store, "Gift_Cards")["reviews"]["lines"] == 2972
+    assert report(store, "Gift_Cards")["interactions"]["lines"] == 2972
     assert figures["repeats_dropped"] == 7
     assert figures["items_without_metadata"] == 0
 
@@ -60,13 +59,13 @@ def test_gift_cards_5_core_after_keeping_first_repeats(store: Store, real_data: 
 @pytest.mark.realdata
 def test_gift_cards_keep_more_users_when_repeats_count(store: Store, real_data: Path) -> None:
     """Seven lines repeat a (user, item) with another text; without them three more users fall below five."""
-    figures = ingest_amazon(store, real_data / "amazon2018", "Gift_Cards", IngestConfig()).figures
+    figures = ingest_release(store, real_data / "amazon2018", "Gift_Cards", IngestConfig()).figures
     assert (figures["users"], figures["items"], figures["interactions"]) == (456, 147, 2960)
 
 
 @pytest.mark.realdata
 def test_of_the_148_gift_cards_107_have_a_price_and_116_a_picture(store: Store, real_data: Path) -> None:
-    figures = ingest_amazon(store, real_data / "amazon2018", "Gift_Cards", EVERYTHING).figures
+    figures = ingest_release(store, real_data / "amazon2018", "Gift_Cards", EVERYTHING).figures
     assert (figures["users"], figures["items"], figures["interactions"]) == (458, 148, 2972)
     rows = items(store.domain("Gift_Cards")).values()
     assert sum(row["price"] is not None for row in rows) == 107
@@ -76,9 +75,9 @@ def test_of_the_148_gift_cards_107_have_a_price_and_116_a_picture(store: Store, 
 
 @pytest.mark.realdata
 def test_magazines_have_42_duplicate_lines_and_151_described_items(store: Store, real_data: Path) -> None:
-    figures = ingest_amazon(store, real_data / "amazon2018", "Magazine_Subscriptions", EVERYTHING).figures
+    figures = ingest_release(store, real_data / "amazon2018", "Magazine_Subscriptions", EVERYTHING).figures
     counts = report(store, "Magazine_Subscriptions")
-    assert counts["reviews"] | {"sha256": ""} == {
+    assert counts["interactions"] | {"sha256": ""} == {
         "file": "Magazine_Subscriptions_5.json.gz",
         "sha256": "",
         "format": "reviews of 2014/2018",
@@ -88,7 +87,7 @@ def test_magazines_have_42_duplicate_lines_and_151_described_items(store: Store,
         "kept": 2333,
     }
     assert (figures["items"], counts["without_metadata"]["items"]) == (151, 6)
-    assert (counts["metadata"]["lines"], counts["metadata"]["kept"]) == (3385, 2320)
+    assert (counts["items"]["lines"], counts["items"]["kept"]) == (3385, 2320)
     rows = items(store.domain("Magazine_Subscriptions")).values()
     assert all("<" not in row["text"] and "{" not in row["text"] for row in rows)
     assert sum(row["title"] is not None for row in rows) < 20
@@ -106,7 +105,7 @@ def test_both_published_shapes_of_the_2018_metadata_give_the_same_items(
         source.mkdir()
         (source / f"{domain}_5.json.gz").symlink_to(real_data / "amazon2018" / f"{domain}_5.json.gz")
         (source / f"meta_{domain}.json.gz").symlink_to(real_data / shape / f"meta_{domain}.json.gz")
-        ingest_amazon(Store(tmp_path / "store" / shape), source, domain, EVERYTHING)
+        ingest_release(Store(tmp_path / "store" / shape), source, domain, EVERYTHING)
         tables.append(pq.read_table(tmp_path / "store" / shape / domain / "items.parquet").to_pylist())
     assert tables[0] == tables[1]
 
@@ -124,9 +123,9 @@ def test_reviews_without_metadata_can_be_ingested(
     store: Store, real_data: Path, domain: str, lines: int, duplicates: int, left: tuple[int, int, int]
 ) -> None:
     config = IngestConfig(keep_without_metadata=True)
-    figures = ingest_amazon(store, real_data / "amazon2018", domain, config).figures
+    figures = ingest_release(store, real_data / "amazon2018", domain, config).figures
     assert (figures["users"], figures["items"], figures["interactions"]) == left
-    counts = report(store, domain)["reviews"]
+    counts = report(store, domain)["interactions"]
     assert (counts["lines"], counts["duplicate_lines"]) == (lines, duplicates)
 
 
@@ -137,11 +136,11 @@ def test_lines_of_the_2014_and_2023_releases_are_read(store: Store, real_data: P
     old = tmp_path / "old"
     publish(old / "Shop_5.json", *(review("a", item) for item in ids))
     (old / "meta_Shop.json").write_bytes(literals.rstrip() + b"\n")
-    assert ingest_amazon(store, old, "Shop", EVERYTHING).figures["items"] == len(ids)
+    assert ingest_release(store, old, "Shop", EVERYTHING).figures["items"] == len(ids)
     new = tmp_path / "new"
     new.mkdir()
     (new / "Tiny.jsonl").write_bytes((real_data / "amazon2023" / "reviews_tiny.jsonl").read_bytes())
     config = IngestConfig(min_user=1, min_item=1, keep_without_metadata=True, max_rejects=2)
-    assert ingest_amazon(store, new, "Tiny", config).figures["interactions"] == 7
+    assert ingest_release(store, new, "Tiny", config).figures["interactions"] == 7
     reasons = store.domain("Tiny").table("rejects")["reason"].to_pylist()
     assert [("rating" in reason, "asin" in reason) for reason in reasons] == [(True, False), (False, True)]

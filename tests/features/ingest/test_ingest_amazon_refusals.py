@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 
 from antpipe.cli import main
 from antpipe.errors import DataError, UsageError
-from antpipe.features.ingest.amazon.readers import MALFORMED, Review2018, decode
-from antpipe.features.ingest_amazon import ingest_amazon
+from antpipe.features.ingest.amazon.json_lines import MALFORMED, decode
+from antpipe.features.ingest.amazon.reviews import Review2018
 from antpipe.settings.ingest import IngestConfig
 from antpipe.store.store import Store
 from tests.support.releases import (
     EVERYTHING,
     Line,
     encode,
+    ingest_release,
     interactions,
     items,
     product,
@@ -72,7 +73,7 @@ def test_a_malformed_review_is_listed_with_its_line_and_reason(
     store: Store, source: Path, line: Line | bytes, reason: str
 ) -> None:
     publish(source / "Shop_5.json.gz", review("a", "x"), line, review("b", "x"))
-    ingest_amazon(store, source, "Shop", IngestConfig(min_user=1, min_item=1, max_rejects=1))
+    ingest_release(store, source, "Shop", IngestConfig(min_user=1, min_item=1, max_rejects=1))
     (reject,) = store.domain("Shop").table("rejects").to_pylist()
     assert (reject["file"], reject["line"]) == ("Shop_5.json.gz", 2)
     assert reason in reject["reason"]
@@ -93,7 +94,7 @@ def test_a_malformed_review_is_listed_with_its_line_and_reason(
 )
 def test_malformed_metadata_are_listed_as_well(store: Store, source: Path, line: Line | bytes) -> None:
     publish(source / "meta_Shop.json.gz", line, product("x"))
-    ingest_amazon(store, source, "Shop", IngestConfig(min_user=1, min_item=1, max_rejects=1))
+    ingest_release(store, source, "Shop", IngestConfig(min_user=1, min_item=1, max_rejects=1))
     (reject,) = store.domain("Shop").table("rejects").to_pylist()
     assert (reject["file"], reject["line"]) == ("meta_Shop.json.gz", 1)
 
@@ -102,14 +103,14 @@ def test_a_missing_rating_is_kept_as_missing(store: Store, source: Path) -> None
     line = review("a", "x", 1)
     del line["overall"]
     publish(source / "Shop_5.json.gz", line, review("a", "y", 2, overall=None))
-    ingest_amazon(store, source, "Shop", EVERYTHING)
+    ingest_release(store, source, "Shop", EVERYTHING)
     assert [row[3] for row in interactions(store.domain("Shop"))] == [None, None]
 
 
 def test_half_a_surrogate_pair_in_a_text_does_not_cost_the_line(store: Store, source: Path) -> None:
     publish(source / "Shop_5.json.gz", review("a", "x", reviewText="\ud83d"))
     publish(source / "meta_Shop.json.gz", product("x", title="Card \ud83d"))
-    ingest_amazon(store, source, "Shop", EVERYTHING)
+    ingest_release(store, source, "Shop", EVERYTHING)
     assert items(store.domain("Shop"))["x"]["title"] == "Card ?"
 
 
@@ -117,11 +118,11 @@ def test_reading_stops_at_one_malformed_line_more_than_allowed(store: Store, sou
     lines = [review("a", "x"), b"first bad", b"second bad", b"third bad"]
     path = publish(source / "Shop_5.json.gz", *lines)
     with pytest.raises(DataError) as raised:
-        ingest_amazon(store, source, "Shop", IngestConfig(min_user=1, min_item=1, max_rejects=1))
-    assert raised.value.message.startswith("2 malformed line(s) so far, allowed are 1")
+        ingest_release(store, source, "Shop", IngestConfig(min_user=1, min_item=1, max_rejects=1))
+    assert raised.value.message.startswith("2 malformed lines so far, 1 allowed")
     assert f"{path}:2: not JSON" in raised.value.message
     assert raised.value.next_command == (
-        f"antpipe ingest amazon --source {source} --domains Shop --store {store.root}"
+        f"antpipe ingest amazon --domains Shop --store {store.root} --source {source}"
         " --min-user 1 --min-item 1 --max-rejects 20"
     )
 
@@ -143,7 +144,7 @@ def assert_refused(store: Store, source: Path, config: IngestConfig, *parts: str
     """The run is refused with a message of these parts and a next command, and the store is as before."""
     before = snapshot(store.root)
     with pytest.raises(DataError) as raised:
-        ingest_amazon(store, source, "Shop", config, force=True)
+        ingest_release(store, source, "Shop", config, force=True)
     assert snapshot(store.root) == before
     for part in parts:
         assert part in raised.value.message
@@ -155,7 +156,7 @@ def assert_refused(store: Store, source: Path, config: IngestConfig, *parts: str
 @pytest.fixture
 def filled(store: Store, source: Path) -> Store:
     """A store that holds the domain already."""
-    ingest_amazon(store, source, "Shop", EVERYTHING)
+    ingest_release(store, source, "Shop", EVERYTHING)
     return store
 
 
@@ -171,7 +172,7 @@ def test_a_missing_review_file_names_the_domains_that_are_there(filled: Store, s
     assert error.next_command and "--domains Books,Toys" in error.next_command
 
 
-def test_a_missing_metadata_file_names_the_way_round(filled: Store, source: Path) -> None:
+def test_a_missing_metadata_file_is_refused_with_a_command_that_does_without(filled: Store, source: Path) -> None:
     (source / "meta_Shop.json.gz").unlink()
     error = assert_refused(filled, source, EVERYTHING, "no metadata file", "meta_Shop.json.gz")
     assert error.next_command and error.next_command.endswith("--keep-without-metadata")
@@ -223,34 +224,34 @@ def test_a_malformed_line_is_refused_by_default(filled: Store, source: Path) -> 
 
 
 def assert_command_mends(error: DataError) -> None:
-    """The next command, as it is printed, ends with a domain."""
+    """The next command, as it is printed, gives a domain."""
     with pytest.raises(SystemExit) as ended:
         main(shlex.split(str(error.next_command))[1:])
     assert ended.value.code == 0
 
 
-def test_a_k_core_that_leaves_nothing_is_refused_with_the_numbers_and_the_weakest_one(
-    store: Store, source: Path
-) -> None:
+def test_a_k_core_that_leaves_nothing_is_refused_with_the_numbers_and_a_weaker_one(store: Store, source: Path) -> None:
     error = assert_refused(
         store,
         source,
         IngestConfig(repeats="keep-first"),
-        "domain Shop: no interaction is left: of 3 distinct reviews, 0 were repeats of a user's item (keep-first), "
-        "0 of items without metadata, and 3 of users with fewer than 5 or items with fewer than 5",
+        "domain Shop: no interaction is left. Of 3 distinct lines, 0 repeat an item of the same user (keep-first), 0 "
+        "have items without metadata, and 3 have users with fewer than 5 interactions or items with fewer than 5",
     )
     assert error.next_command and error.next_command.endswith("--repeats keep-first --min-user 1 --min-item 1")
     assert_command_mends(error)
 
 
-def test_metadata_of_other_items_are_refused_with_the_way_round(store: Store, source: Path) -> None:
+def test_metadata_of_other_items_are_refused_with_a_command_that_keeps_the_items(store: Store, source: Path) -> None:
     publish(source / "meta_Shop.json.gz", product("other"))
-    error = assert_refused(store, source, EVERYTHING, "no interaction is left", "3 of items without metadata, and 0 of")
+    error = assert_refused(
+        store, source, EVERYTHING, "no interaction is left", "3 have items without metadata (do both files use"
+    )
     assert error.next_command and error.next_command.endswith("--min-user 1 --min-item 1 --keep-without-metadata")
     assert_command_mends(error)
 
 
-def test_a_domain_that_nothing_is_left_of_stays_as_it_was(filled: Store, source: Path) -> None:
+def test_a_domain_of_which_nothing_is_left_stays_as_it_was(filled: Store, source: Path) -> None:
     assert_refused(filled, source, IngestConfig(), "no interaction is left")
 
 
@@ -261,4 +262,4 @@ def test_a_refused_domain_leaves_no_folder(store: Store, source: Path) -> None:
 
 def test_a_domain_name_that_is_a_path_is_refused(store: Store, source: Path) -> None:
     with pytest.raises(UsageError, match="domain name"):
-        ingest_amazon(store, source, "../Shop", EVERYTHING)
+        ingest_release(store, source, "../Shop", EVERYTHING)

@@ -18,23 +18,16 @@ from PIL import Image
 
 from antpipe.cli import main
 from antpipe.errors import DataError, UsageError
-from antpipe.features.ingest.sample.pictures import PAINTS, SKETCHES, TRIMS, draw_picture
+from antpipe.features.ingest.sample.pictures import draw_picture, drawings
 from antpipe.features.ingest.sample.shoppers import rate
-from antpipe.features.ingest.sample.words import (
-    COLOURS,
-    MATERIALS,
-    PALETTES,
-    SHOPS,
-    STYLES,
-    TIERS,
-    describe,
-    invent_brands,
-)
+from antpipe.features.ingest.sample.words import describe, invent_brands, words
 from antpipe.features.ingest_sample import generate_shop, ingest_sample, purchase_times, random_ids
 from antpipe.settings.ingest import SampleConfig
 from antpipe.store.store import Store
 from tests.support.shops import make_domain
 
+WORDS, DRAWINGS = words(), drawings()
+SHOPS = WORDS.shops
 TINY = SampleConfig(users=20, items=20, seed=3)
 MIDDLE = SampleConfig(users=120, items=120, seed=7)
 LOOK = {"style": "retro", "colour": "red", "material": "steel", "tier": "premium", "brand": "Norvik"}
@@ -42,7 +35,7 @@ by_shop = pytest.mark.parametrize("number", range(len(SHOPS)), ids=[shop.name fo
 
 
 def contents(root: Path) -> dict[str, str]:
-    """Every file but the manifests (they name the time of writing), by its path."""
+    """Hashes of all files except the manifests (they hold the time of writing), by path."""
     files = [path for path in sorted(root.rglob("*")) if path.suffix in (".parquet", ".png")]
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -90,8 +83,8 @@ def test_equal_seeds_give_equal_tables_and_pictures_to_the_byte(tmp_path: Path) 
 def test_the_hash_seed_of_python_changes_nothing(tmp_path: Path) -> None:
     ingest_sample(Store(tmp_path / "here"), TINY)
     program = (
-        "import sys; from pathlib import Path; from antpipe.store import Store;"
-        "from antpipe.config import SampleConfig; from antpipe.features.ingest.sample import ingest_sample;"
+        "import sys; from pathlib import Path; from antpipe.store.store import Store;"
+        "from antpipe.settings.ingest import SampleConfig; from antpipe.features.ingest_sample import ingest_sample;"
         "ingest_sample(Store(Path(sys.argv[1])), SampleConfig(users=20, items=20, seed=3))"
     )
     environment = os.environ | {"PYTHONHASHSEED": "4711"}
@@ -102,7 +95,7 @@ def test_the_hash_seed_of_python_changes_nothing(tmp_path: Path) -> None:
 def test_another_seed_gives_other_items_and_other_histories() -> None:
     first, second = (generate_shop(dataclasses.replace(TINY, seed=seed), 0) for seed in (3, 4))
     assert set(first.item_ids).isdisjoint(second.item_ids)
-    assert not np.array_equal(first.catalogue.kind, second.catalogue.kind)
+    assert not np.array_equal(first.assortment.kind, second.assortment.kind)
     assert [list(items) for items in first.baskets] != [list(items) for items in second.baskets]
 
 
@@ -140,7 +133,7 @@ def test_force_builds_the_same_again(tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
-def test_a_changed_setting_builds_anew(tmp_path: Path) -> None:
+def test_a_changed_setting_builds_again(tmp_path: Path) -> None:
     store = Store(tmp_path)
     ingest_sample(store, TINY)
     results = ingest_sample(store, dataclasses.replace(TINY, items=40))
@@ -168,7 +161,7 @@ def test_every_user_has_five_to_sixty_interactions_and_every_item_has_one(middle
     assert set(interactions["item"]) == set(range(table(middle, "items", domain).height))
 
 
-def test_the_smallest_shops_still_have_five_interactions_a_user(tmp_path: Path) -> None:
+def test_the_smallest_shops_still_have_five_interactions_per_user(tmp_path: Path) -> None:
     results = ingest_sample(Store(tmp_path), TINY)
     assert [result.figures["users"] for result in results] == [20, 20, 20, 5]
     assert results[3].figures["average_length"] == 5
@@ -244,7 +237,7 @@ def test_ids_are_different_and_look_like_shop_ids() -> None:
 def test_neighbouring_rows_share_attributes_no_more_often_than_any_two_items(number: int) -> None:
     made = generate_shop(SampleConfig(), number)
     order = np.argsort(made.item_ids)
-    for values in (made.catalogue.kind, made.catalogue.style, made.catalogue.colour, made.catalogue.tier):
+    for values in (made.assortment.kind, made.assortment.style, made.assortment.colour, made.assortment.tier):
         share = np.bincount(values) / len(values)
         chance = float((share**2).sum())
         noise = np.sqrt(chance * (1 - chance) / len(values))
@@ -262,10 +255,10 @@ def test_the_row_of_an_item_says_nothing_about_its_popularity(number: int) -> No
 # -- texts ----------------------------------------------------------------------------------------------------
 
 
-def named(text: str, words: dict[str, tuple[str, ...]]) -> set[str]:
+def named(text: str, variants: dict[str, tuple[str, ...]]) -> set[str]:
     return {
         name
-        for name, options in words.items()
+        for name, options in variants.items()
         if any(re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) for word in options)
     }
 
@@ -274,14 +267,14 @@ def named(text: str, words: dict[str, tuple[str, ...]]) -> set[str]:
 def test_texts_name_their_own_attributes_and_never_another_value(middle: Store, number: int) -> None:
     made = generate_shop(MIDDLE, number)
     texts = dict(table(middle, "items", made.shop.name).select("item_id", "text").iter_rows())
-    for words, values, least in (
-        (STYLES, made.catalogue.style, 0.7),
-        (COLOURS, made.catalogue.colour, 0.8),
-        (MATERIALS, made.catalogue.material, 0.65),
-        (TIERS, made.catalogue.tier, 0.35),
+    for variants, values, least in (
+        (WORDS.styles, made.assortment.style, 0.7),
+        (WORDS.colours, made.assortment.colour, 0.8),
+        (WORDS.materials, made.assortment.material, 0.65),
+        (WORDS.tiers, made.assortment.tier, 0.35),
     ):
         found = [
-            (named(texts[item], words), list(words)[value])
+            (named(texts[item], variants), list(variants)[value])
             for item, value in zip(made.item_ids, values, strict=True)
             if item in texts
         ]
@@ -294,7 +287,7 @@ def test_every_text_names_the_kind_of_product(middle: Store, number: int) -> Non
     made = generate_shop(MIDDLE, number)
     texts = dict(table(middle, "items", made.shop.name).select("item_id", "text").iter_rows())
     kinds = {kind.words[0]: kind.words for kind in made.shop.kinds}
-    for item, kind in zip(made.item_ids, made.catalogue.kind, strict=True):
+    for item, kind in zip(made.item_ids, made.assortment.kind, strict=True):
         assert item not in texts or made.shop.kinds[kind].words[0] in named(texts[item], kinds)
 
 
@@ -320,13 +313,17 @@ def pixels(kind: str, style: str, colour: str, material: str, seed: int = 0) -> 
 
 
 def test_every_kind_can_be_drawn_and_every_drawing_is_of_a_kind() -> None:
-    assert set(SKETCHES) == {kind.words[0] for shop in SHOPS for kind in shop.kinds}
-    assert {colour for palette in PALETTES.values() for colour in palette} <= set(PAINTS) == set(COLOURS)
-    assert set(TRIMS) == set(MATERIALS)
+    assert set(DRAWINGS.sketches) == {kind.words[0] for shop in SHOPS for kind in shop.kinds}
+    assert (
+        {colour for palette in WORDS.palettes.values() for colour in palette}
+        <= set(DRAWINGS.paints)
+        == set(WORDS.colours)
+    )
+    assert set(DRAWINGS.trims) == set(WORDS.materials)
 
 
 def test_pictures_of_different_kinds_differ_in_many_pixels() -> None:
-    pictures = [pixels(kind, "minimal", "red", "steel") for kind in SKETCHES]
+    pictures = [pixels(kind, "minimal", "red", "steel") for kind in DRAWINGS.sketches]
     assert pictures[0].shape == (96, 96, 3)
     for i, first in enumerate(pictures):
         for second in pictures[:i]:
@@ -334,12 +331,12 @@ def test_pictures_of_different_kinds_differ_in_many_pixels() -> None:
 
 
 def test_each_style_has_its_own_pattern() -> None:
-    pictures = {pixels("mug", style, "red", "steel").tobytes() for style in STYLES}
-    assert len(pictures) == len(STYLES)
+    pictures = {pixels("mug", style, "red", "steel").tobytes() for style in WORDS.styles}
+    assert len(pictures) == len(WORDS.styles)
 
 
 def test_the_paint_follows_the_colour() -> None:
-    for colour, paint in PAINTS.items():
+    for colour, paint in DRAWINGS.paints.items():
         near = (np.abs(pixels("document box", "minimal", colour, "steel") - paint).max(axis=2) <= 10).mean()
         assert near > 0.15
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from antpipe.errors import DataError, UsageError
 from antpipe.features.ingest.table.rows import pictures_of
-from antpipe.features.ingest_table import Source, ingest_table, table_source
+from antpipe.features.ingest_table import TableSource, ingest_table, table_source
 from antpipe.settings.ingest import IngestConfig, TableConfig
+from antpipe.store.artefacts import StageResult
 from antpipe.store.store import Store
 from tests.support.commands import run
 from tests.support.places import check_refusal
@@ -30,7 +31,7 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def files(folder: Path, visits: str | bytes | None = VISITS, goods: str | bytes | None = GOODS) -> Source:
+def files(folder: Path, visits: str | bytes | None = VISITS, goods: str | bytes | None = GOODS) -> TableSource:
     """The source of two CSV files with this content."""
     paths: list[Path | None] = []
     for name, content in (("visits.csv", visits), ("goods.csv", goods)):
@@ -44,19 +45,16 @@ def files(folder: Path, visits: str | bytes | None = VISITS, goods: str | bytes 
 
 def ingest(
     store: Store,
-    source: Source,
+    source: TableSource,
     config: IngestConfig = EVERYTHING,
     table: TableConfig = TableConfig(),  # noqa: B008
     force: bool = False,
-) -> list[str]:
-    """Ingest as Shop; what was announced."""
-    said: list[str] = []
-    ingest_table(store, "Shop", source, config, table, force=force, announce=said.append)
-    return said
+) -> StageResult:
+    return ingest_table(store, "Shop", source, config, table, force=force)
 
 
-def test_interactions_and_items_become_a_domain(store: Store, tmp_path: Path) -> None:
-    said = ingest(store, files(tmp_path))
+def test_interactions_and_items_become_a_domain(store: Store, tmp_path: Path, messages: list[str]) -> None:
+    ingest(store, files(tmp_path))
     shop = store.domain("Shop")
     assert interactions(shop) == [
         ("a", "x", 1_500_000_000_000, 5.0),
@@ -75,8 +73,8 @@ def test_interactions_and_items_become_a_domain(store: Store, tmp_path: Path) ->
         "image_files": [],
     }
     assert set(items(shop)) == {"x", "y"}
-    assert "goods.csv: comma-separated, item=id title=title price=price brand=brand" in said
-    assert said[-1] == "visits.csv: 3 rows, times are s, from 1500000000000 to 1500000002000 ms"
+    assert "goods.csv: comma-separated, item=id title=title price=price brand=brand" in messages
+    assert messages[-1] == "visits.csv: 3 rows, times are s, from 1500000000000 to 1500000002000 ms"
 
 
 def test_the_counts_of_each_file_add_up(store: Store, tmp_path: Path) -> None:
@@ -120,8 +118,8 @@ def test_the_rules_of_ingest_amazon_hold(store: Store, tmp_path: Path) -> None:
     config = IngestConfig(min_user=2, min_item=2, repeats="keep-all")
     ingest(store, files(tmp_path, visits, "id,title\nx,Scarf\n"), config)
     facts = report(store)
-    assert facts["without_metadata"] == {"items": 1, "interactions": 1, "kept": False}
-    assert facts["k_core"]["interactions_dropped"] == 1
+    assert facts["without_metadata"] == {"users": 1, "items": 1, "interactions": 1, "kept": False}
+    assert facts["k_core"] == {"rounds": 1, "users_dropped": 1, "items_dropped": 0, "interactions_dropped": 1}
     assert len(interactions(store.domain("Shop"))) == 6
     ingest(
         store, files(tmp_path, visits, "id,title\nx,Scarf\n"), IngestConfig(min_user=1, min_item=1, repeats="keep-last")
@@ -134,17 +132,17 @@ def test_the_rules_of_ingest_amazon_hold(store: Store, tmp_path: Path) -> None:
     ]
 
 
-def test_users_of_another_domain_can_be_left_out(store: Store, tmp_path: Path) -> None:
+def test_users_of_another_domain_can_be_dropped(store: Store, tmp_path: Path) -> None:
     ingest(store, files(tmp_path))
     (tmp_path / "more").mkdir()
     source = files(tmp_path / "more", VISITS + "c,x,1500000009,\n")
     config = IngestConfig(min_user=1, min_item=1, drop_shared_users_from=("Shop",))
-    ingest_table(store, "Source", source, config, TableConfig(), announce=str)
+    ingest_table(store, "Source", source, config, TableConfig())
     assert [row[0] for row in interactions(store.domain("Source"))] == ["c"]
     assert report(store, "Source")["shared_users"] == {"from": ["Shop"], "users": 2, "interactions": 3}
-    assert ingest_table(store, "Source", source, config, TableConfig(), announce=str).status == "fresh"
+    assert ingest_table(store, "Source", source, config, TableConfig()).status == "fresh"
     ingest(store, files(tmp_path, VISITS + "d,x,1500000009,\n"))
-    assert ingest_table(store, "Source", source, config, TableConfig(), announce=str).status == "built"
+    assert ingest_table(store, "Source", source, config, TableConfig()).status == "built"
 
 
 def test_items_can_be_absent(store: Store, tmp_path: Path) -> None:
@@ -177,7 +175,9 @@ def test_neither_file_is_a_usage_error(store: Store) -> None:
         ingest(store, table_source(None, None))
 
 
-def test_rows_without_times_need_a_word_that_they_are_in_order(store: Store, tmp_path: Path) -> None:
+def test_rows_without_times_are_refused_unless_the_user_says_that_they_are_in_order(
+    store: Store, tmp_path: Path
+) -> None:
     source = files(tmp_path, "user,item\na,y\nb,x\na,x\na,y\n")
     with pytest.raises(DataError, match="no column looks like the time; columns there: user, item") as caught:
         ingest(store, source)
@@ -227,16 +227,18 @@ def test_lists_of_parquet_and_json_are_lists(store: Store, tmp_path: Path) -> No
     assert [shop[item]["image_urls"] for item in "xy"] == [urls, ["http://a/3.jpg", "http://a/4.jpg"]]
 
 
-def test_picture_files_stand_beside_the_table_and_missing_ones_are_told(store: Store, tmp_path: Path) -> None:
+def test_picture_files_stand_beside_the_table_and_missing_ones_are_logged(
+    store: Store, tmp_path: Path, messages: list[str]
+) -> None:
     (tmp_path / "pics").mkdir()
     (tmp_path / "pics" / "x.jpg").write_bytes(b"a picture")
-    said = ingest(store, files(tmp_path, goods="id,image\nx,pics/x.jpg\ny,pics/y.jpg\n"))
+    ingest(store, files(tmp_path, goods="id,image\nx,pics/x.jpg\ny,pics/y.jpg\n"))
     assert items(store.domain("Shop"))["x"]["image_files"] == [str(tmp_path / "pics" / "x.jpg")]
-    assert any("goods.csv: 1 picture file(s) are not there, for example pics/y.jpg" in line for line in said)
+    assert any("goods.csv: 1 picture file(s) are not there, for example pics/y.jpg" in line for line in messages)
 
 
 @pytest.mark.parametrize("value", [None, "", "a" * 5000, "bad\x00name", "nowhere.jpg", float("nan"), [None]])
-def test_what_is_no_picture_is_never_an_error(tmp_path: Path, value: Any) -> None:
+def test_a_value_that_is_not_a_picture_is_never_an_error(tmp_path: Path, value: Any) -> None:
     assert pictures_of(value, tmp_path, []) == ([], [])
 
 
@@ -244,10 +246,11 @@ def test_a_second_run_is_fresh_until_a_file_or_a_rule_changes(store: Store, tmp_
     source = files(tmp_path)
     ingest(store, source)
     before = snapshot(store.root)
-    assert ingest(store, source) == []
+    assert ingest(store, source).status == "fresh"
     assert snapshot(store.root) == before
-    assert ingest(store, source, table=TableConfig(time_unit="s")) != []
-    assert ingest(store, files(tmp_path, VISITS + "b,y,1500000003,\n"), table=TableConfig(time_unit="s")) != []
+    assert ingest(store, source, table=TableConfig(time_unit="s")).status == "built"
+    more = files(tmp_path, VISITS + "b,y,1500000003,\n")
+    assert ingest(store, more, table=TableConfig(time_unit="s")).status == "built"
     assert len(interactions(store.domain("Shop"))) == 4
 
 
@@ -275,8 +278,8 @@ def test_moved_files_are_the_same_source_and_pictures_move_along(store: Store, t
 @pytest.mark.parametrize(
     ("config", "goods", "says", "advice"),
     [
-        (IngestConfig(), GOODS, "3 of users with fewer than 5", "--min-user 1 --min-item 1"),
-        (EVERYTHING, "id,title\nz,Hat\n", "3 of items without metadata", "--keep-without-metadata"),
+        (IngestConfig(), GOODS, "3 have users with fewer than 5", "--min-user 1 --min-item 1"),
+        (EVERYTHING, "id,title\nz,Hat\n", "3 have items without metadata", "--keep-without-metadata"),
     ],
 )
 def test_nothing_left_says_where_it_went(
@@ -357,15 +360,13 @@ def test_counts_add_up_for_any_rows(tmp_path_factory: pytest.TempPathFactory, ro
     [("Beauty", 22_363, 12_101, 198_502), ("Sports", 35_598, 18_357, 296_337), ("Toys", 19_412, 11_924, 167_597)],
 )
 def test_the_tables_of_papers_come_out_as_papers_count_them(
-    real_data: Path, store: Store, name: str, users: int, items_met: int, rows: int
+    real_data: Path, store: Store, messages: list[str], name: str, users: int, items_met: int, rows: int
 ) -> None:
     folder = real_data / "tables"
-    said = ingest(
-        store, table_source(folder / f"{name}.interactions.csv.gz", folder / f"{name}.items.csv.gz"), IngestConfig()
-    )
+    ingest(store, table_source(folder / f"{name}.interactions.csv.gz", folder / f"{name}.items.csv.gz"), IngestConfig())
     statistics = store.domain("Shop").entry("items")["statistics"]
     assert (statistics["users"], statistics["items"], statistics["interactions"]) == (users, items_met, rows)
-    assert any("times are order" in line for line in said)
+    assert any("times are order" in line for line in messages)
 
 
 @pytest.mark.realdata

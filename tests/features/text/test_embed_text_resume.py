@@ -1,4 +1,4 @@
-"""embed-text that is interrupted, runs again on a changed catalogue, meets a full disk or another process."""
+"""embed-text when it is interrupted, runs again on a changed catalogue, meets a full disk or another process."""
 
 import errno
 import json
@@ -16,14 +16,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from antpipe.errors import AntpipeError, DataError
+from antpipe.errors import AntpipeError, DataError, Interrupted
 from antpipe.features import embed_text as stage
 from antpipe.features.ingest.domain import INTERACTIONS, ITEMS, REJECTS, write_domain
-from antpipe.features.shards import files as shard_files
-from antpipe.features.shards.plan import run_here
+from antpipe.features.shards import folder as shard_folder
+from antpipe.features.shards.compute import compute_here
 from antpipe.settings.features import EngineConfig
 from antpipe.store.store import Store
 from tests.conftest import REPOSITORY
+from tests.support.fake_progress import calling
 from tests.support.fake_text_encoder import CONFIG, SHARD, FakeEncoder, embed
 from tests.support.shops import make_domain
 
@@ -51,7 +52,15 @@ def content(store: Store) -> bytes:
 
 def start(store: Store, log: Path, seconds: float, size: int = SHARD) -> "subprocess.Popen[str]":
     """A process that embeds the shop; returns when it is about to begin."""
-    words = [sys.executable, "-m", "tests.fake_text_encoder", str(store.root), str(log), str(seconds), str(size)]
+    words = [
+        sys.executable,
+        "-m",
+        "tests.support.fake_text_encoder",
+        str(store.root),
+        str(log),
+        str(seconds),
+        str(size),
+    ]
     child = subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     assert child.stdout.readline() == "ready\n"
@@ -67,7 +76,7 @@ def shards_on_disk(store: Store) -> set[int]:
 
 
 @pytest.mark.usefixtures("fake")
-def test_killed_again_and_again_it_ends_with_the_file_of_an_undisturbed_run(tmp_path: Path) -> None:
+def test_a_run_killed_again_and_again_ends_with_the_file_of_an_undisturbed_run(tmp_path: Path) -> None:
     undisturbed = shop(tmp_path / "undisturbed")
     embed(undisturbed)
     store, draw, kills = shop(tmp_path / "killed"), random.Random(4), 0
@@ -89,28 +98,29 @@ def test_killed_again_and_again_it_ends_with_the_file_of_an_undisturbed_run(tmp_
     assert not list(store.domain("shop").path.glob(".new.*"))
 
 
-def test_an_interrupted_run_goes_on_after_its_last_shard(
-    tmp_path: Path, fake: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_run_continues_after_its_last_shard(
+    tmp_path: Path, fake: FakeEncoder, monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:
     whole = shop(tmp_path / "whole")
     embed(whole)
-    store, told = shop(tmp_path / "broken"), []
+    store = shop(tmp_path / "broken")
 
     def stop(done: int, *_: object) -> None:
         if done == 5 * SHARD:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        embed(store, progress=stop)
+    with pytest.raises(Interrupted) as caught:
+        embed(store, progress=calling(stop))
+    assert str(caught.value.next_command).startswith("antpipe embed-text --domains shop ")
     fake.asked.clear()
     monkeypatch.setattr(fake, "reference", None)  # what was settled stands: no sample is drawn again
-    embed(store, say=told.append)
+    embed(store)
     assert fake.texts() == TEXTS[4 * SHARD :]  # the fifth was computed, but not kept
-    assert told == ["4 of 10 shards were finished by an earlier run; going on"]
+    assert messages == ["4 of 10 shards were finished by an earlier run; continuing"]
     assert content(store) == content(whole)
 
 
-def test_shards_of_other_settings_or_texts_are_not_gone_on_with(tmp_path: Path, fake: FakeEncoder) -> None:
+def test_shards_of_other_settings_or_texts_are_not_continued(tmp_path: Path, fake: FakeEncoder) -> None:
     store = shop(tmp_path)
 
     def stop(*_: object) -> None:
@@ -118,7 +128,7 @@ def test_shards_of_other_settings_or_texts_are_not_gone_on_with(tmp_path: Path, 
 
     for config in (CONFIG, replace(CONFIG, dims=2), replace(CONFIG, shard_size=7)):
         with pytest.raises(KeyboardInterrupt):
-            embed(store, config, progress=stop)
+            embed(store, config, progress=calling(stop))
         assert len(list(store.domain("shop").path.glob(".shards-text-*"))) == 1
     fake.asked.clear()
     embed(shop(tmp_path, [*TEXTS, "one more"]))
@@ -138,15 +148,16 @@ def test_shards_left_by_a_kill_after_the_end_are_removed_by_the_next_run(tmp_pat
 # -- a changed catalogue --------------------------------------------------------------------------------------
 
 
-def test_only_new_and_changed_texts_are_computed_and_their_number_told(tmp_path: Path, fake: FakeEncoder) -> None:
+def test_only_new_and_changed_texts_are_computed_and_their_number_logged(
+    tmp_path: Path, fake: FakeEncoder, messages: list[str]
+) -> None:
     before = embed(shop(tmp_path))
     fake.asked.clear()
     changed = ["new", *TEXTS[:40], "changed", *TEXTS[41:], TEXTS[3]]
-    told: list[str] = []
     store = shop(tmp_path, changed)
-    result = embed(store, say=told.append)
+    result = embed(store)
     assert fake.texts() == ["changed", "changed", "new", "new"]  # in the sample, and in the shard
-    assert told == ["shop: 2 new or changed texts to embed, 94 kept from before"]
+    assert messages == ["shop: 2 new or changed texts to embed, 94 kept from before"]
     keys = ("items", "texts", "computed", "reused", "shared")
     assert [before.figures[key] for key in keys] == [95, 95, 95, 0, 0]
     assert [result.figures[key] for key in keys] == [97, 96, 2, 94, 1]
@@ -167,8 +178,8 @@ def test_items_in_another_order_cost_nothing(tmp_path: Path, fake: FakeEncoder) 
     "change", [{"dims": 2}, {"precision": "fp32"}, {"prefix": "query: "}, {"normalize": True}, {"prompt": "query"}]
 )
 def test_vectors_made_in_another_way_are_not_kept(tmp_path: Path, change: dict[str, Any]) -> None:
-    store = shop(tmp_path)
-    embed(store)
+    embed(shop(tmp_path))
+    store = shop(tmp_path, TEXTS[1:])  # what is fresh would be replaced only with --force
     assert embed(store, replace(CONFIG, **change)).figures["reused"] == 0
 
 
@@ -180,27 +191,30 @@ def test_vectors_of_another_revision_are_not_kept(tmp_path: Path, fake: FakeEnco
 
 
 @pytest.mark.usefixtures("fake")
-def test_forced_all_is_computed_anew(tmp_path: Path) -> None:
+def test_force_recomputes_everything(tmp_path: Path) -> None:
     store = shop(tmp_path)
     embed(store)
     assert embed(store, force=True).figures["computed"] == COUNT
 
 
-def test_a_shard_that_was_cut_from_new_texts_alone_is_not_one_of_all_texts(tmp_path: Path, fake: FakeEncoder) -> None:
-    fake.noise = 0.2  # bf16 is wanted, and the sample speaks against it
+def test_a_shard_that_was_cut_from_new_texts_alone_is_not_one_of_all_texts(
+    tmp_path: Path, fake: FakeEncoder, messages: list[str]
+) -> None:
+    fake.noise = 0.2  # bf16 is wanted, and the sample objects
     embed(shop(tmp_path), replace(CONFIG, precision="fp32"))
     grown = [*(f"new {number}" for number in range(3 * SHARD)), *TEXTS[::-1]]
-    store, told = shop(tmp_path, grown[::-1]), list[str]()
+    store = shop(tmp_path, grown[::-1])
 
     def stop(done: int, *_: object) -> None:
         if done == 2 * SHARD:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        embed(store, progress=stop)
+        embed(store, progress=calling(stop))
     assert shards_on_disk(store) == {0}
-    assert embed(store, force=True, say=told.append).figures["computed"] == len(grown)
-    assert told == []  # nothing was finished
+    messages.clear()
+    assert embed(store, force=True).figures["computed"] == len(grown)
+    assert messages == []  # nothing was finished
     fresh = shop(tmp_path / "fresh", grown[::-1])
     embed(fresh)
     assert np.array_equal(store.domain("shop").feature("text").values, fresh.domain("shop").feature("text").values)
@@ -209,20 +223,22 @@ def test_a_shard_that_was_cut_from_new_texts_alone_is_not_one_of_all_texts(tmp_p
 # -- precision ------------------------------------------------------------------------------------------------
 
 
-def test_bf16_that_is_too_far_off_is_given_up_loudly_for_fp32(tmp_path: Path, fake: FakeEncoder) -> None:
-    store, told = shop(tmp_path), []
+def test_bf16_that_is_too_far_off_is_given_up_for_fp32_with_a_message(
+    tmp_path: Path, fake: FakeEncoder, messages: list[str]
+) -> None:
+    store = shop(tmp_path)
     fake.noise = 0.2
-    figures = embed(store, say=told.append).figures
-    [notice] = told
-    assert notice.startswith("shop: the cosine of torch bf16 to fp32 vectors is only 0.9")
-    assert notice.endswith("(--min-cosine 0.999): computing in fp32 instead")
+    figures = embed(store).figures
+    [message] = messages
+    assert message.startswith("shop: the cosine of torch bf16 to fp32 vectors is only 0.9")
+    assert message.endswith("(--min-cosine 0.999): computing in fp32 instead")
     assert (figures["precision"], figures["cosine"]) == ("fp32", 1.0)
     plain = shop(tmp_path / "plain")
     embed(plain, replace(CONFIG, precision="fp32"))
     assert np.array_equal(store.domain("shop").feature("text").values, plain.domain("shop").feature("text").values)
 
 
-def test_a_lower_limit_accepts_it_and_the_cosine_is_kept(tmp_path: Path, fake: FakeEncoder) -> None:
+def test_a_lower_min_cosine_accepts_bf16_and_the_cosine_is_kept(tmp_path: Path, fake: FakeEncoder) -> None:
     store = shop(tmp_path)
     fake.noise = 0.2
     figures = embed(store, replace(CONFIG, min_cosine=0.5)).figures
@@ -231,27 +247,27 @@ def test_a_lower_limit_accepts_it_and_the_cosine_is_kept(tmp_path: Path, fake: F
     assert store.domain("shop").entry("text")["encoder"]["precision"] == "bf16"
 
 
-def test_the_precision_is_that_of_the_device_of_the_workers(
+def test_the_precision_is_chosen_for_the_device_of_the_workers(
     tmp_path: Path, fake: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not fake.noise
     monkeypatch.setattr(stage, "choose_device", lambda _: "cuda")  # of the machine of the command
     monkeypatch.setattr(stage, "choose_precision", lambda _, device: {"cuda": "bf16", "cpu": "fp32"}[device.type])
-    monkeypatch.setattr(stage, "engine_of", lambda *_: run_here)
+    monkeypatch.setattr(stage, "engine_of", lambda *_: compute_here)
     config = replace(CONFIG, device="auto", precision="auto")
     for gpus, precision in ((0.0, "fp32"), (1.0, "bf16")):
         engine = EngineConfig(engine="ray", ray_gpus=gpus)
         assert embed(shop(tmp_path / precision), config, engine=engine).figures["precision"] == precision
 
 
-def test_after_fp32_was_chosen_a_changed_catalogue_goes_on_in_fp32(tmp_path: Path, fake: FakeEncoder) -> None:
+def test_once_fp32_was_chosen_a_changed_catalogue_stays_in_fp32(tmp_path: Path, fake: FakeEncoder) -> None:
     fake.noise = 0.2
     embed(shop(tmp_path))
     figures = embed(shop(tmp_path, [*TEXTS, "new"])).figures
     assert (figures["precision"], figures["computed"], figures["reused"]) == ("fp32", 1, COUNT)
 
 
-def test_a_higher_limit_gives_up_vectors_that_were_good_enough_before(tmp_path: Path, fake: FakeEncoder) -> None:
+def test_a_higher_min_cosine_gives_up_vectors_that_were_good_enough_before(tmp_path: Path, fake: FakeEncoder) -> None:
     store = shop(tmp_path)
     fake.noise = 0.02
     assert embed(store, replace(CONFIG, min_cosine=0.99)).figures["precision"] == "bf16"
@@ -259,7 +275,9 @@ def test_a_higher_limit_gives_up_vectors_that_were_good_enough_before(tmp_path: 
     assert (figures["precision"], figures["reused"]) == ("fp32", 0)
 
 
-def test_batches_that_differ_from_the_library_even_in_fp32_are_refused(tmp_path: Path, fake: FakeEncoder) -> None:
+def test_an_encoder_whose_batches_differ_from_the_library_even_in_fp32_is_refused(
+    tmp_path: Path, fake: FakeEncoder
+) -> None:
     store = shop(tmp_path)
     fake.noise32 = 0.2
     with pytest.raises(DataError, match="in batches its vectors are not those of the library"):
@@ -270,7 +288,7 @@ def test_batches_that_differ_from_the_library_even_in_fp32_are_refused(tmp_path:
 # -- disk and other processes ---------------------------------------------------------------------------------
 
 
-def test_a_disk_that_fills_up_leaves_the_vectors_there_were_and_the_finished_shards(
+def test_a_full_disk_leaves_the_earlier_vectors_and_the_finished_shards(
     tmp_path: Path, fake: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embed(shop(tmp_path))
@@ -283,14 +301,14 @@ def test_a_disk_that_fills_up_leaves_the_vectors_there_were_and_the_finished_sha
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(descriptor)
 
-    monkeypatch.setattr(shard_files.os, "fsync", full)
+    monkeypatch.setattr(shard_folder.os, "fsync", full)
     with pytest.raises(
         AntpipeError, match="No space left on device; text is as before, and finished shards are kept"
-    ) as told:
+    ) as caught:
         embed(store)
-    assert str(told.value.next_command).endswith("--device cpu --precision bf16 --shard-size 10")  # as they were cut
+    assert str(caught.value.next_command).endswith("--device cpu --precision bf16 --shard-size 10")  # as they were cut
     assert content(store) == before
-    assert shards_on_disk(store) == {0, 1, 2}  # the first two writings were notes: how, and with how many threads
+    assert shards_on_disk(store) == {0, 1, 2}  # the first two writes were notes: how, and with how many threads
     monkeypatch.undo()
     fake.asked.clear()
     with pytest.MonkeyPatch.context() as patch:
@@ -300,7 +318,7 @@ def test_a_disk_that_fills_up_leaves_the_vectors_there_were_and_the_finished_sha
 
 
 @pytest.mark.usefixtures("fake")
-def test_a_second_process_is_told_who_is_at_work(tmp_path: Path) -> None:
+def test_a_second_process_learns_who_is_at_work(tmp_path: Path) -> None:
     store = shop(tmp_path)
     child = start(store, tmp_path / "log", seconds=0.3)
     try:
@@ -343,4 +361,6 @@ def test_memory_does_not_grow_with_the_texts(tmp_path: Path) -> None:
         figures = json.loads(out)
         assert figures["computed"] == rows
         peaks.append(figures["peak"])
-    assert peaks[1] - peaks[0] < 40_000 * characters * 0.2
+    assert (
+        peaks[1] - peaks[0] < 0.5 * 40_000 * characters
+    )  # the added texts; buffers of the reader vary by 0.25 of that

@@ -1,4 +1,4 @@
-"""Batches side by side: in order, at the same time, with threads of their own, and not drawn before their time."""
+"""Several batches at once: results in order, threads of their own, and no batch drawn too early."""
 
 import threading
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from antpipe.features.text.lanes import AHEAD, MOST_LANES, Lanes, lanes_of, side_by_side
+from antpipe.features.text.embedder import AHEAD, MOST_LANES, Lanes, lanes_of, side_by_side
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7, 8, 9, 12, 13, 16, 64, 96])
@@ -16,13 +16,13 @@ def test_lanes_share_the_threads_and_leave_few_unused(threads: int) -> None:
     assert threads - lanes.threads < lanes.count * lanes.threads <= threads
 
 
-def test_up_to_the_most_lanes_every_batch_has_one_thread() -> None:
+def test_with_few_threads_every_lane_has_one() -> None:
     assert [lanes_of(threads) for threads in range(1, MOST_LANES + 1)] == [
         Lanes(count, 1) for count in range(1, MOST_LANES + 1)
     ]
 
 
-def test_results_come_in_order_whichever_batch_ends_first() -> None:
+def test_results_come_in_order_whichever_batch_finishes_first() -> None:
     second = threading.Event()
 
     def compute(number: int) -> int:
@@ -35,7 +35,7 @@ def test_results_come_in_order_whichever_batch_ends_first() -> None:
     assert list(side_by_side(compute, range(9), Lanes(2, 1))) == [number * 10 for number in range(9)]
 
 
-def test_as_many_batches_as_there_are_lanes_are_computed_at_the_same_time() -> None:
+def test_as_many_batches_as_lanes_are_computed_at_once() -> None:
     together = threading.Barrier(3, timeout=10)
     assert len(list(side_by_side(lambda _: together.wait(), range(6), Lanes(3, 1)))) == 6
 
@@ -54,7 +54,7 @@ def test_no_more_batches_are_drawn_than_keep_the_lanes_busy() -> None:
         assert len(drawn) <= taken + AHEAD * 2
 
 
-def test_a_lane_has_its_threads_and_the_caller_keeps_its_own() -> None:
+def test_lanes_have_their_threads_and_the_caller_keeps_its_own() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -65,7 +65,7 @@ def test_a_lane_has_its_threads_and_the_caller_keeps_its_own() -> None:
         torch.set_num_threads(before)
 
 
-def test_an_error_comes_in_its_turn_and_ends_the_work() -> None:
+def test_an_error_is_raised_in_its_turn_and_ends_the_work() -> None:
     begun: list[int] = []
 
     def compute(number: int) -> int:
@@ -81,7 +81,7 @@ def test_an_error_comes_in_its_turn_and_ends_the_work() -> None:
     assert len(begun) <= 4 + AHEAD
 
 
-def test_work_that_is_broken_off_leaves_no_thread_behind() -> None:
+def test_abandoned_work_leaves_no_thread_behind() -> None:
     results = side_by_side(lambda number: number, range(100), Lanes(2, 1))
     assert next(results) == 0
     results.close()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Texts through a sentence encoder: the same vectors as the library's encode, however they are batched."""
+"""Sentence encoders give the same vectors as the library's encode, however texts are batched."""
 
 import json
 import shutil
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from antpipe.errors import DataError, UsageError
 from antpipe.features.embed_text import embed_text
-from antpipe.features.encoders.identity import Located, folder_digest, quiet
-from antpipe.features.text.batches import TextEmbedder, make_embedder, token_features
+from antpipe.features.encoders.located import Located, folder_digest, quiet
+from antpipe.features.text.embedder import TextEmbedder, make_embedder, token_features
 from antpipe.features.text.encoders import (
     BACKENDS,
     PACKAGED_TEXT,
@@ -71,13 +71,13 @@ def cosines(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
 
 
 @pytest.mark.parametrize("budget", [1, 64, 4096])
-def test_vectors_are_those_of_the_library_whatever_the_budget(budget: int) -> None:
+def test_vectors_match_the_library_whatever_the_budget(budget: int) -> None:
     settings = replace(PACKAGED, token_budget=budget)
     expected, _ = reference(settings, TEXTS)
     assert vectors(settings) == pytest.approx(expected, abs=2e-6)
 
 
-def test_bf16_weights_keep_the_direction_of_vectors_and_pool_in_fp32() -> None:
+def test_bf16_weights_keep_directions_and_pool_in_fp32() -> None:
     settings = replace(PACKAGED, precision="bf16")
     expected, _ = reference(settings, TEXTS)
     found = vectors(settings)
@@ -103,7 +103,7 @@ def test_batches_stay_within_the_budget_and_advance_counts_each_text_once() -> N
     assert sum(seen) == len(TEXTS)
 
 
-def test_texts_are_padded_at_the_side_the_tokenizer_pads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_are_padded_on_the_tokenizers_side(monkeypatch: pytest.MonkeyPatch) -> None:
     embedder = TextEmbedder(load_model(PACKAGED), PACKAGED)
     right = dict(rows_of(embedder))
     monkeypatch.setattr(embedder.model.tokenizer, "padding_side", "left")
@@ -121,14 +121,14 @@ def rows_of(embedder: TextEmbedder) -> Iterator[tuple[str, tuple[Any, Any]]]:
             yield TEXTS[position], (features["input_ids"][row], features["attention_mask"][row])
 
 
-def test_inputs_without_tokens_for_each_text_are_left_as_the_library_made_them() -> None:
+def test_inputs_without_one_token_row_per_text_are_left_as_the_library_made_them() -> None:
     assert token_features({"input_ids": torch.ones(9), "offsets": torch.zeros(3)}, 3) == []
     mask = torch.ones(2, 3)
     assert token_features({"input_ids": mask, "attention_mask": mask, "modality": "text"}, 2) != []
     assert token_features({"input_ids": mask, "attention_mask": mask, "entities": torch.ones(2)}, 2) == []
 
 
-def test_a_model_without_a_transformer_is_embedded_as_the_library_does(tmp_path: Path) -> None:
+def test_a_model_without_a_transformer_matches_the_library(tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import StaticEmbedding
     from tokenizers import Tokenizer
@@ -179,7 +179,7 @@ def test_a_prompt_is_applied_as_the_library_does_and_named(
     assert cosines(expected, with_prompt).min() < 0.999  # the prompt is read, but not pooled
 
 
-def test_an_unknown_prompt_is_refused_with_those_there_are(prompted: TextSettings) -> None:
+def test_an_unknown_prompt_is_refused_with_the_known_ones(prompted: TextSettings) -> None:
     with pytest.raises(UsageError, match=r"--prompt passage: prompted has no such prompt \(there: query, document\)"):
         make_embedder(replace(prompted, prompt="passage"))
 
@@ -194,7 +194,7 @@ def test_dimensions_are_cut_and_vectors_scaled_as_the_library_does() -> None:
     assert (facts["dimension"], facts["variant"]) == (64, "normalised")
 
 
-def test_more_dimensions_than_there_are_are_refused() -> None:
+def test_too_many_dimensions_are_refused() -> None:
     with pytest.raises(UsageError, match="--dims 385: packaged/all-MiniLM-L6-v2 makes 384"):
         reference(replace(PACKAGED, dims=385), TEXTS)
 
@@ -215,7 +215,7 @@ def test_settings_that_do_not_go_together_are_refused(given: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])
-def test_a_back_end_that_is_not_installed_is_answered_with_its_installation(
+def test_a_missing_backend_is_answered_with_its_installation(
     backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(BACKENDS, backend, "not_here.part")
@@ -229,7 +229,7 @@ def test_a_back_end_that_is_not_installed_is_answered_with_its_installation(
 @pytest.mark.parametrize(
     ("backend", "read"), [("torch", []), ("onnx", ["onnx/model.onnx"]), ("openvino", ["openvino/openvino_model.xml"])]
 )
-def test_of_a_hub_model_only_what_the_back_end_reads_is_fetched(
+def test_only_what_the_backend_reads_is_downloaded_from_the_hub(
     backend: str, read: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[str]] = []
@@ -246,7 +246,7 @@ def test_of_a_hub_model_only_what_the_back_end_reads_is_fetched(
     assert kept == read
 
 
-def test_the_graph_of_a_back_end_is_part_of_a_folders_revision(tmp_path: Path) -> None:
+def test_a_backends_graph_is_part_of_a_folders_revision(tmp_path: Path) -> None:
     def revisions() -> list[str]:
         return [locate_text_encoder(str(tmp_path), "", backend).revision for backend in ("torch", "onnx")]
 
@@ -287,7 +287,7 @@ def test_the_licence_is_that_in_the_head_of_the_model_card(
 # -- the stage ------------------------------------------------------------------------------------------------
 
 
-def test_auto_uses_what_the_processor_has_and_keeps_its_cosine(tmp_path: Path) -> None:
+def test_auto_precision_follows_the_processor_and_its_cosine_is_kept(tmp_path: Path) -> None:
     store = Store(tmp_path)
     make_domain(store, "shop", [{"item_id": str(n), "text": text} for n, text in enumerate(TEXTS)])
     figures = embed_text(store, "shop", TextConfig(encoder=PACKAGED_TEXT, device="cpu")).figures
@@ -296,7 +296,7 @@ def test_auto_uses_what_the_processor_has_and_keeps_its_cosine(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("make", [lambda n: "x" * n, lambda n: "word " * (n // 5)], ids=["one word", "many"])
-def test_tokenising_time_grows_with_the_text_and_not_with_its_square(make: Callable[[int], str]) -> None:
+def test_tokenising_time_grows_linearly_with_the_text(make: Callable[[int], str]) -> None:
     embedder = make_embedder(PACKAGED)
 
     def seconds(length: int) -> float:
@@ -311,7 +311,7 @@ def test_tokenising_time_grows_with_the_text_and_not_with_its_square(make: Calla
     assert seconds(800_000) < 24 * seconds(100_000) + 0.05  # 8 times the text; its square would be 64
 
 
-def test_a_very_long_text_is_what_its_beginning_is() -> None:
+def test_a_very_long_text_has_the_vector_of_its_beginning() -> None:
     start = "red leather wallet " * 100
     long, short = vectors(PACKAGED, [start * 60, start])
     assert long == pytest.approx(short, abs=2e-6)

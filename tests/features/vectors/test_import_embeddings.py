@@ -1,4 +1,4 @@
-"""`import embeddings`: vectors made elsewhere find their items by id, whatever their order; misfits are told."""
+"""`import embeddings`: vectors made elsewhere find their items by id, in any order; misfits are reported."""
 
 import json
 from collections.abc import Sequence
@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from antpipe.errors import AntpipeError, DataError, PartialError, UsageError
 from antpipe.features.import_embeddings import import_embeddings
+from antpipe.features.vectors.arrays import read_ids
 from antpipe.features.vectors.clip_retrieval import picture_name
-from antpipe.features.vectors.vectors import read_ids
 from antpipe.settings.ingest import EmbeddingsConfig
 from antpipe.store.domain import Domain
+from antpipe.store.next_command import build_command_with
 from antpipe.store.store import Store
 from tests.support.commands import run
 from tests.support.releases import snapshot
@@ -41,8 +42,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "made"
 
 
-def take(store: Store, path: Path, modality: str = "text", **chosen: Any) -> Domain:
-    import_embeddings(store, "Shop", path, modality, EmbeddingsConfig(**chosen), announce=str)
+def take(store: Store, path: Path, modality: str = "text", force: bool = False, **chosen: Any) -> Domain:
+    import_embeddings(store, "Shop", path, modality, EmbeddingsConfig(**chosen), force=force)
     return store.domain("Shop")
 
 
@@ -74,11 +75,10 @@ def test_any_order_of_rows_gives_the_same_features(tmp_path_factory: pytest.Temp
     assert found(take(store, **array(folder, order))) == VECTORS
 
 
-def test_missing_and_extra_ids_are_counted_shown_and_listed(store: Store, folder: Path) -> None:
-    told: list[str] = []
+def test_missing_and_extra_ids_are_counted_shown_and_listed(store: Store, folder: Path, messages: list[str]) -> None:
     given_ = array(folder, ["melon", "pear", "apple"], [VECTORS["melon"], [9, 9, 9], VECTORS["apple"]])
     config = EmbeddingsConfig(ids=given_["ids"])
-    result = import_embeddings(store, "Shop", given_["path"], "text", config, announce=told.append)
+    result = import_embeddings(store, "Shop", given_["path"], "text", config)
     domain = store.domain("Shop")
     assert found(domain) == {**VECTORS, "grape": None, "mango": None}
     counts = {key: result.figures[key] for key in ("items", "present", "rows", "missing", "zeros", "extra", "repeated")}
@@ -86,13 +86,13 @@ def test_missing_and_extra_ids_are_counted_shown_and_listed(store: Store, folder
     assert domain.entry("text")["unmatched"] == {"missing": ["grape", "mango"], "zeros": [], "extra": ["pear"]}
     listed = pl.read_parquet(domain.path / "text_unmatched.parquet").rows()
     assert listed == [("grape", "missing"), ("mango", "missing"), ("pear", "extra")]
-    assert "2 items without a row (grape, mango)" in told[0]
-    assert "1 ids of no item (pear)" in told[1]
+    assert "items without a row: 2 (grape, mango)" in messages[0]
+    assert "ids that are not an item: 1 (pear)" in messages[1]
 
 
 def test_the_list_goes_once_everything_matches(store: Store, folder: Path) -> None:
     take(store, **array(folder, ["melon", "pear"], [VECTORS["melon"], [9, 9, 9]]))
-    domain = take(store, **array(folder, ITEMS))
+    domain = take(store, **array(folder, ITEMS), force=True)
     assert not (domain.path / "text_unmatched.parquet").exists()
     assert set(domain.entry("text")["files"]) == {"text.arrow"}
 
@@ -111,12 +111,12 @@ def test_equal_duplicates_count_once_and_others_are_refused(store: Store, folder
     assert domain.entry("text")["figures"]["repeated"] == 1
     before = snapshot(store.root)
     with pytest.raises(DataError, match=r"v\.npy: row 4: apple has another vector than in row 0"):
-        take(store, **array(folder, twice, [*(VECTORS[one] for one in ITEMS), [7, 7, 7]]))
+        take(store, **array(folder, twice, [*(VECTORS[one] for one in ITEMS), [7, 7, 7]]), force=True)
     assert snapshot(store.root) == before
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, 1e6])
-def test_a_number_that_is_not_finite_is_refused_where_it_belongs_to_an_item(
+def test_a_number_that_is_not_finite_is_refused_if_it_belongs_to_an_item(
     store: Store, folder: Path, number: float
 ) -> None:
     with pytest.raises(DataError, match=r"v\.npy: row 1 \(grape\) holds a number that is not finite in float16"):
@@ -131,14 +131,14 @@ def test_ids_of_another_catalogue_are_refused_with_examples_of_both(store: Store
         DataError, match=r"none of the 2 ids .* \(such as 'B1'\) is one of its 4 items .*'apple'"
     ) as ids:
         take(store, **array(folder, ["B1", "B2"], np.ones((2, 3))))
-    assert "--ids FILE" in str(ids.value.next_command)
+    assert "--ids FILE" in ids.value.message
     with pytest.raises(DataError, match="every vector of an item of Shop is zeros") as zeros:
         take(store, **array(folder, ITEMS, np.zeros((4, 3))))
-    assert "--path FILE" in str(zeros.value.next_command)
+    assert "--path FILE" in zeros.value.message
 
 
 def test_small_pieces_give_the_same(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("antpipe.features.vectors.vectors.CHUNK", 3)
+    monkeypatch.setattr("antpipe.features.vectors.arrays.CHUNK", 3)
     assert found(take(store, **array(folder, [*reversed(ITEMS), "apple"]))) == VECTORS
 
 
@@ -160,8 +160,8 @@ def test_ids_come_as_lines_json_numpy_or_item2index(folder: Path) -> None:
     [
         ("a.txt", b"one\n\ntwo\n", r"a\.txt:2: an empty line"),
         ("a.json", b'{"one": 1}', "a list of ids"),
-        ("a.json", b"[", "no ids that can be read"),
-        ("a.npy", b"no array", "no ids that can be read"),
+        ("a.json", b"[", "the ids cannot be read"),
+        ("a.npy", b"no array", "the ids cannot be read"),
         ("a.txt", b"\xff\xfe", "a.txt"),
     ],
 )
@@ -181,7 +181,7 @@ def test_another_number_of_ids_than_rows_is_refused(store: Store, folder: Path) 
 def test_rows_without_ids_are_refused(store: Store, folder: Path) -> None:
     with pytest.raises(UsageError, match="--ids is missing") as caught:
         take(store, array(folder, ITEMS)["path"])
-    assert "--ids FILE" in str(caught.value.next_command)
+    assert "--ids FILE" in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_rows_without_ids_are_refused(store: Store, folder: Path) -> None:
         np.ones((4, 2), bool),
     ],
 )
-def test_an_array_that_is_no_rows_of_numbers_is_refused(store: Store, folder: Path, values: Any) -> None:
+def test_an_array_that_is_not_rows_of_numbers_is_refused(store: Store, folder: Path, values: Any) -> None:
     files = array(folder, ITEMS)
     np.save(files["path"], values, allow_pickle=True)
     with pytest.raises(DataError, match=r"v\.npy"):
@@ -205,7 +205,7 @@ def test_an_array_that_is_no_rows_of_numbers_is_refused(store: Store, folder: Pa
 def test_half_an_array_is_refused(store: Store, folder: Path) -> None:
     files = array(folder, ITEMS)
     files["path"].write_bytes(files["path"].read_bytes()[:-7])
-    with pytest.raises(DataError, match="no array that can be mapped"):
+    with pytest.raises(DataError, match="not an array that can be mapped"):
         take(store, **files)
 
 
@@ -233,14 +233,16 @@ def test_parquet_with_lists_is_read(store: Store, folder: Path, kind: Any) -> No
     assert domain.entry("text")["came_from"]["form"] == "parquet, id=asin vector=emb"
 
 
-def test_parquet_with_a_column_a_number_is_read(store: Store, folder: Path) -> None:
+def test_parquet_with_one_column_per_number_is_read(store: Store, folder: Path) -> None:
     columns = {f"d{place}": [VECTORS[one][place] for one in ITEMS] for place in range(3)}
     pq.write_table(pa.table({"key": ITEMS, "item_id": ITEMS, "rank": [1, 2, 3, 4], **columns}), folder / "v.parquet")
     assert found(take(store, folder / "v.parquet")) == VECTORS
-    assert found(take(store, folder / "v.parquet", map=("id=key", "vector=d*"))) == VECTORS
-    take(store, folder / "v.parquet", map=("vector=d0+d1",))  # told as `d0 and 1 more`, as the next one
-    assert found(take(store, folder / "v.parquet", map=("vector=d0+d2",)))["apple"] == [1.0, -2.0]
-    swapped = found(take(store, folder / "v.parquet", map=("vector=d2+d0",)))
+    assert found(take(store, folder / "v.parquet", force=True, map=("id=key", "vector=d*"))) == VECTORS
+    take(store, folder / "v.parquet", force=True, map=("vector=d0+d1",))  # told as `d0 and 1 more`, as the next one
+    assert found(take(store, folder / "v.parquet", force=True, map=("vector=d0+d2",)))["apple"] == [1.0, -2.0]
+    with pytest.raises(UsageError, match="different: form, columns"):
+        take(store, folder / "v.parquet", map=("vector=d2+d0",))
+    swapped = found(take(store, folder / "v.parquet", force=True, map=("vector=d2+d0",)))
     assert swapped["grape"] == [-2.0, 2.0]
 
 
@@ -268,7 +270,7 @@ def test_a_null_stands_for_no_vector(store: Store, folder: Path, kind: Any) -> N
         (pa.table({"id": ["apple", None], "v": [[1.0], [2.0]]}), (), "row 1 has no id"),
         (pa.table({"id": ITEMS, "v": [[1.0]] * 4, "w": [[1.0]] * 4}), (), "the vector could be v or w"),
         (pa.table({"id": ITEMS, "v": ["a"] * 4}), (), "no column of lists"),
-        (pa.table({"id": ITEMS, "v": ["a"] * 4}), ("vector=v",), "'v' holds string, no numbers"),
+        (pa.table({"id": ITEMS, "v": ["a"] * 4}), ("vector=v",), "'v' holds string, not numbers"),
         (pa.table({"name": ITEMS, "v": [[1.0]] * 4}), (), "no column looks like the id"),
         (pa.table({"id": ITEMS, "v": [[1.0]] * 4}), ("id=key",), "no column 'key'"),
         (pa.table({"id": ITEMS, "v": [[1.0]] * 4}), ("vector=w",), "no column 'w'"),
@@ -297,7 +299,7 @@ def test_feature_files_go_by_item2index(store: Store, folder: Path, suffix: str,
     with pytest.raises(UsageError, match=f"holds features of {modality}"):
         take(store, folder / f"Toy{suffix}", "image" if modality == "text" else "text")
     (folder / "Toy.item2index").write_text("apple\t0\n" * 1 + "".join(f"x{n}\t{n}\n" for n in range(1, 7)))
-    with pytest.raises(DataError, match="no rows of equal width for the 7 ids"):
+    with pytest.raises(DataError, match="not rows of equal width for the 7 ids"):
         take(store, folder / f"Toy{suffix}", modality)
 
 
@@ -323,7 +325,7 @@ def test_pictures_of_clip_retrieval_are_averaged_over_all_parts(store: Store, fo
     assert domain.entry("image")["unmatched"] == {"missing": ["grape"], "zeros": [], "extra": ["pear_2"]}
 
 
-def test_a_name_that_is_an_item_is_no_second_picture_of_another(tmp_path: Path, folder: Path) -> None:
+def test_a_name_that_is_an_item_is_not_a_second_picture_of_another(tmp_path: Path, folder: Path) -> None:
     store = Store(tmp_path / "store")
     make_domain(store, "Shop", [{"item_id": "A"}, {"item_id": "A_2"}])
     clip(folder, [{"vectors": [[1, 1], [3, 3]], "image_path": ["A.jpg", "A_2.jpg"]}])
@@ -335,7 +337,7 @@ def test_texts_of_clip_retrieval_go_by_a_column_of_its_metadata(store: Store, fo
     clip(folder, [{"vectors": [[1, 2], [3, 4]], **columns}], "text_emb")
     with pytest.raises(DataError, match=r"no column 'image_path'; there: caption, sku") as caught:
         take(store, folder)
-    assert "--map id=COLUMN" in str(caught.value.next_command)
+    assert "--map id=COLUMN" in caught.value.message
     assert found(take(store, folder, map=("id=sku",)))["apple"] == [3, 4]
     with pytest.raises(DataError, match="did not embed images"):
         take(store, folder, "image", map=("id=sku",))
@@ -396,25 +398,28 @@ def test_status_names_the_command_that_imports_again(store: Store, folder: Path)
     outcome = run(*state["next_command"].split()[1:])
     assert (outcome.code, outcome.out.split()[:3]) == (0, ["Shop", "text", "built"])
     # To have it as another encoder makes it is a matter of embedding, not of importing again.
-    assert store.domain("Shop").command_with("text", "--encoder", "x") == (
+    assert build_command_with(store.domain("Shop"), "text", "--encoder", "x") == (
         f"antpipe embed-text --domains Shop --store {store.root} --encoder x"
     )
 
 
-def test_another_file_or_other_ids_build_again(store: Store, folder: Path) -> None:
-    def status(**files: Any) -> str:
+def test_another_file_or_other_ids_build_again_with_force(store: Store, folder: Path) -> None:
+    def status(force: bool = False, **files: Any) -> str:
         path = files.pop("path")
         config = EmbeddingsConfig(**files)
-        return import_embeddings(store, "Shop", path, "text", config, announce=str).status
+        return import_embeddings(store, "Shop", path, "text", config, force=force).status
 
     assert [status(**array(folder, ITEMS)), status(**array(folder, ITEMS))] == ["built", "fresh"]
-    assert status(**array(folder, ITEMS, np.ones((4, 3)))) == "built"
-    assert status(**array(folder, list(reversed(ITEMS)), np.ones((4, 3)))) == "built"
+    for ids in (ITEMS, list(reversed(ITEMS))):
+        files = array(folder, ids, np.ones((4, 3)))
+        with pytest.raises(UsageError, match="would replace them"):
+            status(**files)
+        assert status(**files, force=True) == "built"
     encoder = store.domain("Shop").entry("text")["encoder"]
     assert (encoder["name"], len(encoder["revision"])) == ("v.npy", 64)
 
 
-def test_a_coverage_below_the_wish_is_told_with_the_artefact_written(store: Store, folder: Path) -> None:
+def test_a_coverage_below_the_minimum_is_reported_with_the_artefact_written(store: Store, folder: Path) -> None:
     files = array(folder, ITEMS[:3])
     with pytest.raises(PartialError, match=r"only 3 of 4 items \(75\.0%\) have a vector"):
         take(store, **files, min_coverage=0.8)
@@ -444,7 +449,7 @@ def test_a_coverage_below_the_wish_is_told_with_the_artefact_written(store: Stor
         ("v.npy", {"map": ("id=a",)}, "has no columns"),
         ("v.parquet", {"ids": Path("ids.txt")}, "are in a column"),
         ("v.parquet", {"map": ("key=a",)}, "--map key=a"),
-        ("v.csv", {}, "no vectors that are known"),
+        ("v.csv", {}, "unknown format"),
         ("nothing.npy", {}, "no such file"),
         ("broken.parquet", {}, "not a Parquet file"),
     ],

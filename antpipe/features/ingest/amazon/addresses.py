@@ -1,4 +1,4 @@
-"""Where the releases of the Amazon reviews are published: one table of addresses, and what is known of the files.
+"""Where the Amazon releases are published: one table of URLs, and what is known of the files.
 
 Sources of the facts, as of 2024 to 2026:
 - 2014: the links of cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html point to snap.stanford.edu.
@@ -23,9 +23,9 @@ BASES = {
 
 @dataclass(frozen=True)
 class Address:
-    """A file of a release. path: below the release's base; {domain} and {benchmark} stand for themselves.
+    """A file of a release. path: below the release's base, with {domain} and {benchmark} to be filled in.
 
-    local: where it lies in a folder of local files, the name alone where empty.
+    local: its path in a folder of local files; '' for the name alone.
     """
 
     release: str
@@ -55,14 +55,14 @@ ADDRESSES = (
 )
 
 # sha256 by release and path below its base. Only what the publisher's own pages say belongs here, and so far they say
-# nothing: other people's notes would refuse a file that was published anew. What came is checked by its size and gzip
-# data, and its sha256 is kept in the ledger of downloads.
+# nothing: with other people's notes, a file that is published again would be refused. Downloads are checked by their
+# size and gzip data, and their sha256 is kept in the ledger.
 KNOWN_SHA256: dict[tuple[str, str], str] = {}
 
 
 @dataclass(frozen=True)
-class Download:
-    """A file to fetch. name: what it is, whichever mirror it comes from; local: its path below the source folder."""
+class PublishedFile:
+    """A file to download. name: what it is, whatever mirror it comes from. local: its path below the source folder."""
 
     url: str
     name: str
@@ -70,11 +70,11 @@ class Download:
     sha256: str | None
 
 
-def plan_downloads(domain: str, options: AmazonConfig, config: DownloadConfig) -> list[Download]:
-    """The files of a domain, reviews before metadata. UsageError where the release has none of this kind.
+def plan_downloads(domain: str, options: AmazonConfig, config: DownloadConfig) -> list[PublishedFile]:
+    """The files of a domain, reviews before metadata. Raises UsageError if the release has none of this kind.
 
-    `--files auto` is the 5-core, and the complete reviews of 2023, which has no 5-core with texts. `--benchmark auto`
-    is 5core/last_out.
+    `--files auto` means the 5-core, or the complete reviews of 2023, which has no 5-core with texts. `--benchmark auto`
+    means 5core/last_out.
     """
     kind = "complete" if config.release == "2023" else "5-core"
     kind = kind if options.files == "auto" else options.files
@@ -90,5 +90,5 @@ def plan_downloads(domain: str, options: AmazonConfig, config: DownloadConfig) -
         path = address.path.format(domain=domain, benchmark=benchmark)
         local = address.local.format(domain=domain, benchmark=benchmark) or path.rpartition("/")[2]
         known = KNOWN_SHA256.get((config.release, path))
-        downloads.append(Download(f"{base}/{path}", f"{config.release}/{path}", local, known))
+        downloads.append(PublishedFile(f"{base}/{path}", f"{config.release}/{path}", local, known))
     return downloads

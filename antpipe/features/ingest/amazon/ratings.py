@@ -1,12 +1,12 @@
-"""Lines of published ratings without text: which column is what, and what the lines say.
+"""Published ratings without text: which column is what, and what the lines say.
 
 Four comma-separated columns. Ratings of 2014: user,item,rating,timestamp; of 2018: item,user,rating,timestamp; both in
 seconds and without a header. Benchmark of 2023: user_id,parent_asin,rating,timestamp[,history] in milliseconds, with a
-header (files from before February 2024 have none). Two of these cannot be told by name (`Books.csv`), so the format
-is decided by what the first lines show, and refused where they show too little.
+header (files from before February 2024 have none). Names do not tell the releases apart (`Books.csv`), so the first
+lines decide on the format; a file whose lines show too little is refused.
 
-A line is malformed where it is not UTF-8, has another number of columns, an empty id, a time that is no whole number
-or lies beyond the year 5000, or a rating that is not between 0 and 5. A missing rating stays missing.
+A line is malformed if it is not UTF-8, has another number of columns, an empty id, a time that is not a whole number or
+lies beyond the year 5000, or a rating that is not between 0 and 5. A missing rating stays missing.
 """
 
 import csv
@@ -20,18 +20,20 @@ from itertools import chain, islice
 from pathlib import Path
 
 from antpipe.errors import DataError
-from antpipe.features.ingest.amazon.readers import Rejects
-from antpipe.features.ingest.lines import again, read_lines
+from antpipe.features.ingest.advice import SettingsError
+from antpipe.features.ingest.lines import read_lines
+from antpipe.features.ingest.rejects import Rejects
+from antpipe.store.next_command import first_lines
 
-SAMPLE = 10_000  # lines that decide on the format
-CLEAR = 0.95  # share of the lines with evidence that must agree
-ENOUGH = 0.5  # share of the lines that must give evidence
+SAMPLE = 10_000  # lines that decide the format
+CLEAR = 0.95  # minimum share of lines with evidence that agree
+ENOUGH = 0.5  # minimum share of lines with evidence
 IN_MILLISECONDS = 10**11  # as seconds, the year 5138; as milliseconds, 1973
 LATEST = 10**14
-EXCERPT = 40
+SHOWN = 40  # characters of a value that a message shows
 UNITS = {1: "milliseconds", 1000: "seconds"}
 
-# Reviewers: A and at least nine more; products: B and nine more, or the ISBN of a book.
+# A user is A and at least nine more characters; an item is B and nine more, or the ISBN of a book.
 USER = re.compile(r"A[0-9A-Z]{9,}")
 ITEM = re.compile(r"B[0-9A-Z]{9}|[0-9]{9}[0-9X]")
 ROLES = {
@@ -44,8 +46,8 @@ ROLES = {
 
 
 @dataclass(frozen=True)
-class Columns:
-    """What the columns of a file are: where user and item stand, and the milliseconds of one unit of time."""
+class RatingsFormat:
+    """The columns of a file: the positions of user and item, and how many milliseconds one unit of time has."""
 
     name: str
     about: str
@@ -58,19 +60,18 @@ class Columns:
 FORMATS = {
     form.name: form
     for form in (
-        Columns("ratings-2014", "ratings of 2014 (user,item,rating,timestamp)", 0, 1, 1000),
-        Columns("ratings-2018", "ratings of 2018 (item,user,rating,timestamp)", 1, 0, 1000),
-        Columns("benchmark-2023", "benchmark of 2023 (user_id,parent_asin,rating,timestamp)", 0, 1, 1, (4, 5)),
+        RatingsFormat("ratings-2014", "ratings of 2014 (user,item,rating,timestamp)", 0, 1, 1000),
+        RatingsFormat("ratings-2018", "ratings of 2018 (item,user,rating,timestamp)", 1, 0, 1000),
+        RatingsFormat("benchmark-2023", "benchmark of 2023 (user_id,parent_asin,rating,timestamp)", 0, 1, 1, (4, 5)),
     )
 }
-Row = tuple[bytes, str, str, int, float | None]  # line, user, item, milliseconds, rating
+Rating = tuple[bytes, str, str, int, float | None]  # line, user, item, milliseconds, rating
 
 
-def find_columns(path: Path, wanted: str, command: str) -> Columns:
-    """The format of a file; `wanted` names one of FORMATS, or is `auto`.
+def find_format(path: Path, wanted: str) -> RatingsFormat:
+    """The format of a file. wanted: the name of one of FORMATS, or `auto`.
 
-    command: of the next try, to which `--review-format` is added. DataError where the lines do not show it clearly, or
-    where they have a header that says otherwise.
+    Raises SettingsError if the lines do not show it clearly, or have a header that contradicts `wanted`.
     """
     head = [_fields(line.removeprefix(BOM_UTF8)) for line in islice(read_lines(path), SAMPLE)]
     header = header_roles(head[0]) if head else None
@@ -78,39 +79,38 @@ def find_columns(path: Path, wanted: str, command: str) -> Columns:
     if wanted != "auto":
         chosen = FORMATS[wanted]
         if header and (header[chosen.user], header[chosen.item]) != ("user", "item"):
-            raise DataError(
-                f"{path}:1: the header {','.join(header)} is not that of {chosen.about}",
-                command,
+            raise SettingsError(
+                f"{path}:1: the header {','.join(header)} is not that of {chosen.about}", {"review_format": "auto"}
             )
         return chosen
-    order = header[0] if header else _order(path, rows, command)
-    unit = _unit(path, rows, command)
+    first = header[0] if header else _first_column(path, rows)
+    unit = _unit(path, rows)
     for form in FORMATS.values():
-        if (form.unit, (form.user, form.item)) == (unit, (0, 1) if order == "user" else (1, 0)):
+        if (form.unit, (form.user, form.item)) == (unit, (0, 1) if first == "user" else (1, 0)):
             return form
-    raise DataError(
+    raise SettingsError(
         f"{path}: item,user with times in milliseconds: no release is published like this",
-        f"{command} --review-format ratings-2018",
+        {"review_format": "ratings-2018"},
     )
 
 
 def header_roles(fields: list[str] | None) -> list[str] | None:
-    """What the columns are by the names in a first line; None where it holds no names."""
+    """What the columns are, by the names in a first line; None if it is not a header."""
     names = [field.strip().removeprefix("\ufeff").strip('"').lower() for field in fields or []]
     roles = [ROLES.get(name, "") for name in names]
     known = roles[:4] in (["user", "item", "rating", "timestamp"], ["item", "user", "rating", "timestamp"])
     return roles if known and roles[4:] in ([], ["history"]) else None
 
 
-def _order(path: Path, rows: list[list[str]], command: str) -> str:
-    """`user` or `item`: what the first column holds, as the ids of the first lines look."""
+def _first_column(path: Path, rows: list[list[str]]) -> str:
+    """`user` or `item`: what the first column holds, judged by the ids of the first lines."""
     votes = Counter(vote for fields in rows if (vote := _vote(fields[0], fields[1])))
     seen, (best, most) = votes.total(), votes.most_common(1)[0] if votes else ("", 0)
     if not rows or seen < ENOUGH * len(rows) or most < CLEAR * seen:
-        raise DataError(
+        raise SettingsError(
             f"{path}: cannot tell users from items: of the first {len(rows)} lines, {votes['user']} look like "
             f"user,item,rating,timestamp (release of 2014) and {votes['item']} like item,user,rating,timestamp (2018)",
-            f"{command} --review-format ratings-2018",
+            {"review_format": "ratings-2018"},
         )
     return best
 
@@ -121,20 +121,20 @@ def _vote(first: str, second: str) -> str:
     return "item" if ITEM.fullmatch(first) and USER.fullmatch(second) else ""
 
 
-def _unit(path: Path, rows: list[list[str]], command: str) -> int:
-    """Milliseconds of the unit of time, by the size of the numbers."""
+def _unit(path: Path, rows: list[list[str]]) -> int:
+    """How many milliseconds one unit of time has, judged by the size of the numbers."""
     times = [int(fields[3]) for fields in rows if re.fullmatch("[0-9]{1,18}", fields[3])]
     large = sum(time >= IN_MILLISECONDS for time in times)
     if (1 - CLEAR) * len(times) < large < CLEAR * len(times):
-        raise DataError(
+        raise SettingsError(
             f"{path}: cannot tell the unit of time: of the first {len(times)} lines, {large} look like milliseconds",
-            f"{command} --review-format benchmark-2023",
+            {"review_format": "benchmark-2023"},
         )
     return 1 if times and large >= CLEAR * len(times) else 1000
 
 
 def _fields(line: bytes) -> list[str] | None:
-    """The columns of a line; None where it cannot be split."""
+    """The columns of a line; None if it cannot be split."""
     try:
         return split_line(line)
     except (ValueError, csv.Error):
@@ -142,20 +142,20 @@ def _fields(line: bytes) -> list[str] | None:
 
 
 def split_line(line: bytes) -> list[str]:
-    """The columns of a line; ValueError (not UTF-8) or csv.Error (a quote that does not end)."""
+    """The columns of a line. Raises ValueError (not UTF-8) or csv.Error (a quote that does not end)."""
     text = line.decode()
     return next(csv.reader([text], strict=True), []) if '"' in text else text.split(",")
 
 
-def read_ratings(path: Path, columns: Columns, rejects: Rejects, limit: int) -> Iterator[Row]:
-    """Good lines with what they say; the others go to `rejects`. A header is no line, but has a number.
+def read_ratings(path: Path, columns: RatingsFormat, rejects: Rejects, limit: int) -> Iterator[Rating]:
+    """Good lines and what they say; the others go to `rejects`. A header is not counted as a line, but has a number.
 
-    limit: lines to read (0: all). DataError where the file is empty; a header alone is a file without interactions.
+    limit: lines to read (0: all). Raises DataError if the file is empty; one with only a header has no interactions.
     """
     numbered: Iterator[tuple[int, bytes]] = enumerate(read_lines(path), 1)
     head = next(numbered, None)
     if head is None:
-        raise DataError(f"{path}: empty", again(path))
+        raise DataError(f"{path}: empty", first_lines(path))
     if not header_roles(_fields(head[1])):
         numbered = chain([(1, head[1].removeprefix(BOM_UTF8))], numbered)
     for number, line in islice(numbered, limit or None):
@@ -169,24 +169,24 @@ def read_ratings(path: Path, columns: Columns, rejects: Rejects, limit: int) -> 
             yield row
 
 
-def parse_row(line: bytes, columns: Columns) -> Row:
-    """What one line says; UnicodeDecodeError, another ValueError or csv.Error where it is malformed."""
+def parse_row(line: bytes, columns: RatingsFormat) -> Rating:
+    """What one line says. Raises ValueError (UnicodeDecodeError if it is not UTF-8) or csv.Error if it is malformed."""
     fields = split_line(line)
     if len(fields) not in columns.widths:
-        raise ValueError(f"{len(fields)} column(s), expected are {' or '.join(map(str, columns.widths))}")
+        raise ValueError(f"{len(fields)} column(s), expected {' or '.join(map(str, columns.widths))}")
     user, item, stars, time = fields[columns.user].strip(), fields[columns.item].strip(), fields[2], fields[3].strip()
     if not user or not item:
         raise ValueError("no user" if not user else "no item")
     if not (time.isascii() and time.isdigit()):
-        raise ValueError(f"timestamp {time[:EXCERPT]!r}: not a whole number")
+        raise ValueError(f"timestamp {time[:SHOWN]!r}: not a whole number")
     milliseconds = int(time[:20]) * columns.unit
     if milliseconds > LATEST:
-        raise ValueError(f"timestamp {time[:EXCERPT]}: beyond the year 5000 in {UNITS[columns.unit]}")
+        raise ValueError(f"timestamp {time[:SHOWN]}: beyond the year 5000 in {UNITS[columns.unit]}")
     return line, user, item, milliseconds, _rating(stars.strip())
 
 
 def _rating(text: str) -> float | None:
-    """Stars; None where there are none. ValueError where they are no number between 0 and 5."""
+    """Stars; None if there are none. Raises ValueError if they are not a number between 0 and 5."""
     if not text:
         return None
     try:
@@ -194,5 +194,5 @@ def _rating(text: str) -> float | None:
     except ValueError:
         stars = math.nan
     if not 0 <= stars <= 5:
-        raise ValueError(f"rating {text[:EXCERPT]!r}: not a number between 0 and 5")
+        raise ValueError(f"rating {text[:SHOWN]!r}: not a number between 0 and 5")
     return stars

@@ -1,32 +1,82 @@
-"""The review files of a domain, of any kind, as one table of distinct lines."""
+"""The review files of a domain, of any kind, as one table of distinct lines.
 
+Releases: 2014 (jmcauley.ucsd.edu/data/amazon), 2018 (nijianmo.github.io/amazon), 2023 (amazon-reviews-2023.github.io).
+"""
+
+import json
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import polars as pl
+from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from antpipe.errors import DataError, UsageError
-from antpipe.features.ingest.amazon.files import CSV, SPLITS, Request
-from antpipe.features.ingest.amazon.ratings import FORMATS, Row, find_columns, read_ratings
-from antpipe.features.ingest.amazon.readers import (
-    Rejects,
-    Review,
-    Review2018,
-    Review2023,
-    read_records,
-    review_format,
-    review_layout,
-)
+from antpipe.features.ingest.amazon.files import CSV, SPLITS, Release
+from antpipe.features.ingest.amazon.json_lines import Id, read_records
+from antpipe.features.ingest.amazon.ratings import FORMATS, Rating, find_format, read_ratings
 from antpipe.features.ingest.amazon.spill import Lines, Spill, columns
 from antpipe.features.ingest.lines import ahead, block_of
-from antpipe.runtime.process import short_turns
+from antpipe.features.ingest.rejects import Rejects
+from antpipe.features.ingest.rules import RawInteractions, line_counts
+from antpipe.runtime.logs import log
+from antpipe.runtime.threads import short_turns
+from antpipe.store.next_command import first_lines
+
+# Times beyond the year 5000 are milliseconds taken for seconds, or no times at all.
+Seconds = Annotated[int, Meta(ge=0, le=10**11)]
+Milliseconds = Annotated[int, Meta(ge=0, le=10**14)]
+# Stars go from 1 to 5; 0 is written where the page showed none.
+Stars = Annotated[float, Meta(ge=0, le=5)]
+
+ROWS_AT_ONCE = 10_000
+
+
+class Review2018(Struct, gc=False):
+    """A review of 2014 or 2018. A missing rating stays missing: nothing downstream needs it."""
+
+    user: Id = msgspec.field(name="reviewerID")
+    item: Id = msgspec.field(name="asin")
+    seconds: Seconds = msgspec.field(name="unixReviewTime")
+    rating: Stars | None = msgspec.field(name="overall", default=None)
+
+
+class Review2023(Struct, gc=False):
+    """A review of 2023, whose metadata describe parents (a product with all its colours and sizes)."""
+
+    user: Id = msgspec.field(name="user_id")
+    milliseconds: Milliseconds = msgspec.field(name="timestamp")
+    rating: Stars | None = None
+    parent_asin: Id | None = None
+    asin: Id | None = None
+
+    def __post_init__(self) -> None:
+        if self.parent_asin is None and self.asin is None:
+            raise ValueError("neither `parent_asin` nor `asin`")
+
+    @property
+    def item(self) -> str:
+        return self.parent_asin or self.asin or ""
+
+
+Review = Review2018 | Review2023
+
+
+def review_layout(line: bytes) -> type[Review]:
+    """The record type of a review line. Raises one of MALFORMED if it shows none."""
+    if b'"reviewerID"' in line:
+        return Review2018
+    if b'"user_id"' in line:
+        return Review2023
+    json.loads(line)
+    raise msgspec.ValidationError("neither `reviewerID` (releases of 2014 and 2018) nor `user_id` (2023)")
+
 
 LAYOUTS: dict[str, Callable[[bytes], type[Review]]] = {
     "auto": review_layout,
@@ -35,72 +85,56 @@ LAYOUTS: dict[str, Callable[[bytes], type[Review]]] = {
 }
 
 
-ROWS_AT_ONCE = 10_000
+def read_reviews(files: tuple[Path, ...], release: Release, rejects: Rejects) -> RawInteractions:
+    """The review files of a domain. Malformed lines go to `rejects`; of identical lines the first stays.
 
-
-@dataclass(frozen=True)
-class Reviews:
-    """Distinct review lines in file order: INTERACTIONS, where user_id and item_id are places in `users`, `items`.
-
-    With numbers instead of ids a line takes 20 bytes. Those of several files have `split`, the place of their file.
-    facts: for the report.
+    With a limit, each file is read up to that line. Raises DataError if no line is left.
     """
-
-    table: pl.DataFrame
-    users: pl.Series
-    items: pl.Series
-    facts: dict[str, Any]
-
-
-def read_reviews(
-    files: tuple[Path, ...], request: Request, rejects: Rejects, announce: Callable[[str], None]
-) -> Reviews:
-    """The review files, which are announced; malformed lines go to `rejects`, of identical lines the first stays.
-
-    With a limit, each file is read up to that line. DataError where no line is left.
-    """
-    forms, good, parts = [], [], []
-    with TemporaryFile(dir=folder_with_room(request.store.root)) as file, short_turns():
+    formats, good, parts = [], [], []
+    with TemporaryFile(dir=folder_with_room(release.store.root)) as file, short_turns():
         spill = Spill(file)
         for path in files:
-            form, lines = _lines(path, request, rejects)
+            form, lines = _lines(path, release, rejects)
             with closing(ahead(lines)) as coming:
                 good.append(spill.read(coming))
-            forms.append(form[0])
+            formats.append(form[0])
             malformed = rejects.count(path)
-            announce(f"{path.name}: {form[0]}, {good[-1] + malformed} lines")
+            log.info(f"{path.name}: {form[0]}, {good[-1] + malformed} lines")
             parts.append({"file": path.name, "lines": good[-1] + malformed, "malformed": malformed})
         every, users, items = spill.table()
     if not len(every):
-        raise DataError(f"{', '.join(map(str, files))}: no line is usable", request.command("--download", "--dry-run"))
+        raise DataError(f"{', '.join(map(str, files))}: no line is usable", first_lines(files[0]))
     if len(files) == len(SPLITS):
-        announce("train, valid and test become one table; build-sequences keeps their split unless told otherwise")
+        log.info(
+            "train, valid and test become one table; build-sequences keeps their split unless --split says otherwise"
+        )
         every = every.with_columns(pl.Series("split", np.repeat(range(len(files)), good), pl.Int8))
     table = every.filter("is_first").drop("is_first")
-    facts = line_facts(", ".join(dict.fromkeys(forms)), sum(map(rejects.count, files)), len(every), len(table))
+    counts = line_counts(sum(map(rejects.count, files)), len(every), len(table))
+    facts: dict[str, Any] = {"format": ", ".join(dict.fromkeys(formats)), **counts}
     if len(files) > 1:
         facts["parts"] = parts
-    return Reviews(table, users, items, facts)
+    return RawInteractions(table, users, items, facts)
 
 
 def folder_with_room(root: Path) -> Path:
-    """The store's folder, or the one that it will come to lie in: where the results go, there is room."""
+    """The folder of the store, or its nearest parent that exists: the results need room there anyway."""
     return next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
 
 
-def _lines(path: Path, request: Request, rejects: Rejects) -> tuple[list[str], Generator[Lines, None, None]]:
-    """What the lines of a file are, and these lines. The words come with the first good line where JSON is read."""
-    wanted, limit = request.options.review_format, request.options.limit
-    is_table = path.name.endswith(CSV)
-    if wanted != "auto" and is_table != (wanted in FORMATS):
-        raise UsageError(f"--review-format {wanted}: {path.name} is {'no ' if not is_table else ''}comma-separated")
-    if is_table:
-        places = find_columns(path, wanted, request.command())
-        return [places.about], _of_rows(read_ratings(path, places, rejects, limit))
+def _lines(path: Path, release: Release, rejects: Rejects) -> tuple[list[str], Generator[Lines, None, None]]:
+    """The format of a file, and its lines. The format of JSON lines is known once the first good one was read."""
+    wanted, limit = release.options.review_format, release.options.limit
+    is_csv = path.name.endswith(CSV)
+    if wanted != "auto" and is_csv != (wanted in FORMATS):
+        raise UsageError(f"--review-format {wanted}: {path.name} is {'' if is_csv else 'not '}comma-separated")
+    if is_csv:
+        chosen = find_format(path, wanted)
+        return [chosen.about], _of_ratings(read_ratings(path, chosen, rejects, limit))
     form = [""]
 
     def columns_of(reviews: list[Review]) -> pl.DataFrame:
-        form[0] = form[0] or review_format(reviews[0])
+        form[0] = form[0] or ("reviews of 2014/2018" if isinstance(reviews[0], Review2018) else "reviews of 2023")
         return columns(
             [review.user for review in reviews],
             [review.item for review in reviews],
@@ -112,31 +146,13 @@ def _lines(path: Path, request: Request, rejects: Rejects) -> tuple[list[str], G
 
 
 def milliseconds(reviews: list[Review]) -> NDArray[np.int64]:
-    """(N,) times of reviews of one release, since 1970."""
+    """(N,) times since 1970 of reviews of one release."""
     if isinstance(reviews[0], Review2018):
         return 1000 * np.array([review.seconds for review in reviews], np.int64)  # type: ignore[union-attr]
     return np.array([review.milliseconds for review in reviews], np.int64)  # type: ignore[union-attr]
 
 
-def _of_rows(rows: Iterator[Row]) -> Generator[Lines, None, None]:
-    while some := list(islice(rows, ROWS_AT_ONCE)):
+def _of_ratings(ratings: Iterator[Rating]) -> Generator[Lines, None, None]:
+    while some := list(islice(ratings, ROWS_AT_ONCE)):
         lines, *known = zip(*some, strict=True)
         yield block_of(lines), [columns(*known)]
-
-
-def with_ids(interactions: pl.DataFrame, reviews: Reviews) -> pl.DataFrame:
-    """INTERACTIONS with the original ids in place of their numbers."""
-    return interactions.with_columns(
-        reviews.users.gather(interactions["user_id"]), reviews.items.gather(interactions["item_id"])
-    )
-
-
-def line_facts(form: str, malformed: int, good: int, kept: int) -> dict[str, Any]:
-    """What became of the lines of a file: lines = kept + duplicate_lines + malformed."""
-    return {
-        "format": form,
-        "lines": good + malformed,
-        "malformed": malformed,
-        "duplicate_lines": good - kept,
-        "kept": kept,
-    }

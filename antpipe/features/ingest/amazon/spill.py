@@ -1,4 +1,4 @@
-"""Columns of review lines on disk while they are read, so that memory does not grow with the file."""
+"""Columns of review lines, kept on disk while files are read, so that memory does not grow with them."""
 
 import mmap
 from collections.abc import Iterator, Sequence
@@ -11,10 +11,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from antpipe.features.ingest.ids import numbered
-from antpipe.features.ingest.lines import Block, block_of, line_hashes
+from antpipe.features.ingest.lines import LineBlock, block_of, line_hashes
 
 COLUMNS = pl.Schema({"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64, "rating": pl.Float32})
-Lines = tuple[Block, list[pl.DataFrame]]  # some lines, and COLUMNS of what they say, piece by piece
+Lines = tuple[LineBlock, list[pl.DataFrame]]  # some lines, and their COLUMNS piece by piece
 
 
 def columns(
@@ -23,16 +23,16 @@ def columns(
     milliseconds: Sequence[int] | NDArray[np.int64],
     ratings: Sequence[float | None],
 ) -> pl.DataFrame:
-    """COLUMNS of what some lines say, a row a line."""
+    """COLUMNS of some lines, one row per line."""
     values = (users, items, milliseconds, ratings)
-    # Not by pyarrow, which loads pandas, where that is installed, to see what lists are.
+    # Not made by pyarrow, which would load pandas (if installed) to look at lists.
     return pl.DataFrame(
         [pl.Series(name, some, kind) for (name, kind), some in zip(COLUMNS.items(), values, strict=True)]
     )
 
 
 class Spill:
-    """file: one without a name, so that it is gone with the process, however that ends."""
+    """Columns of lines in a file. file: without a name, so that it is gone with the process, however that ends."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -40,24 +40,23 @@ class Spill:
         self.writer = pa.ipc.new_file(file, nothing.schema)
 
     def read(self, lines: Iterator[Lines]) -> int:
-        """Take in all lines; returns how many there were."""
+        """Write all lines; returns how many there were."""
         return sum(self._write(*some) for some in lines)
 
-    def _write(self, block: Block, pieces: list[pl.DataFrame]) -> int:
+    def _write(self, block: LineBlock, pieces: list[pl.DataFrame]) -> int:
         self.writer.write_table(self._table(block, pieces))
         return len(block)
 
-    def _table(self, block: Block, pieces: list[pl.DataFrame]) -> pa.Table:
+    def _table(self, block: LineBlock, pieces: list[pl.DataFrame]) -> pa.Table:
         known = pl.concat([COLUMNS.to_frame(), *pieces], rechunk=True)
         return known.with_columns(line_hashes(block).alias("line_hash")).to_arrow()
 
     def table(self) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
-        """COLUMNS with places in place of ids, and `is_first`: whether no line before is the same; and what ids these
-        are, users and items by first appearance.
+        """COLUMNS with positions instead of ids, and `is_first` (no earlier line is the same); then the ids of users
+        and of items, in the order of their first lines.
 
-        Lines are the same where 64 bits of each are: among 100 million, two different ones share them with a
-        probability below 0.001.
-        Numbers and times are mapped from the file, so their memory can be taken back at any time.
+        Lines with the same 64-bit hash count as the same: among 100 million, two different ones share a hash with a
+        probability below 0.001. Numbers and times are mapped from the file, so the system can reclaim their memory.
         """
         self.writer.close()
         self.file.flush()
@@ -67,8 +66,8 @@ class Spill:
         with ThreadPoolExecutor(1) as thread:
             is_first = thread.submit(pl.Series(stored["line_hash"]).is_first_distinct)
             for at, name in enumerate(("user_id", "item_id")):
-                places, ids[name] = numbered(stored[name])
-                stored = stored.set_column(at, name, places.to_arrow())
+                positions, ids[name] = numbered(stored[name])
+                stored = stored.set_column(at, name, positions.to_arrow())
                 if hasattr(mmap, "MADV_DONTNEED"):
                     mapping.madvise(mmap.MADV_DONTNEED)  # the ids are not needed again
         table = pl.DataFrame(stored.drop_columns("line_hash")).with_columns(is_first.result().alias("is_first"))

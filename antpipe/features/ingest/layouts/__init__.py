@@ -1,1 +1,1 @@
-"""Files of processed data sets."""
+"""Files of data sets that UniSRec, MISSRec and ANT processed."""

@@ -1,8 +1,8 @@
 """Feature files of processed data sets: rows of plain numbers in the order of the items, without a header.
 
 NAME.feat1CLS (UniSRec, MISSRec): float32, texts. NAME.feat3CLS (MISSRec): float32, pictures. NAME_text_0.feat float32,
-NAME_img_0_4.feat float64 with four pictures an item, NAME_price_0.feat float64 (ANT, github.com/ninglab/ANT,
-dataset/Dataset.py). A row of zeros stands for an item without; there is no row for padding.
+NAME_img_0_4.feat float64 with four pictures per item, NAME_price_0.feat float64 (ANT, github.com/ninglab/ANT,
+dataset/Dataset.py). An item without the feature has a row of zeros; there is no row for padding.
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antpipe.errors import DataError
+from antpipe.features.ingest.advice import SettingsError
 from antpipe.store.artefacts import StageResult
 from antpipe.store.domain import Domain
 from antpipe.store.files import file_sha256
@@ -24,7 +25,7 @@ LARGEST = float(np.finfo(np.float16).max)
 
 @dataclass(frozen=True)
 class FeatureKind:
-    """What a suffix says of a file. slots: vectors an item, averaged over those that are not zeros."""
+    """What a suffix says about a file. slots: vectors per item, of which those that are not zeros are averaged."""
 
     suffix: str
     modality: str
@@ -39,13 +40,13 @@ KINDS = (
     FeatureKind("_img_0_4.feat", "image", np.float64, slots=4),
     FeatureKind("_price_0.feat", "price", np.float64),
 )
-# Texts with words left out at random: UniSRec's augmentation in pre-training, which ANT does not have.
+# Texts with words dropped at random: UniSRec's augmentation in pre-training, which ANT does not have.
 UNUSED = ".feat2CLS"
 
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """A file of N rows of `width` numbers, times the slots."""
+    """A file of `rows` rows with `slots` vectors of `width` numbers each."""
 
     path: Path
     kind: FeatureKind
@@ -55,7 +56,7 @@ class FeatureFile:
 
 
 def find_features(folder: Path, name: str) -> list[tuple[Path, FeatureKind]]:
-    """The feature files of a data set, one a modality: the first of KINDS."""
+    """The feature files of a data set, one per modality: the first of KINDS."""
     found: dict[str, tuple[Path, FeatureKind]] = {}
     for kind in KINDS:
         path = folder / f"{name}{kind.suffix}"
@@ -65,7 +66,7 @@ def find_features(folder: Path, name: str) -> list[tuple[Path, FeatureKind]]:
 
 
 def rows_of_text(features: list[tuple[Path, FeatureKind]], width: int) -> int | None:
-    """How many items the text features are of, if they are `width` wide; None where there are none."""
+    """How many items the text features cover if they are `width` wide; None if there are no text features."""
     for path, kind in features:
         if kind.modality == "text":
             return path.stat().st_size // (np.dtype(kind.number).itemsize * width)
@@ -73,19 +74,21 @@ def rows_of_text(features: list[tuple[Path, FeatureKind]], width: int) -> int | 
 
 
 def check_feature(path: Path, kind: FeatureKind, rows: int, text_width: int) -> FeatureFile:
-    """A file that fits `rows` items and whose numbers fit float16. The width of texts is checked, that of the others
-    follows from the size. Raises DataError."""
+    """A file, checked to fit `rows` items and float16. The width of texts must be as given, others follow from sizes.
+
+    Raises DataError if it does not fit.
+    """
     size, one = path.stat().st_size, np.dtype(kind.number).itemsize * kind.slots * rows
     width = size // one
     if size % one or not width:
         raise DataError(
-            f"{path}: {size} bytes are no {np.dtype(kind.number)} rows of equal width for {rows} items: it was made "
+            f"{path}: {size} bytes are not {np.dtype(kind.number)} rows of equal width for {rows} items: it was made "
             "for another catalogue"
         )
     if kind.modality == "text" and width != text_width:
-        raise DataError(
+        raise SettingsError(
             f"{path}: {size} bytes for {rows} items are rows of {width} numbers, --feature-width says {text_width}",
-            f"repeat the command with --feature-width {width}",
+            {"feature_width": width},
         )
     file = FeatureFile(path, kind, rows, width, file_sha256(path))
     for start, values, _ in read_chunks(file):
@@ -107,16 +110,15 @@ def read_chunks(file: FeatureFile) -> Iterator[tuple[int, NDArray[np.float64], N
 
 
 def feature_parameters(file: FeatureFile, encoder: str | None) -> dict[str, Any]:
-    """What the fingerprint of the artefact covers. encoder: what the user says made the features; else the file
-    itself stands for it."""
+    """What the fingerprint of the artefact covers. encoder: what made the features; None if the file stands for it."""
     revision = "as told" if encoder else file.sha256
     return {"encoder": encoder or file.path.name, "revision": revision, "file": file.sha256}
 
 
-def write_feature(place: Domain, file: FeatureFile, encoder: str | None) -> StageResult:
-    """MODALITY.arrow of a domain whose items are the rows of the file, in this order."""
+def write_feature(domain: Domain, file: FeatureFile, encoder: str | None) -> StageResult:
+    """Write MODALITY.arrow of a domain whose items are the rows of the file, in this order."""
     modality, parameters = file.kind.modality, feature_parameters(file, encoder)
-    with place.writing(modality, parameters) as out:
+    with domain.writing(modality, parameters) as out:
         with out.feature(modality, file.rows, file.width) as feature:
             for start, values, present in read_chunks(file):
                 feature.values[start : start + len(values)] = values
@@ -135,4 +137,4 @@ def write_feature(place: Domain, file: FeatureFile, encoder: str | None) -> Stag
             "figures": figures,
             "came_with_items": True,
         }
-    return StageResult(place.name, modality, "built", figures)
+    return StageResult(domain.name, modality, "built", figures)

@@ -1,13 +1,13 @@
-"""Interaction files of UniSRec's layout: from their rows of (history, target) back to whole sequences.
+"""Interaction files of UniSRec's layout: rows of (history, target) become whole sequences again.
 
-NAME.train.inter, NAME.valid.inter and NAME.test.inter (github.com/RUCAIBox/UniSRec, dataset/preprocessing; MISSRec
-and ANT use the same): tab-separated, header `user_id:token item_id_list:token_seq item_id:token`, items are numbers
-from 0, joined by blanks. A history is cut to its last 50 items. The training rows of a user come with the longest
-history first.
+NAME.train.inter, NAME.valid.inter and NAME.test.inter (github.com/RUCAIBox/UniSRec, dataset/preprocessing; MISSRec and
+ANT use the same): tab-separated, header `user_id:token item_id_list:token_seq item_id:token`, items are numbers from 0,
+joined by blanks. A history is cut to its last 50 items. The training rows of a user are sorted by length of history,
+the longest first.
 """
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antpipe.errors import DataError
+from antpipe.features.ingest.layouts.text_files import read_fields
 
 PARTS = ("train", "valid", "test")
 HEADER = ("user_id:token", "item_id_list:token_seq", "item_id:token")
@@ -22,8 +23,10 @@ HEADER = ("user_id:token", "item_id_list:token_seq", "item_id:token")
 
 @dataclass(frozen=True)
 class HistoryRows:
-    """Rows of the three files, R in all: user, target, part (0 train, 1 valid, 2 test) and line (R,); the history of
-    row r is items[starts[r]:starts[r + 1]]. users: the tokens that `user` numbers."""
+    """The R rows of the three files. The history of row r is items[starts[r]:starts[r + 1]].
+
+    user, target, part (0 train, 1 valid, 2 test), line: (R,). users: the tokens that `user` numbers.
+    """
 
     user: NDArray[np.int32]
     target: NDArray[np.int32]
@@ -40,8 +43,10 @@ class HistoryRows:
 
 @dataclass(frozen=True)
 class GivenSequences:
-    """Whole sequences, one after the other: user and item (T,), part (T,) of each position. cut: users whose
-    sequences may have begun earlier than their longest history shows."""
+    """Whole sequences, one after the other. user, item, part: (T,), of each position.
+
+    cut: how many users may have begun earlier than their longest history shows.
+    """
 
     user: NDArray[np.int32]
     item: NDArray[np.int32]
@@ -59,7 +64,7 @@ class MismatchError(Exception):
 
 
 def read_history_rows(files: Sequence[Path]) -> HistoryRows:
-    """files: of train, valid and test. DataError, with file and line, for the first row that is not of the layout."""
+    """files: train, valid and test. Raises DataError, with file and line, for a row that is not of the layout."""
     users: dict[str, int] = {}
     user, target, items = array("i"), array("i"), array("i")
     part, line, starts = array("b"), array("q"), array("q", [0])
@@ -90,44 +95,15 @@ def read_history_rows(files: Sequence[Path]) -> HistoryRows:
         files,
     )
     if not len(rows.user):
-        raise DataError(f"{files[0]}: no row in it, nor in the others")
+        raise DataError(f"{files[0]}: no row, nor in the files of valid and test")
     return rows
 
 
-def read_fields(path: Path, header: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """(line, values) of a tab-separated file whose first line is this header; DataError for any other line."""
-    lines = read_lines(path)
-    if tuple(next(lines, (1, ""))[1].split("\t")) != tuple(header):
-        raise DataError(f"{path}:1: the header is not {' '.join(header)} with tabs between")
-    for at, text in lines:
-        fields = text.split("\t")
-        if len(fields) != len(header):
-            raise DataError(f"{path}:{at}: {len(fields)} value(s), the header has {len(header)}")
-        yield at, fields
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not empty, without their end, and their numbers. DataError where the file cannot be read or is
-    not UTF-8."""
-    at = 0
-    try:
-        with path.open("rb") as stream:
-            for at, line in enumerate(stream, 1):
-                text = line.decode("utf-8-sig" if at == 1 else "utf-8").rstrip("\r\n")
-                if text:
-                    yield at, text
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}:{at}: not UTF-8") from None
-
-
 def rebuild(rows: HistoryRows) -> GivenSequences:
-    """Each user's whole sequence. The targets of valid and test are exactly those of the files; every earlier
-    position trains.
+    """The whole sequence of each user. Valid and test targets are exactly those of the files; earlier positions train.
 
-    Raises DataError, with user and line, where a history is not what the rows before it lead to, where targets are
-    in no order of train, valid, test, and where a valid or test target has no history.
+    Raises DataError, with user and line, if a history is not what the rows before it lead to, if targets are not in the
+    order of train, valid, test, or if a valid or test target has no history.
     """
     cap = int(np.diff(rows.starts).max())
     order = np.argsort(rows.user, kind="stable")
@@ -146,8 +122,10 @@ def rebuild(rows: HistoryRows) -> GivenSequences:
 
 
 def _rebuild_user(rows: HistoryRows, own: list[int], cap: int) -> tuple[list[int], list[int], bool]:
-    """own: rows of one user, as the files have them. Histories cut to the same length are told apart by their order
-    in the file: the latest first, or else the earliest first."""
+    """The sequence of one user, as `_chain` returns it. own: the rows in file order.
+
+    Histories cut to the same length are ordered by their lines: the latest first, or else the earliest first.
+    """
 
     def length(row: int) -> int:
         return int(rows.starts[row + 1] - rows.starts[row])
@@ -164,12 +142,12 @@ def _rebuild_user(rows: HistoryRows, own: list[int], cap: int) -> tuple[list[int
             return _chain(rows, sorted(own, key=key), cap)
         except MismatchError:
             raise DataError(
-                f"{rows.where(error.row)}: {error.why}", "make the files again from the interactions, or ingest those"
+                f"{rows.where(error.row)}: {error.why}; make the files again from the interactions, or ingest those"
             ) from None
 
 
 def _chain(rows: HistoryRows, own: list[int], cap: int) -> tuple[list[int], list[int], bool]:
-    """Sequence and part of each position, of rows from the shortest history to the longest."""
+    """Items, part of each position, and whether earlier items may be missing. own: rows by length of history."""
     items: list[int] = []
     parts: list[int] = []
     begins_later = False
@@ -179,7 +157,7 @@ def _chain(rows: HistoryRows, own: list[int], cap: int) -> tuple[list[int], list
         if not number:
             items, parts, begins_later = history, [0] * len(history), len(history) == cap
         elif len(history) > len(items) and history[: len(items)] == items and not any(parts):
-            parts += [0] * (len(history) - len(items))  # positions that are no target in the files
+            parts += [0] * (len(history) - len(items))  # positions that are not a target in the files
             items = history
         elif items[-len(history) :] != history or (len(history) < len(items) and len(history) < cap):
             raise MismatchError(row, "its history is not what the rows before lead to")

@@ -1,18 +1,18 @@
-"""Who buys what in a sample shop: catalogue, shoppers and their steps from item to item (formulas: docs/sample.md)."""
+"""Who buys what in a sample shop: its assortment, its shoppers and their purchases (formulas: docs/sample.md)."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from antpipe.features.ingest.sample.words import COLOURS, MATERIALS, PALETTES, ROLES, STYLES, TIERS, Shop
+from antpipe.features.ingest.sample.words import Shop, words
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-# Catalogue.
+# Assortment.
 BRANDS = 10
-PALETTE_ODDS = 4.0  # a colour of the style's palette is this much likelier than another
+PALETTE_ODDS = 4.0  # a colour of the style's palette is this many times as likely as another
 BRAND_FAITH = 0.6  # how often an item has its brand's main style, and its brand's tier
 TIER_SHIFT = (-0.5, 0.0, 0.6)  # of the log price, by tier
 PRICE_SPREAD = 0.2
@@ -30,7 +30,7 @@ COMPLEMENT_BY_AGE = (1.0, 0.5)  # of the last item, and of the one before
 PARTNERS, PARTNER_GAIN = 2, 1.0
 BOREDOM, BOREDOM_SPAN = 1.0, 3
 AGAIN = 4.0
-# What a shopper wants after an item of the role of the row; columns in the order of ROLES. The same in every shop.
+# What a shopper wants after an item of the role of the row, in every shop. Rows and columns in the order of the roles.
 ROLE_COMPLEMENTS = np.array(
     [
         # anchor, vessel, tool, textile, light, upkeep
@@ -49,8 +49,8 @@ RATING, RATING_BY_QUALITY, RATING_BY_FIT, RATING_NOISE = 4.1, 0.4, 0.4, 0.9
 
 
 @dataclass(frozen=True)
-class Catalogue:
-    """N items by their attributes' numbers; `relative_price` is the log price less the log of the kind's usual one."""
+class Assortment:
+    """N items, by the numbers of their attributes. relative_price: log price minus log of the kind's usual price."""
 
     kind: Ints
     style: Ints
@@ -65,9 +65,9 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class Market:
-    """All that decides the steps of U shoppers among N items with A attribute values (styles … brands) and K kinds."""
+    """What decides the purchases of U shoppers among N items with A attribute values (styles to brands) and K kinds."""
 
-    catalogue: Catalogue
+    assortment: Assortment
     attributes: Floats  # (N, A), 0 or 1
     attention: Floats  # (A,)
     fashion: Floats  # (A,)
@@ -79,26 +79,27 @@ class Market:
 
 
 def pick(chance: Floats, weights: Floats) -> Ints:
-    """In each row the column that `chance` (n,) in [0, 1) falls on, columns being as wide as `weights` (n, k) >= 0."""
+    """The column of each row that `chance` (n,) in [0, 1) falls on, if columns are as wide as `weights` (n, k) >= 0."""
     edges = np.cumsum(weights, axis=1)
     return np.asarray((edges <= chance[:, None] * edges[:, -1:]).sum(axis=1).clip(max=weights.shape[1] - 1))
 
 
-def make_catalogue(rng: np.random.Generator, shop: Shop, size: int) -> Catalogue:
-    """What the shop has on its shelves before anybody buys."""
+def make_assortment(rng: np.random.Generator, shop: Shop, size: int) -> Assortment:
+    """What the shop offers before anybody buys."""
 
     def assort(weights: Floats) -> Ints:
         return pick(rng.random(len(weights)), weights)
 
+    table = words()
     brand = assort(np.tile(1 / np.arange(1, BRANDS + 1), (size, 1)))
-    brand_style, brand_tier = rng.permutation(BRANDS) % len(STYLES), rng.permutation(BRANDS) % len(TIERS)
+    brand_style, brand_tier = rng.permutation(BRANDS) % len(table.styles), rng.permutation(BRANDS) % len(table.tiers)
     own_style, own_tier = rng.random((2, size)) < BRAND_FAITH
-    style = np.where(own_style, brand_style[brand], rng.integers(len(STYLES), size=size))
-    tier = np.where(own_tier, brand_tier[brand], rng.integers(len(TIERS), size=size))
+    style = np.where(own_style, brand_style[brand], rng.integers(len(table.styles), size=size))
+    tier = np.where(own_tier, brand_tier[brand], rng.integers(len(table.tiers), size=size))
     kind = rng.integers(len(shop.kinds), size=size)
-    palette = np.array([[PALETTE_ODDS if c in PALETTES[s] else 1.0 for c in COLOURS] for s in STYLES])
-    fitting = np.array([[float(m in k.materials) for m in MATERIALS] for k in shop.kinds])
-    return Catalogue(
+    palette = np.array([[PALETTE_ODDS if c in table.palettes[s] else 1.0 for c in table.colours] for s in table.styles])
+    fitting = np.array([[float(m in k.materials) for m in table.materials] for k in shop.kinds])
+    return Assortment(
         kind=kind,
         style=style,
         colour=assort(palette[style]),
@@ -111,17 +112,18 @@ def make_catalogue(rng: np.random.Generator, shop: Shop, size: int) -> Catalogue
     )
 
 
-def make_market(rng: np.random.Generator, shop: Shop, catalogue: Catalogue, users: int) -> Market:
+def make_market(rng: np.random.Generator, shop: Shop, assortment: Assortment, users: int) -> Market:
     """The shop's fashion and complements, and its shoppers."""
+    table = words()
     columns = [
-        (catalogue.style, len(STYLES), shop.style),
-        (catalogue.colour, len(COLOURS), shop.colour),
-        (catalogue.material, len(MATERIALS), shop.material),
-        (catalogue.brand, BRANDS, shop.brand),
+        (assortment.style, len(table.styles), shop.style),
+        (assortment.colour, len(table.colours), shop.colour),
+        (assortment.material, len(table.materials), shop.material),
+        (assortment.brand, BRANDS, shop.brand),
     ]
     attributes = np.concatenate([np.eye(size)[values] for values, size, _ in columns], axis=1)
     attention = np.concatenate([np.full(size, weight) for _, size, weight in columns])
-    role = np.array([ROLES.index(kind.role) for kind in shop.kinds])
+    role = np.array([table.roles.index(kind.role) for kind in shop.kinds])
     complements = ROLE_COMPLEMENTS[role][:, role]
     for kind in range(len(role)):
         complements[kind, rng.permutation(len(role))[:PARTNERS]] += PARTNER_GAIN
@@ -130,9 +132,9 @@ def make_market(rng: np.random.Generator, shop: Shop, catalogue: Catalogue, user
     drift = LEVEL_DRIFT + LEVEL_NOISE * rng.standard_normal((users, LONGEST))
     drift[:, 0] = LEVEL_SPREAD * rng.standard_normal(users)
     extra = np.exp(LOG_LENGTH + LENGTH_SPREAD * rng.standard_normal(users)).astype(np.int64)
-    most = max(SHORTEST, min(LONGEST, len(catalogue.kind) // 2))
+    most = max(SHORTEST, min(LONGEST, len(assortment.kind) // 2))
     return Market(
-        catalogue=catalogue,
+        assortment=assortment,
         attributes=attributes,
         attention=attention,
         fashion=fashion,
@@ -145,11 +147,11 @@ def make_market(rng: np.random.Generator, shop: Shop, catalogue: Catalogue, user
 
 
 def utility(market: Market, users: Ints, history: Ints) -> Floats:
-    """What each item is worth to shoppers who bought `history` (n, t) so far, oldest first: (n, N).
+    """(n, N) what each item is worth to shoppers who bought `history` (n, t) so far, oldest first.
 
     The next item is drawn with probability proportional to exp(utility).
     """
-    items, steps = market.catalogue, history.shape[1]
+    items, steps = market.assortment, history.shape[1]
     recency = (1 - DECAY) * DECAY ** np.arange(steps)[::-1]
     memory = np.einsum("t,nta->na", recency, market.attributes[history])
     liking = market.attention * (market.fashion + market.taste[users] + PERSISTENCE * memory)
@@ -164,7 +166,7 @@ def utility(market: Market, users: Ints, history: Ints) -> Floats:
 
 
 def walk(rng: np.random.Generator, market: Market) -> list[Ints]:
-    """Everybody's items in the order of buying."""
+    """The items of each shopper, in the order of purchase."""
     chance = rng.random((len(market.lengths), LONGEST))
     history = np.zeros((len(market.lengths), LONGEST), np.int64)
     for step in range(int(market.lengths.max())):
@@ -176,8 +178,8 @@ def walk(rng: np.random.Generator, market: Market) -> list[Ints]:
 
 
 def rate(rng: np.random.Generator, market: Market, user: Ints, item: Ints) -> Floats:
-    """Ratings 1 to 5 of `item` (n,) by `user` (n,): better things and things to one's taste get more stars."""
+    """(n,) ratings 1 to 5 of items by users: better items, and those to the user's taste, get more stars."""
     fit = (market.attention * market.taste[user] * market.attributes[item]).sum(axis=1)
     noise = RATING_NOISE * rng.standard_normal(len(user))
-    stars = RATING + RATING_BY_QUALITY * market.catalogue.quality[item] + RATING_BY_FIT * fit + noise
+    stars = RATING + RATING_BY_QUALITY * market.assortment.quality[item] + RATING_BY_FIT * fit + noise
     return np.asarray(stars.round().clip(1, 5))

@@ -1,15 +1,18 @@
-"""Which column of a table is what: as the user says, or by the names columns usually have."""
+"""Which column of a table is what: as --map says, or by the usual names of columns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from antpipe.errors import DataError, UsageError
+from antpipe.features.ingest.advice import SettingsError
 from antpipe.features.ingest.table.files import Table
 from antpipe.settings.ingest import TableConfig
 
-# For each role the usual names of its column, the surest first; of names in one group none is surer than the other.
-# Names are compared without case, blanks, '_', '-' and '.'.
-INTERACTION_ROLES: Mapping[str, tuple[tuple[str, ...], ...]] = {
+# Groups of names, the surest group first; names of one group are equally sure. They are compared without case, blanks,
+# '_', '-' and '.'.
+UsualNames = tuple[tuple[str, ...], ...]
+# The usual names of the column of each role.
+INTERACTION_ROLES: Mapping[str, UsualNames] = {
     "user": (("userid", "user", "reviewerid", "uid", "customerid", "visitorid"), ("sessionid",)),
     "item": (("itemid", "item", "parentasin", "productid", "articleid", "movieid", "sku"), ("asin",), ("id",)),
     "time": (
@@ -19,7 +22,7 @@ INTERACTION_ROLES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     ),
     "rating": (("rating",), ("overall", "stars", "score")),
 }
-ITEM_ROLES: Mapping[str, tuple[tuple[str, ...], ...]] = {
+ITEM_ROLES: Mapping[str, UsualNames] = {
     "item": INTERACTION_ROLES["item"],
     "title": (
         ("title",),
@@ -40,7 +43,6 @@ ITEM_ROLES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "features": (("features", "feature", "bulletpoints"),),
     "description": (("description", "descriptions", "productdescription"),),
 }
-REQUIRED = ("user", "item")
 ROLES = tuple(dict.fromkeys((*INTERACTION_ROLES, *ITEM_ROLES)))
 
 
@@ -51,7 +53,8 @@ class Columns:
     table: Table
     roles: dict[str, list[str]]
 
-    def told(self) -> str:
+    def in_words(self) -> str:
+        """The file, its format and its columns by role, for the user."""
         chosen = " ".join(f"{role}={'+'.join(columns)}" for role, columns in self.roles.items())
         used = {column for columns in self.roles.values() for column in columns}
         rest = [column for column in self.table.columns if column not in used]
@@ -61,27 +64,27 @@ class Columns:
 
 
 def parse_map(config: TableConfig) -> dict[str, list[str]]:
-    """--map as columns by role. UsageError for what is not ROLE=COLUMN, an unknown role, one named twice."""
+    """--map as columns by role. Raises UsageError for an entry that is not ROLE=COLUMN or a role named twice."""
     wanted: dict[str, list[str]] = {}
-    for part in config.map:
-        role, equals, column = (word.strip() for word in part.partition("="))
+    for entry in config.map:
+        role, equals, column = (word.strip() for word in entry.partition("="))
         if role not in ROLES:
-            raise UsageError(f"--map {part}: {role!r} is none of {', '.join(ROLES)}")
+            raise UsageError(f"--map {entry}: unknown role {role!r}; choose from {', '.join(ROLES)}")
         columns = [name.strip() for name in column.split("+")] if role == "text" else [column]
         if not equals or not all(columns) or role in wanted:
-            raise UsageError(f"--map {part}: name each role once, as {role}=COLUMN")
+            raise UsageError(f"--map {entry}: name each role once, as {role}=COLUMN")
         wanted[role] = columns
     return wanted
 
 
 def choose_columns(
-    table: Table, roles: Mapping[str, tuple[tuple[str, ...], ...]], wanted: Mapping[str, Sequence[str]], required: str
+    table: Table, roles: Mapping[str, UsualNames], wanted: Mapping[str, Sequence[str]], required: Sequence[str]
 ) -> Columns:
-    """The columns of one file. DataError, which names the columns there are, for a required one that is missing and
-    for one that could be either of two.
+    """The columns of one file, by role.
 
-    wanted: from --map. A column of `item` that this file lacks is looked for by its usual names: the two files may
-    name it differently.
+    wanted: from --map. A column of `item` that this file lacks is looked for by its usual names, since the two files
+    may name it differently. Raises DataError, which names the columns there are, if a required one is missing or if one
+    could be either of two.
     """
     chosen: dict[str, list[str]] = {}
     for role, usual in roles.items():
@@ -89,46 +92,41 @@ def choose_columns(
         if role in wanted and (len(named) == len(wanted[role]) or role != "item"):
             missing = [name for name in wanted[role] if name not in table.columns]
             if missing:
-                raise _refusal(table, f"no column {missing[0]!r} (--map {role}={'+'.join(wanted[role])})", role)
+                raise _unclear(table, f"no column {missing[0]!r} (--map {role}={'+'.join(wanted[role])})", role)
             chosen[role] = named
             continue
-        found = _usual(table, usual)
+        found = usual_columns(table.columns, usual)
         if len(found) > 1:
-            raise _refusal(table, f"the {role} could be {' or '.join(repr(name) for name in found)}", role)
+            why = f"the {role} could be {' or '.join(repr(name) for name in found)}"
+            raise SettingsError(_unclear(table, why, role).message, {"map": (f"{role}={found[0]}",)})
         if found:
             chosen[role] = found
-        elif role in required.split():
-            raise _refusal(table, f"no column looks like the {role}", role)
+        elif role in required:
+            raise _unclear(table, f"no column looks like the {role}", role)
     for role, names in chosen.items():
-        twice = [name for name in names if table.columns.count(name) > 1]
-        if twice:
-            raise _refusal(table, f"there are {table.columns.count(twice[0])} columns {twice[0]!r}", role)
+        twice = next((name for name in names if table.columns.count(name) > 1), None)
+        if twice is not None:
+            raise _unclear(table, f"there are {table.columns.count(twice)} columns {twice!r}", role)
     return Columns(table, {role: chosen[role] for role in roles if role in chosen})
 
 
 def require_known(tables: Sequence[Table], wanted: Mapping[str, Sequence[str]]) -> None:
-    """A column of --map must be in one of the files at least."""
+    """Raises DataError if a column of --map is in none of the files."""
     for role, names in wanted.items():
         for name in names:
             if not any(name in table.columns for table in tables):
                 there = "; ".join(f"{table.path.name} has {', '.join(table.columns)}" for table in tables)
-                raise DataError(
-                    f"--map {role}={name}: there is no such column: {there}",
-                    f"repeat the command with --map {role}=COLUMN",
-                )
+                raise DataError(f"--map {role}={name}: there is no such column: {there}")
 
 
-def _usual(table: Table, usual: tuple[tuple[str, ...], ...]) -> list[str]:
-    plain = {column: "".join(letter for letter in column.lower() if letter not in " _-.") for column in table.columns}
-    for group in usual:
-        found = [column for column, name in plain.items() if name in group]
-        if found:
-            return found
-    return []
+def usual_columns(columns: Iterable[str], usual: UsualNames) -> list[str]:
+    """The columns with a name of the surest group that has any."""
+    plain = {column: "".join(letter for letter in column.lower() if letter not in " _-.") for column in columns}
+    found = ([column for column, name in plain.items() if name in group] for group in usual)
+    return next(filter(None, found), [])
 
 
-def _refusal(table: Table, why: str, role: str) -> DataError:
+def _unclear(table: Table, why: str, role: str) -> DataError:
     return DataError(
-        f"{table.path}: {why}; columns there: {', '.join(table.columns)}",
-        f"repeat the command with --map {role}=COLUMN",
+        f"{table.path}: {why}; columns there: {', '.join(table.columns)}; name it with --map {role}=COLUMN"
     )

@@ -1,15 +1,15 @@
 """Rows of a table file with their line numbers: CSV, TSV, RecBole's atomic files (all also .gz), Parquet, Arrow IPC.
 
-A row is malformed where it has more or fewer values than there are columns, where it is not UTF-8, and where a quoted
-value goes on after its closing quote. A quoted value may hold line breaks: a row's line is that where it begins. Lines
-without anything are no rows. In Parquet and Arrow files the line is the number of the row, from 1.
+A row is malformed if it has more or fewer values than there are columns, if it is not UTF-8, or if a quoted value
+continues after its closing quote. A quoted value may hold line breaks; the line of a row is the one where it begins.
+Empty lines are not rows. In Parquet and Arrow files the line is the number of the row, from 1.
 """
 
 import csv
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antpipe.errors import DataError
-from antpipe.features.ingest.amazon.readers import EXCERPT, Rejects
+from antpipe.features.ingest.advice import SettingsError
+from antpipe.features.ingest.ids import inexact_id, is_inexact_text, require_exact
 from antpipe.features.ingest.lines import LONGEST_LINE
+from antpipe.features.ingest.rejects import EXCERPT, Rejects
+from antpipe.features.ingest.table.quotes import QuoteCheck
+from antpipe.store.next_command import first_lines, shell
 
 DELIMITED, PARQUET, ARROW = (
     (".csv", ".tsv", ".tab", ".inter", ".item"),
@@ -35,8 +39,11 @@ BATCH = 16_384
 
 @dataclass(frozen=True)
 class Table:
-    """A table file before its rows are read. form: for people; dates: columns whose type says that they are times,
-    which come as milliseconds since 1970; delimiter: of text files."""
+    """A table file before its rows are read.
+
+    form: the format in words. dates: columns whose type says that they are times; they come as milliseconds since 1970.
+    delimiter: of text files. quotes: whether they enclose values. check_quotes: refuse quotes that swallow rows.
+    """
 
     path: Path
     form: str
@@ -44,27 +51,49 @@ class Table:
     dates: frozenset[str] = frozenset()
     delimiter: str = ""
     quotes: bool = False
+    check_quotes: bool = False
 
 
 @dataclass(frozen=True)
-class Row:
-    """values: of the columns asked for. whole: a hash of all values of the row, salted anew in each run."""
+class TableRow:
+    """A row from line `line` to line `last`. values: of the columns asked for. whole: a hash of all values of the row,
+    with a salt that differs between runs."""
 
     line: int
     values: list[Any]
     whole: int
+    last: int
 
 
-def open_table(path: Path, quotes: bool) -> Table:
-    """The columns of a file, whose format its name tells. DataError where it cannot be read or has no columns."""
+@dataclass
+class LineBreaks:
+    """Rows of more than one line: how many, and where the longest begins and ends."""
+
+    rows: int = 0
+    first: int = 0
+    last: int = 0
+
+    def see(self, row: TableRow) -> None:
+        """Count a row if it has more than one line."""
+        self.rows += row.last > row.line
+        if row.last - row.line > self.last - self.first:
+            self.first, self.last = row.line, row.last
+
+
+def open_table(path: Path, quotes: bool | None) -> Table:
+    """The columns of a file, whose name tells its format.
+
+    quotes: whether they enclose values of text files; None: yes, but those that swallow what looks like rows are
+    refused when the rows are read. Raises DataError if the file cannot be read or has no columns.
+    """
     if not path.is_file():
-        raise DataError(f"{path}: no such file" if not path.exists() else f"{path}: is no file")
+        raise DataError(f"{path}: no such file" if not path.exists() else f"{path}: is not a file")
     suffix = _suffix(path)
     if suffix in DELIMITED:
         return _open_text(path, suffix, quotes)
     if path.suffix.lower() not in PARQUET + ARROW:
         known = ", ".join((*(f"{name}[.gz]" for name in DELIMITED), *PARQUET, *ARROW))
-        raise DataError(f"{path}: its name ends in none of {known}")
+        raise DataError(f"{path}: unknown format; its name must end in one of {known}")
     schema = next(_batches(path), None)
     if schema is None:
         raise DataError(f"{path}: empty")
@@ -72,18 +101,22 @@ def open_table(path: Path, quotes: bool) -> Table:
     return Table(path, "Parquet" if path.suffix.lower() in PARQUET else "Arrow IPC", schema.schema.names, dates)
 
 
-def read_rows(table: Table, columns: list[str], rejects: Rejects, limit: int = 0) -> Iterator[Row]:
+def read_rows(
+    table: Table, columns: list[str], rejects: Rejects, limit: int = 0, ids: Sequence[str] = ()
+) -> Iterator[TableRow]:
     """The good rows of a file, in its order; the others go to `rejects`.
 
-    columns: as often as wanted, in any order; each must be there once. limit: rows to read, good or not (0: all).
-    DataError where the file is damaged.
+    columns: in any order, also several times; the table must have each once. limit: rows to read, good or not (0: all).
+    ids: the columns of ids. Raises DataError if the file is damaged, or if an id is a float that may stand for several.
     """
-    places = [table.columns.index(name) for name in columns]
-    return (_text_rows if table.delimiter else _batch_rows)(table, places, rejects, limit)
+    wanted, keys = ([table.columns.index(name) for name in names] for names in (columns, ids))
+    return (_text_rows if table.delimiter else _batch_rows)(table, wanted, keys, rejects, limit)
 
 
-def damaged(path: Path, why: object) -> DataError:
-    return DataError(f"{path}: {why}", f"make or download {path.name} again, then repeat the command")
+def _damaged(path: Path, why: str) -> DataError:
+    """The next command shows the damage, as far as it can be shown."""
+    look = ("gzip", "-t") if path.suffix.lower() == ".gz" else ("ls", "-l")
+    return DataError(f"{path}: {why}; make or download it again", shell(*look, path))
 
 
 # -- text -----------------------------------------------------------------------------------------------------
@@ -93,49 +126,55 @@ def _suffix(path: Path) -> str:
     return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
 
 
-def _open_text(path: Path, suffix: str, quotes: bool) -> Table:
-    quotes = quotes and suffix not in ATOMIC
+def _open_text(path: Path, suffix: str, asked: bool | None) -> Table:
+    quotes = asked is not False and suffix not in ATOMIC
     try:
         with _stream(path) as stream:
             first = stream.readline()
         delimiter = "\t"
-        if suffix == ".csv":  # whatever separates most: European programs write semicolons
+        if suffix == ".csv":  # the most frequent separator: European programs write semicolons
             delimiter = max(NAMES, key=first.count)
         with _stream(path) as stream:
             columns: list[str] = next(_reader(stream, delimiter, quotes), [])
     except csv.Error as error:
-        raise damaged(path, f"line 1 is no header: {error}") from None
+        raise _no_header(path, f"is not a header: {error}") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise damaged(path, f"cannot be read: {error}") from None
+        raise _damaged(path, f"cannot be read: {error}") from None
     if not any(column.strip() for column in columns):
-        raise damaged(path, "line 1 is no header: it is empty")
+        raise _no_header(path, "is not a header: it is empty")
     if any("\ud800" <= letter <= "\udfff" for column in columns for letter in column):
-        raise damaged(path, "line 1 is no header: it is not UTF-8")
+        raise _no_header(path, "is not a header: it is not UTF-8")
     columns = [column.strip() for column in columns]
     if suffix in ATOMIC:
         for column in columns:
             if column.rpartition(":")[2] not in ATOMIC_TYPES:
-                raise damaged(path, f"line 1: {column!r} is not NAME:TYPE with a type of {', '.join(ATOMIC_TYPES)}")
+                why = f"is not a header: {column!r} is not NAME:TYPE with a type of {', '.join(ATOMIC_TYPES)}"
+                raise _no_header(path, why)
         columns = [column.rpartition(":")[0] for column in columns]
     form = "atomic file" if suffix in ATOMIC else f"{NAMES[delimiter]}-separated"
-    return Table(path, form, columns, delimiter=delimiter, quotes=quotes)
+    return Table(path, form, columns, delimiter=delimiter, quotes=quotes, check_quotes=quotes and asked is None)
+
+
+def _no_header(path: Path, why: str) -> DataError:
+    return DataError(f"{path}: line 1 {why}", first_lines(path))
 
 
 def _stream(path: Path) -> io.TextIOWrapper:
-    """The text of a file, perhaps with a byte order mark; bytes that are not UTF-8 become surrogates."""
+    """The text of a file, perhaps with a byte order mark. Bytes that are not UTF-8 become surrogates."""
     raw: Any = gzip.GzipFile(path) if path.suffix.lower() == ".gz" else path.open("rb")
     return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def _reader(stream: io.TextIOWrapper, delimiter: str, quotes: bool) -> Any:
-    csv.field_size_limit(LONGEST_LINE)  # of the whole process; the usual 128 KiB would reject long texts
+    csv.field_size_limit(LONGEST_LINE)  # for the whole process; the default of 128 KiB would reject long texts
     if quotes:
         return csv.reader(stream, delimiter=delimiter, strict=True)
     return csv.reader(stream, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
 
 
-def _text_rows(table: Table, places: list[int], rejects: Rejects, limit: int) -> Iterator[Row]:
+def _text_rows(table: Table, wanted: list[int], ids: list[int], rejects: Rejects, limit: int) -> Iterator[TableRow]:
     width, line, rows = len(table.columns), 1, 0
+    check = QuoteCheck(table.path, table.columns, table.delimiter) if table.check_quotes else None
     try:
         with _stream(table.path) as stream:
             reader = _reader(stream, table.delimiter, table.quotes)
@@ -150,18 +189,26 @@ def _text_rows(table: Table, places: list[int], rejects: Rejects, limit: int) ->
                     rows += 1
                     continue
                 if row is None:
-                    return
+                    break
                 if not row:
                     continue
                 rows += 1
+                if check is not None and (check.learning or reader.line_num > line):
+                    check.see(row, line, reader.line_num)
                 joined = table.delimiter.join(row)
                 reason = _defect(joined, len(row), width, reader.line_num - line)
                 if reason:
                     rejects.add(table.path, line, reason, joined[:EXCERPT].encode("utf-8", "surrogateescape"))
                     continue
-                yield Row(line, [row[place] for place in places], hash(tuple(row)))  # joined, a,b|c is a|b,c
+                for column in ids:
+                    if is_inexact_text(row[column]):
+                        raise inexact_id(f"{table.path}:{line}", table.columns[column], row[column].strip())
+                # Not the hash of `joined`: a,b|c would be a|b,c.
+                yield TableRow(line, [row[column] for column in wanted], hash(tuple(row)), reader.line_num)
+            if check is not None:
+                check.settle()
     except (OSError, EOFError, zlib.error) as error:
-        raise damaged(table.path, f"breaks off or is corrupt after line {line - 1}: {error}") from None
+        raise _damaged(table.path, f"breaks off or is corrupt after line {line - 1}: {error}") from None
 
 
 def _defect(joined: str, values: int, width: int, more_lines: int) -> str:
@@ -174,12 +221,12 @@ def _defect(joined: str, values: int, width: int, more_lines: int) -> str:
 
 
 def _require_one_line(path: Path, first: int, last: int, error: csv.Error) -> None:
-    """A quote that is not closed swallows good lines: that is no matter of one malformed row."""
+    """A quote that is not closed swallows good lines, so it is not a matter of one malformed row."""
     if last > first:
-        raise DataError(
+        raise SettingsError(
             f"{path}:{first}: a quoted value that begins here goes wrong in line {last}: {error}; if quotes mean "
-            "nothing in this file, say so",
-            "repeat the command with --no-quotes",
+            "nothing in this file, add --no-quotes",
+            {"quotes": False},
         )
 
 
@@ -195,7 +242,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """All rows, a batch at a time; the first batch has no rows and is there for its columns."""
+    """All rows, batch by batch. The first batch has no rows and only shows the columns."""
     try:
         if path.suffix.lower() in PARQUET:
             file = pq.ParquetFile(path)
@@ -212,24 +259,27 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
             else:
                 yield from reader
     except (OSError, pa.ArrowException) as error:
-        raise damaged(path, f"cannot be read: {str(error).splitlines()[0]}") from None
+        raise _damaged(path, f"cannot be read: {str(error).splitlines()[0]}") from None
 
 
 def _no_rows(schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
 
 
-def _batch_rows(table: Table, places: list[int], rejects: Rejects, limit: int) -> Iterator[Row]:
+def _batch_rows(table: Table, wanted: list[int], ids: list[int], rejects: Rejects, limit: int) -> Iterator[TableRow]:
     line = 0
     for batch in _batches(table.path):
+        for at in ids:
+            column = batch.column(at)[: limit - line] if limit else batch.column(at)
+            require_exact(column, f"{table.path}:", table.columns[at], line + 1)
         columns = [_plain(table.path, name, column) for name, column in zip(table.columns, batch.columns, strict=True)]
         for row in zip(*columns, strict=True):
             if limit and line == limit:
                 return
             line += 1
-            values = [row[place] for place in places]
+            values = [row[column] for column in wanted]
             if all(not isinstance(value, str) or value.isascii() or _is_utf8(value) for value in values):
-                yield Row(line, values, hash(repr(row)))
+                yield TableRow(line, values, hash(repr(row)), line)
             else:
                 excerpt = repr(values)[:EXCERPT].encode("utf-8", "surrogateescape")
                 rejects.add(table.path, line, "not UTF-8", excerpt)
@@ -257,5 +307,5 @@ def _plain(path: Path, name: str, column: pa.Array) -> list[Any]:
             kind = column.type
         values: list[Any] = column.to_pylist()
     except (ValueError, pa.ArrowException) as error:
-        raise damaged(path, f"column {name!r} of type {kind} cannot be read: {error}") from None
+        raise _damaged(path, f"column {name!r} of type {kind} cannot be read: {error}") from None
     return [value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value for value in values]

@@ -5,7 +5,6 @@ import math
 import re
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ import numpy as np
 import polars as pl
 
 from antpipe.errors import DataError
-from antpipe.features.ingest.amazon.readers import Rejects
 from antpipe.features.ingest.domain import ITEMS
 from antpipe.features.ingest.price import parse_price
-from antpipe.features.ingest.rules import drop_duplicate_lines
+from antpipe.features.ingest.rejects import Rejects
+from antpipe.features.ingest.rules import Metadata, RawInteractions, drop_duplicate_lines, line_counts
 from antpipe.features.ingest.table.columns import Columns
-from antpipe.features.ingest.table.files import read_rows
+from antpipe.features.ingest.table.files import LineBreaks, read_rows
 from antpipe.features.ingest.table.times import Times, to_milliseconds
 from antpipe.features.ingest.text import (
     SEPARATOR,
@@ -29,41 +28,20 @@ from antpipe.features.ingest.text import (
     clean_title,
     item_text,
 )
+from antpipe.runtime.logs import log
 from antpipe.settings.ingest import TableConfig
+from antpipe.store.next_command import first_lines
 
 BETWEEN_LEVELS = re.compile(r"\s*\|\s*|\s+>\s+")
 LONGEST_PATH = 1024
+EXAMPLES = 3
 
 
-@dataclass(frozen=True)
-class Interactions:
-    """Distinct rows in file order: INTERACTIONS, where user_id and item_id are places in `users` and `items`.
+def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -> RawInteractions:
+    """The rows of a file. Malformed rows go to `rejects`; of identical rows the first stays.
 
-    facts: for the report. ordered_only: the timestamps are not moments.
-    """
-
-    table: pl.DataFrame
-    users: pl.Series
-    items: pl.Series
-    facts: dict[str, Any]
-    ordered_only: bool
-
-
-@dataclass(frozen=True)
-class Catalogue:
-    """The ITEMS asked for, and the ids of all items of the file. missing: picture files that are not there."""
-
-    table: pl.DataFrame
-    ids: pl.Series
-    facts: dict[str, Any]
-    missing: list[str]
-
-
-def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -> Interactions:
-    """Malformed rows go to `rejects`, of identical rows the first stays.
-
-    Rows of a file without times are never identical: the same item again is another visit, and its place in the
-    file its time. Raises DataError where the times fit no unit and where no row is usable.
+    Rows of a file without times are never identical: the same item again is another visit, and its position in the file
+    its time. Raises DataError if the times fit no unit or if no row is usable.
     """
     table, roles = columns.table, columns.roles
     wanted = [roles[role][0] if role in roles else None for role in ("user", "item", "time", "rating")]
@@ -71,8 +49,10 @@ def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -
     items: dict[str, int] = {}
     user, item, rating, whole = array("i"), array("i"), array("f"), array("q")
     times = Times(typed=wanted[2] in table.dates)
-    before = len(rejects.rows)
-    for row in read_rows(table, [name for name in wanted if name is not None], rejects, config.limit):
+    before, breaks = len(rejects.rows), LineBreaks()
+    named = [name for name in wanted if name is not None]
+    for row in read_rows(table, named, rejects, config.limit, ids=named[:2]):
+        breaks.see(row)
         values = iter(row.values)
         ids_time_rating = [None if name is None else next(values) for name in wanted]
         try:
@@ -100,29 +80,34 @@ def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -
         }
     ).with_columns(pl.col("rating").fill_nan(None))
     distinct = drop_duplicate_lines(every)
-    facts = _facts(columns, malformed, len(every), len(distinct)) | {
+    facts = _facts(columns, line_counts(malformed, len(every), len(distinct)), breaks) | {
         "time_unit": unit,
         "first_time": int(milliseconds.min()),
         "last_time": int(milliseconds.max()),
     }
-    return Interactions(
-        distinct, pl.Series("user_id", list(users)), pl.Series("item_id", list(items)), facts, unit == "order"
+    log.info(
+        f"{facts['file']}: {facts['lines']} rows, times are {unit}, from {facts['first_time']} to {facts['last_time']}"
+        + ("" if unit == "order" else " ms")
     )
+    _warn_of_line_breaks(columns, breaks)
+    return RawInteractions(distinct, pl.Series("user_id", list(users)), pl.Series("item_id", list(items)), facts)
 
 
-def read_catalogue(
-    columns: Columns, wanted: set[str] | None, text_fields: tuple[str, ...], rejects: Rejects, limit: int = 0
-) -> Catalogue:
+def read_items(
+    columns: Columns, text_fields: tuple[str, ...], rejects: Rejects, wanted: set[str] | None = None, limit: int = 0
+) -> Metadata:
     """The wanted items (None: all). Of several rows of an item the first counts, the others are duplicates.
 
-    limit: rows to read (0: all)."""
-    table = columns.table
-    flat = [(role, name) for role, names in columns.roles.items() for name in names]
+    limit: rows to read (0: all). Raises DataError if no row is usable.
+    """
+    table, roles = columns.table, columns.roles
+    flat = [(role, name) for role, names in roles.items() for name in names]
     ids: dict[str, None] = {}
     rows: list[dict[str, Any]] = []
     missing: list[str] = []
-    before, good = len(rejects.rows), 0
-    for row in read_rows(table, [name for _, name in flat], rejects, limit):
+    before, good, breaks = len(rejects.rows), 0, LineBreaks()
+    for row in read_rows(table, [name for _, name in flat], rejects, limit, ids=roles["item"]):
+        breaks.see(row)
         values: dict[str, list[Any]] = {}
         for (role, _), value in zip(flat, row.values, strict=True):
             values.setdefault(role, []).append(value)
@@ -138,16 +123,22 @@ def read_catalogue(
     malformed = len(rejects.rows) - before
     if not good:
         raise _no_row(table.path, rejects, malformed)
-    facts = _facts(columns, malformed, good, len(ids))
-    return Catalogue(pl.DataFrame(rows, schema=ITEMS), pl.Series("item_id", list(ids)), facts, missing)
+    _warn_of_line_breaks(columns, breaks)
+    if missing:
+        log.warning(
+            f"{table.path.name}: {len(missing)} picture file(s) are not there, for example "
+            f"{', '.join(missing[:EXAMPLES])}; embed-image --images DIR takes files named after the items"
+        )
+    facts = _facts(columns, line_counts(malformed, good, len(ids)), breaks)
+    return Metadata(pl.DataFrame(rows, schema=ITEMS), pl.Series("item_id", list(ids)), facts)
 
 
 def describe(
     item_id: str, values: Mapping[str, list[Any]], text_fields: tuple[str, ...], folder: Path, missing: list[str]
 ) -> dict[str, Any]:
-    """A row of ITEMS. values: by role. folder: where names of picture files start; those not there go to `missing`.
+    """A row of ITEMS. values: by role. folder: where paths of picture files start; missing files go to `missing`.
 
-    The text is the columns of `text`, or the parts named by text_fields where no column is the text.
+    The text is that of the columns of `text`, or if there are none, the parts named by text_fields.
     """
 
     def one(role: str) -> Any:
@@ -179,7 +170,7 @@ def describe(
 
 
 def pictures_of(value: Any, folder: Path, missing: list[str]) -> tuple[list[str], list[str]]:
-    """Addresses, and absolute paths of files that are there."""
+    """URLs, and absolute paths of files that exist; names of other files go to `missing`."""
     urls, files = [], []
     for name in dict.fromkeys(part.strip() for text in _listed(value) for part in text.split("|")):
         if name.lower().startswith(("http://", "https://")):
@@ -192,22 +183,22 @@ def pictures_of(value: Any, folder: Path, missing: list[str]) -> tuple[list[str]
 
 
 def _is_file(folder: Path, name: str) -> bool:
-    """Whether a file of this name is there; one that no file can have, or that may not be looked at, is not."""
+    """Whether a file of this name exists and may be looked at."""
     if len(name) > LONGEST_PATH or "\x00" in name:
         return False
     try:
         return (folder / name).is_file()
-    except OSError:  # a part longer than 255 bytes, a folder that is closed to us
+    except OSError:  # a part longer than 255 bytes, a folder without permission
         return False
 
 
 def to_id(value: Any, what: str) -> str:
-    """An id as text without blanks around it; a whole number in a float column is one without decimals."""
+    """An id as text without blanks around it; 7.0 becomes 7. Raises ValueError if it is missing or not an id."""
     if isinstance(value, list | dict):
-        raise ValueError(f"{what} id {str(value)[:40]} is no single value")
+        raise ValueError(f"{what} id {str(value)[:40]} is not a single value")
     if isinstance(value, float):
         if not value.is_integer():  # NaN too
-            raise ValueError(f"no {what} id" if math.isnan(value) else f"{what} id {value} is no whole number")
+            raise ValueError(f"no {what} id" if math.isnan(value) else f"{what} id {value} is not a whole number")
         value = int(value)
     text = "" if value is None else str(value).strip()
     if not text:
@@ -216,7 +207,7 @@ def to_id(value: Any, what: str) -> str:
 
 
 def to_rating(value: Any) -> float:
-    """NaN where it is missing; ValueError for what is not a finite number."""
+    """A rating, NaN if it is missing. Raises ValueError if it is not a finite number."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return math.nan
     try:
@@ -244,7 +235,7 @@ def _listed(value: Any) -> list[str]:
     if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
         try:
             value = json.loads(value)
-        except (ValueError, RecursionError):  # no list after all, but a text in brackets
+        except (ValueError, RecursionError):  # not a list, but a text in brackets
             return [value]
     parts = value if isinstance(value, list) else [value]
     return [str(part) for part in parts if part is not None]
@@ -254,23 +245,31 @@ def _excerpt(values: list[Any]) -> bytes:
     return "\t".join("" if value is None else str(value) for value in values).encode("utf-8", "replace")
 
 
-def _facts(columns: Columns, malformed: int, good: int, kept: int) -> dict[str, Any]:
+def _facts(columns: Columns, counts: Mapping[str, int], breaks: LineBreaks) -> dict[str, Any]:
     return {
         "file": columns.table.path.name,
         "format": columns.table.form,
         "columns": columns.roles,
-        "lines": good + malformed,
-        "malformed": malformed,
-        "duplicate_lines": good - kept,
-        "kept": kept,
+        **counts,
+        "line_breaks": {"rows": breaks.rows, "longest": [breaks.first, breaks.last]},
     }
+
+
+def _warn_of_line_breaks(columns: Columns, breaks: LineBreaks) -> None:
+    """Warn if values in quotes hold line breaks, as a stray quote can cause. Not if the user asked for quotes."""
+    if breaks.rows and columns.table.check_quotes:
+        log.warning(
+            f"{columns.table.path.name}: {breaks.rows} {'row has' if breaks.rows == 1 else 'rows have'} line breaks "
+            f"inside quotes, the longest from line {breaks.first} to line {breaks.last}; if quotes mean nothing in "
+            "this file, add --no-quotes"
+        )
 
 
 def _no_row(path: Path, rejects: Rejects, malformed: int) -> DataError:
     if not malformed:
-        return DataError(f"{path}: it has a header, but no row", f"make or download {path.name} again")
+        return DataError(f"{path}: it has a header, but no row", first_lines(path))
     first = rejects.rows[-malformed]
     return DataError(
-        f"{path}:{first['line']}: {first['reason']}; no row of {malformed} is usable",
-        "repeat the command with --map ROLE=COLUMN",
+        f"{path}:{first['line']}: {first['reason']}; no row of {malformed} is usable; name the right columns with "
+        "--map ROLE=COLUMN"
     )

@@ -1,4 +1,4 @@
-"""Times of a table: numbers of any unit, or dates, become milliseconds since 1970."""
+"""Times of a table: dates, or numbers of any unit, become milliseconds since 1970."""
 
 from array import array
 from dataclasses import dataclass, field
@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antpipe.errors import DataError
+from antpipe.features.ingest.advice import SettingsError
 
-# A moment between 1973 and 5138 tells its unit by its size. Smaller numbers are no such moment: positions, days.
+# The size of a time between 1973 and 5138 tells its unit. Smaller numbers are not such times, but positions or days.
 UNITS = {"s": (1e8, 1e11), "ms": (1e11, 1e14), "us": (1e14, 1e17), "ns": (1e17, 1e20)}
 PER_MILLISECOND = {"ms": 1, "us": 1_000, "ns": 1_000_000}
 LARGEST = 10**19
@@ -20,16 +21,16 @@ LATEST = 10**14  # milliseconds, the year 5138
 
 @dataclass
 class Times:
-    """The times of a file's good rows as they are read. dates: whether they are dates, once a row has shown it."""
+    """The times of the good rows of a file, as they are read. dates: whether they are dates; None before the first."""
 
-    typed: bool = False  # the column's type says they are times, in milliseconds
+    typed: bool = False  # the type of the column says that they are times, in milliseconds
     dates: bool | None = None
     whole: "array[int]" = field(default_factory=lambda: array("q"))
     part: "array[float]" = field(default_factory=lambda: array("d"))
     line: "array[int]" = field(default_factory=lambda: array("q"))
 
     def add(self, line: int, value: Any) -> None:
-        """ValueError, which says why, where the value is no time or of another kind than those before."""
+        """Raises ValueError if the value is not a time, or not of the same kind as those before."""
         whole, part, is_date = (value, 0.0, True) if self.typed else parse_time(value)
         if value is None:
             raise ValueError("no time")
@@ -47,8 +48,10 @@ class Times:
 
 
 def parse_time(value: Any) -> tuple[int, float, bool]:
-    """(whole, fraction, False) of a number, (milliseconds, 0, True) of a date by ISO 8601, in UTC where it names no
-    zone. ValueError says why it is neither."""
+    """(whole, fraction, False) for a number, (milliseconds, 0, True) for a date by ISO 8601 (UTC if it names no zone).
+
+    Raises ValueError if it is neither.
+    """
     if value is None or (isinstance(value, str) and not value.strip()):
         raise ValueError("no time")
     if isinstance(value, int) and not isinstance(value, bool):
@@ -80,49 +83,37 @@ def _milliseconds(text: str) -> int:
 
 
 def to_milliseconds(times: Times, unit: str, path: Path) -> tuple[NDArray[np.int64], str]:
-    """(rows,) timestamps in ms, and what they count: `date`, s, ms, us, ns or order (then they are as they were).
+    """(rows,) timestamps in ms, and the unit found: `date`, s, ms, us, ns or order (then they stay as they are).
 
-    unit: auto, or one of those but date. Raises DataError, with lines, where the sizes show two units, or a time
-    that lies beyond the year 5138 in the unit asked for, or a unit is asked for dates.
+    unit: auto, or one of those except `date`. Raises DataError if the sizes show two units, if a time lies beyond the
+    year 5138 in this unit, or if a unit is given for dates.
     """
     whole = np.asarray(times.whole, np.int64)
     part = np.asarray(times.part, np.float64)
     if times.dates:
         if unit not in ("auto", "order"):
-            raise DataError(
-                f"{path}: its times are dates, so --time-unit {unit} means nothing",
-                "repeat the command with --time-unit auto",
+            raise SettingsError(
+                f"{path}: its times are dates, so --time-unit {unit} means nothing", {"time_unit": "auto"}
             )
         return whole, "order" if unit == "order" else "date"
     if unit == "auto":
         unit = _unit_of(whole, times, path)
-    if unit == "order":
-        if not part.any():
-            return whole, unit
-        largest = int(np.argmax(whole))
-        if whole[largest] > LATEST:  # a thousand times that would not fit
-            raise _too_late(path, times, largest, unit)
-        return whole * 1000 + np.rint(part * 1000).astype(np.int64), unit  # fractions count too
-    largest = int(np.argmax(whole)) if len(whole) else 0
-    if unit == "s":
-        if whole.max(initial=0) > LATEST // 1000:
-            raise _too_late(path, times, largest, unit)
+    if unit == "order" and not part.any():
+        return whole, unit
+    per_millisecond = PER_MILLISECOND.get(unit, 1)
+    if int(whole.max(initial=0)) // per_millisecond > (LATEST // 1000 if unit == "s" else LATEST):
+        row = int(np.argmax(whole))
+        raise SettingsError(
+            f"{path}:{times.line[row]}: time {whole[row]} lies beyond the year 5138 with --time-unit {unit}",
+            {"time_unit": "auto"},
+        )
+    if unit in ("s", "order"):  # fractions count
         return whole * 1000 + np.rint(part * 1000).astype(np.int64), unit
-    milliseconds = whole // PER_MILLISECOND[unit]
-    if milliseconds.max(initial=0) > LATEST:
-        raise _too_late(path, times, largest, unit)
-    return milliseconds, unit
-
-
-def _too_late(path: Path, times: Times, row: int, unit: str) -> DataError:
-    return DataError(
-        f"{path}:{times.line[row]}: time {times.whole[row]} lies beyond the year 5138 with --time-unit {unit}",
-        "repeat the command with --time-unit auto",
-    )
+    return whole // per_millisecond, unit
 
 
 def _unit_of(whole: NDArray[np.int64], times: Times, path: Path) -> str:
-    """The unit all times show by their size."""
+    """The unit that all times show by their size."""
     limits = [low for low, _ in UNITS.values()]
     kinds = np.searchsorted(limits, whole, side="right")
     found = np.unique(kinds)
@@ -131,7 +122,7 @@ def _unit_of(whole: NDArray[np.int64], times: Times, path: Path) -> str:
         names = ("order", *UNITS)
         raise DataError(
             f"{path}: times of several sizes: {times.whole[first]} in line {times.line[first]} looks like "
-            f"{names[found[0]]}, {times.whole[second]} in line {times.line[second]} like {names[found[1]]}",
-            "repeat the command with --time-unit s, ms, us, ns or order",
+            f"{names[found[0]]}, {times.whole[second]} in line {times.line[second]} like {names[found[1]]}; if they "
+            "all count the same, say what with --time-unit"
         )
     return ("order", *UNITS)[int(found[0])] if len(found) else "order"

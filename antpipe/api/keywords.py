@@ -1,0 +1,301 @@
+"""The settings that functions of antpipe take as keywords, for type checkers and editors.
+
+Names and types are those of the fields in antpipe/settings, where the defaults and explanations are; a test compares
+the two. A setting that is not given comes from the environment, the TOML file, the preset or the defaults.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict
+
+
+class IngestKeywords(TypedDict, total=False):
+    """The section `[ingest]`."""
+
+    repeats: str
+    min_user: int
+    min_item: int
+    keep_without_metadata: bool
+    text_fields: Sequence[str]
+    max_rejects: int
+    drop_shared_users_from: Sequence[str] | None
+
+
+class AmazonKeywords(TypedDict, total=False):
+    """The section `[ingest-amazon]`."""
+
+    files: str
+    benchmark: str
+    review_format: str
+    limit: int
+
+
+class DownloadKeywords(TypedDict, total=False):
+    """The section `[download]`."""
+
+    release: str
+    base_url: str | None
+    timeout: float
+    retries: int
+    backoff: float
+    max_wait: float
+    user_agent: str
+
+
+class SampleKeywords(TypedDict, total=False):
+    """The section `[sample]`."""
+
+    users: int
+    items: int
+    seed: int
+
+
+class TextKeywords(TypedDict, total=False):
+    """The section `[embed-text]`."""
+
+    encoder: str
+    prompt: str | None
+    prefix: str
+    dims: int | None
+    normalize: bool
+    device: str
+    precision: str
+    min_cosine: float
+    backend: str
+    compile: bool
+    token_budget: int
+    shard_size: int
+
+
+class ImageKeywords(TypedDict, total=False):
+    """The section `[embed-image]`."""
+
+    encoder: str
+    dims: int | None
+    normalize: bool
+    device: str
+    precision: str
+    decode: str
+    min_cosine: float
+    batch_size: int
+    workers: int | None
+    shard_size: int
+    images: str | Path | None
+    max_images: int
+    min_coverage: float
+
+
+class EngineKeywords(TypedDict, total=False):
+    """The section `[engine]`."""
+
+    engine: str
+    threads: int
+    shards: str | None
+    ray_address: str | None
+    ray_workers: int
+    ray_cpus: float
+    ray_gpus: float
+
+
+class FetchKeywords(TypedDict, total=False):
+    """The section `[fetch-images]`."""
+
+    max_images: int
+    concurrency: int
+    per_host: int
+    rate: float
+    retries: int
+    backoff: float
+    max_wait: float
+    give_up: int
+    timeout: float
+    deadline: float
+    max_bytes: int
+    max_pixels: int
+    max_redirects: int
+    allow_private: bool
+    min_side: int
+    placeholder_urls: int
+    retry_failed: bool
+    retry_permanent: bool
+    limit: int
+    save_every: float
+    user_agent: str
+    min_coverage: float
+
+
+class PriceKeywords(TypedDict, total=False):
+    """The section `[quantize-price]`."""
+
+    bins: int
+    scope: str
+    encoding: str
+    price_width: int
+
+
+class WhitenKeywords(TypedDict, total=False):
+    """The section `[whiten]`."""
+
+    dims: int
+    epsilon: float
+    scope: str
+    like: str | None
+
+
+class SequenceKeywords(TypedDict, total=False):
+    """The section `[build-sequences]`."""
+
+    max_len: int
+    split: str
+    valid_share: float
+    test_share: float
+
+
+class TableKeywords(TypedDict, total=False):
+    """The section `[table]`."""
+
+    map: Sequence[str]
+    time_unit: str
+    quotes: bool | None
+    limit: int
+
+
+class LayoutKeywords(TypedDict, total=False):
+    """The section `[unisrec]`."""
+
+    feature_width: int
+    encoder: str | None
+
+
+class EmbeddingsKeywords(TypedDict, total=False):
+    """The section `[import-embeddings]`."""
+
+    ids: str | Path | None
+    map: Sequence[str]
+    encoder: str | None
+    min_coverage: float
+
+
+class ModelKeywords(TypedDict, total=False):
+    """The section `[model]`."""
+
+    width: int
+    experts: int
+    layers: int
+    heads: int
+    inner_width: int | None
+    feed_forward_experts: int
+    feed_forward_expert_layers: int
+    item_dropout: float
+    hidden_dropout: float
+    attention_dropout: float
+    fusion: float
+    temperature: float
+    layer_norm_eps: float
+    gate_noise: bool
+    transductive: bool
+    history_score: bool
+    learned_missing: bool
+    modality_dropout: float
+    init: str
+
+
+class TrainKeywords(TypedDict, total=False):
+    """The section `[train]`."""
+
+    epochs: int
+    batch_size: int
+    stride: int
+    lr: float
+    pretrain_lr_decay: float
+    lr_decay: float
+    image_text_weight: float
+    modalities: Sequence[str]
+    whitened: Sequence[str]
+    eval_every: int
+    valid_sample: int
+    reference: bool
+    patience: int
+    limit_steps: int
+    clip: float
+    precision: str
+    compile: bool
+    sampled_above: int
+    drawn: int
+    pretrain_drawn: int
+    seed: int
+    device: str
+    save_every: float
+    track: str
+
+
+class RaceKeywords(TypedDict, total=False):
+    """The section `[race]`."""
+
+    candidates: Sequence[str]
+    first_rung: float
+
+
+class EvaluateKeywords(TypedDict, total=False):
+    """The section `[evaluate]`."""
+
+    split: str
+    device: str
+    block_size: int
+    index: str
+    nlist: int
+    nprobe: int
+    hnsw_m: int
+    ef_construction: int
+    ef_search: int
+
+
+class CompareKeywords(TypedDict, total=False):
+    """The section `[compare]`."""
+
+    arms: Sequence[str]
+    seeds: int
+    protocol: str
+    alpha: float
+    resamples: int
+    resample_seed: int
+    leave_one_out: bool
+    pretrain_epochs: int | None
+    pretrain_batch_size: int | None
+
+
+class DemoKeywords(TypedDict, total=False):
+    """The section `[demo]`."""
+
+    width: int
+    experts: int
+    pretrain_epochs: int
+    epochs: int
+    pretrain_batch: int
+    batch: int
+    eval_every: int
+    seeds: int
+
+
+class IngestAmazonKeywords(IngestKeywords, AmazonKeywords, DownloadKeywords):
+    """The sections `[ingest]`, `[ingest-amazon]`, `[download]`."""
+
+
+class IngestTableKeywords(IngestKeywords, TableKeywords):
+    """The sections `[ingest]`, `[table]`."""
+
+
+class EmbedTextKeywords(TextKeywords, EngineKeywords):
+    """The sections `[embed-text]`, `[engine]`."""
+
+
+class EmbedImageKeywords(ImageKeywords, EngineKeywords):
+    """The sections `[embed-image]`, `[engine]`."""
+
+
+class RunKeywords(TrainKeywords, ModelKeywords, RaceKeywords):
+    """The sections `[train]`, `[model]`, `[race]`."""
+
+
+class ComparisonKeywords(CompareKeywords, TrainKeywords, ModelKeywords, RaceKeywords):
+    """The sections `[compare]`, `[train]`, `[model]`, `[race]`."""

@@ -1,0 +1,333 @@
+"""Training runs, and what a trained run can do."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+
+from antpipe.api.keywords import EvaluateKeywords, RunKeywords
+from antpipe.api.settings import Given, default_store, given, names_of, store_of, takes
+from antpipe.errors import UsageError
+from antpipe.runtime.progress import Progress, silent
+from antpipe.settings.comparison import RaceConfig
+from antpipe.settings.evaluation import EvaluateConfig
+from antpipe.settings.model import ModelConfig
+from antpipe.settings.training import TrainConfig
+from antpipe.store.store import Store
+from antpipe.training.groups import GroupRow, group_table
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+    from numpy.typing import NDArray
+
+    from antpipe.training.checkpoint import Checkpoint
+    from antpipe.training.request import RunRequest
+
+AUTO = "auto"  # the stage that chooses a stage on validation
+RECOMMENDED = {"user_id": str, "history": int, "rank": int, "item_id": str, "title": str, "score": float}
+
+
+class Vectors(NamedTuple):
+    """Vectors and whose they are: `ids` (N,) original ids, `values` (N, D) float32."""
+
+    ids: list[str]
+    values: "NDArray[np.float32]"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a run is worth on one domain.
+
+    figures: everything, as `antpipe evaluate --json` prints it.
+    """
+
+    figures: Mapping[str, Any]
+
+    @property
+    def metrics(self) -> Mapping[str, Mapping[str, float]]:
+        """Recall@k, NDCG@k and MRR@k by protocol: `metrics["all"]["recall@10"]`."""
+        metrics: Mapping[str, Mapping[str, float]] = self.figures["protocols"]
+        return metrics
+
+    @property
+    def slices(self) -> Mapping[str, Any]:
+        """The same for parts of the split, by group and slice: `slices["item"]["cold"]["protocols"]`."""
+        slices: Mapping[str, Any] = self.figures["slices"]
+        return slices
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run in its folder. Made by `train`, opened again by `Run.open`.
+
+    store: where its domains are. status: `trained`, `fresh` (it was there already) or `opened`. decision: of the stage
+    auto, which candidates were dropped when, and why the winner won.
+    """
+
+    folder: Path
+    store: Store
+    checkpoint: "Checkpoint"
+    status: str = "opened"
+    decision: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: str | Path, store: Store | str | Path | None = None) -> "Run":
+        """A run that was trained before.
+
+        store: default $ANTPIPE_STORE, else ./antpipe-store. Raises DataError if the folder holds no finished run.
+
+        >>> ant.Run.open("runs/toys", "shop").stage
+        'scratch'
+        """
+        from antpipe.training import checkpoint
+
+        path = Path(folder)
+        place = default_store() if store is None else store_of(store)
+        return cls(path, place, checkpoint.describe(path))
+
+    @property
+    def stage(self) -> str:
+        """The stage that trained it, such as `relearn`; of auto, the one that won."""
+        return self.checkpoint.stage
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Validation metrics of the best epoch, protocol `all`."""
+        return self.checkpoint.metrics
+
+    @property
+    def cost(self) -> Mapping[str, float]:
+        """Epochs, steps and `seconds` of training, positions per second, and peak memory in MB."""
+        from antpipe.training.folder import RunFolder
+
+        return RunFolder(self.folder).read_cost()
+
+    @takes(EvaluateConfig)
+    def evaluate(
+        self, domain: str, *, config: str | Path | None = None, **settings: Unpack[EvaluateKeywords]
+    ) -> Evaluation:
+        """Rank the whole catalogue of a domain for every position of a split, under both protocols.
+
+        Writes the figures and the rank of every position into the run's folder. Raises DataError if the run cannot
+        read the domain, or the domain changed since the run was trained on it.
+
+        >>> run = ant.Run.open("runs/toys", "shop")
+        >>> sorted(run.evaluate("Toys").metrics)
+        ['all', 'unseen']
+        """
+        from antpipe.evaluation.evaluate import evaluate_run
+
+        chosen = given(settings, config).resolve(EvaluateConfig)
+        return Evaluation(evaluate_run(self.store, self.folder, domain, chosen))
+
+    def ranks(self, domain: str, split: str = "test") -> "pl.DataFrame":
+        """The rank of each position's target, as `evaluate` wrote it, with original ids.
+
+        Columns: user_id, position (items before the target), item_id (the target), seen (whether it was in the
+        history), rank_all and rank_unseen (1 is best; null: a miss by definition). Raises DataError if the run was not
+        evaluated on this split.
+
+        >>> run = ant.Run.open("runs/toys", "shop")
+        >>> found = run.evaluate("Toys").metrics["all"]["recall@10"]
+        >>> ((run.ranks("Toys")["rank_all"] <= 10).mean() - found) < 1e-9
+        True
+        """
+        from antpipe.evaluation.ranks import read_ranks
+
+        return read_ranks(self.store, self.folder, domain, split)
+
+    def item_vectors(self, domain: str) -> Vectors:
+        """The vectors of a domain's items, scaled to length 1: the run scores an item by its product with a user's.
+
+        >>> ids, values = ant.Run.open("runs/toys", "shop").item_vectors("Toys")
+        >>> len(ids) == len(values)
+        True
+        """
+        from antpipe.evaluation.vectors import item_vectors
+
+        return Vectors(*item_vectors(self.store, self.folder, domain))
+
+    def user_vectors(self, domain: str) -> Vectors:
+        """What the run expects next of every user of a domain, after her whole history, scaled to length 1.
+
+        >>> ids, values = ant.Run.open("runs/toys", "shop").user_vectors("Toys")
+        >>> ids[:2]
+        ['u00', 'u01']
+        """
+        from antpipe.evaluation.vectors import user_vectors
+
+        return Vectors(*user_vectors(self.store, self.folder, domain))
+
+    def recommend(
+        self,
+        domain: str,
+        *,
+        users: str | Sequence[str] = (),
+        histories: Sequence[Sequence[str]] = (),
+        k: int = 10,
+        include_seen: bool = False,
+    ) -> "pl.DataFrame":
+        """The next items for users of a domain, or after histories of item ids (oldest first).
+
+        Returns one row per recommendation: user_id (null for a history), history (its number in the call: users, then
+        histories), rank, item_id, title, score. include_seen: items of the history may be recommended again. Raises
+        DataError for an unknown user or item.
+
+        >>> rows = ant.Run.open("runs/toys", "shop").recommend("Toys", users=["u00", "u01"], k=3)
+        >>> rows["user_id"].to_list(), rows["rank"].to_list()
+        (['u00', 'u00', 'u00', 'u01', 'u01', 'u01'], [1, 2, 3, 1, 2, 3])
+        """
+        import polars as pl
+
+        from antpipe.evaluation.recommend import history_of, recommend_after, user_histories
+        from antpipe.evaluation.vectors import open_for
+
+        who = [users] if isinstance(users, str) else list(users)
+        if not who and not histories:
+            raise UsageError("name users or histories to recommend for")
+        opened = open_for(self.store, self.folder, domain)
+        rows = [*user_histories(opened, who), *(history_of(opened, items) for items in histories)]
+        found = recommend_after(opened, rows, k, include_seen=include_seen)
+        owners = [*who, *(None for _ in histories)]
+        return pl.DataFrame(
+            [
+                {"user_id": owner, "history": number, **row}
+                for number, (owner, best) in enumerate(zip(owners, found, strict=True))
+                for row in best
+            ],
+            schema=RECOMMENDED,
+        )
+
+
+@takes(TrainConfig, ModelConfig, RaceConfig)
+def train(
+    store: Store | str | Path,
+    stage: str,
+    domains: str | Sequence[str],
+    *,
+    out: str | Path,
+    start: Run | str | Path | None = None,
+    resume: bool = False,
+    force: bool = False,
+    config: str | Path | None = None,
+    preset: str | None = None,
+    progress: Progress = silent,
+    **settings: Unpack[RunKeywords],
+) -> Run:
+    """Train one stage and write the run of its best epoch to a folder.
+
+    stage: `pretrain` on one or more sources; `scratch`, `finetune`, `relearn` and others on one target; `auto` races
+    them on validation; or a stage that `config`, a TOML file, defines. start: the run to start from, whose model
+    settings are inherited. resume: continue an interrupted run. force: start over, whatever the folder holds. preset:
+    `ant` or `strong`, in place of defaults.
+
+    A run that is there already is returned as it is (`status` is `fresh`). Raises UsageError if stage, domains and
+    start do not go together or the folder holds another run, DataError if the store lacks something or the run to
+    start from does not fit, DivergedError for a loss that is not finite, Interrupted after Ctrl-C, with the state kept.
+
+    >>> run = ant.train("shop", "relearn", ["Toys"], start="runs/beauty", out="runs/relearned", epochs=2)
+    >>> run.stage, run.status
+    ('relearn', 'trained')
+    """
+    chosen, out = given(settings, config, preset), Path(out)
+    request = _request(store, stage, domains, start, chosen)
+    if stage == AUTO:
+        from antpipe.training.race import run_auto
+
+        race = chosen.resolve(RaceConfig)
+        done, there, decision = run_auto(request, out, race=race, force=force, resume=resume, progress=progress)
+        return Run(out, request.store, done, "fresh" if there else "trained", decision)
+    from antpipe.training.run import run_stage
+
+    done, there = run_stage(request, out, force=force, resume=resume, progress=progress)
+    return Run(out, request.store, done, "fresh" if there else "trained")
+
+
+@takes(TrainConfig, ModelConfig, RaceConfig)
+def plan_training(
+    store: Store | str | Path,
+    stage: str,
+    domains: str | Sequence[str],
+    *,
+    start: Run | str | Path | None = None,
+    config: str | Path | None = None,
+    preset: str | None = None,
+    **settings: Unpack[RunKeywords],
+) -> list[GroupRow]:
+    """Check a request as `train` would, and say what it would do with each group of parameters, without training.
+
+    Takes what train takes, and raises what it would.
+
+    >>> [row] = [row for row in ant.plan_training("shop", "relearn", ["Toys"], start="runs/beauty")
+    ...          if row.group == "encoder"]
+    >>> row.action
+    'freeze'
+    """
+    plan = _request(store, stage, domains, start, given(settings, config, preset)).plan()
+    return group_table(plan.actions, plan.described.build())
+
+
+@takes(TrainConfig, ModelConfig, RaceConfig)
+def plan_race(
+    *, config: str | Path | None = None, preset: str | None = None, **settings: Unpack[RunKeywords]
+) -> dict[str, Any]:
+    """What the stage `auto` would do: its `candidates`, the `epochs`, and after which of them (`rungs`) it drops some.
+
+    >>> ant.plan_race(epochs=8)["rungs"]
+    [2, 4]
+    """
+    from antpipe.training.race import check_limits, rungs
+
+    chosen = given(settings, config, preset)
+    race, training = chosen.resolve(RaceConfig), chosen.resolve(TrainConfig)
+    check_limits(training)
+    return {
+        "candidates": race.candidates,
+        "rungs": rungs(training.epochs, training.eval_every, race.first_rung),
+        "epochs": training.epochs,
+    }
+
+
+def import_ant_checkpoint(
+    path: str | Path,
+    out: str | Path,
+    *,
+    heads: int = ModelConfig.heads,
+    fusion: float = ModelConfig.fusion,
+    transductive: bool = False,
+    force: bool = False,
+    store: Store | str | Path | None = None,
+) -> Run:
+    """A checkpoint of the authors' code of ANT becomes a run, to evaluate or to start from.
+
+    path: a torch file, .safetensors, or .npz of its arrays. heads, fusion: what no shape tells. transductive: with its
+    item ids. store: of the run, as for Run.open. Raises DataError for a file that is not such a checkpoint.
+    """
+    from antpipe.interop.ant_checkpoint import import_checkpoint
+
+    done, there = import_checkpoint(
+        Path(path), Path(out), heads=heads, fusion=fusion, transductive=transductive, force=force
+    )
+    place = default_store() if store is None else store_of(store)
+    return Run(Path(out), place, done, "fresh" if there else "imported")
+
+
+def _request(
+    store: Store | str | Path, stage: str, domains: str | Sequence[str], start: Run | str | Path | None, chosen: Given
+) -> "RunRequest":
+    """The request of a run, with the settings it inherits from the run to start from."""
+    from antpipe.training import checkpoint
+    from antpipe.training.request import PRETRAIN, RunRequest
+
+    source = start.folder if isinstance(start, Run) else Path(start) if start is not None else None
+    inherited = checkpoint.describe(source).model_config() if source is not None else None
+    return RunRequest(
+        store_of(store),
+        tuple(names_of(domains)),
+        stage,
+        chosen.resolve(ModelConfig, inherited, on_target=stage != PRETRAIN),
+        chosen.resolve(TrainConfig),
+        source,
+        chosen.own_stages(),
+    )

@@ -1,0 +1,38 @@
+"""The ranks of an evaluation, with original ids."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+
+from antpipe.errors import DataError
+from antpipe.store.files import read_parquet
+from antpipe.store.next_command import spell
+from antpipe.store.store import Store
+from antpipe.training import checkpoint
+from antpipe.training.folder import RunFolder
+
+
+def read_ranks(store: Store, run: Path, domain: str, split: str = "test", index: str = "exact") -> pl.DataFrame:
+    """The ranks that evaluate_run wrote, one row per position, with original user and item ids.
+
+    Columns: user_id, item_id (of the target), position, seen, occurrences, rank_all, rank_unseen; a rank is null beyond
+    the deepest cutoff. Raises DataError if the run was not evaluated like this, or changed since.
+    """
+    folder, here = RunFolder(run), store.domain(domain)
+    figures_path, path = folder.evaluation(domain, split, index), folder.ranks(domain, split, index)
+    flags = ["--run", str(run), "--split", split, "--index", index]
+    again = spell("evaluate", domains=[domain], store=store.root, flags=flags)
+    if not (figures_path.exists() and path.exists()):
+        raise DataError(f"{run} was not evaluated on {domain} (split {split}, index {index})", again)
+    figures = json.loads(figures_path.read_text(encoding="utf-8"))
+    ids, users = here.item_ids(), here.table("users", ["user_id"])["user_id"]
+    now = (checkpoint.describe(run).fingerprint, len(ids))
+    if (figures["run_fingerprint"], figures["items"]) != now:
+        raise DataError(f"{figures_path}: the run or the catalogue of {domain} changed since this evaluation", again)
+    ranks = pl.DataFrame(read_parquet(path, None))
+    return ranks.select(
+        pl.Series("user_id", users.to_pylist())[ranks["user"]],
+        pl.Series("item_id", ids)[ranks["target"]],
+        pl.exclude("user", "target"),
+    )

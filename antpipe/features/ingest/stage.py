@@ -1,0 +1,118 @@
+"""What ingest stages share around the cleaning rules: is the domain fresh, may it be replaced, how is it written."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from antpipe.errors import DataError
+from antpipe.features.ingest.domain import domain_statistics, write_domain
+from antpipe.features.ingest.rejects import Rejects
+from antpipe.features.ingest.rules import Cleaned
+from antpipe.features.ingest.shared_users import hashes_of
+from antpipe.settings.base import to_json
+from antpipe.settings.ingest import IngestConfig
+from antpipe.store.artefacts import StageResult
+from antpipe.store.domain import Domain
+from antpipe.store.next_command import ingest_command
+
+FILES = ("interactions", "items")  # of a report
+# Their names in reports that `ingest amazon` of 0.1.0 wrote.
+RENAMED = {"reviews": "interactions", "metadata": "items"}
+
+
+def require_same_source(domain: Domain, parameters: Mapping[str, Any], folder: str, command: str) -> None:
+    """Refuse to replace a domain by data of another source. A domain that does not exist yet passes.
+
+    Two sources are the same if their format is, and either the folder or the content of the files: a folder may have
+    moved, and its files may have been updated. folder: of the files, empty for generated data. command: builds this
+    domain from the new source. Raises DataError, whose next command is that one with --force.
+    """
+    entry = domain.manifest().get("items")
+    if entry is None:
+        return
+    before, old_folder = entry["parameters"], entry["report"].get("folder", "")
+    same_files = folder == old_folder or before.get("files") == parameters.get("files")
+    if before["format"] != parameters["format"] or not same_files:
+        old, new = (
+            f"`{ingest_command(source_format)}`" + (f" of {where}" if where else "")
+            for source_format, where in ((before["format"], old_folder), (parameters["format"], folder))
+        )
+        raise DataError(
+            f"domain {domain.name} holds data from {old}, which {new} would replace; choose another name or store, or "
+            "add --force",
+            f"{command} --force",
+        )
+
+
+def cleaning_parameters(config: IngestConfig, elsewhere: Mapping[str, pl.Series]) -> dict[str, Any]:
+    """What the rules add to the parameters of a fingerprint.
+
+    `max_rejects` is left out: how many malformed lines are tolerated does not change what the good ones give.
+    """
+    parameters = to_json(config) | {"drop_shared_users_from": hashes_of(elsewhere)}
+    del parameters["max_rejects"]
+    return parameters
+
+
+def fresh_result(
+    domain: Domain, parameters: Mapping[str, Any], max_rejects: int, duplicates_in: Sequence[str] = FILES
+) -> StageResult | None:
+    """The result of an ingest that would only repeat what is there; None if it must run.
+
+    It must also run if the domain has more malformed lines than are tolerated now.
+    """
+    if not domain.is_fresh("items", parameters):
+        return None
+    entry = domain.entry("items")
+    figures = _figures(entry["report"], duplicates_in)
+    if figures["malformed"] > max_rejects:
+        return None
+    return StageResult(domain.name, "items", "fresh", entry["statistics"] | figures)
+
+
+def finish(
+    domain: Domain,
+    parameters: Mapping[str, Any],
+    cleaned: Cleaned,
+    rejects: Rejects,
+    *,
+    flags: Sequence[str],
+    dry_run: bool,
+    duplicates_in: Sequence[str] = FILES,
+) -> StageResult:
+    """Write a domain, unless it is a dry run. duplicates_in: the files whose duplicate lines are counted in figures."""
+    figures = _figures(cleaned.report, duplicates_in)
+    if dry_run:
+        statistics = domain_statistics(cleaned.items, cleaned.interactions.rename({"user_id": "user"}))
+        return StageResult(domain.name, "items", "would be built", statistics | figures)
+    statistics = write_domain(
+        domain,
+        parameters=parameters,
+        items=cleaned.items,
+        interactions=cleaned.interactions,
+        rejects=rejects.table(),
+        report=cleaned.report,
+        flags=flags,
+    )
+    return StageResult(domain.name, "items", "built", statistics | figures)
+
+
+def _figures(report: Mapping[str, Any], duplicates_in: Sequence[str]) -> dict[str, int]:
+    """What cleaning dropped, in short."""
+    facts = {RENAMED.get(name, name): value for name, value in report.items()}
+    files = {name: facts[name] for name in FILES if facts[name] is not None}
+    figures = {
+        **({"limit": facts["limit"]} if facts["limit"] else {}),
+        "malformed": sum(file["malformed"] for file in files.values()),
+        "duplicate_lines": sum(file["duplicate_lines"] for name, file in files.items() if name in duplicates_in),
+    }
+    if "interactions" not in files:
+        return figures
+    shared = facts["shared_users"]
+    return figures | {
+        **({"shared_users_dropped": shared["users"]} if shared.get("from") else {}),
+        "repeats_dropped": facts["repeats_dropped"],
+        "items_without_metadata": facts["without_metadata"]["items"],
+        "k_core_dropped": facts["k_core"]["interactions_dropped"],
+    }

@@ -1,0 +1,67 @@
+"""How the command line shows messages and progress, on stderr."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from antpipe.runtime.logs import log
+from antpipe.runtime.progress import Update
+
+QUIET_SECONDS = 5.0  # between plain lines
+
+
+class ToStderr(logging.Handler):
+    """Print each message as `antpipe: MESSAGE` to what stderr is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"antpipe: {record.getMessage()}", file=sys.stderr)
+
+
+@contextmanager
+def shown_on_stderr() -> Iterator[None]:
+    """Show all messages on stderr within this block."""
+    handler, level, propagate = ToStderr(), log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = propagate
+
+
+@contextmanager
+def on_stderr(label: str) -> Iterator[Update]:
+    """The Progress of the command line: a bar if stderr is a terminal, else a plain line every few seconds."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(label, total=None, note="")
+
+            def move(done: float, total: int, note: str = "") -> None:
+                bar.update(task, completed=done, total=total, note=note)
+
+            yield move
+        return
+    last = time.monotonic()
+
+    def line(done: float, total: int, note: str = "") -> None:
+        nonlocal last
+        if time.monotonic() - last >= QUIET_SECONDS or (done == total and note):
+            last = time.monotonic()
+            print(f"{label}: {int(done)}/{total} {note}".rstrip(), file=sys.stderr)
+
+    yield line

@@ -1,0 +1,83 @@
+"""How arms are compared, and how `--stage auto` chooses among stages."""
+
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from antpipe.errors import UsageError
+from antpipe.settings.base import Config, setting
+from antpipe.settings.model import MODALITIES
+from antpipe.settings.training import NO_MODALITY, TrainConfig
+
+COMMON = "common"  # in a comparison: the modalities that all of its arms can read
+
+
+@dataclass(frozen=True)
+class CompareConfig(Config):
+    """What is compared and how it is judged (docs/verdict.md). Training settings are those of [train]."""
+
+    section: ClassVar[str] = "compare"
+    panel: ClassVar[str] = "Comparison"
+    arms: tuple[str, ...] = setting(
+        ("scratch", "finetune", "relearn"),
+        "what to compare: stages (scratch, finetune, relearn, linear-probe, relearn-unfrozen, unisrec, auto, or your "
+        "own [stage.NAME]) and baselines (popularity, item-knn, markov, tfidf-nearest, text-nearest, sasrec, unisrec; "
+        "baselines: all of these)",
+    )
+    seeds: int = setting(5, "seeds per arm, counted from --seed", least=1)
+    protocol: str = setting("all", "protocol of the verdict; both are reported", ("all", "unseen"))
+    alpha: float = setting(0.05, "accepted probability of any false finding", least=1e-6, most=0.5)
+    resamples: int = setting(10_000, "resamples of users and seeds per standard error", least=100)
+    resample_seed: int = setting(0, "random seed of the resampling", least=0)
+    leave_one_out: bool = setting(
+        False, "pre-train on all --sources, and on all but each one, to find a source that hurts"
+    )
+    pretrain_epochs: int | None = setting(None, "epochs of pre-training on --sources (default: --epochs)", least=1)
+    pretrain_batch_size: int | None = setting(
+        None, "training positions per step of pre-training on --sources (default: --batch-size)", least=1
+    )
+
+
+@dataclass(frozen=True)
+class ComparedTraining(TrainConfig):
+    """The settings of [train] as `compare` takes them: unless a list is given, all arms read the same modalities."""
+
+    modalities: tuple[str, ...] = setting(
+        (COMMON,),
+        "modalities to read; common: those that all arms can read; none: item ids only",
+        (*MODALITIES, NO_MODALITY, COMMON),
+        panel="Input",
+    )
+
+    def __post_init__(self) -> None:
+        if self.is_common():
+            self.plain()  # checks the other settings
+        elif COMMON in self.modalities:
+            raise UsageError(f"--modalities {','.join(self.modalities)}: {COMMON} cannot be combined with others")
+        else:
+            super().__post_init__()
+
+    def is_common(self) -> bool:
+        return self.modalities == (COMMON,)
+
+    def plain(self) -> TrainConfig:
+        """The settings of a single run; if they are to be common, with all modalities, before any is left out."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return TrainConfig(**(values | ({"modalities": MODALITIES} if self.is_common() else {})))
+
+
+CANDIDATES = ("scratch", "finetune", "relearn", "relearn-then-unfreeze")
+
+
+@dataclass(frozen=True)
+class RaceConfig(Config):
+    """How `train --stage auto` chooses a stage (training/race.py)."""
+
+    section: ClassVar[str] = "race"
+    panel: ClassVar[str] = "Stage auto"
+    candidates: tuple[str, ...] = setting(CANDIDATES, "stages that --stage auto chooses from", CANDIDATES)
+    first_rung: float = setting(
+        0.25,
+        "share of the epochs after which the worse half of the candidates is dropped; again at twice that, and so on",
+        least=0.001,
+        most=0.5,
+    )

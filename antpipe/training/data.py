@@ -1,0 +1,41 @@
+"""What training reads: features, windows and validation examples, mapped from the store."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from antpipe.core.batches import Examples, examples, sample
+from antpipe.core.catalogue import Catalogue, load_catalogue
+from antpipe.errors import DataError
+from antpipe.settings.training import TrainConfig
+from antpipe.store.files import Sequences
+from antpipe.store.next_command import spell
+from antpipe.store.store import Store
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Features and sequences of all domains together, and the validation examples of each domain."""
+
+    catalogue: Catalogue
+    sequences: tuple[Sequences, ...]
+    validation: dict[str, Examples]
+
+
+def load_training_data(store: Store, domains: Sequence[str], config: TrainConfig) -> TrainingData:
+    """Everything that training on these domains reads.
+
+    Raises DataError if the store lacks something, or if the domains do not go together.
+    """
+    catalogue = load_catalogue(store, domains, config.features(), config.whitened)
+    sequences = tuple(store.domain(name).sequences() for name in domains)
+    lengths = {part.max_len for part in sequences}
+    if len(lengths) > 1:
+        raise DataError(
+            f"{', '.join(domains)}: sequences built with different --max-len {sorted(lengths)}",
+            spell("build-sequences", domains=domains, store=store.root),
+        )
+    validation = {name: examples(part, "valid") for name, part in zip(domains, sequences, strict=True)}
+    validation = {name: sample(part, config.valid_sample) for name, part in validation.items() if len(part)}
+    if not validation:
+        raise DataError(f"{', '.join(domains)}: no user has an item to validate on, which takes 3 items per user")
+    return TrainingData(catalogue, sequences, validation)

@@ -1,0 +1,94 @@
+"""The folder of a run: the name of every file in it, and who may write there."""
+
+import json
+from contextlib import AbstractContextManager, nullcontext
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from antpipe.errors import SameCommand
+from antpipe.store.lock import alone
+
+
+class RunFolder:
+    """Where the files of a run are.
+
+    A finished run is `description` and the weights file it names; an unfinished one is `state`. A race among stages
+    keeps its candidates in run folders of their own until the winner's files move up here.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.description = path / "checkpoint.json"  # what the finished run is; written last, so the rest is complete
+        self.state = path / "state.safetensors"  # everything that decides how an unfinished run continues
+        self.metrics = path / "metrics.jsonl"  # one row per epoch
+        self.cost = path / "cost.json"  # time and memory; the description is the same byte for byte in equal runs
+        self.bad_batch = path / "nan-batch.npz"  # the batch whose loss was not finite
+        self.decision = path / "auto.json"  # which stage a race chose, and why
+        self.candidates = path / "candidates"  # of a race under way, each in a run folder
+        self.race = self.candidates / "race.json"  # the fingerprint of that race
+
+    def weights(self, sha256: str) -> Path:
+        """The weights file with this content."""
+        return self.path / f"model-{sha256[:12]}.safetensors"
+
+    def other_weights(self, sha256: str) -> list[Path]:
+        """Weights files with any other content."""
+        return [path for path in self.path.glob("model-*.safetensors") if path != self.weights(sha256)]
+
+    def evaluation(self, domain: str, split: str, index: str = "exact") -> Path:
+        """Figures of an evaluation. Those of an approximate index have a file of their own."""
+        return self.path / f"evaluation-{_name(domain, split, index)}.json"
+
+    def ranks(self, domain: str, split: str, index: str = "exact") -> Path:
+        """The rank of every position in an evaluation."""
+        return self.path / f"ranks-{_name(domain, split, index)}.parquet"
+
+    def is_finished(self) -> bool:
+        """Whether a complete checkpoint is here, perhaps beside a newer, unfinished run."""
+        return self.description.exists()
+
+    def is_unfinished(self) -> bool:
+        """Whether a training state is here."""
+        return self.state.is_file()
+
+    def holds_something(self) -> bool:
+        """Whether a run or race is here, finished or not."""
+        return self.is_finished() or self.is_unfinished() or self.candidates.exists()
+
+    def lock(self, force: bool) -> AbstractContextManager[None]:
+        """Hold the folder as its only writer. A finished run is only read unless `force`, so it needs no lock.
+
+        Raises AntpipeError if another process holds it.
+        """
+        reads_only = not force and self.is_finished() and not (self.is_unfinished() or self.candidates.exists())
+        return nullcontext() if reads_only else alone(self.path, "run")
+
+    def read_rows(self) -> list[dict[str, Any]]:
+        """The figures of each epoch so far."""
+        if not self.metrics.exists():
+            return []
+        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+
+    def read_cost(self) -> dict[str, float]:
+        """What a finished run took (see state.cost_of); empty for an imported one."""
+        return _read_json(self.cost)
+
+    def read_decision(self) -> dict[str, Any]:
+        """What a race in this folder decided; empty if there was none."""
+        return _read_json(self.decision)
+
+
+def _name(domain: str, split: str, index: str) -> str:
+    return f"{domain}-{split}" + ("" if index == "exact" else f"-{index}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return content
+
+
+def another_folder(out: Path) -> SameCommand:
+    """The command that failed, with a folder that is free."""
+    free = next(path for number in count(2) if not (path := out.with_name(f"{out.name}-{number}")).exists())
+    return SameCommand({"--out": str(free)})

@@ -1,0 +1,60 @@
+"""Replacing a file in one step."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from antpipe.runtime.files import atomic
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_the_new_content_is_there_at_the_end_of_the_block_and_not_before(tmp_path: Path, durable: bool) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    with atomic(path, durable=durable) as scratch:
+        scratch.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_old_content_stays_if_the_block_raises(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic(path) as scratch:
+        scratch.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_file_is_absent_if_the_block_raises_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no"), atomic(tmp_path / "x.txt"):
+        raise ValueError("no")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_block_that_writes_nothing_is_an_error_and_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    with pytest.raises(FileNotFoundError), atomic(path):
+        pass
+    assert path.read_text() == "old"
+
+
+def test_several_threads_may_replace_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    inside = threading.Barrier(2, timeout=10)
+
+    def write(content: str) -> None:
+        with atomic(path) as scratch:
+            scratch.write_text(content)
+            inside.wait()
+            assert scratch.read_text() == content
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, ["one", "two"]))
+    assert path.read_text() in ("one", "two")
+    assert list(tmp_path.iterdir()) == [path]
