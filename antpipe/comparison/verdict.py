@@ -86,7 +86,7 @@ def differences(
 def bootstrap_errors(sums: Floats, weights: Floats, resamples: int, seed: int) -> Floats:
     """Standard errors (K,) of mean differences by a bootstrap over users and seeds.
 
-    sums: (K, S, U) differences summed over the positions of each user, of which there are weights (U,). A resample
+    sums: (K, S, U) differences summed over each user's positions. weights: (U,) their number. A resample
     draws U users with replacement and, crossed with them, S - 1 seeds: drawing all S would make the variance between
     seeds too small by (S - 1) / S (Rao and Wu 1988, section 2, https://doi.org/10.1080/01621459.1988.10478591).
     """

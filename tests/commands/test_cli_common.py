@@ -18,7 +18,8 @@ import pytest
 import torch
 
 from antpipe import __version__
-from antpipe.cli import app
+from antpipe.cli import app, changed
+from antpipe.errors import SameCommand
 from antpipe.runtime.devices import choose_precision
 from antpipe.runtime.logs import log
 from antpipe.runtime.progress import Progress
@@ -190,6 +191,23 @@ def test_without_a_word_the_help_is_shown() -> None:
     assert "quantize-price" in outcome.out
 
 
+@pytest.mark.parametrize(
+    ("words", "change", "expected"),
+    [
+        ("--out a --device cuda --epochs 2", SameCommand({"--device": "cpu"}), "--out a --epochs 2 --device cpu"),
+        ("--device=cuda --epochs 2", SameCommand({"--device": "cpu"}), "--epochs 2 --device cpu"),
+        ("--epochs 2", SameCommand({"--device": "cpu"}), "--epochs 2 --device cpu"),
+        ("--compile --out a", SameCommand({"--no-compile": None}, ("--compile",)), "--out a --no-compile"),
+        ("--whitened text --out a", SameCommand(without=("--whitened",)), "--out a"),
+        ("--out a", SameCommand(without=("torchrun",)), "--out a"),
+    ],
+)
+def test_the_next_command_is_the_one_typed_with_its_flags_changed(
+    words: str, change: SameCommand, expected: str
+) -> None:
+    assert changed(words.split(), change) == expected.split()
+
+
 # -- progress, interruption, traceback ------------------------------------------------------------------------
 
 
@@ -292,7 +310,7 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
 def test_help_is_there_in_less_than_0_3_seconds() -> None:
     """Processor time, which other work on the machine does not change much."""
     taken = []
-    for _ in range(3):
+    for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert program("-m", "antpipe", "--help").returncode == 0
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
