@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         embed_text,
         fetch_images,
         quantize_price,
+        subset,
         whiten,
     )
     from antpipe.api.judging import Comparison, compare, plan_comparison
@@ -69,6 +70,7 @@ _HOMES = {
         "quantize_price",
         "whiten",
         "build_sequences",
+        "subset",
     ),
     "antpipe.api.runs": (
         "train",

@@ -72,7 +72,7 @@ def run(words: list[str]) -> int:
         code = AntpipeError.exit_code
         fail(f"unexpected {type(error).__name__}: {error}", f"ANTPIPE_DEBUG=1 {shlex.join(['antpipe', *words])}")
     if code == INTERRUPTED:
-        log.warning("interrupted; what was complete is kept")
+        log.error("interrupted; what was complete is kept")
     return code
 
 

@@ -22,16 +22,17 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Rows:
-    """Prefixes, one per row. items: (B, L) global rows, padded at the end with -1; length, target: (B,)."""
+    """Prefixes, one per row. items: (B, L) global rows, padded at the end with -1; length, target, user: (B,)."""
 
     items: Ints
     length: Ints
     target: Ints
+    user: Ints
 
 
 def rows_of(windows: Windows, chosen: Ints, max_len: int) -> Rows:
     """Every prefix of the chosen windows as a row of its own."""
-    items, length, target = [], [], []
+    items, length, target, user = [], [], [], []
     for window in chosen:
         first, whole = windows.first[window], windows.length[window]
         for n in range(whole - windows.targets[window] + 1, whole + 1):
@@ -40,7 +41,8 @@ def rows_of(windows: Windows, chosen: Ints, max_len: int) -> Rows:
             items.append(row)
             length.append(n)
             target.append(windows.items[first + n])
-    return Rows(np.array(items), np.array(length), np.array(target))
+            user.append(windows.user[window])
+    return Rows(np.array(items), np.array(length), np.array(target), np.array(user))
 
 
 def modality(experts: ModalityExperts, x: Tensor, training: bool) -> Tensor:
@@ -91,41 +93,44 @@ def last_hidden(model: Ant, items: Tensor, length: Tensor) -> Tensor:
     full = items.shape[1]
     x = model.input_norm(items + model.positions.weight[:full])
     x = F.dropout(x, model.config.hidden_dropout, model.training)
-    real = torch.arange(full) < length[:, None]
-    allowed = real[:, None, None, :] & torch.ones(full, full, dtype=torch.bool).tril()
-    mask = torch.zeros(allowed.shape).masked_fill(~allowed, -1e9)
+    real = torch.arange(full, device=items.device) < length[:, None]
+    allowed = real[:, None, None, :] & torch.ones(full, full, dtype=torch.bool, device=items.device).tril()
+    mask = torch.zeros(allowed.shape, device=items.device).masked_fill(~allowed, -1e9)
     for layer in model.encoder:
         assert isinstance(layer, TransformerLayer)
         x = layer_of(layer, x, mask, model.training)
-    return x[torch.arange(len(x)), length - 1]
+    return x[torch.arange(len(x), device=x.device), length - 1]
 
 
 def negative_log(scores: Tensor, labels: Tensor, allowed: Tensor | None = None) -> Tensor:
     weights = scores.exp()
     if allowed is not None:
         weights = weights * allowed
-    return -(weights[torch.arange(len(labels)), labels] / weights.sum(1)).log().mean()
+    return -(weights[torch.arange(len(labels), device=labels.device), labels] / weights.sum(1)).log().mean()
 
 
 def plain_target_loss(model: Ant, tables: dict[str, Tensor], rows: Rows) -> Tensor:
     """Full softmax over the catalogue, which is projected again in every step."""
-    sequence, _ = items_of(model, tables, torch.from_numpy(rows.items))
-    hidden = last_hidden(model, sequence, torch.from_numpy(rows.length))
-    catalogue, _ = items_of(model, tables, torch.arange(len(tables["text"]) - 1))
+    device = tables["text"].device
+    sequence, _ = items_of(model, tables, torch.from_numpy(rows.items).to(device))
+    hidden = last_hidden(model, sequence, torch.from_numpy(rows.length).to(device))
+    catalogue, _ = items_of(model, tables, torch.arange(len(tables["text"]) - 1, device=device))
     scores = F.normalize(hidden, dim=-1) @ F.normalize(catalogue, dim=-1).T / model.config.temperature
-    return negative_log(scores, torch.from_numpy(rows.target))
+    return negative_log(scores, torch.from_numpy(rows.target).to(device))
 
 
 def plain_pretraining_loss(
     model: Ant, tables: dict[str, Tensor], has_image: Tensor, rows: Rows, image_text_weight: float
 ) -> Tensor:
     """In-batch InfoNCE, and image to text of the next items. has_image: (N,) bool."""
-    target = torch.from_numpy(rows.target)
-    sequence, _ = items_of(model, tables, torch.from_numpy(rows.items))
-    hidden = last_hidden(model, sequence, torch.from_numpy(rows.length))
+    device = tables["text"].device
+    target, user = (torch.from_numpy(ids).to(device) for ids in (rows.target, rows.user))
+    sequence, _ = items_of(model, tables, torch.from_numpy(rows.items).to(device))
+    hidden = last_hidden(model, sequence, torch.from_numpy(rows.length).to(device))
     fused, parts = items_of(model, tables, target)
-    own = torch.arange(len(target))
-    allowed = ((target[:, None] != target) | torch.eye(len(target), dtype=torch.bool)).float()
+    own = torch.arange(len(target), device=device)
+    others = (target[:, None] != target) & (user[:, None] != user)
+    allowed = (others | torch.eye(len(target), dtype=torch.bool, device=device)).float()
     scores = F.normalize(hidden, dim=-1) @ F.normalize(fused, dim=-1).T / model.config.temperature
     loss = negative_log(scores, own, allowed)
     there = has_image[target]

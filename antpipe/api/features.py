@@ -11,6 +11,7 @@ from antpipe.api.keywords import (
     FetchKeywords,
     PriceKeywords,
     SequenceKeywords,
+    SubsetKeywords,
     WhitenKeywords,
 )
 from antpipe.api.settings import given, names_of, store_of, takes
@@ -22,6 +23,7 @@ from antpipe.settings.features import (
     ImageConfig,
     PriceConfig,
     SequenceConfig,
+    SubsetConfig,
     TextConfig,
     WhitenConfig,
 )
@@ -179,6 +181,29 @@ def build_sequences(
     from antpipe.features.build_sequences import build_sequences as stage
 
     return stage(store_of(store), names_of(domains), given(settings, config).resolve(SequenceConfig), force=force)
+
+
+@takes(SubsetConfig)
+def subset(
+    store: Store | str | Path,
+    domains: str | Sequence[str],
+    *,
+    force: bool = False,
+    config: str | Path | None = None,
+    **settings: Unpack[SubsetKeywords],
+) -> list[StageResult]:
+    """Draw random users of domains, as domains of their own, with the split and the features that are there.
+
+    Subsets are nested: each has the users of all smaller ones of the same seed. Nothing is embedded again. Returns one
+    result per artefact of each subset. Raises UsageError for more users than there are.
+
+    >>> results = ant.subset("shop", ["Toys"], target_users=[5, 10])
+    >>> [(one.domain, one.figures["users"]) for one in results if one.artefact == "sequences"]
+    [('Toys-5-users', 5), ('Toys-10-users', 10)]
+    """
+    from antpipe.features.subset import subset as stage
+
+    return stage(store_of(store), names_of(domains), given(settings, config).resolve(SubsetConfig), force=force)
 
 
 def _each(domains: Sequence[str], stage: Callable[[str], StageResult]) -> list[StageResult]:

@@ -46,7 +46,8 @@ class Comparison:
         return self.verdicts_of(self.targets[0])
 
     def verdicts_of(self, target: str) -> "dict[str, Verdict]":
-        """The verdict on transfer by arm: its `word` (POSITIVE, NONE or NEGATIVE; None: too little data) and `why`."""
+        """The verdict on transfer by arm: its `word` (POSITIVE, EQUIVALENT, NONE or NEGATIVE; None: too little data)
+        and `why`."""
         from antpipe.comparison.verdict import Verdict
 
         arms = self.figures["targets"][target]["arms"]

@@ -195,6 +195,7 @@ class ModelKeywords(TypedDict, total=False):
     gate_noise: bool
     transductive: bool
     history_score: bool
+    floor: bool
     learned_missing: bool
     modality_dropout: float
     init: str
@@ -217,6 +218,9 @@ class TrainKeywords(TypedDict, total=False):
     reference: bool
     patience: int
     limit_steps: int
+    least_steps: int
+    smallest_batch: int
+    unsold_negatives: bool
     clip: float
     precision: str
     compile: bool
@@ -225,6 +229,7 @@ class TrainKeywords(TypedDict, total=False):
     pretrain_drawn: int
     seed: int
     device: str
+    gpu_features: str
     save_every: float
     track: str
 
@@ -250,16 +255,26 @@ class EvaluateKeywords(TypedDict, total=False):
     ef_search: int
 
 
-class CompareKeywords(TypedDict, total=False):
+class SubsetKeywords(TypedDict, total=False):
+    """The section `[subset]`."""
+
+    target_users: Sequence[int]
+    subset_seed: int
+    catalogue: str
+
+
+class CompareKeywords(SubsetKeywords, total=False):
     """The section `[compare]`."""
 
     arms: Sequence[str]
     seeds: int
     protocol: str
+    metric: str
     alpha: float
-    resamples: int
-    resample_seed: int
+    margin: float
+    pretrain_seeds: int
     leave_one_out: bool
+    refit: bool
     pretrain_epochs: int | None
     pretrain_batch_size: int | None
 

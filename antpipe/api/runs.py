@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from antpipe.api.keywords import EvaluateKeywords, RunKeywords
 from antpipe.api.settings import Given, default_store, given, names_of, store_of, takes
-from antpipe.errors import UsageError
+from antpipe.errors import SameCommand, UsageError
 from antpipe.runtime.progress import Progress, silent
 from antpipe.settings.comparison import RaceConfig
 from antpipe.settings.evaluation import EvaluateConfig
@@ -62,7 +62,8 @@ class Run:
     """A trained run in its folder. Made by `train`, opened again by `Run.open`.
 
     store: where its domains are. status: `trained`, `fresh` (it was there already) or `opened`. decision: of the stage
-    auto, which candidates were dropped when, and why the winner won.
+    auto, which candidates were dropped when, and why the winner won. refit: the run that was trained again on training
+    and validation targets (see train), if there is one.
     """
 
     folder: Path
@@ -70,6 +71,7 @@ class Run:
     checkpoint: "Checkpoint"
     status: str = "opened"
     decision: Mapping[str, Any] = field(default_factory=dict)
+    refit: "Run | None" = None
 
     @classmethod
     def open(cls, folder: str | Path, store: Store | str | Path | None = None) -> "Run":
@@ -81,10 +83,12 @@ class Run:
         'scratch'
         """
         from antpipe.training import checkpoint
+        from antpipe.training.folder import RunFolder
 
         path = Path(folder)
         place = default_store() if store is None else store_of(store)
-        return cls(path, place, checkpoint.describe(path))
+        done, again = checkpoint.describe(path), RunFolder(RunFolder(path).refit)
+        return cls(path, place, done, refit=cls.open(again.path, place) if again.is_finished() else None)
 
     @property
     def stage(self) -> str:
@@ -138,7 +142,10 @@ class Run:
         return read_ranks(self.store, self.folder, domain, split)
 
     def item_vectors(self, domain: str) -> Vectors:
-        """The vectors of a domain's items, scaled to length 1: the run scores an item by its product with a user's.
+        """The vectors of a domain's items: the run scores an item by its product with a user's.
+
+        They have length 1, unless the run has a floor: then they hold its texts and novelty too, and transitions and
+        history add to the score of some items.
 
         >>> ids, values = ant.Run.open("runs/toys", "shop").item_vectors("Toys")
         >>> len(ids) == len(values)
@@ -149,7 +156,7 @@ class Run:
         return Vectors(*item_vectors(self.store, self.folder, domain))
 
     def user_vectors(self, domain: str) -> Vectors:
-        """What the run expects next of every user of a domain, after her whole history, scaled to length 1.
+        """What the run expects next of every user of a domain, after her whole history, to multiply with item vectors.
 
         >>> ids, values = ant.Run.open("runs/toys", "shop").user_vectors("Toys")
         >>> ids[:2]
@@ -208,6 +215,7 @@ def train(
     *,
     out: str | Path,
     start: Run | str | Path | None = None,
+    refit: bool = False,
     resume: bool = False,
     force: bool = False,
     config: str | Path | None = None,
@@ -219,8 +227,10 @@ def train(
 
     stage: `pretrain` on one or more sources; `scratch`, `finetune`, `relearn` and others on one target; `auto` races
     them on validation; or a stage that `config`, a TOML file, defines. start: the run to start from, whose model
-    settings are inherited. resume: continue an interrupted run. force: start over, whatever the folder holds. preset:
-    `ant` or `strong`, in place of defaults.
+    settings are inherited. refit: afterwards train once more, from the same first values, on training and validation
+    targets together, for as many epochs as were best; the result is a run of its own in OUT/refit, and `refit` of the
+    run returned (if no epoch beat the floor that the run began with, it is that floor). resume: continue an interrupted
+    run. force: start over, whatever the folder holds. preset: `ant` or `strong`, in place of defaults.
 
     A run that is there already is returned as it is (`status` is `fresh`). Raises UsageError if stage, domains and
     start do not go together or the folder holds another run, DataError if the store lacks something or the run to
@@ -231,17 +241,23 @@ def train(
     ('relearn', 'trained')
     """
     chosen, out = given(settings, config, preset), Path(out)
-    request = _request(store, stage, domains, start, chosen)
+    request = _request(store, stage, domains, start, chosen, refit=refit)
     if stage == AUTO:
         from antpipe.training.race import run_auto
 
         race = chosen.resolve(RaceConfig)
         done, there, decision = run_auto(request, out, race=race, force=force, resume=resume, progress=progress)
         return Run(out, request.store, done, "fresh" if there else "trained", decision)
-    from antpipe.training.run import run_stage
+    from antpipe.training.folder import RunFolder
+    from antpipe.training.run import run_and_refit, run_stage
 
-    done, there = run_stage(request, out, force=force, resume=resume, progress=progress)
-    return Run(out, request.store, done, "fresh" if there else "trained")
+    again = None
+    if refit:
+        (done, there), (last, last_there) = run_and_refit(request, out, force=force, resume=resume, progress=progress)
+        again = Run(RunFolder(out).refit, request.store, last, "fresh" if last_there else "trained")
+    else:
+        done, there = run_stage(request, out, force=force, resume=resume, progress=progress)
+    return Run(out, request.store, done, "fresh" if there else "trained", refit=again)
 
 
 @takes(TrainConfig, ModelConfig, RaceConfig)
@@ -251,6 +267,7 @@ def plan_training(
     domains: str | Sequence[str],
     *,
     start: Run | str | Path | None = None,
+    refit: bool = False,
     config: str | Path | None = None,
     preset: str | None = None,
     **settings: Unpack[RunKeywords],
@@ -264,7 +281,7 @@ def plan_training(
     >>> row.action
     'freeze'
     """
-    plan = _request(store, stage, domains, start, given(settings, config, preset)).plan()
+    plan = _request(store, stage, domains, start, given(settings, config, preset), refit=refit).plan()
     return group_table(plan.actions, plan.described.build())
 
 
@@ -314,12 +331,23 @@ def import_ant_checkpoint(
 
 
 def _request(
-    store: Store | str | Path, stage: str, domains: str | Sequence[str], start: Run | str | Path | None, chosen: Given
+    store: Store | str | Path,
+    stage: str,
+    domains: str | Sequence[str],
+    start: Run | str | Path | None,
+    chosen: Given,
+    *,
+    refit: bool,
 ) -> "RunRequest":
     """The request of a run, with the settings it inherits from the run to start from."""
     from antpipe.training import checkpoint
     from antpipe.training.request import PRETRAIN, RunRequest
 
+    if refit and stage == AUTO:
+        raise UsageError(
+            "--refit trains one stage again: it does not go with --stage auto; refit the stage that auto chose",
+            SameCommand(without=("--refit",)),
+        )
     source = start.folder if isinstance(start, Run) else Path(start) if start is not None else None
     inherited = checkpoint.describe(source).model_config() if source is not None else None
     return RunRequest(
@@ -330,4 +358,5 @@ def _request(
         chosen.resolve(TrainConfig),
         source,
         chosen.own_stages(),
+        then_refit=refit,
     )

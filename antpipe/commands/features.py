@@ -93,3 +93,16 @@ def build_sequences(call: Call, domains: Domains, force: Force = False) -> None:
     """Build each user's chronological sequence and its split."""
     results = api.features.build_sequences(call.store, domains, force=force, **call.settings)
     call.show(results, show.artefacts(results))
+
+
+@command(
+    app,
+    "subset",
+    FEATURES,
+    takes=api.features.subset,
+    examples=["antpipe subset --domains Shop --target-users 500,1000"],
+)
+def subset(call: Call, domains: Domains, force: Force = False) -> None:
+    """Draw random users of a domain, as domains of their own."""
+    results = api.features.subset(call.store, domains, force=force, **call.settings)
+    call.show(results, show.artefacts(results))

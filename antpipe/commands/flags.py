@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 from antpipe.api.settings import default_store, settings_of
 from antpipe.errors import Interrupted
 from antpipe.runtime.logs import log
-from antpipe.settings.base import Config, base_type, flag_name
+from antpipe.settings.base import Config, as_word, base_type, flag_name
 from antpipe.settings.model import EMBEDDED
 from antpipe.settings.presets import PRESETS
 from antpipe.store.store import Store
@@ -41,6 +41,7 @@ PIPELINE = (
     "quantize-price",
     "whiten",
     "build-sequences",
+    "subset",
     "encoders",
     "train",
     "evaluate",
@@ -165,9 +166,9 @@ def command(
             try:
                 function(Call(Store(store) if store else default_store(), as_json, settings), **own)
             except Interrupted as interrupted:  # Typer ends the program with the right code, but without a word
-                log.warning(interrupted.message)
+                log.error(interrupted.message)
                 if interrupted.next_command:
-                    log.warning(f"next: {interrupted.next_command}")
+                    log.error(f"next: {interrupted.next_command}")
                 raise
 
         parameters = sorted([*options, *common], key=lambda one: place_of(panel_of(one)))
@@ -202,7 +203,7 @@ def setting_flag(config: type[Config], field: "dataclasses.Field[Any]") -> inspe
     """The flag of a setting: None if it is not given; its help names choices and default."""
     kind = base_type(field.type)
     kind = kind if kind in (int, float, bool, Path) else str
-    default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+    default = as_word(field.default) if isinstance(field.default, tuple) else field.default
     about = field.metadata["about"]
     about += f" ({', '.join(field.metadata['choices'])})" if field.metadata["choices"] else ""
     about += "" if default in (None, "") else f" [default: {default}]"

@@ -56,6 +56,7 @@ def evaluate(
     examples=[
         "antpipe compare --target Shop --from runs/source --seeds 5 --out cmp",
         "antpipe compare --target Shop --sources Beauty,Sports --arms scratch,relearn,baselines --out cmp",
+        "antpipe compare --target Shop --sources Beauty,Sports --target-users 500,1000,2000 --out curve",
     ],
 )
 def compare(

@@ -15,7 +15,7 @@ SomeDomains = Annotated[str | None, flag("--domains", "only these domains [defau
 
 @command(app, "stats", DATA, examples=["antpipe stats --domains Shop,Source"])
 def stats(call: Call, domains: SomeDomains = None) -> None:
-    """Show size, density, coverage and overlap of domains."""
+    """Show size, density, coverage, order and overlap of domains."""
     figures = api.overview.stats(call.store, domains)
     call.show(figures, show.statistics(figures["domains"], figures["shared"]) if figures["domains"] else empty(call))
 

@@ -27,7 +27,11 @@ def artefacts(results: "Sequence[StageResult]") -> str:
 
 
 def run(found: "Run") -> str:
-    """The line of a run: its best epoch and that epoch's validation metrics."""
+    """The line of a run: its best epoch and that epoch's validation metrics. A refit has none of its own."""
+    if found.checkpoint.refit:
+        done = found.checkpoint.epochs
+        how = f"{f'epochs={done}' if done else 'its floor, which no epoch beat,'} on training + validation"
+        return f"{found.folder}  {found.stage}, refit  {found.status}  {how}"
     best = {f"valid_{name}": value for name, value in found.metrics.items()}
     figures = {"best_epoch": found.checkpoint.best_epoch, "epochs": found.checkpoint.epochs, **best}
     return f"{found.folder}  {found.stage}  {found.status}  {inline(figures)}"
@@ -113,28 +117,48 @@ def encoders(rows: "Sequence[Encoder]") -> str:
 
 
 def statistics(domains: "Sequence[Figures]", shared: "Sequence[Overlap]") -> str:
-    """One row per domain, then one row per pair of domains that share users or items."""
-    width = max(len("domain"), *(len(row.domain) for row in domains))
-    heads = ("users", "items", "interactions", "avg. length", "density", "text", "image", "price")
-    lines = [f"{'domain':<{width}}" + "".join(f"  {head:>{max(len(head), 7)}}" for head in heads)]
-    for row in domains:
-        cells = [
-            f"{row.users:,}",
-            f"{row.items:,}",
-            f"{row.interactions:,}",
-            f"{row.average_length:.2f}",
-            f"{row.density:.4%}",
-            f"{row.with_text:.1%}",
-            f"{row.with_image:.1%}",
-            f"{row.with_price:.1%}",
-        ]
-        padded = (f"  {cell:>{max(len(head), 7)}}" for head, cell in zip(heads, cells, strict=True))
-        lines.append(f"{row.domain:<{width}}" + "".join(padded))
+    """A table of sizes and one of order, a row per domain; then a row per pair of domains that share users or items."""
+    sizes = ("users", "items", "interactions", "avg. length", "density", "text", "image", "price")
+    orders = ("order by", "sorted by id", "by chance", "tied", "cold valid", "cold test")
+    lines = [*_by_domain(sizes, {row.domain: _sizes(row) for row in domains}), ""]
+    lines += _by_domain(orders, {row.domain: _order(row) for row in domains})
     pairs = [row for row in shared if row.users or row.items]
     if len(domains) > 1:
         lines.append("" if pairs else "\nno users or items in common")
     lines += [f"{' and '.join(row.domains)}: users {row.users:,}, items {row.items:,} in common" for row in pairs]
     return "\n".join(lines)
+
+
+def _by_domain(heads: Sequence[str], rows: "Mapping[str, Sequence[str]]") -> list[str]:
+    """A table with a row per domain."""
+    width = max(len("domain"), *(len(name) for name in rows))
+    widths = [max(7, *map(len, column)) for column in zip(heads, *rows.values(), strict=True)]
+    lines = [("domain", heads), *rows.items()]
+    return [
+        f"{name:<{width}}" + "".join(f"  {cell:>{w}}" for cell, w in zip(cells, widths, strict=True))
+        for name, cells in lines
+    ]
+
+
+def _sizes(row: "Figures") -> list[str]:
+    return [
+        f"{row.users:,}",
+        f"{row.items:,}",
+        f"{row.interactions:,}",
+        f"{row.average_length:.2f}",
+        f"{row.density:.4%}",
+        f"{row.with_text:.1%}",
+        f"{row.with_image:.1%}",
+        f"{row.with_price:.1%}",
+    ]
+
+
+def _order(row: "Figures") -> list[str]:
+    order, cold = row.order, row.cold
+    of_order = [order.sorted_by_id, order.by_chance, order.tied] if order else [None] * 3
+    of_cold = [cold.validation, cold.test] if cold else [None] * 2
+    shares = ("-" if share is None else f"{share:.1%}" for share in of_order + of_cold)
+    return [order.basis if order else "-", *shares]
 
 
 def states(by_domain: "Mapping[str, Sequence[State]]") -> str:

@@ -25,22 +25,28 @@ from antpipe.training.parallel import world_of
 def train(
     call: Call,
     stage: Annotated[
-        str, flag("--stage", "pretrain, scratch, finetune, relearn, auto (the best on validation), or your own")
+        str, flag("--stage", "pretrain, scratch, finetune, relearn, floor, auto (best on validation), or your own")
     ],
     domains: Domains,
     out: Annotated[Path | None, flag("--out", "folder of the run")] = None,
     source: Annotated[Path | None, flag("--from", "run to start from (finetune, relearn, auto)")] = None,
+    refit: Annotated[
+        bool,
+        flag(
+            "--refit", "then train again on training + validation, for as many epochs as were best, into OUT/refit", RUN
+        ),
+    ] = False,
     dry_run: Annotated[bool, flag("--dry-run", "show what the stage does with each parameter group", RUN)] = False,
     resume: Annotated[bool, flag("--resume", "continue the interrupted run in --out", RUN)] = False,
     force: Force = False,
 ) -> None:
     """Train: pretrain, scratch, finetune, relearn or auto."""
-    if dry_run and stage == api.runs.AUTO:
+    if dry_run and stage == api.runs.AUTO and not refit:
         plan = api.runs.plan_race(**call.settings)
         call.show(plan, show.race_plan(plan))
         return
     if dry_run:
-        rows = api.runs.plan_training(call.store, stage, domains, start=source, **call.settings)
+        rows = api.runs.plan_training(call.store, stage, domains, start=source, refit=refit, **call.settings)
         call.show(rows, show.groups(rows))
         return
     if out is None:
@@ -51,14 +57,19 @@ def train(
         domains,
         out=out,
         start=source,
+        refit=refit,
         resume=resume,
         force=force,
         progress=on_stderr,
         **call.settings,
     )
-    if run.status == "trained" and stage != api.runs.AUTO and not world_of().rank:
-        log.info(f"{out}: {show.inline(run.cost)}")
+    for one in (run, run.refit) if stage != api.runs.AUTO and not world_of().rank else ():
+        if one and one.status == "trained" and one.cost["steps"]:
+            log.info(f"{one.folder}: {show.inline(one.cost)}")
     if stage == api.runs.AUTO:
         call.show({"checkpoint": run.checkpoint, "auto": run.decision}, f"{show.run(run)}\n{show.race(run.decision)}")
+    elif run.refit:
+        both = {"checkpoint": run.checkpoint, "refit": run.refit.checkpoint}
+        call.show(both, f"{show.run(run)}\n{show.run(run.refit)}")
     else:
         call.show(run.checkpoint, show.run(run))

@@ -51,6 +51,7 @@ def check_request(request: ComparisonRequest, work: Sequence[Job]) -> None:
         if job.arm.kind == UNTRAINED:
             baseline_fingerprint(request.store, job.arm.name, job.target)
     check_seeds(request, work)
+    check_pretrain_seeds(request)
     if any(job.arm.judged and job.arm.request.model.init == "authors" for job in work):
         raise UsageError(
             f"--init authors: {CONTROL} and the arms that start from a run would begin with other first values",
@@ -80,6 +81,20 @@ def check_seeds(request: ComparisonRequest, work: Sequence[Job]) -> None:
                 )
 
 
+def check_pretrain_seeds(request: ComparisonRequest) -> None:
+    """Refuse several pre-training seeds without anything to pre-train, and a number that the seeds cannot share out."""
+    draws, seeds = request.config.pretrain_seeds, request.config.seeds
+    if draws == 1:
+        return
+    if not request.sources or request.origins or request.given:
+        raise UsageError(f"--pretrain-seeds {draws}: is for runs pre-trained here, from --sources alone")
+    if seeds % draws:
+        raise UsageError(
+            f"--pretrain-seeds {draws}: {seeds} seeds cannot take equal turns; use a divisor of --seeds",
+            SameCommand({"--pretrain-seeds": str(seeds)}),
+        )
+
+
 @contextmanager
 def elsewhere(out: Path) -> Iterator[None]:
     """Errors that propose another folder for one run propose one for the whole comparison instead. out: its folder."""
@@ -101,7 +116,7 @@ def starts_of(work: Sequence[Job], *, force: bool) -> Starts:
     be trained holds another run, as training it would.
     """
     starts = {}
-    for mix in {job.arm.mix.name: job.arm.mix for job in work if job.arm.mix}.values():
+    for mix in {job.mix.name: job.mix for job in work if job.mix}.values():
         plan = planned(mix.request) if mix.to_train else None
         there = plan is None or (not force and mix_there(mix, plan) == FINISHED)
         starts[mix.name] = checkpoint.describe(mix.folder) if plan is None or there else plan.described
@@ -139,6 +154,15 @@ def job_there(job: Job, request: ComparisonRequest, start: Checkpoint | None) ->
         if found.fingerprint != plan.described.fingerprint:
             refuse_other(job, found, plan.described)
     return what_is_there(plan, job.folder, resume=True)
+
+
+def refit_there(job: Job, start: Checkpoint | None) -> str:
+    """What a finished run's folder holds of its refit, if that is asked for. Raises UsageError if it is of another."""
+    if not job.then_refit:
+        return NOTHING
+    again = job.refitted(checkpoint.describe(job.folder))
+    there = RunFolder(again.folder).holds_something()
+    return what_is_there(planned(again.request, start), again.folder, resume=True) if there else NOTHING
 
 
 def check_settings(job: Job, start: Checkpoint) -> None:
@@ -202,7 +226,7 @@ def check_alike(request: ComparisonRequest, work: Sequence[Job], starts: Starts,
     for target in request.targets:
         there: list[tuple[Job, Checkpoint]] = []
         for job in sorted((job for job in work if job.target == target), key=lambda job: job.arm.name != CONTROL):
-            start = starts[job.arm.mix.name] if job.arm.mix else None
+            start = starts[job.mix.name] if job.mix else None
             if job.arm.kind == GIVEN:
                 there.append((job, checkpoint.describe(job.folder)))
                 check_current(request, job, there[-1][1])
@@ -210,8 +234,8 @@ def check_alike(request: ComparisonRequest, work: Sequence[Job], starts: Starts,
                 continue
             if job.arm not in [other.arm for other, _ in there]:  # one stands for all its seeds
                 there.append((job, first_of_arm(job, start)))
-            if not force:
-                job_there(job, request, start)
+            if not force and job_there(job, request, start) == FINISHED:
+                refit_there(job, start)
         alike = [pair for pair in there if pair[0].arm.alike]
         for job, described in alike[1:]:
             first, control = alike[0]
@@ -255,6 +279,8 @@ def unlike(one: Checkpoint, other: Checkpoint, target: str) -> list[str]:
         found.append(f"reads {listed(set(mine) - {'sequences'})} (not {listed(set(theirs) - {'sequences'})})")
     for artefact in [name for name in mine if name in theirs and mine[name] != theirs[name]]:
         found.append(f"other {named(artefact)} of {target}")
+    if bool(one.refit) != bool(other.refit):
+        found.append(f"{'was' if one.refit else 'was not'} refitted on training + validation")
     for old, new in zip(settings_of(other), settings_of(one), strict=True):
         for name in old | new:
             before, now = (json.loads(json.dumps(side.get(name))) for side in (old, new))  # tuples as lists

@@ -41,7 +41,7 @@ def readers_of(target: str, request: ComparisonRequest, work: Sequence[Job], sta
 
 def reader_of(job: Job, request: ComparisonRequest, starts: Starts) -> Reader:
     """What an arm can read; for a race, what all candidates that can train can read."""
-    start = starts[job.arm.mix.name] if job.arm.mix else None
+    start = starts[job.mix.name] if job.mix else None
     if job.arm.kind == TRAINED:
         return Reader(job.arm, frozenset(planned(job.request, start).described.reads(job.target)), start)
     reads = []

@@ -8,15 +8,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from antpipe.comparison.plan import CONTROL, UNTRAINED, WHOLE, Arm, ComparisonRequest, Job
-from antpipe.comparison.verdict import Difference, differences, gains, holm, judge
+from antpipe.comparison.curve import curves
+from antpipe.comparison.plan import CONTROL, RACED, UNTRAINED, WHOLE, Arm, ComparisonRequest, Job
+from antpipe.comparison.verdict import (
+    EQUIVALENT,
+    NEGATIVE,
+    NONE,
+    POSITIVE,
+    Difference,
+    Verdict,
+    detectable,
+    differences,
+    gains,
+    holm,
+    judge,
+    p_within,
+    pooled,
+)
 from antpipe.core.ranking import PROTOCOLS
 from antpipe.errors import DataError, IntegrityError
 from antpipe.store.next_command import spell
 from antpipe.store.store import Store
 from antpipe.training.folder import RunFolder
 
-TESTED = ("recall@10", "ndcg@10")  # the metrics a verdict is about
+TESTED = ("recall@10", "ndcg@10")  # the metrics whose differences are tested; a verdict is about one of them
 KEYS = ("user", "position", "target")
 Floats = NDArray[np.float64]
 
@@ -31,13 +46,23 @@ class Ranked:
 
 @dataclass
 class Finding:
-    """One tested difference: where, what is compared (a label), and its corrected p once all of them are known."""
+    """One tested difference: where, and what is compared (a label).
+
+    corrected, within: p values of no difference and of one beyond the margin, Holm-corrected once their family is
+    known. least: the smallest difference that its test could find.
+    """
 
     target: str
     label: str
     metric: str
     found: Difference
     corrected: float | None = None
+    within: float | None = None
+    least: float | None = None
+
+    def judge(self, request: ComparisonRequest) -> Verdict:
+        alpha, margin = request.config.alpha, request.config.margin
+        return judge(self.found, self.corrected, self.within, alpha=alpha, margin=margin, least=self.least)
 
 
 def outcome(
@@ -46,9 +71,11 @@ def outcome(
     """The content of comparison.json, as plain data.
 
     `targets` has for each target its size and, by arm, `protocols` (mean, std and seeds of each metric), `differences`
-    to the control (by protocol and metric; Holm-corrected within a protocol over judged arms, targets and metrics) and
-    the `verdict`; `notes` are remarks in words. `sources`: what leaving each one out changes. Raises DataError if a run
-    was judged by other protocols.
+    to the control (by protocol and metric; Holm-corrected within a protocol, for the metric of the verdict, over judged
+    arms and targets) and the `verdict`; `notes` are remarks in words. `pooled`: by arm and metric, the mean of relative
+    differences over several targets; `pooled_by_users` has them for each size of a learning curve instead. `curve`: by
+    domain, the learning curve (see curves). `sources`: what leaving each one out changes. Raises DataError if a run was
+    judged by other protocols. With --refit, each target also has `refit` (see after_refit).
     """
     for result in results:
         if set(result["protocols"]) != set(PROTOCOLS):
@@ -68,30 +95,95 @@ def outcome(
             "users": len(np.unique(next(iter(ranked[target].values())).user)),
             "arms": {arm.name: figures(arm, [row for job, row in rows if job.arm == arm]) for arm in arms},
         }
+    over_targets: dict[str, Any] = {}
+    at_size: dict[str, Any] = {}
     for protocol in PROTOCOLS:
         found = list(to_control(request, arms, ranked, protocol))
-        correct([one for one in found if arm_of(arms, one.label).judged])
+        copies = {target: copied(arms, by_arm, protocol) for target, by_arm in ranked.items()}
+        judged = [one for one in found if arm_of(arms, one.label).judged and one.metric == config.metric]
+        tested = [one for one in judged if one.label not in copies[one.target]]
+        correct(tested, request)
         for one in found:
             place = targets[one.target]["arms"][one.label]["differences"].setdefault(protocol, {})
             place[one.metric] = as_data(one)
-            if protocol == config.protocol and arm_of(arms, one.label).judged:
-                own = {
-                    o.metric: (o.found, o.corrected) for o in found if (o.target, o.label) == (one.target, one.label)
-                }
-                targets[one.target]["arms"][one.label]["verdict"] = asdict(judge(own, config.alpha))
+        if protocol != config.protocol:
+            continue
+        verdicts = {(one.target, one.label): one.judge(request) for one in tested}
+        for one in judged:
+            verdict = verdicts.get((one.target, one.label)) or of_copy(one, copies[one.target], verdicts, request)
+            targets[one.target]["arms"][one.label]["verdict"] = asdict(verdict)
+        if request.subsets:  # those of one domain are no sample of shops
+            for size in sorted(config.target_users):
+                at_size[str(size)] = pool(
+                    [one for one in found if request.subsets[one.target].users == size], arms, config.alpha
+                )
+        else:
+            over_targets = pool(found, arms, config.alpha)
     for target in targets.values():
         target["notes"] = notes(target["arms"], config.protocol)
     return {
         "control": CONTROL,
         "protocol": config.protocol,
+        "metric": config.metric,
         "split": "test",
         "alpha": config.alpha,
-        "resamples": config.resamples,
-        "resample_seed": config.resample_seed,
+        "margin": config.margin,
         "tested": list(TESTED),
         "targets": targets,
+        "pooled": over_targets,
+        "pooled_by_users": {size: by_arm for size, by_arm in at_size.items() if by_arm},
+        "curve": curves(request, targets, TESTED),
         "sources": left_out(request, arms, ranked),
     }
+
+
+def after_refit(
+    request: ComparisonRequest, work: Sequence[Job], results: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """`arms` by target, as in `outcome`: refitted runs and their differences to the refitted control, unjudged."""
+    arms = list({job.arm.name: job.arm for job in work}.values())
+    found = outcome(request, arms, work, results)
+    return {target: {"arms": facts["arms"]} for target, facts in found["targets"].items()}
+
+
+def copied(arms: Sequence[Arm], by_arm: Mapping[str, Ranked], protocol: str) -> dict[str, str]:
+    """Arms of a race whose every run is that of another arm, the control or one that is judged, and which one."""
+    found: dict[str, str] = {}
+    for arm in arms:
+        others = [o.name for o in arms if o.name == CONTROL or (o.judged and o.kind != RACED)]
+        if arm.kind != RACED or not arm.judged:
+            continue
+        ranks = by_arm[arm.name].by_protocol[protocol]
+        same = [other for other in others if np.array_equal(by_arm[other].by_protocol[protocol], ranks)]
+        found.update({arm.name: same[0]} if same else {})
+    return found
+
+
+def of_copy(
+    one: Finding,
+    copies: Mapping[str, str],
+    verdicts: Mapping[tuple[str, str], Verdict],
+    request: ComparisonRequest,
+) -> Verdict:
+    """The verdict of an arm whose runs are those of another one: it is no finding of its own."""
+    other = copies[one.label]
+    same = verdicts.get((one.target, other))
+    if one.found.p is None:
+        return one.judge(request)
+    if same is None:  # the control
+        return Verdict(EQUIVALENT if request.config.margin else NONE, f"its runs are those of {other}")
+    return Verdict(same.word, f"its runs are those of {other}: {same.why}")
+
+
+def pool(found: Sequence[Finding], arms: Sequence[Arm], alpha: float) -> dict[str, Any]:
+    """By judged arm and metric, the mean over targets of the relative difference, if there are several targets."""
+    result: dict[str, Any] = {}
+    for arm in arms:
+        for metric in TESTED if arm.judged else ():
+            mean = pooled([o.found for o in found if (o.label, o.metric) == (arm.name, metric)], alpha)
+            if mean is not None:
+                result.setdefault(arm.name, {})[metric] = asdict(mean)
+    return result
 
 
 def load_ranks(work: Sequence[Job], store: Store) -> dict[str, Ranked]:
@@ -174,40 +266,49 @@ def to_control(
 def paired(
     request: ComparisonRequest, by_arm: Mapping[str, Ranked], pairs: Sequence[tuple[str, str]], protocol: str
 ) -> Iterator[tuple[tuple[str, str], str, Difference]]:
-    """Differences of pairs (arm, its control) in the tested metrics, all with the same resamples.
+    """Differences of pairs (arm, its control) in the tested metrics.
 
-    A baseline without seeds counts as the same with every seed.
+    A baseline without seeds counts as the same with every seed. With several pre-training seeds, runs that start from
+    the same one are averaged first: the pre-trained runs are the sample then, and not the runs made from them.
     """
     cases = [(pair, metric) for pair in pairs for metric in TESTED]
     seeds = max(len(by_arm[name].by_protocol[protocol]) for pair in pairs for name in pair)
-    shape = (seeds, len(by_arm[pairs[0][0]].user))
-    gained = {
-        (name, metric): np.broadcast_to(gains(by_arm[name].by_protocol[protocol], metric), shape)
-        for pair in pairs
-        for name in pair
-        for metric in TESTED
-    }
-    found = differences(
-        np.stack([gained[pair[0], metric] for pair, metric in cases]),
-        np.stack([gained[pair[1], metric] for pair, metric in cases]),
-        by_arm[pairs[0][0]].user,
-        resamples=request.config.resamples,
-        seed=request.config.resample_seed,
-        alpha=request.config.alpha,
-    )
-    for (pair, metric), one in zip(cases, found, strict=True):
+    shape, user = (seeds, len(by_arm[pairs[0][0]].user)), by_arm[pairs[0][0]].user
+    draws = request.config.pretrain_seeds
+    gained: dict[tuple[str, str], Floats] = {}
+    for name in {name for pair in pairs for name in pair}:
+        for metric in TESTED:
+            runs = np.broadcast_to(gains(by_arm[name].by_protocol[protocol], metric), shape)
+            gained[name, metric] = runs if draws == 1 else np.stack([runs[k::draws].mean(0) for k in range(draws)])
+    arms, controls = (np.stack([gained[pair[side], metric] for pair, metric in cases]) for side in (0, 1))
+    for (pair, metric), one in zip(cases, differences(arms, controls, user, request.config.alpha), strict=True):
         yield pair, metric, one
 
 
-def correct(family: Sequence[Finding]) -> None:
-    """Fill in the corrected p values of a family of tests. A test without p (too few users) gets none."""
-    tested = [(one, one.found.p) for one in family if one.found.p is not None]
-    for (one, _), corrected in zip(tested, holm([p for _, p in tested]), strict=True):
-        one.corrected = corrected
+def correct(family: Sequence[Finding], request: ComparisonRequest) -> None:
+    """Fill in the corrected p values of a family of tests, and what each could find. Without p (too few users, or one
+    seed) there are none.
+
+    Each kind of finding is a family of its own: the chance of any false difference stays below alpha, and so does that
+    of any false equivalence.
+    """
+    tested = [one for one in family if one.found.p is not None]
+    within = [p_within(one.found, request.config.margin) for one in tested]
+    differ, alike = holm([one.found.p or 0.0 for one in tested]), holm([p or 0.0 for p in within])
+    for one, corrected, equivalent in zip(tested, differ, alike, strict=True):
+        one.corrected, one.within = corrected, equivalent
+        one.least = detectable(one.found, request.config.alpha / len(tested))
 
 
 def as_data(one: Finding) -> dict[str, Any]:
-    values = asdict(one.found) | {"p_holm": one.corrected}
+    found, spread = one.found, one.found.spread
+    values = asdict(found) | {
+        "spread": asdict(spread) | {"freedom": list(spread.freedom)} if spread else None,
+        "standard_error": float(np.sqrt(spread.variance())) if spread else None,
+        "p_holm": one.corrected,
+        "p_beyond_margin": one.within,
+        "detectable": one.least,
+    }
     return {key: None if isinstance(v, float) and not np.isfinite(v) else v for key, v in values.items()}
 
 
@@ -234,8 +335,9 @@ def left_out(
     """Leave one source out, for the primary protocol: the score without the source minus the score with all sources,
     by target, stage and source, and what it says about the source.
 
-    p is Holm-corrected over all of these and the tested metrics. A source hurts if leaving it out makes a metric better
-    with a corrected p below alpha, and helps if that makes it worse.
+    p is Holm-corrected over all of these, for the metric of the verdict. A source hurts if leaving it out makes that
+    better with a corrected p below alpha, helps if that makes it worse, and does not matter if the difference is shown
+    to lie within the margin.
     """
     pairs = {
         (without.name, whole.name): (without.request.stage, without.mix.without)
@@ -254,13 +356,15 @@ def left_out(
         for pair, metric, one in paired(request, by_arm, list(pairs), request.config.protocol):
             stage, source = pairs[pair]
             found.setdefault((target, stage, str(source)), {})[metric] = Finding(target, stage, metric, one)
-    correct([one for by_metric in found.values() for one in by_metric.values()])
-    words = {"POSITIVE": "hurts", "NEGATIVE": "helps", "NONE": "not shown to matter", None: None}
+    primary = request.config.metric
+    correct([by_metric[primary] for by_metric in found.values()], request)
+    words = {POSITIVE: "hurts", NEGATIVE: "helps", EQUIVALENT: "does not matter", NONE: "not shown to matter"}
     result: dict[str, Any] = {}
     for (target, stage, source), by_metric in found.items():
-        verdict = judge({m: (one.found, one.corrected) for m, one in by_metric.items()}, request.config.alpha)
+        verdict = by_metric[primary].judge(request)
         result.setdefault(target, {}).setdefault(stage, {})[source] = {
-            "says": words[verdict.word],
+            "says": words[verdict.word] if verdict.word else None,
+            "why": verdict.why,
             "differences": {m: as_data(one) for m, one in by_metric.items()},
         }
     return result

@@ -1,14 +1,15 @@
 """What `antpipe compare` compares: mixes of sources, the arms that start from them, and the runs it takes."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from antpipe.core import stages
-from antpipe.errors import UsageError
+from antpipe.errors import SameCommand, UsageError
 from antpipe.evaluation.baselines.judge import BASELINES
+from antpipe.features.subset import Subset, drawn_from
 from antpipe.runtime.logs import silenced
 from antpipe.settings.base import flags_of, from_json
 from antpipe.settings.comparison import COMMON, CompareConfig, ComparedTraining, RaceConfig
@@ -16,10 +17,11 @@ from antpipe.settings.model import ModelConfig
 from antpipe.settings.presets import PRESETS, find_preset
 from antpipe.settings.sources import resolve
 from antpipe.settings.training import NO_MODALITY, TrainConfig
-from antpipe.store.next_command import spell, with_stages
+from antpipe.store.next_command import CHOOSE_INGEST, spell, with_stages
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
+from antpipe.training.folder import RunFolder
 from antpipe.training.race import AUTO
 from antpipe.training.request import PRETRAIN, Plan, RunRequest
 
@@ -40,6 +42,16 @@ class Mix:
     to_train: bool = False
     without: str | None = None
 
+    def draw(self, number: int) -> "Mix":
+        """The same mix, pre-trained with another seed; `number` 0 is this one."""
+        if not number:
+            return self
+        training = replace(self.request.training, seed=self.request.training.seed + number)
+        name = f"{self.name}-seed-{training.seed}"
+        return replace(
+            self, name=name, folder=self.folder.parent / name, request=replace(self.request, training=training)
+        )
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -59,26 +71,35 @@ class Arm:
     alike: bool = True
     runs: Mapping[str, Sequence[Path]] = field(default_factory=dict)
 
-    def folder(self) -> str:
-        """Where its runs are, below the folder of a target, without their seeds."""
-        return f"{self.mix.name}/{self.request.stage}" if self.mix else self.name
-
 
 @dataclass(frozen=True)
 class Job:
-    """One run of an arm on a target with a seed, and its folder. reads: modalities, instead of those of the arm."""
+    """One run of an arm on a target with a seed, and its folder.
+
+    reads: modalities, instead of those of the arm. draw: which pre-training of the arm's mix it starts from.
+    then_refit, refit: as in RunRequest.
+    """
 
     arm: Arm
     target: str
     seed: int
     folder: Path
     reads: tuple[str, ...] | None = None
+    draw: int = 0
+    then_refit: bool = False
+    refit: int | None = None
+
+    @property
+    def mix(self) -> Mix | None:
+        return self.arm.mix.draw(self.draw) if self.arm.mix else None
 
     @property
     def request(self) -> RunRequest:
         training = replace(self.arm.request.training, seed=self.seed)
         training = training if self.reads is None else reading(training, self.reads)
-        return replace(self.arm.request, domains=(self.target,), training=training)
+        source = self.mix.folder if self.mix else self.arm.request.source
+        asked = replace(self.arm.request, domains=(self.target,), training=training)
+        return replace(asked, source=source, then_refit=self.then_refit, refit=self.refit)
 
     def as_control(self) -> RunRequest:
         """The control with the settings of this run, as a stand-in for a race, whose stage is not known before it."""
@@ -86,7 +107,18 @@ class Job:
 
     def record(self) -> str:
         """Name of the JSON with its result, below the folder of the comparison."""
-        return f"results/{self.target}/{self.arm.folder()}-{self.seed}.json"
+        again = "" if self.refit is None else "-refit"
+        return f"results/{self.target}/{runs_of(self.arm, self.draw)}-{self.seed}{again}.json"
+
+    def refitted(self, done: Checkpoint) -> "Job":
+        """The refit of this run, which is not judged: an arm has one verdict. done: this run."""
+        again = self.request.refitted(done).refit
+        return replace(self, arm=replace(self.arm, judged=False), folder=RunFolder(self.folder).refit, refit=again)
+
+
+def runs_of(arm: Arm, draw: int) -> str:
+    """Where runs of an arm are, below the folder of a target, without their seeds."""
+    return f"{arm.mix.draw(draw).name}/{arm.request.stage}" if arm.mix else arm.name
 
 
 @dataclass(frozen=True)
@@ -96,6 +128,7 @@ class ComparisonRequest:
     model: of the runs on a target; source_model: of what is pre-trained for them. origins: pre-trained runs.
     sources: domains to pre-train on here. given: folders of runs by the name of their arm. own_stages: the user's
     `[stage.NAME]` sections. common: arms that must be alike read only the modalities that all of them can read.
+    subsets: by name, the targets that are subsets of those asked for (see comparison/curve.py).
     """
 
     store: Store
@@ -111,6 +144,11 @@ class ComparisonRequest:
     given: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     own_stages: Mapping[str, Any] = field(default_factory=dict)
     common: bool = False
+    subsets: Mapping[str, Subset] = field(default_factory=dict)
+
+    def asked(self) -> list[str]:
+        """The targets as they were asked for: domains, not their subsets."""
+        return list(dict.fromkeys(self.subsets[name].of if name in self.subsets else name for name in self.targets))
 
     def control(self) -> RunRequest:
         """The control on all targets; the other arms follow from it."""
@@ -124,7 +162,7 @@ class ComparisonRequest:
         model = resolve(ModelConfig, {}, {}, {}, inherited, preset.get("model", {}))
         usual = resolve(ComparedTraining, {}, {}, {}, None, preset.get("train", {}))
         training = ComparedTraining(**vars(self.training) | ({"modalities": (COMMON,)} if self.common else {}))
-        flags = ["--target", ",".join(self.targets), "--out", str(self.out)]
+        flags = ["--target", ",".join(self.asked()), "--out", str(self.out)]
         flags += ["--from", ",".join(map(str, self.origins))] if self.origins else []
         flags += ["--sources", ",".join(self.sources)] if self.sources else []
         for arm, folders in self.given.items():
@@ -168,9 +206,10 @@ def mixes(request: ComparisonRequest) -> list[Mix]:
     found = []
     for folder in request.origins:
         described = checkpoint.describe(folder)
-        learned = set(described.domains) & set(request.targets)
+        learned = of_targets(request, described.domains)
         if learned:
-            raise UsageError(f"--from {folder}: was trained on {', '.join(sorted(learned))}, which is a target")
+            which = "a target" if set(learned) <= {*request.asked(), *request.targets} else "of a target's users"
+            raise UsageError(f"--from {folder}: was trained on {', '.join(learned)}, which is {which}")
         training = from_json(TrainConfig, described.train) if described.train else request.training
         made = RunRequest(request.store, tuple(described.domains), PRETRAIN, described.model_config(), training)
         found.append(Mix(folder.resolve().name, folder, made))
@@ -182,9 +221,7 @@ def mixes(request: ComparisonRequest) -> list[Mix]:
             raise UsageError("--leave-one-out needs at least two sources: add --sources A,B,C")
         for one in request.sources:
             sets[f"without-{one}"] = tuple(name for name in request.sources if name != one), one
-    shared = set(request.sources) & set(request.targets)
-    if shared:
-        raise UsageError(f"{', '.join(sorted(shared))}: both a source and a target")
+    check_sources(request)
     training = replace(
         request.training,
         epochs=request.config.pretrain_epochs or request.training.epochs,
@@ -199,6 +236,30 @@ def mixes(request: ComparisonRequest) -> list[Mix]:
     return found
 
 
+def of_targets(request: ComparisonRequest, domains: Iterable[str]) -> list[str]:
+    """Those of some domains that are a target, or share its users because one was drawn from the other."""
+    targets = {drawn_from(request.store, name) for name in request.asked()}
+    return sorted(name for name in domains if drawn_from(request.store, name) in targets)
+
+
+def check_sources(request: ComparisonRequest) -> None:
+    """Refuse sources that have the users of a target."""
+    shared = of_targets(request, request.sources)
+    if not shared:
+        return
+    left = [name for name in request.sources if name not in shared]
+    others = [] if left else list(request.store.domains())
+    others = [name for name in others if drawn_from(request.store, name) == name]
+    others = [name for name in others if not of_targets(request, [name])]
+    others = [name for name in others if "sequences" in request.store.domain(name).manifest()]
+    same = set(shared) <= {*request.asked(), *request.targets}
+    what = "both a source and a target" if same else "a source with the users of a target"
+    raise UsageError(
+        f"{', '.join(shared)}: {what}{'' if left else ', and no other source is left'}",
+        SameCommand({"--sources": ",".join(left or others)}) if left or others else CHOOSE_INGEST,
+    )
+
+
 def plan_arms(request: ComparisonRequest) -> tuple[list[Arm], list[Mix]]:
     """The arms in the order asked for, and the mixes to be pre-trained for them."""
     origins, control = mixes(request), request.control()
@@ -210,7 +271,9 @@ def plan_arms(request: ComparisonRequest) -> tuple[list[Arm], list[Mix]]:
         elif name in BASELINES:
             arms.append(Arm(name, UNTRAINED, replace(control, stage=name), alike=False))
         elif name == SASREC:
-            model, training = replace(request.model, transductive=True), reading(request.training, (NO_MODALITY,))
+            training = reading(request.training, (NO_MODALITY,))
+            history = request.model.history_score or request.model.floor
+            model = replace(request.model, transductive=True, floor=False, history_score=history)
             arms.append(Arm(name, TRAINED, replace(control, model=model, training=training), alike=False))
         elif name != AUTO and not stages.needs_checkpoint(stages.find_stage(name, request.own_stages)):
             arms.append(Arm(name, TRAINED, replace(control, stage=name)))
@@ -221,7 +284,8 @@ def plan_arms(request: ComparisonRequest) -> tuple[list[Arm], list[Mix]]:
                 arm = arm_from(mix, name, request)
                 arms.append(arm if len(origins) == 1 else replace(arm, name=f"{name} from {mix.name}"))
                 if arm.mix and arm.mix.to_train:
-                    needed[arm.mix.name] = arm.mix
+                    draws = [arm.mix.draw(number) for number in range(request.config.pretrain_seeds)]
+                    needed.update({drawn.name: drawn for drawn in draws})
     return arms, list(needed.values())
 
 
@@ -299,7 +363,10 @@ def jobs(arms: Sequence[Arm], request: ComparisonRequest) -> Iterator[Job]:
                 for folder in arm.runs[target]:
                     yield Job(arm, target, int(checkpoint.describe(folder).train["seed"]), folder)
             elif arm.kind == UNTRAINED:
-                yield Job(arm, target, first, home / arm.folder())
+                yield Job(arm, target, first, home / runs_of(arm, 0))
             else:
-                for seed in range(first, first + request.config.seeds):
-                    yield Job(arm, target, seed, home / f"{arm.folder()}-{seed}")
+                again = request.config.refit and arm.kind == TRAINED
+                for number in range(request.config.seeds):
+                    draw = number % request.config.pretrain_seeds if arm.mix else 0
+                    seed = first + number
+                    yield Job(arm, target, seed, home / f"{runs_of(arm, draw)}-{seed}", draw=draw, then_refit=again)

@@ -6,18 +6,30 @@ outcome in comparison.json and comparison.md. Interrupted anywhere, the same com
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from antpipe.comparison import outcome as comparison
-from antpipe.comparison.checks import SPLIT, check_alike, check_request, elsewhere, is_there, job_there, starts_of
+from antpipe.comparison.checks import (
+    SPLIT,
+    check_alike,
+    check_request,
+    elsewhere,
+    is_there,
+    job_there,
+    refit_there,
+    starts_of,
+)
+from antpipe.comparison.curve import with_subsets, write_subsets
 from antpipe.comparison.modalities import Starts, narrowed
+from antpipe.comparison.order import order_facts
 from antpipe.comparison.plan import GIVEN, RACED, UNTRAINED, Arm, ComparisonRequest, Job, Mix, jobs, plan_arms, planned
 from antpipe.comparison.table import as_markdown
 from antpipe.errors import SameCommand, UsageError
 from antpipe.evaluation.baselines.judge import baseline_fingerprint, judge_baseline
 from antpipe.evaluation.evaluate import evaluate_run
+from antpipe.features.subset import is_written
 from antpipe.runtime.files import atomic
 from antpipe.runtime.logs import each_message_once, log
 from antpipe.runtime.process import continued_by
@@ -39,7 +51,7 @@ OUTCOME = "comparison"  # .json and .md
 class Prepared:
     """A checked comparison: its arms, the mixes to pre-train, its runs, and what these start from.
 
-    remarks: by target, why its arms read fewer modalities than asked for.
+    remarks: by target, why its arms read fewer modalities than asked for. order: by target, see order_facts.
     """
 
     arms: list[Arm]
@@ -47,6 +59,7 @@ class Prepared:
     jobs: list[Job]
     starts: Starts
     remarks: dict[str, str]
+    order: dict[str, dict[str, Any]]
 
 
 def prepare(request: ComparisonRequest, force: bool) -> Prepared:
@@ -58,7 +71,7 @@ def prepare(request: ComparisonRequest, force: bool) -> Prepared:
         starts = starts_of(work, force=force)
         work, remarks = narrowed(request, work, starts)
         check_alike(request, work, starts, force=force)
-    return Prepared(arms, mixes, work, starts, remarks)
+    return Prepared(arms, mixes, work, starts, remarks, order_facts(request.store, request.targets, starts))
 
 
 def run_comparison(request: ComparisonRequest, *, force: bool = False, progress: Progress = silent) -> dict[str, Any]:
@@ -70,17 +83,28 @@ def run_comparison(request: ComparisonRequest, *, force: bool = False, progress:
     """
     if world_of().size > 1:
         raise UsageError("compare runs in one process", SameCommand(without=("torchrun",)))
+    request = with_subsets(request)
     with each_message_once(), continued_by(request.command()):
+        plan_arms(request)  # refuses what it would refuse later, before any subset is written
+        write_subsets(request)
         ready = prepare(request, force)
         for mix in ready.mixes:
             pretrain(mix, force, progress)
         if ready.mixes:  # now every run to start from is there
             check_alike(request, ready.jobs, starts_of(ready.jobs, force=False), force=force)
-        results = []
-        for number, job in enumerate(ready.jobs, 1):
-            results.append(finish(job, request, force, progress))
-            log.info(f"[{number}/{len(ready.jobs)}] {label_of(job)}: {results[-1]['status']}")
+        results = finish_all(ready.jobs, request, force, progress)
         outcome = comparison.outcome(request, ready.arms, ready.jobs, results)
+        again = [job.refitted(checkpoint.describe(job.folder)) for job in ready.jobs if job.then_refit]
+        if again:
+            refits = comparison.after_refit(request, again, finish_all(again, request, force, progress))
+            for target, facts in outcome["targets"].items():
+                facts["refit"] = refits[target]
+        left = [arm.name for arm in ready.arms if request.config.refit and arm.kind in (RACED, GIVEN)]
+        for facts in outcome["targets"].values() if left else ():
+            facts["notes"].append(f"not refitted: {', '.join(left)} (only single stages that are trained here are)")
+    for target, facts in ready.order.items():
+        found = outcome["targets"][target]
+        found |= facts | {"notes": [*facts["notes"], *found["notes"]]}
     for target, remark in ready.remarks.items():
         outcome["targets"][target]["notes"].insert(0, remark)
     write_json(request.out / f"{OUTCOME}.json", outcome)
@@ -95,8 +119,9 @@ def what_would_be_done(request: ComparisonRequest, *, force: bool = False) -> li
 
     Raises what run_comparison would raise before it trains.
     """
+    request = with_subsets(request)
     with each_message_once():
-        ready = prepare(request, force)
+        ready = prepare_dry(request, force)
     rows = [
         {
             "target": ", ".join(mix.request.domains),
@@ -109,8 +134,34 @@ def what_would_be_done(request: ComparisonRequest, *, force: bool = False) -> li
     ]
     for job in ready.jobs:
         facts = {"target": job.target, "arm": job.arm.name, "seed": job.seed, "folder": str(job.folder)}
-        rows.append({**facts, "state": state_of(job, request, ready.starts, force)})
+        there = not unwritten(request, job.target)
+        rows.append({**facts, "state": state_of(job, request, ready.starts, force) if there else NOTHING})
+        if job.then_refit:
+            start, done = ready.starts[job.mix.name] if job.mix else None, rows[-1]["state"] == FINISHED
+            again = {"arm": f"{job.arm.name}, refit", "folder": str(RunFolder(job.folder).refit)}
+            rows.append({**facts, **again, "state": refit_there(job, start) if done else NOTHING})
     return [row | {"state": "missing" if row["state"] == NOTHING else row["state"]} for row in rows]
+
+
+def unwritten(request: ComparisonRequest, target: str) -> bool:
+    """Whether a target is a subset that is still to be drawn, or drawn again."""
+    return target in request.subsets and not is_written(request.store, request.subsets[target])
+
+
+def prepare_dry(request: ComparisonRequest, force: bool) -> Prepared:
+    """As `prepare`, without writing subsets: the domains they are to be drawn from stand in for those not there yet."""
+    absent = [target for target in request.targets if unwritten(request, target)]
+    if not absent or request.given:  # runs that were handed in have seen their subset
+        return prepare(request, force)
+    arms, mixes = plan_arms(request)
+    work = list(jobs(arms, request))
+    there = tuple(target for target in request.targets if target not in absent)
+    ready = prepare(replace(request, targets=there), force).jobs if there else []
+    whole = tuple(dict.fromkeys(request.subsets[target].of for target in absent))
+    prepare(replace(request, targets=whole, subsets={}, out=request.out / "unwritten"), force)
+    settled = {(job.target, job.arm.name, job.seed): job for job in ready}
+    work = [settled.get((job.target, job.arm.name, job.seed), job) for job in work]
+    return Prepared(arms, mixes, work, starts_of(work, force=force), {}, {})
 
 
 def state_of_mix(mix: Mix, start: Checkpoint, force: bool) -> str:
@@ -129,7 +180,7 @@ def state_of(job: Job, request: ComparisonRequest, starts: Starts, force: bool) 
     if job.arm.kind == UNTRAINED:
         same = read_record(job, request).get("fingerprint") == fit_baseline(job)["fingerprint"]
         return FINISHED if same and ranks_of(job).exists() else NOTHING
-    return job_there(job, request, starts[job.arm.mix.name] if job.arm.mix else None)
+    return job_there(job, request, starts[job.mix.name] if job.mix else None)
 
 
 # -- work -------------------------------------------------------------------------------------------------------
@@ -147,6 +198,15 @@ def pretrain(mix: Mix, force: bool, progress: Progress) -> None:
     )
 
 
+def finish_all(work: list[Job], request: ComparisonRequest, force: bool, progress: Progress) -> list[dict[str, Any]]:
+    """Finish runs in turn, with a message after each; see finish."""
+    results = []
+    for number, job in enumerate(work, 1):
+        results.append(finish(job, request, force, progress))
+        log.info(f"[{number}/{len(work)}] {label_of(job)}: {results[-1]['status']}")
+    return results
+
+
 def finish(job: Job, request: ComparisonRequest, force: bool, progress: Progress) -> dict[str, Any]:
     """Train (or fit) and evaluate one run as far as that is not done; the content of its JSON in results/.
 
@@ -161,14 +221,14 @@ def finish(job: Job, request: ComparisonRequest, force: bool, progress: Progress
         return {**known, "status": "fresh" if untrained else status}
     if untrained:
         found = judge_baseline(request.store, job.arm.name, job.target, job.folder, SPLIT)
-        facts["seconds"] = found["seconds"]
+        facts |= {key: found[key] for key in ("seconds", "weights") if key in found}
     else:
         judging = EvaluateConfig(split=SPLIT, device=request.training.device)
         found = evaluate_run(request.store, job.folder, job.target, judging)
     record = {
         "arm": job.arm.name,
         "kind": job.arm.kind,
-        "mix": job.arm.mix.name if job.arm.mix else None,
+        "mix": job.mix.name if job.mix else None,
         "target": job.target,
         "seed": job.seed,
         "run": str(job.folder),
@@ -193,7 +253,7 @@ def ranks_of(job: Job) -> Path:
 
 
 def label_of(job: Job) -> str:
-    return f"{job.target}  {job.arm.name}  seed {job.seed}"
+    return f"{job.target}  {job.arm.name}  seed {job.seed}{'' if job.refit is None else '  refit'}"
 
 
 def fit_baseline(job: Job) -> dict[str, Any]:

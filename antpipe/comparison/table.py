@@ -4,23 +4,107 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 SHOWN = ("recall@10", "ndcg@10", "mrr@10", "recall@50")  # the others are in comparison.json
+POOLED = (("low", "high", "p"), ("shops_low", "shops_high", "shops_p"))
 Table = tuple[str, list[str], list[list[str]]]  # caption, head, rows
 Section = tuple[str, list[Table], list[str]]  # title, tables, remarks
 
 
 def sections(found: Mapping[str, Any]) -> Iterator[Section]:
-    """One section per target: figures and differences by protocol, then verdicts and remarks."""
+    """One section per target: figures and differences by protocol, those after a refit, then verdicts and remarks."""
     for target, facts in found["targets"].items():
-        tables: list[Table] = []
-        for protocol in protocols_of(facts):
-            tables.append(figures(protocol, facts))
-            if any(arm["differences"] for arm in facts["arms"].values()):
-                tables.append(differences(protocol, facts, found))
+        tables = list(tables_of(facts, found))
+        for caption, head, rows in tables_of(facts.get("refit", {}), {**found, "protocol": None}):
+            tables.append((f"After refit on training + validation (no verdict). {caption}", head, rows))
+        cold = never_trained(facts.get("cold_targets"))
         title = (
             f"{target}: {facts['users']} users, {facts['positions']} test positions, {facts['items']} items, "
-            f"{facts['target_in_history']:.1%} of targets in their own history"
+            f"{facts['target_in_history']:.1%} of targets in their own history{cold}"
         )
         yield title, tables, remarks(target, facts, found)
+
+
+def tables_of(facts: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Table]:
+    """Figures, and differences to the control if there is one, by protocol."""
+    for protocol in protocols_of(facts) if facts else ():
+        yield figures(protocol, facts)
+        if any(arm["differences"] for arm in facts["arms"].values()):
+            yield differences(protocol, facts, found)
+
+
+def never_trained(targets: Mapping[str, Any] | None) -> str:
+    """The shares of targets that never occur in training, for a title."""
+    shares = {part: targets[part] for part in ("test", "validation") if targets[part] is not None} if targets else {}
+    words = ", ".join(f"{share:.1%} of {part}" for part, share in shares.items())
+    return f", never in training: {words}" if words else ""
+
+
+def curve_sections(found: Mapping[str, Any]) -> Iterator[Section]:
+    """One section per learning curve: the figures of all arms by size, the differences, and the worth in users."""
+    for name, curve in found["curve"].items():
+        points = curve["points"]
+        kept = "cut to the items of these users" if curve["catalogue"] == "cut" else "whole"
+        title = f"Learning curve of {name}: nested random users (subset seed {curve['seed']}), catalogue {kept}"
+        tables, lines = [figures_by_size(curve, found)], []
+        if curve["worth"]:
+            tables.append(differences_by_size(curve, found))
+            lines = [in_users(arm, curve, found) for arm in curve["worth"]]
+        few, many = points[0]["items"], points[-1]["items"]
+        if curve["catalogue"] == "cut" and few < many:
+            lines.append(
+                f"note: more users bring more items to rank ({few:,} to {many:,}), so figures of different sizes are "
+                "not comparable; --catalogue whole keeps all items at every size"
+            )
+        yield title, tables, lines
+
+
+def figures_by_size(curve: Mapping[str, Any], found: Mapping[str, Any]) -> Table:
+    arms, rows = list(curve["points"][0]["figures"]), []
+    for point in curve["points"]:
+        cells = ["/".join(f"{mean:.4f}" for mean in point["figures"][arm].values()) for arm in arms]
+        rows.append([f"{point['users']:,}", f"{point['items']:,}", *cells])
+    metrics = "/".join(curve["points"][0]["figures"][arms[0]])
+    return f"Protocol {found['protocol']}: {metrics}, mean over seeds.", ["users", "items", *arms], rows
+
+
+def differences_by_size(curve: Mapping[str, Any], found: Mapping[str, Any]) -> Table:
+    control, metric, protocol, rows = found["control"], found["metric"], found["protocol"], []
+    for arm, by_metric in curve["worth"].items():
+        for point, worth in zip(curve["points"], by_metric[metric], strict=True):
+            facts = found["targets"][point["target"]]["arms"][arm]
+            one, base = facts["differences"][protocol][metric], point["figures"][control][metric]
+            share = f"{one['difference'] / base:+.1%}" if base else "-"
+            interval, *_, corrected = uncertainty(one)
+            low, at, high = (same_users(worth[key], curve) for key in ("low", "equals", "high"))
+            cells = [f"{one['difference']:+.4f}", share, interval, corrected, facts["verdict"]["word"] or "-"]
+            rows.append([arm, f"{point['users']:,}", *cells, at, "-" if low == high == "-" else f"{low} to {high}"])
+    level = f"{1 - found['alpha']:.0%} interval"
+    caption = f"Protocol {protocol}, {metric}: difference to {control}, and the users with which {control} is as good."
+    head = ["arm", "users", "difference", "relative", level, "p (Holm)", "verdict", f"as {control} at", level]
+    return caption, head, rows
+
+
+def in_users(arm: str, curve: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """At each size, the verdict on an arm, and with how many users the control equals it."""
+    control, cells, worth = found["control"], [], curve["worth"][arm][found["metric"]]
+    for point, one in zip(curve["points"], worth, strict=True):
+        word, users = (
+            found["targets"][point["target"]]["arms"][arm]["verdict"]["word"],
+            same_users(one["equals"], curve),
+        )
+        at = users if users.startswith(("beyond", "below")) else f"at {users}"
+        said = f" ({word})" if word else ""
+        cells.append(f"at {point['users']:,} users{said}" + (f" equals {control} {at}" if users != "-" else ""))
+    why = "there is one size" if len(worth) == 1 else f"{control} does not improve with users"
+    untold = f"; what it is worth in users cannot be told: {why}" if worth[0]["equals"] is None else ""
+    return f"{arm}, {found['metric']}: {', '.join(cells)}{untold}"
+
+
+def same_users(worth: float | str | None, curve: Mapping[str, Any]) -> str:
+    """A number of users in words, `-` if it cannot be said."""
+    if worth in ("above", "below"):
+        point = curve["points"][-1 if worth == "above" else 0]
+        return f"{'beyond' if worth == 'above' else 'below'} {point['users']:,}"
+    return f"{float(f'{worth:.3g}'):,.0f}" if isinstance(worth, float) else "-"
 
 
 def protocols_of(facts: Mapping[str, Any]) -> list[str]:
@@ -49,16 +133,18 @@ def differences(protocol: str, facts: Mapping[str, Any], found: Mapping[str, Any
             share = f"{one['difference'] / control:+.1%}" if control else "-"
             rows.append([name, metric, f"{one['difference']:+.4f}", share, *uncertainty(one)])
     level = f"{1 - found['alpha']:.0%}"
-    primary = " (of the verdict)" if protocol == found["protocol"] else ""
+    primary = f" (the verdict is about {found['metric']})" if protocol == found["protocol"] else ""
     caption = f"Protocol {protocol}{primary}: difference to {found['control']}."
-    return caption, ["arm", "metric", "difference", "relative", f"{level} interval", "d_z", "p", "p (Holm)"], rows
+    head = ["arm", "metric", "difference", "relative", f"{level} interval", "d_z", "detectable", "p", "p (Holm)"]
+    return caption, head, rows
 
 
 def uncertainty(one: Mapping[str, Any]) -> list[str]:
     if one["p"] is None:
-        return ["-", "-", "-", "-"]
+        return ["-", "-", "-", "-", "-"]
     effect = "-" if one["effect"] is None else f"{one['effect']:+.3f}"
-    return [f"[{one['low']:+.4f}, {one['high']:+.4f}]", effect, small(one["p"]), small(one["p_holm"])]
+    least = "-" if one["detectable"] is None else f"{one['detectable']:.4f}"
+    return [f"[{one['low']:+.4f}, {one['high']:+.4f}]", effect, least, small(one["p"]), small(one["p_holm"])]
 
 
 def small(p: float | None) -> str:
@@ -71,23 +157,23 @@ def remarks(target: str, facts: Mapping[str, Any], found: Mapping[str, Any]) -> 
     lines = []
     words = [f"{name} {verdict['word']} ({verdict['why']})" for name, verdict in judged.items() if verdict["word"]]
     if words:
-        lines.append(f"verdict on transfer, {target}, protocol {found['protocol']}: {'; '.join(words)}")
+        about = f"{target}, {found['metric']}, protocol {found['protocol']}"
+        lines.append(f"verdict on transfer, {about}: {'; '.join(words)}")
     unsure = [verdict["why"] for verdict in judged.values() if not verdict["word"]]
     lines += [f"{target}: {unsure[0]}"] if unsure else []
     for stage, sources in found["sources"].get(target, {}).items():
         for source, said in sources.items():
             cells = [f"{metric} {leaving(one)}" for metric, one in said["differences"].items()]
-            lines.append(
-                f"source {source}, {stage}: {said['says'] or 'too few seeds to say'} (without it {', '.join(cells)})"
-            )
-    lines += which_hurts(target, found["sources"].get(target, {}))
+            says = f"{said['says']} ({said['why']})" if said["says"] else "too few seeds to say"
+            lines.append(f"source {source}, {stage}: {says}; without it {', '.join(cells)}")
+    lines += which_hurts(target, found["sources"].get(target, {}), found["metric"])
     for name, arm in facts["arms"].items():
         chosen = [run["chosen"] for run in arm["runs"] if run["chosen"]]
         lines += [f"{name} chose {', '.join(chosen)} (by seed, on validation)"] if chosen else []
     return lines + [f"note: {note}" for note in facts["notes"]]
 
 
-def which_hurts(target: str, by_stage: Mapping[str, Any]) -> list[str]:
+def which_hurts(target: str, by_stage: Mapping[str, Any], metric: str) -> list[str]:
     """Names the sources that hurt, or says that none is shown to."""
     cases = [(source, stage, said) for stage, sources in by_stage.items() for source, said in sources.items()]
     if not cases:
@@ -95,7 +181,6 @@ def which_hurts(target: str, by_stage: Mapping[str, Any]) -> list[str]:
     hurting = [f"{source} ({stage})" for source, stage, said in cases if said["says"] == "hurts"]
     if hurting:
         return [f"sources that hurt {target}: {', '.join(hurting)}"]
-    metric = next(iter(cases[0][2]["differences"]))
     source, stage, said = max(cases, key=lambda case: case[2]["differences"][metric]["difference"])
     change = said["differences"][metric]["difference"]
     return [
@@ -113,12 +198,27 @@ def leaving(one: Mapping[str, Any]) -> str:
 def as_text(found: Mapping[str, Any]) -> str:
     """The outcome for a terminal."""
     lines: list[str] = []
-    for title, tables, said in sections(found):
+    for title, tables, said in (*sections(found), *curve_sections(found)):
         lines.append(title)
         for caption, head, rows in tables:
             lines += ["", caption, *aligned([head, *rows])]
         lines += ["", *said, ""]
-    return "\n".join(lines).rstrip()
+    return "\n".join([*lines, *over_targets(found)]).rstrip()
+
+
+def over_targets(found: Mapping[str, Any]) -> list[str]:
+    """A line per arm: the mean over targets of its relative difference, for these targets and for shops like them."""
+    lines = []
+    groups = [("", found["pooled"])]
+    groups += [(f" at {int(size):,} users", by_arm) for size, by_arm in found["pooled_by_users"].items()]
+    for where, by_arm in groups:
+        for arm, metric, mean in [(arm, *pair) for arm, by_metric in by_arm.items() for pair in by_metric.items()]:
+            mine, shops = (f"[{mean[low]:+.1%}, {mean[high]:+.1%}], p {small(mean[p])}" for low, high, p in POOLED)
+            lines.append(
+                f"mean over {mean['targets']} targets{where}, {arm}, {metric}: {mean['relative']:+.1%} {mine} for "
+                f"these targets; {shops} for shops of which they are a sample"
+            )
+    return lines
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -136,10 +236,12 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def as_markdown(found: Mapping[str, Any]) -> str:
     """The outcome as a page."""
     lines = ["# Comparison", ""]
-    for title, tables, said in sections(found):
+    for title, tables, said in (*sections(found), *curve_sections(found)):
         lines += [f"## {title}", ""]
         for caption, head, rows in tables:
             lines += [caption, "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
             lines += [f"| {' | '.join(row)} |" for row in rows] + [""]
         lines += [f"- {line}" for line in said] + [""]
+    if means := over_targets(found):
+        lines += ["## All targets", "", *(f"- {line}" for line in means), ""]
     return "\n".join(lines)

@@ -1,9 +1,9 @@
 """The statistics behind a verdict on transfer, on plain arrays (docs/verdict.md explains them).
 
-Letters in shape comments: K differences (of arms and metrics), S seeds, U users, R resamples.
+Letters in shape comments: K differences (of arms and metrics), S seeds, U users.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,32 +12,57 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-POSITIVE, NONE, NEGATIVE = "POSITIVE", "NONE", "NEGATIVE"
+POSITIVE, EQUIVALENT, NONE, NEGATIVE = "POSITIVE", "EQUIVALENT", "NONE", "NEGATIVE"
 LEAST_P = 1e-50  # smaller ones are not distinguished
-AT_ONCE = 1 << 22  # counts of resampled users in memory (32 MB)
+POWER = 0.8  # with which the smallest detectable difference would be found
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What the variance of a mean difference consists of, and the degrees of freedom of seeds and of users.
+
+    seeds: the variance of the arm's mean and of the control's over their seeds, as two samples, summed. users: the
+    variance over users, paired, without what is chance of single (seed, user) pairs. pairs: that chance.
+    """
+
+    seeds: float
+    users: float
+    pairs: float
+    freedom: tuple[int, int]
+
+    def variance(self) -> float:
+        return max(self.seeds, self.pairs) + self.users
+
+    def times(self, factor: float) -> "Spread":
+        """The spread of the same difference in another unit."""
+        return Spread(self.seeds * factor**2, self.users * factor**2, self.pairs * factor**2, self.freedom)
 
 
 @dataclass(frozen=True)
 class Difference:
     """An arm minus its control.
 
-    difference: of the means. low, high: its confidence interval. effect: Cohen's d_z, the mean over users in standard
-    deviations of the users' differences. seed_share: the share of the variance that is between seeds. All but the
-    difference are None if there are too few seeds or users.
+    difference: of the means. control: the control's mean. low, high: the confidence interval. effect: Cohen's d_z, the
+    mean over users in standard deviations of the users' differences. All but the first two are None if there are too
+    few seeds or users.
     """
 
     difference: float
+    control: float = 0.0
     effect: float | None = None
-    standard_error: float | None = None
-    seed_share: float | None = None
+    spread: Spread | None = None
     low: float | None = None
     high: float | None = None
     p: float | None = None
 
+    def relative(self, value: float | None) -> float | None:
+        """A difference as a share of the control's mean; None if that is 0."""
+        return None if value is None or not self.control else value / self.control
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """POSITIVE, NONE or NEGATIVE (None if there is too little data), and why, in words."""
+    """POSITIVE, EQUIVALENT, NONE or NEGATIVE (None if there is too little data), and why, in words."""
 
     word: str | None
     why: str
@@ -51,73 +76,98 @@ def gains(ranks: Floats, metric: str) -> Floats:
     return np.where(ranks <= int(k), value, 0.0)
 
 
-def differences(
-    arms: Floats, control: Floats, user: Ints, *, resamples: int, seed: int, alpha: float
-) -> list[Difference]:
+def differences(arms: Floats, control: Floats, user: Ints, alpha: float) -> list[Difference]:
     """K arms against one control, position by position, seed by seed.
 
     arms: (K, S, Q) gains of each position. control: (S, Q) those of the control with the same seeds, or (K, S, Q) with
-    one control per arm. user: (Q,) whose position it is: users are resampled, not positions. All K share the resampled
-    users and seeds, so equal data gives equal results whatever else is compared.
+    one control per arm. user: (Q,) whose position it is: users are the sample, not positions.
     """
     users, row = np.unique(user, return_inverse=True)
     weights = np.bincount(row).astype(np.float64)  # (U,) positions of each user
-    per_position = arms - control  # (K, S, Q)
-    flat = per_position.reshape(-1, len(row))
-    by_user = [np.bincount(row, values, minlength=len(users)).astype(np.float64) for values in flat]
-    sums: Floats = np.stack(by_user).reshape(*per_position.shape[:2], len(users))  # (K, S, U)
-    means = sums.sum(2).mean(1) / weights.sum()  # (K,)
-    if sums.shape[1] < 2 or len(users) < 2:
-        return [Difference(float(mean)) for mean in means]
-    errors = bootstrap_errors(sums, weights, resamples, seed)
-    return [
-        interval(
-            float(mean),
-            float(error),
-            seed_share(part, weights),
-            (sums.shape[1] - 1, len(users) - 1),
-            cohens_dz(part, weights),
-            alpha,
-        )
-        for mean, error, part in zip(means, errors, sums, strict=True)
-    ]
-
-
-def bootstrap_errors(sums: Floats, weights: Floats, resamples: int, seed: int) -> Floats:
-    """Standard errors (K,) of mean differences by a bootstrap over users and seeds.
-
-    sums: (K, S, U) differences summed over each user's positions. weights: (U,) their number. A resample
-    draws U users with replacement and, crossed with them, S - 1 seeds: drawing all S would make the variance between
-    seeds too small by (S - 1) / S (Rao and Wu 1988, section 2, https://doi.org/10.1080/01621459.1988.10478591).
-    """
-    count, seeds, users = sums.shape
-    by_user = np.ascontiguousarray(sums.reshape(count * seeds, users).T)  # (U, K * S)
-    rng = np.random.default_rng(seed)
     found = []
-    size = max(1, AT_ONCE // users)
-    for begin in range(0, resamples, size):
-        rows = min(size, resamples - begin)
-        drawn = rng.integers(users, size=(rows, users)) + np.arange(rows)[:, None] * users
-        times = np.bincount(drawn.ravel(), minlength=rows * users).reshape(rows, users).astype(np.float64)
-        seed_drawn = rng.integers(seeds, size=(rows, seeds - 1)) + np.arange(rows)[:, None] * seeds
-        share = np.bincount(seed_drawn.ravel(), minlength=rows * seeds).reshape(rows, seeds) / (seeds - 1)
-        totals = (times @ by_user).reshape(rows, count, seeds)
-        found.append((totals * share[:, None]).sum(2) / (times @ weights)[:, None])  # (r, K)
-    errors: Floats = np.concatenate(found).std(0, ddof=1)
-    return errors
+    for arm, against in zip(arms, np.broadcast_to(control, arms.shape), strict=True):
+        mean, base = float(arm.mean() - against.mean()), float(against.mean())
+        if len(arm) < 2 or len(users) < 2:
+            found.append(Difference(mean, base))
+            continue
+        by_user = [np.bincount(row, values, minlength=len(users)) for values in arm - against]
+        sums = np.stack(by_user).astype(np.float64)  # (S, U)
+        spread = spread_of(sums, weights, arm.mean(1), against.mean(1))
+        half = half_width([spread], alpha)
+        p = p_of(abs(mean), [spread])
+        found.append(Difference(mean, base, cohens_dz(sums, weights), spread, mean - half, mean + half, p))
+    return found
 
 
-def seed_share(sums: Floats, weights: Floats) -> float:
-    """The share of the variance of the mean that is between seeds, 0 to 1; the rest is between users.
+def spread_of(sums: Floats, weights: Floats, arm: Floats, control: Floats) -> Spread:
+    """The parts of the variance of a mean difference.
 
-    sums: (S, U). weights: (U,).
+    sums: (S, U) differences summed over each user's positions. weights: (U,) their number. arm, control: (S,) means of
+    each run.
+
+    With A the variance between seeds, B that between users and E the residual mean square of the two-way table, all
+    divided by the sizes of their samples, the unbiased variance of the mean is A + B - E: chance of a (seed, user) pair
+    is in each of them (Searle, Casella and McCulloch 1992, Variance Components, chapter 4). B - E is what users add.
+    Seeds count as two independent samples, which doubles their degrees of freedom: equal seeds of two arms draw equal
+    initial values, but what chance makes of them is not alike. An arm that is the same with every seed, such as a
+    baseline without training, adds none.
     """
     seeds, users = sums.shape
-    of_seeds = (sums.sum(1) / weights.sum()).var(ddof=1) / seeds
-    average = sums.mean(0)  # (U,)
-    off = average - weights * (average.sum() / weights.sum())
-    of_users = users / (users - 1) * (off**2).sum() / weights.sum() ** 2
-    return float(of_seeds / (of_seeds + of_users)) if of_seeds + of_users > 0 else 1.0
+    # Users are drawn and bring their positions with them, so the mean is a ratio: linearised, per user.
+    off = (sums - weights * (sums.sum(1, keepdims=True) / weights.sum())) * (users / weights.sum())
+    of_user = off.mean(0)
+    between_users = (of_user**2).sum() / (users - 1) / users
+    pairs = ((off - of_user) ** 2).sum() / ((seeds - 1) * (users - 1)) / (seeds * users)
+    between_seeds = (arm.var(ddof=1) + control.var(ddof=1)) / seeds
+    varying = max(1, sum(bool(np.ptp(side) > 0) for side in (arm, control)))
+    freedom = (varying * (seeds - 1), users - 1)
+    return Spread(float(between_seeds), float(max(between_users - pairs, 0.0)), float(pairs), freedom)
+
+
+def half_width(spreads: Sequence[Spread], alpha: float) -> float:
+    """Half the confidence interval, at level 1 - alpha, of a sum of independent differences.
+
+    Each part of the variance has the quantile of its own degrees of freedom, and half widths add up as squares
+    (Banerjee 1960, Sankhya 22, 357-358), so the interval is not too narrow for 2 or 3 seeds. Seeds vary by chance of
+    single pairs at least; their sample of a few means may show less, but does not count as less.
+    """
+    from scipy.stats import t as student
+
+    squares = 0.0
+    for spread in spreads:
+        of_seeds, of_users = (float(student.isf(alpha / 2, free)) for free in spread.freedom)
+        squares += max(of_seeds**2 * spread.seeds, of_users**2 * spread.pairs) + of_users**2 * spread.users
+    return float(np.sqrt(squares))
+
+
+def p_of(distance: float, spreads: Sequence[Spread]) -> float:
+    """The alpha whose half width is this distance: the two-sided p of a difference that far from 0."""
+    from scipy.optimize import brentq
+
+    if distance <= 0:
+        return 1.0
+    if half_width(spreads, LEAST_P) <= distance:
+        return 0.0 if not any(spread.variance() for spread in spreads) else LEAST_P
+    return float(np.exp(brentq(lambda x: half_width(spreads, np.exp(x)) - distance, np.log(LEAST_P), 0.0)))
+
+
+def p_within(found: Difference, margin: float) -> float | None:
+    """The p of the difference lying outside ±margin (a share of the control's mean): the smallest alpha whose interval
+    lies within. As a pair of one-sided tests (Schuirmann 1987, https://doi.org/10.1007/BF01068419) at half this level,
+    it is on the safe side."""
+    if found.spread is None:
+        return None
+    return p_of(margin * found.control - abs(found.difference), [found.spread])
+
+
+def detectable(found: Difference, alpha: float) -> float | None:
+    """The smallest true difference that a test at level alpha finds with probability POWER, in the unit of the metric,
+    if the spread is what was measured; None without a spread."""
+    from scipy.stats import norm
+
+    if found.spread is None:
+        return None
+    return half_width([found.spread], alpha) + float(norm.ppf(POWER) * np.sqrt(found.spread.variance()))
 
 
 def cohens_dz(sums: Floats, weights: Floats) -> float:
@@ -130,41 +180,38 @@ def cohens_dz(sums: Floats, weights: Floats) -> float:
     return float(np.sign(of_user[0]) * np.inf) if of_user[0] else 0.0
 
 
-def quantile(p: float, share: float, freedom: tuple[int, int]) -> float:
-    """The distance from 0, in standard errors, of a difference with two-sided p.
+@dataclass(frozen=True)
+class Pooled:
+    """The mean over targets of an arm's relative difference to the control.
 
-    `share` of the variance has the first number of degrees of freedom, the rest the second one. The result is the root
-    mean square of both quantiles of Student's t, so p is never too small, whatever the true share (Banerjee 1960,
-    Sankhya 22, 357-358). With the degrees of freedom of Welch and Satterthwaite it would be too small for 2 or 3 seeds,
-    whose estimated variance is often far too small.
+    low, high, p: for these targets (their users and seeds are the chance; the control's means count as known).
+    shops_low, shops_high, shops_p: for shops of which these are a sample. No p is corrected.
     """
+
+    targets: int
+    relative: float
+    low: float
+    high: float
+    p: float
+    shops_low: float
+    shops_high: float
+    shops_p: float
+
+
+def pooled(found: Sequence[Difference], alpha: float) -> Pooled | None:
+    """The mean of relative differences, each target counting the same; None for fewer than two usable targets."""
     from scipy.stats import t as student
 
-    of_seeds, of_users = (float(student.isf(p / 2, free)) for free in freedom)
-    return float(np.hypot(np.sqrt(share) * of_seeds, np.sqrt(1 - share) * of_users))
-
-
-def interval(
-    mean: float, error: float, share: float, freedom: tuple[int, int], effect: float, alpha: float
-) -> Difference:
-    """Confidence interval at level 1 - alpha and two-sided p. share, freedom: see quantile."""
-    half = quantile(alpha, share, freedom) * error
-    p = p_of(abs(mean) / error, share, freedom) if error > 0 else float(mean == 0)
-    return Difference(mean, effect, error, share, mean - half, mean + half, p)
-
-
-def p_of(distance: float, share: float, freedom: tuple[int, int]) -> float:
-    """The p whose quantile is this distance. It lies between those of both parts alone."""
-    from scipy.optimize import brentq
-    from scipy.stats import t as student
-
-    ends = [float(2 * student.sf(distance, free)) for free in freedom]
-    low, high = max(min(ends) * 0.999, LEAST_P), min(max(ends) * 1.001, 1.0)  # a little wider, because of rounding
-    if quantile(low, share, freedom) <= distance:
-        return low
-    if high == 1.0 and distance == 0:
-        return 1.0
-    return float(np.exp(brentq(lambda x: quantile(np.exp(x), share, freedom) - distance, np.log(low), np.log(high))))
+    usable = [(one, one.spread) for one in found if one.spread is not None and one.control > 0]
+    if len(usable) < 2:
+        return None
+    relative = np.array([one.difference / one.control for one, _ in usable])
+    mean, count = float(relative.mean()), len(usable)
+    spreads = [spread.times(1 / (one.control * count)) for one, spread in usable]
+    half, error = half_width(spreads, alpha), float(relative.std(ddof=1) / np.sqrt(count))
+    wide = float(student.isf(alpha / 2, count - 1)) * error
+    shops_p = float(2 * student.sf(abs(mean) / error, count - 1)) if error else float(mean == 0)
+    return Pooled(count, mean, mean - half, mean + half, p_of(abs(mean), spreads), mean - wide, mean + wide, shops_p)
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -177,21 +224,29 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
-def judge(tested: Mapping[str, tuple[Difference, float | None]], alpha: float) -> Verdict:
-    """The verdict on one arm and target. tested: by metric, the difference and its corrected p.
+def judge(
+    found: Difference,
+    corrected: float | None,
+    within: float | None,
+    *,
+    alpha: float,
+    margin: float,
+    least: float | None = None,
+) -> Verdict:
+    """The verdict on one arm and target.
 
-    POSITIVE: at least one metric is better with a corrected p below alpha, and none is worse. NEGATIVE: the opposite.
-    NONE otherwise, even if one metric is better and another worse.
+    corrected, within: corrected p values of no difference, and of one beyond the margin. least: the smallest detectable
+    difference. A difference beyond chance is POSITIVE or NEGATIVE, however small; without one the arm is EQUIVALENT if
+    the difference is shown to lie within the margin, else NONE.
     """
-    if any(corrected is None for _, corrected in tested.values()):
+    if corrected is None or within is None:
         return Verdict(None, "no verdict: it takes at least 2 seeds and 2 users")
-    clear = {
-        metric: found for metric, (found, corrected) in tested.items() if corrected is not None and corrected < alpha
-    }
-    up = [metric for metric, found in clear.items() if found.difference > 0]
-    down = [metric for metric, found in clear.items() if found.difference < 0]
-    if up and down:
-        return Verdict(NONE, f"mixed: {', '.join(up)} better, {', '.join(down)} worse than the control")
-    if up or down:
-        return Verdict(POSITIVE if up else NEGATIVE, f"{', '.join(up or down)} {'better' if up else 'worse'}")
-    return Verdict(NONE, "no difference beyond chance")
+    small = margin > 0 and within < alpha
+    if corrected < alpha:
+        extent = f", by less than {margin * 100:g}%" if small else ""
+        return Verdict(*((POSITIVE, f"better{extent}") if found.difference > 0 else (NEGATIVE, f"worse{extent}")))
+    if small:
+        return Verdict(EQUIVALENT, f"differs by less than {margin * 100:g}%")
+    share = found.relative(least)
+    could = "" if share is None else f"; one of {share:.1%} would be found in {POWER * 10:.0f} of 10 tests"
+    return Verdict(NONE, f"no difference beyond chance{could}")

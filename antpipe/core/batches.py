@@ -4,7 +4,7 @@ Items are global rows of a catalogue (catalogue.py), or rows of one domain where
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ class Windows:
     first: Ints  # (W,)
     length: Ints  # (W,)
     targets: Ints  # (W,)
+    user: Ints  # (W,) number of the sequence it is cut from, over all domains
 
 
 def training_windows(sequences: Sequence[Sequences], offsets: Ints, stride: int = 1) -> Windows:
@@ -38,8 +39,8 @@ def training_windows(sequences: Sequence[Sequences], offsets: Ints, stride: int 
     as if encoded on its own. A longer stride makes long histories that many times cheaper, and leaves some prefixes
     with up to stride - 1 items less history.
     """
-    items, first, length, targets = [], [], [], []
-    base = 0
+    items, first, length, targets, user = [], [], [], [], []
+    base = users = 0
     for part, offset in zip(sequences, offsets[:-1], strict=True):
         start, train = base + part.offsets[:-1], part.train_end.astype(np.int64)
         head = np.minimum(train - 1, part.max_len)  # inputs of the first window
@@ -52,9 +53,11 @@ def training_windows(sequences: Sequence[Sequences], offsets: Ints, stride: int 
         first += [start[some], np.repeat(start, count) + within * step + served]
         length += [head[some], np.full(len(within), part.max_len)]
         targets += [head[some], served]
+        user += [users + np.flatnonzero(some), users + np.repeat(np.arange(len(count)), count)]
         items.append(part.items.astype(np.int64) + offset)
         base += len(part.items)
-    return Windows(*(np.concatenate(parts) for parts in (items, first, length, targets)))
+        users += len(part.user)
+    return Windows(*(np.concatenate(parts) for parts in (items, first, length, targets, user)))
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,16 @@ class Block:
 class Batch:
     """The input of one step.
 
-    items: (n,) global rows. targets: (P,) indices into `items` for all positions of the step. blocks: the sequences of
-    this process; in their order, their positions have targets[first : first + p] (with one process first = 0 and
-    p = P). log_inclusion: (n,) log probability that each item is among `items`, if these are a sample of the catalogue.
+    items: (n,) global rows. targets: (P,) indices into `items` for all positions of the step; users: (P,) the number of
+    each position's sequence. blocks: the sequences of this process; in their order, their positions have
+    targets[first : first + p] (with one process first = 0 and p = P). log_inclusion: (n,) log probability that each
+    item is among `items`, if these are a sample of the catalogue.
     """
 
     items: Ints
     blocks: tuple[Block, ...]
     targets: Ints
+    users: Ints
     first: int = 0
     log_inclusion: NDArray[np.float32] | None = None
 
@@ -103,11 +108,18 @@ def batches(
 
     share: (rank, processes); each process gets its part of every batch.
     """
+    for chosen, rng in step_windows(windows, batch_size, seed, epoch):
+        yield make_batch(windows, chosen, candidates, rng, share)
+
+
+def step_windows(
+    windows: Windows, batch_size: int, seed: int, epoch: int
+) -> Iterator[tuple[Ints, np.random.Generator]]:
+    """The windows of each step of an epoch, and the random numbers of that step."""
     order = np.random.default_rng([seed, epoch]).permutation(len(windows.first))
     step = (np.cumsum(windows.targets[order]) - 1) // batch_size
     for number, chosen in enumerate(np.split(order, np.flatnonzero(np.diff(step)) + 1)):
-        rng = np.random.default_rng([seed, epoch, number])
-        yield make_batch(windows, chosen, candidates, rng, share)
+        yield chosen, np.random.default_rng([seed, epoch, number])
 
 
 def make_batch(
@@ -116,16 +128,18 @@ def make_batch(
     """The batch of the chosen windows, in blocks of similar length."""
     rank, size = share
     order = chosen[np.argsort(windows.length[chosen], kind="stable")]
-    parts = [blocks_of(windows, order[one::size]) for one in range(size)]
+    shares = [order[one::size] for one in range(size)]
+    parts = [blocks_of(windows, own) for own in shares]
     target = np.concatenate([targets for _, targets in parts])
+    users = np.concatenate([np.repeat(windows.user[own], windows.targets[own]) for own in shares])
     named = [target, *(block.inputs.ravel() for blocks, _ in parts for block in blocks)]
     first = sum(len(targets) for _, targets in parts[:rank])
     if candidates.drawn >= candidates.size:  # the batch has the whole catalogue
-        return Batch(np.arange(candidates.size), parts[rank][0], target, first)
+        return Batch(np.arange(candidates.size), parts[rank][0], target, users, first)
     own = np.unique(np.concatenate(named))
     items, log_inclusion = add_drawn(own, candidates, rng) if candidates.drawn else (own, None)
     blocks = (Block(np.searchsorted(items, block.inputs), block.positions) for block in parts[rank][0])
-    return Batch(items, tuple(blocks), np.searchsorted(items, target), first, log_inclusion)
+    return Batch(items, tuple(blocks), np.searchsorted(items, target), users, first, log_inclusion)
 
 
 def blocks_of(windows: Windows, order: Ints) -> tuple[tuple[Block, ...], Ints]:
@@ -215,6 +229,10 @@ class Examples:
     def targets(self) -> Ints:
         return self.items[self.end].astype(np.int64)
 
+    def some(self, rows: Ints | slice) -> "Examples":
+        """The examples with these numbers."""
+        return Examples(self.user[rows], self.items, self.start[rows], self.end[rows], self.max_len)
+
 
 def examples(sequences: Sequences, split: str) -> Examples:
     """The targets of a split (`valid` or `test`), each with the whole history of its user before it."""
@@ -227,12 +245,16 @@ def examples(sequences: Sequences, split: str) -> Examples:
     return Examples(sequences.user[row], sequences.items, start, start + low[row] + within, sequences.max_len)
 
 
+def with_validation(sequences: Sequences) -> Sequences:
+    """The same sequences with the validation targets among those of training."""
+    return replace(sequences, train_end=sequences.valid_end)
+
+
 def sample(part: Examples, most: int) -> Examples:
     """At most `most` examples, always the same ones (0: all)."""
     if not 0 < most < len(part):
         return part
-    some = np.sort(np.random.default_rng(0).choice(len(part), most, replace=False))
-    return Examples(part.user[some], part.items, part.start[some], part.end[some], part.max_len)
+    return part.some(np.sort(np.random.default_rng(0).choice(len(part), most, replace=False)))
 
 
 def history_blocks(part: Examples, size: int) -> Iterator[tuple[Ints, Ints]]:

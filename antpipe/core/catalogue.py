@@ -6,7 +6,7 @@ sizes of the catalogues (not the largest ids seen in training, as the authors' c
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ Ints = NDArray[np.int64]
 # Features larger than this many bytes are released after each use. The kernel maps far more than the rows that are
 # read, so otherwise the whole file would soon count as this process's memory.
 RESIDENT = 1 << 29
+COPIED_AT_ONCE = 1 << 16  # items, on their way to a device
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,14 @@ class Catalogue:
         number = self.domains.index(domain)
         return np.arange(self.offsets[number], self.offsets[number + 1])
 
-    def gather(self, rows: Ints, modality: str, width: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Raw features (n, width) of global item rows (n,), zeros where missing, and which items have one (n,)."""
-        values = np.zeros((len(rows), width), np.float32)
+    def gather(
+        self, rows: Ints, modality: str, width: int, kind: Any = np.float32
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Raw features (n, width) of global item rows (n,), zeros where missing, and which items have one (n,).
+
+        kind: of the numbers; the store has float16.
+        """
+        values = np.zeros((len(rows), width), kind)
         present = np.zeros(len(rows), np.bool_)
         for start, stop, feature in zip(self.offsets, self.offsets[1:], self.features.get(modality, ()), strict=False):
             if feature is not None:
@@ -75,6 +81,12 @@ class ItemInputs:
     ids: "torch.Tensor"
 
 
+def feature_kind(precision: str) -> "torch.dtype":
+    import torch
+
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
 def item_inputs(
     catalogue: Catalogue, widths: Mapping[str, int], rows: Ints, device: "torch.device", precision: str = "fp32"
 ) -> ItemInputs:
@@ -84,13 +96,41 @@ def item_inputs(
     """
     import torch
 
-    kind = torch.bfloat16 if precision == "bf16" else torch.float32
     features, present = {}, {}
     for modality, width in widths.items():
         values, there = catalogue.gather(rows, modality, width)
-        features[modality] = torch.from_numpy(values).to(device, kind)
+        features[modality] = torch.from_numpy(values).to(device, feature_kind(precision))
         present[modality] = torch.from_numpy(there).to(device)
     return ItemInputs(features, present, torch.from_numpy(rows).to(device))
+
+
+@dataclass(frozen=True)
+class DeviceFeatures:
+    """Features of a whole catalogue on a device, as stored: values (N, d) float16 and present (N,) by modality."""
+
+    values: dict[str, "torch.Tensor"]
+    present: dict[str, "torch.Tensor"]
+
+    def inputs(self, rows: "torch.Tensor", precision: str = "fp32") -> ItemInputs:
+        """What `item_inputs` makes of global item rows (n,) on the device."""
+        features = {name: x.index_select(0, rows).to(feature_kind(precision)) for name, x in self.values.items()}
+        return ItemInputs(features, {name: x.index_select(0, rows) for name, x in self.present.items()}, rows)
+
+
+def features_on(catalogue: Catalogue, widths: Mapping[str, int], device: "torch.device") -> DeviceFeatures:
+    """Copy the features of a catalogue to a device, for the modalities and widths of a model."""
+    import torch
+
+    n, values, present = len(catalogue), {}, {}
+    for modality, width in widths.items():
+        values[modality] = torch.empty(n, width, dtype=torch.float16, device=device)
+        present[modality] = torch.empty(n, dtype=torch.bool, device=device)
+        for start in range(0, n, COPIED_AT_ONCE):
+            rows = np.arange(start, min(n, start + COPIED_AT_ONCE))
+            some, there = catalogue.gather(rows, modality, width, np.float16)
+            values[modality][start : start + len(rows)] = torch.from_numpy(some)
+            present[modality][start : start + len(rows)] = torch.from_numpy(there)
+    return DeviceFeatures(values, present)
 
 
 def load_catalogue(

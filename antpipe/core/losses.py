@@ -1,12 +1,13 @@
 """The losses of ANT as pure functions (arXiv 2309.10195, section 4.3).
 
 All take unnormalised vectors; a score is the cosine divided by the temperature. `count` is the number of positions the
-mean is taken over, if these rows are only a share of the batch (training with several processes). `bonus` is added to
-the cosines of some (row, candidate) pairs.
+mean is taken over, if these rows are only a share of the batch (training with several processes). `extras` are added to
+the cosines.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -25,25 +26,48 @@ def cosine_scores(queries: Tensor, candidates: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Bonus:
-    """A learned scalar added to the cosine of some (row, candidate) pairs.
+    """A learned scalar added to the cosine of some (row, candidate) pairs, times a number of each pair.
 
-    rows: (S,) ascending; columns: (S,) indices of candidates. Pairs are unique.
+    rows: (S,) ascending; columns: (S,) indices of candidates; values: (S,) the numbers, None for 1. Pairs are unique.
     """
 
     score: Tensor
     rows: Tensor
     columns: Tensor
+    values: Tensor | None = None
 
-    def block(self, edges: Sequence[int], number: int, size: int) -> tuple[Tensor, Tensor]:
-        """The pairs of block `number` of `size` rows: rows counted from the start of the block, and columns."""
+    def block(self, edges: Sequence[int], number: int, size: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The pairs of block `number` of `size` rows: rows counted from its start, columns, and values."""
         pairs = slice(edges[number], edges[number + 1])
-        return self.rows[pairs] - number * size, self.columns[pairs]
+        values = None if self.values is None else self.values[pairs].to(self.score.dtype)
+        return self.rows[pairs] - number * size, self.columns[pairs], values
 
     def edges(self, rows: int, size: int) -> list[int]:
         """Where the pairs of each block of `size` rows begin, and where those of the last block end."""
         starts = torch.arange(0, rows + size, size, device=self.rows.device)
         ends: list[int] = torch.searchsorted(self.rows, starts).tolist()
         return ends
+
+
+@dataclass(frozen=True)
+class Known:
+    """A learned scalar times the inner products of vectors that are not trained, added to all cosines.
+
+    queries: (P, d), candidates: (n, d).
+    """
+
+    score: Tensor
+    queries: Tensor
+    candidates: Tensor
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What is added to the cosines. cosine: () a learned weight of the cosines themselves, 1 if None."""
+
+    bonuses: Sequence[Bonus] = ()
+    known: Known | None = None
+    cosine: Tensor | None = None
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -59,12 +83,14 @@ class _CrossEntropy(torch.autograd.Function):
         candidates: Tensor,
         labels: Tensor,
         count: int,
-        groups: tuple[Tensor, Tensor] | None,
+        groups: Sequence[tuple[Tensor, Tensor]],
         log_inclusion: Tensor | None,
-        bonus: Bonus | None,
+        bonuses: Sequence[Bonus],
+        known: Known | None,
         added: Tensor | None,
     ) -> Tensor:
-        """added: () what `bonus` adds to query * candidate; a separate argument because it needs a gradient."""
+        """added: the scores of the bonuses, then that of `known`, over the temperature; an argument of its own because
+        it needs a gradient."""
         device = queries.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else queries.dtype
         table = candidates.to(low)  # (n, D)
@@ -73,7 +99,8 @@ class _CrossEntropy(torch.autograd.Function):
         candidate_grad = torch.zeros_like(candidates) if ctx.needs_input_grad[1] else None
         added_grad = None if added is None else torch.zeros_like(added)
         size = max(1, SCORES_AT_ONCE // max(1, len(candidates)))
-        edges = bonus.edges(len(queries), size) if bonus else []
+        edges = [bonus.edges(len(queries), size) for bonus in bonuses]
+        fixed = None if known is None else known.candidates.to(low).T
         with torch.autocast(device, enabled=False):
             for number, start in enumerate(range(0, len(queries), size)):
                 rows = slice(start, start + size)
@@ -81,12 +108,18 @@ class _CrossEntropy(torch.autograd.Function):
                 scores = (block @ table.T).to(queries.dtype)  # (b, n)
                 if log_inclusion is not None:
                     scores -= log_inclusion
-                if bonus is not None and added is not None:
-                    pairs = bonus.block(edges, number, size)
-                    scores.index_put_(pairs, added, accumulate=True)
-                if groups is not None:
-                    others = groups[0][rows][:, None] == groups[1]
-                    scores.masked_fill_(others.scatter_(1, label, False), -torch.inf)
+                pairs = [bonus.block(ends, number, size) for bonus, ends in zip(bonuses, edges, strict=True)]
+                for place, (row, column, values) in enumerate(pairs):
+                    assert added is not None
+                    more = added[place] if values is None else added[place] * values
+                    scores.index_put_((row, column), more, accumulate=True)
+                if known is not None and fixed is not None and added is not None:
+                    alike = (known.queries[rows].to(low) @ fixed).to(queries.dtype)  # (b, n)
+                    scores.addcmul_(alike, added[-1])
+                if groups:
+                    shared = [own[rows, None] == every for own, every in groups]  # (b, n) each
+                    others = reduce(Tensor.logical_or_, shared).scatter_(1, label, False)
+                    scores.masked_fill_(others, -torch.inf)
                 chosen, highest = scores.gather(1, label), scores.amax(1, keepdim=True)  # (b, 1)
                 weights = scores.sub_(highest).exp_()
                 sums = weights.sum(1, keepdim=True)  # (b, 1)
@@ -97,7 +130,11 @@ class _CrossEntropy(torch.autograd.Function):
                 # numbers instead of n.
                 weights = weights.scatter_add_(1, label, -sums)
                 if added_grad is not None:
-                    added_grad += (weights[pairs] / sums[pairs[0], 0]).sum()
+                    for place, (row, column, values) in enumerate(pairs):
+                        share = weights[row, column] / sums[row, 0]
+                        added_grad[place] += (share if values is None else share * values).sum()
+                    if known is not None:
+                        added_grad[-1] += (torch.einsum("bn,bn->b", weights, alike) / sums[:, 0]).sum()
                 weights = weights.to(low)
                 if query_grad is not None:
                     query_grad[rows] = (weights @ table).to(queries.dtype) / sums
@@ -111,7 +148,7 @@ class _CrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         queries, candidates, added = (part if part is None else part * (grad / ctx.count) for part in ctx.saved_tensors)
-        return queries, candidates, None, None, None, None, None, added
+        return queries, candidates, None, None, None, None, None, None, added
 
 
 def _cross_entropy(
@@ -120,24 +157,28 @@ def _cross_entropy(
     labels: Tensor,
     temperature: float,
     count: int | None,
-    groups: tuple[Tensor, Tensor] | None = None,
+    groups: Sequence[tuple[Tensor, Tensor]] = (),
     log_inclusion: Tensor | None = None,
-    bonus: Bonus | None = None,
+    extras: "Extras | None" = None,
 ) -> Tensor:
     """Sum over P rows of -log softmax(scores - log_inclusion)[label], divided by `count` (default: P).
 
-    queries: (P, D); candidates: (n, D); labels: (P,) indices of candidates; groups: ids (P,) and (n,), a candidate
-    with the query's own id is no negative; log_inclusion: (n,).
+    queries: (P, D); candidates: (n, D); labels: (P,) indices of candidates; groups: pairs of ids (P,) and (n,), a
+    candidate that shares an id with the query is not a negative; log_inclusion: (n,), infinite for no candidate.
     """
+    extras = extras or Extras()
+    scores = [*(bonus.score for bonus in extras.bonuses), *([extras.known.score] if extras.known else [])]
+    unit = F.normalize(queries, dim=-1) / temperature
     loss: Tensor = _CrossEntropy.apply(
-        F.normalize(queries, dim=-1) / temperature,
+        unit if extras.cosine is None else unit * extras.cosine,
         F.normalize(candidates, dim=-1),
         labels,
         max(1, len(queries) if count is None else count),
         groups,
         log_inclusion,
-        bonus,
-        None if bonus is None else bonus.score / temperature,
+        extras.bonuses,
+        extras.known,
+        torch.stack(scores) / temperature if scores else None,
     )
     return loss
 
@@ -149,15 +190,16 @@ def full_softmax(
     temperature: float,
     log_inclusion: Tensor | None = None,
     count: int | None = None,
-    bonus: Bonus | None = None,
+    extras: Extras | None = None,
 ) -> Tensor:
     """Cross-entropy over the whole catalogue, mean over P positions.
 
     hidden: (P, D), catalogue: (N, D), targets: (P,) rows of the catalogue. log_inclusion: (N,) if `catalogue` is a
-    sample, the log probability that each item is in it. Subtracting it makes the denominator an unbiased estimate of
-    that of the whole catalogue (logQ correction; Bengio and Senecal 2008, https://doi.org/10.1109/TNN.2007.912312).
+    sample, the log probability that each item is in it; infinite for an item that is not a candidate. Subtracting it
+    makes the denominator an unbiased estimate of that of the whole catalogue (logQ correction; Bengio and Senecal 2008,
+    https://doi.org/10.1109/TNN.2007.912312).
     """
-    return _cross_entropy(hidden, catalogue, targets, temperature, count, log_inclusion=log_inclusion, bonus=bonus)
+    return _cross_entropy(hidden, catalogue, targets, temperature, count, log_inclusion=log_inclusion, extras=extras)
 
 
 def in_batch(
@@ -167,16 +209,19 @@ def in_batch(
     temperature: float,
     first: int = 0,
     count: int | None = None,
-    bonus: Bonus | None = None,
+    extras: Extras | None = None,
+    users: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE among the batch's next items, mean over P positions.
 
-    hidden: (p, D); next_items: (P, D); targets: (P,) ids of the next items. Row i of `hidden` belongs to row first + i
-    of the others; with one process p = P. Other rows with the same next item are not negatives: they are left out of
-    the denominator.
+    hidden: (p, D); next_items: (P, D); targets: (P,) ids of the next items; users: (P,) whose positions they are. Row i
+    of `hidden` belongs to row first + i of the others; with one process p = P. Other rows with the same next item or of
+    the same user are not negatives: they are left out of the denominator. Without `users`, as in the authors' code,
+    only those with the same next item are.
     """
     own = torch.arange(first, first + len(hidden), device=targets.device)
-    return _cross_entropy(hidden, next_items, own, temperature, count, groups=(targets[own], targets), bonus=bonus)
+    groups = [(ids[own], ids) for ids in (targets, users) if ids is not None]
+    return _cross_entropy(hidden, next_items, own, temperature, count, groups=groups, extras=extras)
 
 
 def image_text(

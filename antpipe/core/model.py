@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from antpipe.settings.model import MODALITIES, ModelConfig
+from antpipe.settings.model import FLOOR, MODALITIES, ModelConfig
 
 INIT_STD = 0.02  # for the Transformer, positions and ids, as in BERT (arXiv 1810.04805)
 NOISE_FLOOR = 0.01  # minimum scale of the gate noise
@@ -250,7 +250,14 @@ class Ant(nn.Module):
             for layer in range(config.layers)
         )
         self.ids = nn.Embedding(items, config.width) if config.transductive and items else None
-        self.history_score = nn.Parameter(torch.zeros(())) if config.history_score else None
+        self.history_score = nn.Parameter(torch.zeros(())) if config.history_score or config.floor else None
+        terms = ["cosine", *(["text"] if "text" in self.widths else []), "transitions", "novelty"]
+        self.floor = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in terms}) if config.floor else None
+        if self.floor is not None:
+            # The others are fitted to validation positions: in training, the more a model remembers of its own targets,
+            # the less these terms seem to be worth.
+            for name in terms[1:]:
+                self.floor[name].requires_grad_(False)
         self.reset()
 
     def reset_experts(self, init: str) -> None:
@@ -275,6 +282,10 @@ class Ant(nn.Module):
         for zero in (*self.missing.values(), self.history_score):
             if zero is not None:
                 nn.init.zeros_(zero)
+        if self.floor is not None and self.history_score is not None:
+            for name, parameter in (*self.floor.items(), ("history", self.history_score)):
+                unit = 1.0 if name == "cosine" else self.config.temperature
+                nn.init.constant_(parameter, FLOOR[name] * unit)
         self.reset_experts("xavier" if self.config.init == "xavier" else "normal")
 
     def items(
@@ -338,6 +349,17 @@ class Ant(nn.Module):
         x = self._embed(items + self.positions(torch.cat(places)))
         for layer in self.encoder:
             x = layer(x, None, shapes)
+        return x
+
+    def encode_packed(self, items: Tensor, places: Tensor, mask: Tensor) -> Tensor:
+        """`encode` of sequences that share rows.
+
+        items: (B, L, D); places: (B, L) of each position in its own sequence; mask: (B, 1, L, L) bool, True where a
+        position may attend, and at least one True per position. Returns (B, L, D).
+        """
+        x = self._embed(items + self.positions.weight.index_select(0, places.flatten()).view(*places.shape, -1))
+        for layer in self.encoder:
+            x = layer(x, mask)
         return x
 
     def encode_last(self, items: Tensor) -> Tensor:

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antpipe.core.batches import Examples, history_blocks
-from antpipe.core.catalogue import Catalogue, Ints, item_inputs
+from antpipe.core.catalogue import Catalogue, DeviceFeatures, Ints, item_inputs
+from antpipe.core.floor import added_pairs, items_with_floor, queries_with_floor, weights_of
+from antpipe.core.untrained import Untrained
 from antpipe.errors import DataError
 from antpipe.runtime.arrays import within_groups
 
@@ -31,6 +33,7 @@ CANDIDATES_AT_ONCE = 1 << 21  # per block of examples; a block takes about 40 by
 # always the same (widths 64 and 256).
 LEAST_ROWS = 16
 LARGEST_BLOCK = 4096  # examples; FAISS multiplies this many queries at once
+PAIRED_BLOCK = 512  # examples, if scores are added to many items of each
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Found = tuple[Floats, Ints]
@@ -50,9 +53,17 @@ class Ranks:
 
 
 def catalogue_vectors(
-    model: "Ant", catalogue: Catalogue, domain: str, device: "torch.device", size: int = 2048
+    model: "Ant",
+    catalogue: Catalogue,
+    domain: str,
+    device: "torch.device",
+    size: int = 2048,
+    features: DeviceFeatures | None = None,
 ) -> "torch.Tensor":
-    """Vectors (N, D) of a domain's items, computed `size` at a time. The model must be in evaluation mode."""
+    """Vectors (N, D) of a domain's items, computed `size` at a time. The model must be in evaluation mode.
+
+    features: of the catalogue, if they are on the device.
+    """
     import torch
 
     rows = catalogue.rows(domain)
@@ -61,7 +72,11 @@ def catalogue_vectors(
     with torch.inference_mode():
         for start in range(0, len(rows), size):
             some = rows[start : start + size]
-            inputs = item_inputs(catalogue, model.widths, np.resize(some, max(LEAST_ROWS, len(some))), device)
+            read = np.resize(some, max(LEAST_ROWS, len(some)))
+            if features is None:
+                inputs = item_inputs(catalogue, model.widths, read, device)
+            else:
+                inputs = features.inputs(torch.from_numpy(read).to(device))
             out[start : start + size] = model.items(inputs.features, inputs.ids, inputs.present).fused[: len(some)]
     return out
 
@@ -102,15 +117,44 @@ def nearest(queries: Floats, items: Floats, k: int) -> Found:
 
 
 @dataclass(frozen=True)
-class HistoryBonus:
-    """A score added to some items: `score` at the sorted unique keys (S,), where a key is row * n + item."""
+class PairScores:
+    """Scores (S,) added to some items, at the sorted unique keys (S,), where a key is row * n + item."""
 
-    score: float
+    scores: Doubles
     keys: Ints
 
     def at(self, keys: Ints) -> Doubles:
-        """The bonus at each of these keys, in their shape."""
-        return np.where(np.isin(keys, self.keys), self.score, 0.0)
+        """What is added at each of these keys, in their shape."""
+        if not len(self.keys):
+            return np.zeros(keys.shape)
+        place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where(self.keys[place] == keys, self.scores[place], 0.0)
+
+
+Pairs = Callable[[Ints], PairScores]  # numbers of examples (B,) -> what is added to their scores
+
+
+def history_pairs(part: Examples, n: int, score: float) -> Pairs:
+    """`score` for each of the last max_len items of a history, among n items."""
+
+    def pairs(rows: Ints) -> PairScores:
+        keys = _history_keys(part, rows, n, part.max_len if score else 0)
+        return PairScores(np.full(len(keys), score), keys)
+
+    return pairs
+
+
+def floor_pairs(known: Untrained, part: Examples, weights: Mapping[str, float]) -> Pairs:
+    """What the transitions and the history of a floor add (core/floor.py)."""
+    n = len(known.new)
+
+    def pairs(rows: Ints) -> PairScores:
+        found = added_pairs(known, part.some(rows), weights)
+        found.sort_indices()
+        keys = np.repeat(np.arange(len(rows)), np.diff(found.indptr)) * n + found.indices
+        return PairScores(found.data.astype(np.float64), keys)
+
+    return pairs
 
 
 def rank_examples(
@@ -120,39 +164,46 @@ def rank_examples(
     block_size: int = 0,
     search: Search | None = None,
     history_score: float = 0.0,
+    pairs: Pairs | None = None,
 ) -> Ranks:
-    """Ranks of the targets under both protocols. queries: (Q, D), items: (N, D), unit vectors.
+    """Ranks of the targets under both protocols. queries: (Q, D), items: (N, D), unit vectors (or any, with pairs).
 
     FAISS proposes candidates: DEPTH, plus the length of the history, plus the target. If float32 cannot separate an
     item from the target, both are scored again in float64, so ranks depend neither on the block size nor on the number
     of threads. block_size: examples at a time (0: as many as CANDIDATES_AT_ONCE allows). search: replaces the exact
     search; ranks are then among the candidates it finds, and a target it does not find is a miss. history_score: added
-    to the scores of the last max_len items of a history, which then become candidates too.
+    to the scores of the last max_len items of a history, which then become candidates too. pairs: whatever is added
+    instead of that, likewise.
 
     Raises DataError if a vector is not finite: no comparison with it is true, so every target would rank first.
     """
-    if not (np.isfinite(queries).all() and np.isfinite(items).all() and np.isfinite(history_score)):
-        raise DataError(
-            "the model computes vectors that are not finite: train it with a lower --lr, or check its features"
-        )
+    require_finite(np.isfinite(queries).all() and np.isfinite(items).all() and np.isfinite(history_score))
     ranks = {name: np.full(len(part), np.inf) for name in PROTOCOLS}
     seen = np.zeros(len(part), np.bool_)
     targets = part.targets()
-    for rows, k in _blocks(part, len(items), block_size):
+    length = 1.0 if pairs is None else _longest(queries) * _longest(items)
+    added_to = pairs or history_pairs(part, len(items), history_score)
+    for rows, k in _blocks(part, len(items), block_size or (PAIRED_BLOCK if pairs else 0)):
         keys = _history_keys(part, rows, len(items))
-        read = part.max_len if history_score else 0  # number of history items with the bonus
-        added = HistoryBonus(history_score, _history_keys(part, rows, len(items), read))
+        added = added_to(rows)
         own = np.arange(len(rows)) * len(items) + targets[rows]
         found = search(queries[rows], k) if search else nearest(queries[rows], items, k)
-        block, enough = _rank_block(queries[rows], items, found, targets[rows], keys, added)
+        block, enough = _rank_block(queries[rows], items, found, targets[rows], keys, added, length)
         if search:
             block[:, ~((found[1] == targets[rows, None]).any(1) | np.isin(own, added.keys))] = np.inf
         else:
-            _rank_among_all(block, np.flatnonzero(~enough), queries[rows], items, targets[rows], keys, added)
+            _rank_among_all(block, np.flatnonzero(~enough), queries[rows], items, targets[rows], keys, added, length)
         seen[rows] = np.isin(own, keys)
         ranks["all"][rows] = block[0]
         ranks["unseen"][rows] = np.where(seen[rows], np.inf, block[1])
     return Ranks(ranks, seen)
+
+
+def require_finite(finite: "bool | np.bool_") -> None:
+    if not finite:
+        raise DataError(
+            "the model computes vectors that are not finite: train it with a lower --lr, or check its features"
+        )
 
 
 def _blocks(part: Examples, n: int, block_size: int) -> Iterator[tuple[Ints, int]]:
@@ -179,10 +230,14 @@ def _history_keys(part: Examples, rows: Ints, n: int, most: int | None = None) -
     return np.unique(np.repeat(np.arange(len(rows)), count) * n + history)
 
 
-def _with_added(queries: Floats, items: Floats, found: Found, added: HistoryBonus) -> tuple[Doubles, Ints]:
-    """Scores and candidates with the bonus applied, (B, k + H) each; -1 marks the absence of a candidate.
+def _longest(vectors: Floats) -> float:
+    return float(np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64).max(initial=0.0)))
 
-    The k candidates found keep their columns, without items that get a bonus; those follow in H columns.
+
+def _with_added(queries: Floats, items: Floats, found: Found, added: PairScores) -> tuple[Doubles, Ints]:
+    """Scores and candidates with what is added, (B, k + H) each; -1 marks the absence of a candidate.
+
+    The k candidates found keep their columns, without items that something is added to; those follow in H columns.
     """
     query, item = np.divmod(added.keys, len(items))
     count = np.bincount(query, minlength=len(queries))
@@ -190,28 +245,35 @@ def _with_added(queries: Floats, items: Floats, found: Found, added: HistoryBonu
     rows = np.full((len(queries), int(count.max(initial=0))), -1)
     scores = np.full(rows.shape, -np.inf)
     rows[query, within] = item
-    scores[query, within] = _exact_scores(queries, items, query, item) + added.score
+    scores[query, within] = _exact_scores(queries, items, query, item) + added.scores
     again = np.isin(np.arange(len(queries))[:, None] * len(items) + found[1], added.keys)
     return np.hstack([found[0], scores]), np.hstack([np.where(again, -1, found[1]), rows])
 
 
 def _rank_block(
-    queries: Floats, items: Floats, found: Found, targets: Ints, keys: Ints, added: HistoryBonus
+    queries: Floats,
+    items: Floats,
+    found: Found,
+    targets: Ints,
+    keys: Ints,
+    added: PairScores,
+    length: float = 1.0,
 ) -> tuple[Doubles, NDArray[np.bool_]]:
     """Ranks (2, B) among the candidates found, for `all` and `unseen`, and whether these candidates suffice (B,).
 
-    Items are compared by float64 scores; equal rows of `items` have equal scores.
+    Items are compared by float64 scores; equal rows of `items` have equal scores. length: at least the product of the
+    lengths of any query and item.
     """
     scores: NDArray[Any]
     (scores, candidates), n = found, len(items)
     query = np.arange(len(queries))
-    # An item outside the candidates scores at most as high as the worst candidate, unless a history bonus applies.
+    # An item outside the candidates scores at most as high as the worst candidate, unless something is added to it.
     least, whole = scores[:, -1], candidates.shape[1] == n
     if len(added.keys):
         scores, candidates = _with_added(queries, items, found, added)
-    # Error bound of a float32 inner product of unit vectors, for any order of summation (Higham, Accuracy and Stability
-    # of Numerical Algorithms, 2002, section 3.1).
-    tolerance = (queries.shape[1] + 2) * 2.0**-24
+    # Error bound of a float32 inner product, for any order of summation (Higham, Accuracy and Stability of Numerical
+    # Algorithms, 2002, section 3.1).
+    tolerance = (queries.shape[1] + 2) * 2.0**-24 * length
     goal = _exact_scores(queries, items, query, targets) + added.at(query * n + targets)
     other = (candidates != targets[:, None]) & (candidates >= 0)
     better = other & (scores > goal[:, None] + tolerance)
@@ -231,16 +293,24 @@ def _rank_block(
 
 
 def _rank_among_all(
-    block: Doubles, rows: Ints, queries: Floats, items: Floats, targets: Ints, keys: Ints, added: HistoryBonus
+    block: Doubles,
+    rows: Ints,
+    queries: Floats,
+    items: Floats,
+    targets: Ints,
+    keys: Ints,
+    added: PairScores,
+    length: float = 1.0,
 ) -> None:
     """Recompute the ranks block[:, rows] over the whole catalogue: near ties reach beyond their candidates."""
     n = len(items)
     for some in np.array_split(rows, -(-len(rows) * n // CANDIDATES_AT_ONCE) or 1) if len(rows) else ():
         everything = np.broadcast_to(np.arange(n), (len(some), n))
         scores = queries[some] @ items.T
-        own = HistoryBonus(added.score, _keys_of(added.keys, some, n))
+        mine = np.isin(added.keys // n, some)
+        own = PairScores(added.scores[mine], _keys_of(added.keys, some, n))
         hidden = _keys_of(keys, some, n)
-        block[:, some], _ = _rank_block(queries[some], items, (scores, everything), targets[some], hidden, own)
+        block[:, some], _ = _rank_block(queries[some], items, (scores, everything), targets[some], hidden, own, length)
 
 
 def _keys_of(keys: Ints, rows: Ints, n: int) -> Ints:
@@ -289,10 +359,49 @@ def score_of_history(model: "Ant") -> float:
     return 0.0 if model.history_score is None else model.history_score.item()
 
 
-def evaluate(model: "Ant", catalogue: Catalogue, domain: str, part: Examples, device: "torch.device") -> Ranks:
-    """Ranks of one domain's examples. The catalogue holds that domain, alone or with others."""
-    vectors = unit_vectors(model, catalogue, domain, part, device)
-    return rank_examples(*vectors, part, history_score=score_of_history(model))
+@dataclass(frozen=True)
+class Scoring:
+    """What the scores of examples are made of: inner products of queries (Q, E) and items (N, E), and pairs, or a score
+    of the items in the history."""
+
+    queries: Floats
+    items: Floats
+    history_score: float = 0.0
+    pairs: Pairs | None = None
+
+    def ranks(self, part: Examples, block_size: int = 0, search: Search | None = None) -> Ranks:
+        return rank_examples(self.queries, self.items, part, block_size, search, self.history_score, self.pairs)
+
+
+def scoring(
+    model: "Ant",
+    catalogue: Catalogue,
+    domain: str,
+    part: Examples,
+    device: "torch.device",
+    known: Untrained | None = None,
+) -> Scoring:
+    """How a model scores one domain's examples. known: of the domain, for a model with a floor."""
+    queries, items = unit_vectors(model, catalogue, domain, part, device)
+    if known is None:
+        return Scoring(queries, items, score_of_history(model))
+    return Scoring(
+        queries_with_floor(model, queries, known, part),
+        items_with_floor(model, items, known),
+        pairs=floor_pairs(known, part, weights_of(model)),
+    )
+
+
+def evaluate(
+    model: "Ant",
+    catalogue: Catalogue,
+    domain: str,
+    part: Examples,
+    device: "torch.device",
+    known: Untrained | None = None,
+) -> Ranks:
+    """Ranks of one domain's examples. The catalogue holds that domain, alone or with others. known: see `scoring`."""
+    return scoring(model, catalogue, domain, part, device, known).ranks(part)
 
 
 def summary(ranks: Ranks) -> dict[str, Any]:

@@ -15,17 +15,20 @@ FREEZE = "freeze"  # taken from the checkpoint, not trained
 RESET = "reset"  # initialised again, then trained
 ACTIONS = (KEEP, FREEZE, RESET)
 
-GROUPS = ("encoder", "positions", "input_norm", "experts", "gates", "ids", "history_score")
+GROUPS = ("encoder", "positions", "input_norm", "experts", "gates", "ids", "history_score", "floor")
 Stage = Mapping[str, str]  # action by group
 
 STAGES: dict[str, Stage] = {
     "pretrain": dict.fromkeys(GROUPS, RESET),
     "scratch": dict.fromkeys(GROUPS, RESET),
+    "floor": dict.fromkeys(GROUPS, RESET),  # nothing is trained: the untrained terms alone (core/floor.py)
     # Ids belong to one catalogue: a stage that moves to another catalogue cannot keep them.
     "finetune": dict.fromkeys(GROUPS, KEEP) | {"ids": RESET},
-    "relearn": dict.fromkeys(GROUPS, RESET) | {"encoder": FREEZE, "input_norm": KEEP, "history_score": KEEP},
+    "relearn": dict.fromkeys(GROUPS, RESET)
+    | {"encoder": FREEZE, "input_norm": KEEP, "history_score": KEEP, "floor": KEEP},
     "linear-probe": dict.fromkeys(GROUPS, FREEZE) | {"experts": RESET, "gates": RESET, "ids": RESET},
-    "relearn-unfrozen": dict.fromkeys(GROUPS, RESET) | {"encoder": KEEP, "input_norm": KEEP, "history_score": KEEP},
+    "relearn-unfrozen": dict.fromkeys(GROUPS, RESET)
+    | {"encoder": KEEP, "input_norm": KEEP, "history_score": KEEP, "floor": KEEP},
     # How UniSRec (arXiv 2206.05941) is transferred: sequence encoder and positions frozen, the adaptor trained.
     "unisrec": dict.fromkeys(GROUPS, KEEP) | {"encoder": FREEZE, "positions": FREEZE, "ids": RESET},
     # Continues a run on the same target (which is checked), so even ids can be kept.
@@ -57,6 +60,8 @@ def find_stage(name: str, own: Mapping[str, object]) -> Stage:
         if section["like"] not in STAGES:
             raise UsageError(f"[stage.{name}] like = {section['like']!r}: choose from {', '.join(STAGES)}")
         actions = {**STAGES[section["like"]], **actions}
+    elif "history_score" in actions:  # a section for antpipe 0.1.0, which had no floor, names all its groups
+        actions.setdefault("floor", actions["history_score"])
     for group, action in actions.items():
         if group not in GROUPS:
             raise UsageError(f"[stage.{name}]: unknown group {group!r}; known: {', '.join(GROUPS)}")
@@ -107,4 +112,4 @@ def apply(
             shapes = f"{tuple(source[name].shape)} in the checkpoint, {tuple(parameter.shape)} in the model"
             raise DataError(f"the stage takes {name} from the checkpoint, but its shape differs: {shapes}")
         parameter.data.copy_(source[name])
-        parameter.requires_grad_(action == KEEP)
+        parameter.requires_grad_(action == KEEP and parameter.requires_grad)

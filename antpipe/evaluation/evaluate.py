@@ -8,18 +8,21 @@ import numpy as np
 
 from antpipe.core.batches import Examples, examples
 from antpipe.core.catalogue import Ints
-from antpipe.core.ranking import PROTOCOLS, Ranks, rank_examples, score_of_history, summary, unit_vectors
+from antpipe.core.device_floor import known_on
+from antpipe.core.device_ranking import evaluate_on_device, example_blocks
+from antpipe.core.ranking import PROTOCOLS, Ranks, scoring, summary
 from antpipe.errors import DataError
 from antpipe.evaluation.approximate import build_index, recall_of_exact
 from antpipe.evaluation.slices import Group, divide, slice_figures, training_counts
 from antpipe.runtime.devices import choose_device
 from antpipe.runtime.files import atomic
+from antpipe.runtime.logs import log
 from antpipe.settings.evaluation import EvaluateConfig
 from antpipe.store.files import write_json
 from antpipe.store.next_command import build_command_with
 from antpipe.store.store import Store
 from antpipe.training.folder import RunFolder
-from antpipe.training.run import open_run
+from antpipe.training.run import known_for, open_run, seen_by
 
 
 def evaluate_run(store: Store, run: Path, domain: str, config: EvaluateConfig) -> dict[str, Any]:
@@ -36,16 +39,26 @@ def evaluate_run(store: Store, run: Path, domain: str, config: EvaluateConfig) -
             f"{run} reads histories of {described.max_len} items, the sequences of {domain} have {sequences.max_len}",
             build_command_with(store.domain(domain), "sequences", "--max-len", str(described.max_len)),
         )
+    if described.refit and domain in described.domains and config.split == "valid":
+        log.warning(f"{run} was trained on the validation targets: its figures on them say nothing")
     part = examples(sequences, config.split)
     if not len(part):
         raise DataError(f"domain {domain}: no positions to predict in split {config.split}")
-    queries, items = unit_vectors(model.to(device), catalogue, domain, part, device)
-    search, index = (None, {"kind": "exact"}) if config.index == "exact" else build_index(items, config)
-    if search:
-        index |= recall_of_exact(queries, items, search)
-    ranks = rank_examples(queries, items, part, config.block_size, search, score_of_history(model))
-    counts = training_counts(sequences, len(items))
-    divided = divide(part, counts, catalogue, domain, tuple(described.modalities))
+    model, n = model.to(device), len(catalogue.rows(domain))
+    index: dict[str, Any] = {"kind": "exact"}
+    known, shown = known_for(store, model, described, catalogue, domain), seen_by(described, domain, sequences)
+    if config.index == "exact" and device.type != "cpu":
+        blocks = example_blocks(part, n, device, config.block_size, known)
+        there = None if known is None else known_on(known, device)
+        ranks = evaluate_on_device(model, catalogue, domain, device, blocks, known=there)
+    else:
+        scores, search = scoring(model, catalogue, domain, part, device, known), None
+        if config.index != "exact":
+            search, index = build_index(scores.items, config)
+            index |= recall_of_exact(scores.queries, scores.items, search)
+        ranks = scores.ranks(part, config.block_size, search)
+    counts = training_counts(shown, n)
+    divided = divide(part, shown, catalogue, domain, tuple(described.modalities))
     facts = {
         "domain": domain,
         "split": config.split,

@@ -50,17 +50,18 @@ def recommend_after(
         raise UsageError(f"--k {k}: must be at least 1")
     if not histories:
         return []
-    queries = opened.after(as_examples(histories, opened.max_len))
+    part = as_examples(histories, opened.max_len)
+    queries, added = opened.after(part), opened.added(part)
     seen = [set(history.tolist()) for history in histories]
     depth = min(len(opened.items), k + max(map(len, seen)))
     scores, found = nearest(queries, opened.items, depth)
-    texts, bonus = opened.domain.table("items", ["title", "text"]), opened.history_score()
+    texts = opened.domain.table("items", ["title", "text"])
 
     def rows(number: int) -> Iterator[dict[str, Any]]:
         scored = dict(zip(found[number].tolist(), scores[number].tolist(), strict=True))
-        if bonus:
-            read = set(histories[number][-opened.max_len :].tolist())
-            scored |= {item: float(queries[number] @ opened.items[item]) + bonus for item in read}
+        more = added(np.array([number]))
+        dots = opened.items[more.keys] @ queries[number]
+        scored |= dict(zip(more.keys.tolist(), (dots + more.scores).tolist(), strict=True))
         hidden = set() if include_seen else seen[number]
         kept = sorted((item for item in scored if item not in hidden), key=scored.__getitem__, reverse=True)
         for rank, item in enumerate(kept[:k], 1):

@@ -1,4 +1,5 @@
-"""Figures for parts of a split: by popularity of the target, length of the history, or missing modality.
+"""Figures for parts of a split: by popularity of the target, what training showed of it, length of the history, or
+missing modality.
 
 In each group of slices, every position is in exactly one slice.
 """
@@ -10,11 +11,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from antpipe.core.batches import Examples
-from antpipe.core.catalogue import Catalogue
+from antpipe.core.catalogue import Catalogue, Ints
 from antpipe.core.ranking import Ranks, metrics
-from antpipe.runtime.arrays import within_groups
+from antpipe.core.transitions import training_items, transitions
 from antpipe.store.files import Sequences
 
 # Minimum value of each slice. Groups by the target's popularity in training and by the length of the history are common
@@ -24,6 +26,10 @@ HISTORY = (1, 4, 6, 11, 21)
 # Head: the most popular items, which together have a third of the training interactions (the short head of Cremonesi,
 # Koren and Turrin, "Performance of recommender algorithms on top-N recommendation tasks", RecSys 2010). The rest: tail.
 HEAD_SHARE = 1 / 3
+# Whether training led from the last item of the history to the target: directly (a model may have memorised it), by a
+# path of two or three transitions, or not at all (it must generalise).
+PATHS = ("1-step", "2-steps", "3-steps", "new")
+PATHS_AT_ONCE = 1 << 22  # pairs of a start and an item two transitions away (20 MB)
 
 
 @dataclass(frozen=True)
@@ -36,9 +42,7 @@ class Group:
 
 def training_counts(sequences: Sequences, n: int) -> NDArray[np.int64]:
     """How often each of n items occurs in the training part of the domain's sequences, (n,)."""
-    lengths = np.diff(sequences.offsets)
-    within = within_groups(lengths)
-    return np.bincount(sequences.items[within < np.repeat(sequences.train_end, lengths)], minlength=n)
+    return np.bincount(training_items(sequences)[0], minlength=n)
 
 
 def head_items(counts: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -54,16 +58,42 @@ def head_items(counts: NDArray[np.int64]) -> NDArray[np.bool_]:
     return head
 
 
+def path_lengths(follows: "csr_array", first: Ints, last: Ints) -> Ints:
+    """How many transitions the shortest path from item first[p] to last[p] has, (P,): 1 to 3, 0 if it has more.
+
+    follows: (N, N), not zero where the item of the column came right after that of the row. Paths are sought from both
+    ends, for the pairs that need them, so no matrix of all pairs of items is made.
+    """
+    n = follows.shape[0]
+    follows = follows.astype(np.bool_)
+    leads_to, outgoing = follows.T.tocsr(), np.diff(follows.indptr)
+    pairs, place = np.unique(first * n + last, return_inverse=True)
+    start, end = np.divmod(pairs, n)
+    length = np.where(follows[start, end], 1, 0)
+    ahead = np.minimum(follows.astype(np.int64) @ outgoing, n)  # (N,) at least as many as are two steps away
+    for steps in (2, 3):
+        left = np.flatnonzero(length == 0)
+        at_once = np.cumsum(ahead[start[left]]) // PATHS_AT_ONCE
+        for some in np.split(left, np.flatnonzero(np.diff(at_once)) + 1):
+            starts, row = np.unique(start[some], return_inverse=True)
+            reached = follows[starts] if steps == 2 else follows[starts] @ follows
+            length[some[reached[row].multiply(leads_to[end[some]]).sum(1) > 0]] = steps
+    return length[place]
+
+
 def divide(
-    part: Examples, counts: NDArray[np.int64], catalogue: Catalogue, domain: str, modalities: Sequence[str]
+    part: Examples, sequences: Sequences, catalogue: Catalogue, domain: str, modalities: Sequence[str]
 ) -> dict[str, Group]:
-    """All groups of slices. counts: (N,) occurrences of the domain's items in training; modalities: of the run."""
-    targets = part.targets()
+    """All groups of slices. sequences: of the domain, for what its training part shows; modalities: of the run."""
+    targets, n = part.targets(), len(catalogue.rows(domain))
+    counts = training_counts(sequences, n)
     known = counts[targets]
+    path = path_lengths(transitions(sequences, n), part.items[part.end - 1].astype(np.int64), targets)
     found = {
         "item": Group(("cold", "warm"), np.where(known > 0, 1, 0)),
         "occurrences": _buckets(known, OCCURRENCES),
         "popularity": Group(("head", "tail"), np.where(head_items(counts)[targets], 0, 1)),
+        "path": Group(PATHS, np.where(path > 0, path - 1, PATHS.index("new"))),
         "history": _buckets(part.end - part.start, HISTORY),
     }
     for modality in modalities:

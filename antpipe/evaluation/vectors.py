@@ -1,7 +1,8 @@
 """The vectors with which a run scores: those of a domain's items, and those expected after histories.
 
 The score of an item is the inner product of two unit vectors (their cosine), plus the history score of a run that was
-trained with one, if the item is among the last max_len items of the history.
+trained with one, if the item is among the last max_len items of the history. The vectors of a run with a floor are
+longer, not of unit length, and hold all of its terms but transitions and history, which are added.
 """
 
 from collections.abc import Sequence
@@ -13,10 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antpipe.core.batches import Examples
-from antpipe.core.ranking import Floats, catalogue_vectors, history_vectors, score_of_history, unit_rows
+from antpipe.core.floor import items_with_floor, queries_with_floor, weights_of
+from antpipe.core.ranking import (
+    Floats,
+    Pairs,
+    catalogue_vectors,
+    floor_pairs,
+    history_pairs,
+    history_vectors,
+    score_of_history,
+    unit_rows,
+)
+from antpipe.core.untrained import Untrained
 from antpipe.store.domain import Domain
 from antpipe.store.store import Store
-from antpipe.training.run import open_run
+from antpipe.training.run import known_for, open_run
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +42,8 @@ History = NDArray[np.int32]  # rows of a domain's items, oldest first
 class OpenRun:
     """A run opened for one domain, on the CPU, with the vectors of its items.
 
-    items: (N, D) unit vectors; encoded: (N, D) the same vectors as the sequence encoder reads them, not normalised.
+    encoded: (N, D) vectors as the sequence encoder reads them; items: (N, E) the same scaled to length 1 (E is D), or
+    with a floor those of core/floor.py. known: what a floor knows of the domain.
     """
 
     run: Path
@@ -40,14 +53,18 @@ class OpenRun:
     max_len: int
     encoded: "torch.Tensor"
     items: Floats
+    known: Untrained | None = None
 
-    def history_score(self) -> float:
-        """What is added to the scores of the last max_len items of a history."""
-        return score_of_history(self.model)
+    def added(self, part: Examples) -> Pairs:
+        """What is added to the scores of some items after the histories of these examples."""
+        if self.known is None:
+            return history_pairs(part, len(self.items), score_of_history(self.model))
+        return floor_pairs(self.known, part, weights_of(self.model))
 
     def after(self, part: Examples) -> Floats:
-        """Unit vectors (Q, D) expected after the histories of these examples."""
-        return unit_rows(history_vectors(self.model, self.encoded, part))
+        """Vectors (Q, E) expected after the histories of these examples."""
+        unit = unit_rows(history_vectors(self.model, self.encoded, part))
+        return unit if self.known is None else queries_with_floor(self.model, unit, self.known, part)
 
 
 def open_for(store: Store, run: Path, domain: str) -> OpenRun:
@@ -59,22 +76,25 @@ def open_for(store: Store, run: Path, domain: str) -> OpenRun:
 
     model, described, catalogue = open_run(store, run, domain)
     encoded = catalogue_vectors(model, catalogue, domain, torch.device("cpu"))
-    here = store.domain(domain)
-    return OpenRun(run, here, here.item_ids(), model, described.max_len, encoded, unit_rows(encoded.clone()))
+    here, known = store.domain(domain), known_for(store, model, described, catalogue, domain)
+    items = unit_rows(encoded.clone())
+    items = items if known is None else items_with_floor(model, items, known)
+    return OpenRun(run, here, here.item_ids(), model, described.max_len, encoded, items, known)
 
 
 def item_vectors(store: Store, run: Path, domain: str) -> tuple[list[str], Floats]:
-    """Original ids of a domain's items and their unit vectors (N, D), float32. Raises DataError as `open_for`."""
+    """Original ids of a domain's items and their vectors (N, E), float32: unit vectors (E is D), or with a floor longer
+    ones. Raises DataError as `open_for`."""
     opened = open_for(store, run, domain)
     return opened.item_ids, opened.items
 
 
 def user_vectors(store: Store, run: Path, domain: str) -> tuple[list[str], Floats]:
-    """Original ids of a domain's users and the unit vectors (U, D), float32, expected after their whole histories.
+    """Original ids of a domain's users and the vectors (U, E), float32, expected after their whole histories.
 
     The whole history includes validation and test items, as for `recommend`; evaluation uses shorter histories. The
-    inner product with `item_vectors` is the score of an item, without the history score. Raises DataError as
-    `open_for`, and if the domain has no sequences.
+    inner product with `item_vectors` is the score of an item, without the history score, and with a floor without its
+    transitions. Raises DataError as `open_for`, and if the domain has no sequences.
     """
     sequences = store.domain(domain).sequences()
     opened = open_for(store, run, domain)

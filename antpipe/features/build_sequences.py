@@ -25,7 +25,9 @@ from antpipe.settings.base import flags_of
 from antpipe.settings.features import SequenceConfig
 from antpipe.store.artefacts import StageResult
 from antpipe.store.domain import Domain
+from antpipe.store.files import Sequences
 from antpipe.store.next_command import spell, supply_command
+from antpipe.store.order import cold_doubts, measure_cold_targets
 from antpipe.store.store import Store
 
 Cuts = tuple[int | None, int | None]
@@ -59,7 +61,8 @@ def build_sequences(
 ) -> list[StageResult]:
     """Write sequences.arrow of each domain: whole sequences, and `max_len`, how many items the model looks back.
 
-    Warns if training on several domains would see the future of one of them, as leave-one-out allows.
+    Warns if training on several domains would see the future of one of them, as leave-one-out allows, and if too many
+    test targets never occur in training.
     Raises UsageError for shares that leave no training period, and DataError if a domain has no interactions, cannot
     be split as asked, or is left without a training target by split `time`. No domain is changed then.
     """
@@ -92,7 +95,8 @@ def build_sequences(
             details: dict[str, Any] = {"flags": flags_of(config)}
             if cuts is not None:
                 details["domains"] = [one.domain.name for one in histories]
-            results.append(_write(history, *split, parameters, details))
+            results.append(write_sequences(history, *split, parameters, details))
+        _warn_of_cold_targets(history, split, parameters)
     return results
 
 
@@ -229,6 +233,15 @@ def _warn_of_overlap(histories: Sequence[History]) -> None:
         )
 
 
+def _warn_of_cold_targets(
+    history: History, split: tuple[NDArray[np.int32], NDArray[np.int32]], parameters: dict[str, Any]
+) -> None:
+    offsets = history.offsets.astype(np.int64)
+    sequences = Sequences(history.user, offsets, history.items, *split, parameters["max_len"])
+    for doubt in cold_doubts(measure_cold_targets(sequences, history.domain.rows(), parameters["split"])):
+        log.warning(f"domain {history.domain.name}: {doubt}")
+
+
 def _require_training(history: History, train_end: NDArray[np.int32], config: SequenceConfig, alone: bool) -> None:
     """Raise DataError if nobody has a training target; alone: whether the cuts were made for this domain only."""
     if (train_end > 1).any():
@@ -244,13 +257,14 @@ def _require_training(history: History, train_end: NDArray[np.int32], config: Se
     )
 
 
-def _write(
+def write_sequences(
     history: History,
     train_end: NDArray[np.int32],
     valid_end: NDArray[np.int32],
     parameters: dict[str, Any],
     details: dict[str, Any],
 ) -> StageResult:
+    """Write sequences.arrow of the domain of a history whose positions are divided at these ends, (U,) each."""
     lengths = np.diff(history.offsets)
     figures: dict[str, Any] = {
         "users": len(lengths),

@@ -39,6 +39,9 @@ from antpipe.store.store import Store
 # change rounding at most.
 FINGERPRINTED = ("prompt", "prefix", "dims", "normalize", "backend", "precision", "min_cosine")
 # Where and in what steps to compute concerns this machine, not a repetition of the command.
+# As many tokens as stay in a processor's cache; as many as keep all of a GPU busy for some milliseconds, and take about
+# 1 GB in an encoder of width 1,024.
+TOKENS_ON_CPU, TOKENS_ON_GPU = 2048, 65_536
 MACHINE = ("device", "compile", "token_budget", "shard_size")
 SHARD_BYTES = 1 << 25  # of text per shard, at most
 BATCHING = 3  # version of how a shard's texts are batched; increase it when that changes
@@ -129,7 +132,7 @@ def _wanted(config: TextConfig, located: Located, settled: Mapping[str, Any], he
         prefix=config.prefix,
         dims=config.dims,
         normalize=config.normalize,
-        token_budget=config.token_budget,
+        token_budget=config.token_budget or (TOKENS_ON_CPU if device == "cpu" else TOKENS_ON_GPU),
     )
 
 

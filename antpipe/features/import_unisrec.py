@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from antpipe.errors import DataError
 from antpipe.features.ingest.advice import advised, flags_with
-from antpipe.features.ingest.domain import REJECTS, completed, write_domain
+from antpipe.features.ingest.domain import REJECTS, completed, log_order, write_domain
 from antpipe.features.ingest.layouts.features import (
     UNUSED,
     FeatureFile,
@@ -46,6 +46,7 @@ from antpipe.store.artefacts import StageResult
 from antpipe.store.domain import Domain
 from antpipe.store.files import file_sha256
 from antpipe.store.next_command import spell
+from antpipe.store.order import order_of
 from antpipe.store.store import Store
 
 FORMAT = "import unisrec"
@@ -253,4 +254,5 @@ def _fresh(target: Domain, layout: Layout, config: LayoutConfig, parameters: dic
         if not target.is_fresh(kind.modality, feature_parameters(file, config.encoder)):
             return []
         results.append(StageResult(target.name, kind.modality, "fresh", target.entry(kind.modality)["figures"]))
+    log_order(target, order_of(target))
     return results

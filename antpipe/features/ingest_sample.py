@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from antpipe.features.ingest.domain import ITEMS, REJECTS, write_domain
+from antpipe.features.ingest.domain import ITEMS, REJECTS, log_order, write_domain
 from antpipe.features.ingest.sample.pictures import draw_picture
 from antpipe.features.ingest.sample.shoppers import (
     BRANDS,
@@ -26,6 +26,7 @@ from antpipe.settings.ingest import SampleConfig
 from antpipe.store.artefacts import StageResult
 from antpipe.store.domain import Domain
 from antpipe.store.next_command import spell
+from antpipe.store.order import order_of
 from antpipe.store.store import Store
 
 GENERATOR = 1  # raise when the same seed gives other shops
@@ -95,6 +96,7 @@ def _parameters(domain: Domain, config: SampleConfig) -> dict[str, Any]:
 def _ingest_shop(domain: Domain, config: SampleConfig, number: int, force: bool) -> StageResult:
     parameters = _parameters(domain, config)
     if not force and domain.is_fresh("items", parameters):
+        log_order(domain, order_of(domain))
         return StageResult(domain.name, "items", "fresh", domain.entry("items")["statistics"])
     made, rngs = generate_shop(config, number), random_streams(config.seed, number)
     user, item = np.repeat(np.arange(len(made.baskets)), made.market.lengths), np.concatenate(made.baskets)

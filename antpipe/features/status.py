@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from antpipe.features.encoders.listing import offline_encoders
 from antpipe.features.ingest.shared_users import changed_targets
+from antpipe.features.subset import of_subset
 from antpipe.features.whiten import changed_fit
 from antpipe.settings.features import ImageConfig, TextConfig
 from antpipe.settings.model import EMBEDDED
@@ -32,16 +33,16 @@ def status(store: Store, domains: Sequence[str] | None = None, *, verify: bool =
         name: [
             _with_encoder(one)
             for one in states
-            if one.status != "missing" or one.next_command or one.artefact not in UNMISSED
+            if one and (one.status != "missing" or one.next_command or one.artefact not in UNMISSED)
         ]
         for name, states in found.items()
     }
 
 
-def _state(store: Store, domain: Domain, artefact: str, verify: bool) -> State:
-    """The state of one artefact; what it was made from in other domains counts, too."""
-    state = domain.verify(artefact) if verify else domain.state(artefact)
-    if state.status != "fresh":
+def _state(store: Store, domain: Domain, artefact: str, verify: bool) -> State | None:
+    """The state of one artefact; what it was made from in other domains counts, too. None if it cannot be missed."""
+    state = of_subset(store, domain, domain.verify(artefact) if verify else domain.state(artefact))
+    if state is None or state.status != "fresh":
         return state
     if artefact == "items":
         why = changed_targets(store, domain)

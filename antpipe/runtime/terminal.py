@@ -13,10 +13,11 @@ QUIET_SECONDS = 5.0  # between plain lines
 
 
 class ToStderr(logging.Handler):
-    """Print each message as `antpipe: MESSAGE` to what stderr is at that moment."""
+    """Print each message as `antpipe: MESSAGE` to what stderr is at that moment; a warning begins with `warning: `."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"antpipe: {record.getMessage()}", file=sys.stderr)
+        level = "warning: " if record.levelno == logging.WARNING else ""
+        print(f"antpipe: {level}{record.getMessage()}", file=sys.stderr)
 
 
 @contextmanager

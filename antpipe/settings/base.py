@@ -6,6 +6,7 @@ Each field of a settings class is a command-line flag (`--batch-size`), an envir
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from antpipe.errors import UsageError
 
 T = TypeVar("T")
 
+DEVICES = ("auto", "cpu", "cuda", "cuda:N")
+
 
 def setting(
     default: T,
@@ -27,7 +30,10 @@ def setting(
     most: float | None = None,
     panel: str = "",
 ) -> T:
-    """A dataclass field with its help text, the values it accepts, and its panel in `--help` (default: the class's)."""
+    """A dataclass field with its help text, the values it accepts, and its panel in `--help` (default: the class's).
+
+    choices: one that ends in N accepts any number there.
+    """
     metadata = {"about": about, "choices": choices, "least": least, "most": most, "panel": panel}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -48,19 +54,30 @@ class Config:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             choices, least, most = (field.metadata[key] for key in ("choices", "least", "most"))
-            if choices and not set(value if isinstance(value, tuple) else (value,)) <= set(choices):
-                shown = ",".join(value) if isinstance(value, tuple) else value
-                raise UsageError(f"--{flag_name(field.name)} {shown}: choose from {', '.join(choices)}")
-            if isinstance(value, float) and not math.isfinite(value):
-                raise UsageError(f"--{flag_name(field.name)} {value}: must be finite")
-            if least is not None and value is not None and value < least:
-                raise UsageError(f"--{flag_name(field.name)} {value}: must be at least {least:g}")
-            if most is not None and value is not None and value > most:
-                raise UsageError(f"--{flag_name(field.name)} {value}: must be at most {most:g}")
+            values = value if isinstance(value, tuple) else () if value is None else (value,)
+            where = f"--{flag_name(field.name)} {as_word(value)}"
+            if choices and not {numbered(one) for one in values} <= set(choices):
+                raise UsageError(f"{where}: choose from {', '.join(choices)}")
+            if any(isinstance(one, float) and not math.isfinite(one) for one in values):
+                raise UsageError(f"{where}: must be finite")
+            if least is not None and any(one < least for one in values):
+                raise UsageError(f"{where}: must be at least {least:g}")
+            if most is not None and any(one > most for one in values):
+                raise UsageError(f"{where}: must be at most {most:g}")
+
+
+def numbered(choice: object) -> object:
+    """cuda:1 as the choice cuda:N; other choices unchanged."""
+    return re.sub(r":\d+$", ":N", choice) if isinstance(choice, str) else choice
 
 
 def flag_name(field_name: str) -> str:
     return field_name.replace("_", "-")
+
+
+def as_word(value: Any) -> str:
+    """A value as a flag takes it: lists with commas."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def variable_name(config: type[Config], field_name: str) -> str:
@@ -90,7 +107,7 @@ def flags_of(
         if isinstance(value, bool):
             words.append(f"--{'' if value else 'no-'}{flag_name(field.name)}")
         else:
-            words += [f"--{flag_name(field.name)}", ",".join(value) if isinstance(value, tuple) else str(value)]
+            words += [f"--{flag_name(field.name)}", as_word(value)]
     return words
 
 
@@ -108,9 +125,11 @@ def parse_value(annotation: Any, value: Any, where: str) -> Any:
     """The value of a flag, variable or TOML key, converted to the field's type. `where` names it in the UsageError."""
     kind = base_type(annotation)
     if typing.get_origin(kind) is tuple:
-        parts = value.split(",") if isinstance(value, str) else value
+        parts, numbers = value.split(",") if isinstance(value, str) else value, typing.get_args(kind)[0] is int
+        if numbers and isinstance(parts, list | tuple):
+            return tuple(parse_value(int, part, where) for part in parts)
         if not isinstance(parts, list | tuple) or not all(isinstance(part, str) and part for part in parts):
-            raise UsageError(f"{where}: {value!r} is not a list of names")
+            raise UsageError(f"{where}: {value!r} is not a list of {'whole numbers' if numbers else 'names'}")
         return tuple(part.strip() for part in parts)
     if kind is bool and isinstance(value, str) and value.lower() in ("true", "false", "1", "0"):
         return value.lower() in ("true", "1")

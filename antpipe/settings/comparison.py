@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from antpipe.errors import UsageError
 from antpipe.settings.base import Config, setting
+from antpipe.settings.features import SubsetConfig
 from antpipe.settings.model import MODALITIES
 from antpipe.settings.training import NO_MODALITY, TrainConfig
 
@@ -12,24 +13,38 @@ COMMON = "common"  # in a comparison: the modalities that all of its arms can re
 
 
 @dataclass(frozen=True)
-class CompareConfig(Config):
-    """What is compared and how it is judged (docs/verdict.md). Training settings are those of [train]."""
+class CompareConfig(SubsetConfig):
+    """What is compared and how it is judged (docs/verdict.md). Training settings are those of [train].
+
+    With `target_users`, the targets are subsets of the domains named, for a learning curve.
+    """
 
     section: ClassVar[str] = "compare"
     panel: ClassVar[str] = "Comparison"
     arms: tuple[str, ...] = setting(
         ("scratch", "finetune", "relearn"),
         "what to compare: stages (scratch, finetune, relearn, linear-probe, relearn-unfrozen, unisrec, auto, or your "
-        "own [stage.NAME]) and baselines (popularity, item-knn, markov, tfidf-nearest, text-nearest, sasrec, unisrec; "
-        "baselines: all of these)",
+        "own [stage.NAME]) and baselines (popularity, item-knn, markov, tfidf-nearest, text-nearest, tgh, floor, "
+        "sasrec, unisrec; baselines: all of these)",
     )
     seeds: int = setting(5, "seeds per arm, counted from --seed", least=1)
     protocol: str = setting("all", "protocol of the verdict; both are reported", ("all", "unseen"))
+    metric: str = setting("ndcg@10", "metric of the verdict", ("ndcg@10", "recall@10"))
     alpha: float = setting(0.05, "accepted probability of any false finding", least=1e-6, most=0.5)
-    resamples: int = setting(10_000, "resamples of users and seeds per standard error", least=100)
-    resample_seed: int = setting(0, "random seed of the resampling", least=0)
+    margin: float = setting(
+        0.05,
+        "share of the control's mean below which a difference counts as none: EQUIVALENT (0: never)",
+        least=0,
+        most=1,
+    )
+    pretrain_seeds: int = setting(
+        1, "seeds of pre-training on --sources; the runs of an arm take turns to start from them", least=1
+    )
     leave_one_out: bool = setting(
         False, "pre-train on all --sources, and on all but each one, to find a source that hurts"
+    )
+    refit: bool = setting(
+        False, "also train each trained arm again on training + validation, for its best epoch; reported apart"
     )
     pretrain_epochs: int | None = setting(None, "epochs of pre-training on --sources (default: --epochs)", least=1)
     pretrain_batch_size: int | None = setting(

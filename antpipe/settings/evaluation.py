@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from antpipe.settings.base import Config, setting
+from antpipe.settings.base import DEVICES, Config, setting
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class EvaluateConfig(Config):
     section: ClassVar[str] = "evaluate"
     panel: ClassVar[str] = "Index"
     split: str = setting("test", "positions to predict", ("valid", "test"), panel="Input")
-    device: str = setting("auto", "device to compute on", ("auto", "cpu", "cuda"), panel="Run")
+    device: str = setting("auto", "device to compute on", DEVICES, panel="Run")
     block_size: int = setting(
         0, "positions ranked at once (0: as many as fit in about 100 MB); does not change results", least=0, panel="Run"
     )

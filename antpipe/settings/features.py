@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from antpipe import __version__
-from antpipe.errors import UsageError
-from antpipe.settings.base import Config, setting
+from antpipe.errors import SameCommand, UsageError
+from antpipe.settings.base import DEVICES, Config, as_word, setting
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class TextConfig(Config):
     prefix: str = setting("", "string prepended to each text, for models that need one")
     dims: int | None = setting(None, "keep only the first dimensions of a Matryoshka model (default: all)", least=1)
     normalize: bool = setting(False, "scale vectors to unit length, if the model does not")
-    device: str = setting("auto", "device to compute on", ("auto", "cpu", "cuda"), panel="Run")
+    device: str = setting("auto", "device to compute on", DEVICES, panel="Run")
     precision: str = setting(
         "auto",
         "precision of the encoder's weights; auto: bf16 if the hardware supports it",
@@ -40,7 +40,9 @@ class TextConfig(Config):
     compile: bool = setting(
         False, "torch.compile the encoder; pays off for large catalogues, needs a C++ compiler", panel="Run"
     )
-    token_budget: int = setting(2048, "tokens per batch, padding included", least=1, panel="Run")
+    token_budget: int = setting(
+        0, "tokens per batch, padding included (0: 2048 on a CPU, 65536 on a GPU)", least=0, panel="Run"
+    )
     shard_size: int = setting(8192, "texts per shard; an interrupted run loses at most one shard", least=1, panel="Run")
 
     def __post_init__(self) -> None:
@@ -66,7 +68,7 @@ class ImageConfig(Config):
     )
     dims: int | None = setting(None, "keep only the first dimensions of a Matryoshka model (default: all)", least=1)
     normalize: bool = setting(False, "scale an item's vector to unit length")
-    device: str = setting("auto", "device to compute on", ("auto", "cpu", "cuda"), panel="Run")
+    device: str = setting("auto", "device to compute on", DEVICES, panel="Run")
     precision: str = setting(
         "auto",
         "precision of the encoder's weights; auto: bf16 if the hardware supports it",
@@ -214,3 +216,23 @@ class SequenceConfig(Config):
     )
     valid_share: float = setting(0.1, "share of interactions in the validation period (--split time)", least=0, most=1)
     test_share: float = setting(0.1, "share of interactions in the test period (--split time)", least=0, most=1)
+
+
+@dataclass(frozen=True)
+class SubsetConfig(Config):
+    """Random subsets of a domain's users. They are nested: a size has the users of every smaller one."""
+
+    section: ClassVar[str] = "subset"
+    panel: ClassVar[str] = "Subsets"
+    target_users: tuple[int, ...] = setting((), "numbers of users; each gives a subset", least=1)
+    subset_seed: int = setting(0, "seed by which users are drawn", least=0)
+    catalogue: str = setting("cut", "items of a subset; cut: those its users met; whole: all", ("cut", "whole"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.target_users)) != len(self.target_users):
+            once = as_word(tuple(sorted(set(self.target_users))))
+            raise UsageError(
+                f"--target-users {as_word(self.target_users)}: give each number once",
+                SameCommand({"--target-users": once}),
+            )

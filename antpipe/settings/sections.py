@@ -10,6 +10,7 @@ from antpipe.settings.features import (
     ImageConfig,
     PriceConfig,
     SequenceConfig,
+    SubsetConfig,
     TextConfig,
     WhitenConfig,
 )
@@ -37,6 +38,7 @@ CONFIGS: tuple[type[Config], ...] = (
     PriceConfig,
     WhitenConfig,
     SequenceConfig,
+    SubsetConfig,
     TableConfig,
     LayoutConfig,
     EmbeddingsConfig,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from antpipe.errors import UsageError
-from antpipe.settings.base import Config, setting
+from antpipe.settings.base import DEVICES, Config, setting
 from antpipe.settings.model import EMBEDDED, MODALITIES
 
 NO_MODALITY = "none"  # the model knows items by their ids only
@@ -37,6 +37,16 @@ class TrainConfig(Config):
     reference: bool = setting(False, "reproduce the quirks of the authors' code (docs/method.md)", panel="Run")
     patience: int = setting(0, "epochs without a better validation before stopping (0: never stop early)", least=0)
     limit_steps: int = setting(0, "stop after this many optimiser steps (0: no limit)", least=0)
+    least_steps: int = setting(
+        0, "optimiser steps of an epoch at least: a small shop goes through its data several times", least=0
+    )
+    smallest_batch: int = setting(
+        0,
+        "let a small shop have batches down to this size, so that a pass over its data has 16 steps; the learning rate "
+        "falls with the root of the size (0: --batch-size for all)",
+        least=0,
+    )
+    unsold_negatives: bool = setting(True, "items that do not occur in training are negatives too (ANT: yes)")
     clip: float = setting(0.0, "clip the gradient to this norm (0: no clipping)", least=0)
     precision: str = setting(
         "auto",
@@ -56,7 +66,13 @@ class TrainConfig(Config):
         least=0,
     )
     seed: int = setting(0, "random seed of weights, order and dropout", least=0, panel="Run")
-    device: str = setting("auto", "device to train on", ("auto", "cpu", "cuda"), panel="Run")
+    device: str = setting("auto", "device to train on", DEVICES, panel="Run")
+    gpu_features: str = setting(
+        "auto",
+        "keep the features on the GPU; auto: if they take at most half of its free memory",
+        ("auto", "on", "off"),
+        panel="Run",
+    )
     save_every: float = setting(300.0, "seconds between saved training states (0: each step)", least=0, panel="Run")
     track: str = setting("none", "also send each epoch's figures to", ("none", "tensorboard", "wandb"), panel="Run")
 
@@ -70,11 +86,19 @@ class TrainConfig(Config):
             )
         if self.reference and self.pretrain_drawn:
             raise UsageError(f"--pretrain-drawn {self.pretrain_drawn}: --reference uses in-batch negatives only")
+        if self.reference and not self.unsold_negatives:
+            raise UsageError("--no-unsold-negatives: --reference scores all items")
 
     def features(self) -> tuple[str, ...]:
         """The modalities to read."""
         return () if self.modalities == (NO_MODALITY,) else self.modalities
 
+    def in_batch(self) -> bool:
+        """Whether the negatives of pre-training are the next items of a batch's other users."""
+        return not self.reference and not self.pretrain_drawn
+
 
 # Settings of [train] that do not change what is learned; they are left out of a run's fingerprint.
-WITHOUT_EFFECT = ("device", "save_every", "track")
+WITHOUT_EFFECT = ("device", "gpu_features", "save_every", "track")
+# Settings that runs of antpipe 0.1.0 lack. At their defaults they are left out too, so that those runs are recognised.
+LATER = ("least_steps", "smallest_batch", "unsold_negatives")

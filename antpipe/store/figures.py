@@ -6,7 +6,9 @@ from typing import Any
 
 import polars as pl
 
+from antpipe.runtime.logs import log
 from antpipe.store.domain import Domain
+from antpipe.store.order import ColdTargets, Order, cold_targets_of, doubts, order_of
 from antpipe.store.store import Store
 
 
@@ -15,7 +17,8 @@ class Figures:
     """Figures of one domain.
 
     average_length: interactions per user. density: the share of all (user, item) pairs that are interactions.
-    with_text, with_image, with_price: shares of the items.
+    with_text, with_image, with_price: shares of the items. order: of its interactions; None without any. cold: targets
+    that never occur in training; None before build-sequences.
     """
 
     domain: str
@@ -27,6 +30,8 @@ class Figures:
     with_text: float
     with_image: float
     with_price: float
+    order: Order | None
+    cold: ColdTargets | None
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ def domain_figures(domain: Domain) -> Figures:
         with_text=shares["text"] or 0.0,
         with_image=shares["image"] or 0.0,
         with_price=shares["price"] or 0.0,
+        order=order_of(domain),
+        cold=cold_targets_of(domain),
     )
 
 
@@ -77,6 +84,13 @@ def overlaps(domains: list[Domain]) -> list[Overlap]:
 
 
 def statistics(store: Store, names: list[str]) -> dict[str, list[Any]]:
-    """`domains`: the Figures of each; `shared`: the Overlap of each pair. Raises DataError for an unknown domain."""
+    """`domains`: the Figures of each; `shared`: the Overlap of each pair.
+
+    Warns of a domain whose order cannot be that in time. Raises DataError for an unknown domain.
+    """
     domains = [store.domain(name) for name in names]
-    return {"domains": [domain_figures(domain) for domain in domains], "shared": overlaps(domains)}
+    figures = [domain_figures(domain) for domain in domains]
+    for one in figures:
+        for doubt in doubts(one.order, one.cold):
+            log.warning(f"domain {one.domain}: {doubt}")
+    return {"domains": figures, "shared": overlaps(domains)}

@@ -60,7 +60,7 @@ def by_processes(command: str, count: int) -> str:
 
 def ingest_command(source_format: str) -> str:
     """The command, without `antpipe`, that makes domains of a format: `amazon` -> `ingest amazon`."""
-    return source_format if source_format.startswith("import ") else f"ingest {source_format}"
+    return source_format if source_format.startswith(("import ", "subset")) else f"ingest {source_format}"
 
 
 def build_command(
@@ -69,7 +69,7 @@ def build_command(
     """The command that builds an artefact, for all the domains with which it was last built together.
 
     flags: its settings; None for those of the last time. An artefact that came with the items, as those of `import
-    unisrec` do, is then built by building the items again.
+    unisrec` do, is then built by building the items again. What a subset lacks is built for the domain it is part of.
     """
     manifest = domain.manifest()
     entry, stage = manifest.get(artefact, {}), ARTEFACTS[artefact].command
@@ -81,7 +81,8 @@ def build_command(
         if not entry:
             return CHOOSE_INGEST
         stage = ingest_command(entry["parameters"]["format"])
-    domains = entry.get("domains", [domain.name]) if stage != "ingest sample" else []  # which names its own
+    own = manifest.get("items", {}).get("parameters", {}).get("of", domain.name)
+    domains = entry.get("domains", [own]) if stage != "ingest sample" else []  # which names its own
     return spell(stage, domains=domains, store=domain.root, flags=[*flags, *(["--force"] if force else [])])
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from antpipe.core.model import Ant
 
 FORMAT = 1
+LATER = {"negatives", "refit"}  # entries that descriptions written by antpipe 0.1.0 lack
+OTHER_USERS = "other users"
 TRAIN_AGAIN = "antpipe train --help"  # a damaged folder does not say with which settings
 
 
@@ -31,7 +33,9 @@ class Checkpoint:
     fingerprint: covers everything that determines the run. groups: what the stage did with each parameter group.
     modalities: by name, the `width` of the raw feature and the `encoder` that made it (None if unknown).
     domains: fingerprints of the artefacts it read, by domain and artefact. source: fingerprint of the run it
-    started from. metrics: of the best epoch, on the validation split.
+    started from. metrics: of the best epoch, on the validation split. negatives: whose next items were the in-batch
+    negatives, where that is not left to `train`: OTHER_USERS, or "" for those of all rows (antpipe 0.1.0). refit: if
+    the validation targets were trained on too, for how many `epochs`, and the fingerprint `of` the run that chose them.
     """
 
     fingerprint: str
@@ -48,6 +52,8 @@ class Checkpoint:
     epochs: int
     metrics: dict[str, float]
     weights_sha256: str = ""
+    negatives: str = ""
+    refit: dict[str, Any] | None = None
     antpipe: str = __version__
     format: int = field(default=FORMAT)
 
@@ -124,7 +130,7 @@ def describe(run: Path) -> Checkpoint:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise damaged(f"{path}: not JSON: {error}") from None
     known = set(Checkpoint.__dataclass_fields__)
-    if not isinstance(document, dict) or document.get("format") != FORMAT or set(document) != known:
+    if not isinstance(document, dict) or document.get("format") != FORMAT or set(document) | LATER != known:
         odd = sorted(set(document) ^ known) if isinstance(document, dict) else "not an object"
         raise damaged(f"{path}: not a checkpoint of format {FORMAT} (differing entries: {odd})")
     return Checkpoint(**document)

@@ -15,7 +15,7 @@ from antpipe.training.checkpoint import Checkpoint
 
 SIZES = ("width", "layers", "heads", "inner_width", "feed_forward_experts", "feed_forward_expert_layers")
 # Settings that add parameters to the model, and the group these belong to.
-ADDED = {"history_score": "history_score", "learned_missing": "experts", "transductive": "ids"}
+ADDED = {"history_score": "history_score", "floor": "floor", "learned_missing": "experts", "transductive": "ids"}
 ANY_FEATURES = "--stage relearn takes any features"
 
 
@@ -42,7 +42,7 @@ def check_fit(store: Store, actions: stages.Stage, start: Checkpoint, wanted: Ch
                 SameCommand({flag: str(trained)}) if trained is not None else SameCommand(without=(flag,)),
             )
     for key, group in ADDED.items():
-        learned, wants = (getattr(run.model_config(), key) for run in (start, wanted))
+        learned, wants = has(start, key), getattr(wanted.model_config(), key)
         if actions[group] != stages.RESET and wants and not learned:
             raise DataError(
                 f"{source} was trained without --{flag_name(key)}, which this stage takes from there",
@@ -64,6 +64,12 @@ def check_fit(store: Store, actions: stages.Stage, start: Checkpoint, wanted: Ch
                 )
             if there["encoder"] is None:
                 log.warning(f"{source} does not say what made its {name} features; only their width was compared")
+
+
+def has(run: Checkpoint, key: str) -> bool:
+    """Whether a run's model has the parameters that a setting adds. A floor has those of a history score."""
+    model = run.model_config()
+    return bool(getattr(model, key)) or (key == "history_score" and model.floor)
 
 
 def fits(trained: Mapping[str, Any], here: Mapping[str, Any]) -> bool:

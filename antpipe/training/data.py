@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from antpipe.core.batches import Examples, examples, sample
+from antpipe.core.batches import Examples, examples, sample, with_validation
 from antpipe.core.catalogue import Catalogue, load_catalogue
 from antpipe.errors import DataError
 from antpipe.settings.training import TrainConfig
@@ -19,6 +19,10 @@ class TrainingData:
     catalogue: Catalogue
     sequences: tuple[Sequences, ...]
     validation: dict[str, Examples]
+
+    def of_refit(self) -> "TrainingData":
+        """The same with the validation targets among those of training, and nothing to validate on."""
+        return TrainingData(self.catalogue, tuple(with_validation(part) for part in self.sequences), {})
 
 
 def load_training_data(store: Store, domains: Sequence[str], config: TrainConfig) -> TrainingData:

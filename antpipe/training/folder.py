@@ -26,6 +26,7 @@ class RunFolder:
         self.bad_batch = path / "nan-batch.npz"  # the batch whose loss was not finite
         self.decision = path / "auto.json"  # which stage a race chose, and why
         self.candidates = path / "candidates"  # of a race under way, each in a run folder
+        self.refit = path / "refit"  # the run trained again on training and validation, a run folder of its own
         self.race = self.candidates / "race.json"  # the fingerprint of that race
 
     def weights(self, sha256: str) -> Path:

@@ -2,33 +2,56 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from antpipe.core import losses
-from antpipe.core.batches import Batch, Candidates, Windows, batches, history_pairs, pairs_among, training_windows
-from antpipe.core.catalogue import Ints, ItemInputs, item_inputs
-from antpipe.core.ranking import evaluate, metrics
-from antpipe.errors import DataError, DivergedError
+from antpipe.core.batches import (
+    Batch,
+    Candidates,
+    Examples,
+    Windows,
+    batches,
+    history_pairs,
+    pairs_among,
+    training_windows,
+)
+from antpipe.core.catalogue import DeviceFeatures, Ints, ItemInputs, item_inputs
+from antpipe.core.device_floor import DeviceKnown, known_on
+from antpipe.core.device_ranking import ExampleBlock, evaluate_on_device, example_blocks
+from antpipe.core.floor import known_in, known_of, recent, step_pairs, text_recent
+from antpipe.core.packing import PackedBatch
+from antpipe.core.ranking import Ranks, evaluate, metrics
+from antpipe.core.untrained import Untrained
+from antpipe.errors import DataError, DivergedError, SameCommand
 from antpipe.runtime.devices import uncompiled
+from antpipe.runtime.logs import log
 from antpipe.runtime.progress import Update, ignore
 from antpipe.settings.training import TrainConfig
 from antpipe.training.checkpoint import keeping
 from antpipe.training.data import TrainingData
 from antpipe.training.parallel import ALONE, World, add_gradients, gather_rows, of_first, rows_of, total
-from antpipe.training.state import Keeping, Position, Training
+from antpipe.training.replay import Setup, StaticSteps, adam, replays
+from antpipe.training.state import Keeping, Position, Row, Training
 
 if TYPE_CHECKING:
     import torch
 
     from antpipe.core.model import Ant
 
+STEPS_OF_A_PASS = 16  # over the data of a small shop, whose batches may be smaller
 SELECTION = "recall@10"  # of protocol `all` on the validation split: chooses the best epoch
+AT_START = f"start_{SELECTION}"  # the same of the floor, before a model with one is trained
 SHOWN = ("loss", f"valid_{SELECTION}", "seconds")  # while it trains; the rest is in RUN/metrics.jsonl
 
 
@@ -46,81 +69,199 @@ def fit(
     """Train, validate, and leave the model with the weights of its best epoch.
 
     pretraining: in-batch losses over the items of all domains, instead of the full softmax over one catalogue.
-    keep: keeps the run on disk and continues one that is there; without it, training leaves nothing on disk.
-    update: gets the epochs done (a fraction between epochs) and the latest figures. world: this process among those
-    that train together. Returns the final position: the best epoch (from 1), its validation metrics (the mean over
-    domains) and the figures of all epochs. Raises DivergedError if the loss is not finite, Paused if `keep` asks for a
-    pause, and KeyboardInterrupt after Ctrl-C.
+    data: without validation examples nothing is chosen, the last epoch counts. keep: keeps the run on disk and
+    continues one that is there; without it, training leaves nothing on disk. update: gets the epochs done (a fraction
+    between epochs) and the latest figures. world: this process among those that train together. Returns the final
+    position: the best epoch (from 1; 0 is the floor that a model on a target began with), its validation metrics (the
+    mean over domains) and the figures of all epochs. Raises DivergedError if the loss is not finite, Paused if `keep`
+    asks for a pause, and KeyboardInterrupt after Ctrl-C.
     """
-    import torch
-
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.Adam(trained, lr=config.lr, fused=True)
-    windows = windows_to_train(data, config)
-    epoch_positions = int(windows.targets.sum()) + 1  # one more: an epoch is not done before its validation
-    size = len(data.catalogue)
-    candidates = Candidates(size, drawn_items(size, pretraining, config))
-    inputs_of = partial(item_inputs, data.catalogue, model.widths, device=device, precision=config.precision)
-    kept = inputs_of(np.arange(size)[rows_of(size, world)]) if candidates.drawn == size else None
-    loss_of = pretraining_loss if pretraining else target_loss
+    windows = windows_to_train(data, config, in_batch=pretraining and config.in_batch())
+    config, passes = sized(config, int(windows.targets.sum()))
+    known = known_of(data.sequences, data.catalogue.offsets) if reads_known(model, config) else None
+    static = replays(device, world, config)
+    optimiser = adam(trained, config.lr, device, recorded=static)
+    epoch_positions = passes * int(windows.targets.sum()) + 1  # one more: an epoch is not done before its validation
+    candidates = Candidates(len(data.catalogue), drawn_items(len(data.catalogue), pretraining, config))
+    setup = Setup(
+        model, data.catalogue, windows, candidates, config, optimiser, device, pretraining, world, passes, known
+    )
+    steps: Any = StaticSteps(setup) if static else ExactSteps(setup)
+    judge = validating(model, data, device, lambda: steps.features)
     seed_dropout(config.seed, world)
     state = keep.begin(model, optimiser) if keep else Training(model, optimiser)
-    at = state.at
+    at, under_way = state.at, deque[tuple[Any, Callable[[], float]]]()
+    began = time.perf_counter()
+    bad_batch = keep.folder.bad_batch if keep and not world.rank else None
+
+    def settle(left: int = 0) -> None:
+        """Count the steps that are under way, but the last `left` of them."""
+        nonlocal began
+        while len(under_way) > left:
+            batch, read = under_way.popleft()
+            value = read()
+            began, lap = time.perf_counter(), time.perf_counter() - began
+            at.step_done(value, len(batch.targets), lap)
+            update(at.epoch - 1 + at.positions / epoch_positions, config.epochs, note_of(at.figures()))
+
+    if data.validation:
+        judge_beginning(state, lambda: of_first(judge, world), pretraining)
 
     while not at.finished:
         model.train()
         lr = set_learning_rate(optimiser, config, pretraining, at.epoch)
         began = time.perf_counter()
-        order = batches(windows, config.batch_size, config.seed, at.epoch, candidates, world.share)
-        for batch in islice(order, at.step, last_step(config, at)):
-            inputs = kept or inputs_of(batch.items[rows_of(len(batch.items), world)])
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                loss = loss_of(model, inputs, batch, config, world)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            add_gradients(trained, world)
-            if config.clip:
-                torch.nn.utils.clip_grad_norm_(trained, config.clip)
-            value = float(total(loss, world))  # not before backward(): on a GPU, reading it waits for all queued work
-            check_finite(value, batch, at, keep.folder.bad_batch if keep and not world.rank else None)
-            optimiser.step()
-            began, lap = time.perf_counter(), time.perf_counter() - began
-            at.step_done(value, len(batch.targets), lap)
-            update(at.epoch - 1 + at.positions / epoch_positions, config.epochs, note_of(at.figures()))
+        for batch in steps.batches(at.epoch, at.step, last_step(config, at)):
+            under_way.append((batch, steps.take(batch, partial(check_finite, batch=batch, at=at, path=bad_batch))))
+            settle(steps.late)
             if keep:
-                keep.after_step(state)
-        row = {
-            "epoch": at.epoch,
-            "loss": at.loss / at.positions,
-            "lr": lr,
-            "seconds": at.seconds,
-            "positions_per_second": at.positions / at.seconds,
-        }
+                keep.after_step(state, settle)
+        settle()
+        row = row_of(at, lr)
         at.finished = at.epoch == config.epochs or at.steps == config.limit_steps
-        if at.finished or at.epoch % config.eval_every == 0:
-            valid = of_first(lambda: validate(model, data, device), world)
+        if at.finished or (data.validation and at.epoch % config.eval_every == 0):
+            valid = of_first(judge, world)
             row |= {f"valid_{name}": value for name, value in valid.items()}
-            if at.best_epoch == 0 or valid[SELECTION] > at.best[SELECTION]:
-                at.best_epoch, at.best = at.epoch, valid
-                state.best_weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+            take_if_best(state, at.epoch, valid)
             at.finished |= 0 < config.patience <= at.epoch - at.best_epoch
         at.epoch_done(row)
         update(len(at.rows), config.epochs, note_of({name: row[name] for name in SHOWN if name in row}))
         if keep:
             keep.after_epoch(state)
     model.load_state_dict(state.best_weights)
+    at.gpu_features_mb = steps.features_mb()
     return at
+
+
+def row_of(at: Position, lr: float) -> Row:
+    """The figures of the epoch under way, but those of its validation."""
+    row = {
+        "epoch": at.epoch,
+        "loss": at.loss / at.positions,
+        "lr": lr,
+        "seconds": at.seconds,
+        "positions_per_second": at.positions / at.seconds,
+    }
+    return row | ({AT_START: at.best[SELECTION]} if at.epoch == 1 and at.best else {})
+
+
+class ExactSteps:
+    """Takes training steps on the exact blocks of core/batches.py."""
+
+    late = 0  # a step is done when `take` returns
+    features = None  # on the device
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup, catalogue, world = setup, setup.catalogue, setup.world
+        device, precision = setup.device, setup.config.precision
+        self.inputs_of = partial(item_inputs, catalogue, setup.model.widths, device=device, precision=precision)
+        own = np.arange(len(catalogue))[rows_of(len(catalogue), world)]
+        self.kept = self.inputs_of(own) if setup.candidates.drawn == len(catalogue) else None  # steps read all of it
+
+    def batches(self, epoch: int, start: int, stop: int | None) -> Iterator[Batch]:
+        """The steps of an epoch, from number `start` on."""
+        setup, config = self.setup, self.setup.config
+        passes = range((epoch - 1) * setup.passes + 1, epoch * setup.passes + 1)
+        order = (
+            batches(setup.windows, config.batch_size, config.seed, one, setup.candidates, setup.world.share)
+            for one in passes
+        )
+        return islice(chain.from_iterable(order), start, stop)
+
+    def take(self, batch: Batch, check: Callable[[float], None]) -> Callable[[], float]:
+        """Do a step, unless `check` refuses its loss. Returns a function that gives the loss."""
+        import torch
+
+        setup, config, world = self.setup, self.setup.config, self.setup.world
+        inputs = self.kept or self.inputs_of(batch.items[rows_of(len(batch.items), world)])
+        loss_of = pretraining_loss if setup.pretraining else target_loss
+        with torch.autocast(setup.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            loss = loss_of(setup.model, inputs, batch, config, world, setup.known)
+        setup.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        add_gradients(setup.trained(), world)
+        if config.clip:
+            torch.nn.utils.clip_grad_norm_(setup.trained(), config.clip)
+        value = float(total(loss, world))  # not before backward(): on a GPU, reading it waits for all queued work
+        check(value)
+        setup.optimiser.step()
+        return lambda: value
+
+    def features_mb(self) -> float:
+        return 0.0
+
+
+def take_if_best(state: Training, epoch: int, valid: dict[str, float]) -> None:
+    """Keep the weights if no earlier validation was as good. epoch: those done."""
+    if not state.at.best or valid[SELECTION] > state.at.best[SELECTION]:
+        state.at.best_epoch, state.at.best = epoch, valid
+        weights = state.model.state_dict()
+        state.best_weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
+
+
+def judge_beginning(state: Training, judge: Callable[[], dict[str, float]], pretraining: bool) -> None:
+    """Judge a floor alone, and with the vectors that the model begins with: training on a target has to beat both."""
+    import torch
+
+    if state.model.floor is None or pretraining or state.at.best:
+        return
+    cosine = state.model.floor["cosine"]
+    begun = cosine.detach().clone()
+    for weight in (torch.zeros_like(begun), begun):
+        with torch.no_grad():
+            cosine.copy_(weight)
+        take_if_best(state, 0, judge())
+
+
+def without_training(model: "Ant", data: TrainingData, device: "torch.device") -> Position:
+    """The position of a run of stage floor, which is finished before it begins."""
+    return Position(best=validating(model, data, device, lambda: None)(), finished=True)
+
+
+def sized(config: TrainConfig, positions: int) -> tuple[TrainConfig, int]:
+    """The settings with the batch size and learning rate for so many training positions, and how often an epoch goes
+    over them."""
+    batch = config.batch_size
+    if config.smallest_batch:
+        batch = min(batch, max(config.smallest_batch, positions // STEPS_OF_A_PASS))
+    passes = max(1, -(-config.least_steps // -(-positions // batch)))
+    if batch != config.batch_size or passes > 1:
+        log.info(f"{positions:,} training positions: {batch} per step, {passes} passes per epoch")
+    return replace(config, batch_size=batch, lr=config.lr * math.sqrt(batch / config.batch_size)), passes
+
+
+def reads_known(model: "Ant", config: TrainConfig) -> bool:
+    """Whether training needs to know transitions, or which items do not occur in training."""
+    return model.floor is not None or not config.unsold_negatives
+
+
+def floors_of(model: "Ant", data: TrainingData) -> dict[str, Untrained]:
+    """What is known of each domain with validation examples, to rank them; nothing for a model without a floor."""
+    if model.floor is None:
+        return {}
+    sequences = dict(zip(data.catalogue.domains, data.sequences, strict=True))
+    return {name: known_in(data.catalogue, model.widths, name, sequences[name]) for name in data.validation}
 
 
 def note_of(figures: Mapping[str, float]) -> str:
     return " ".join(f"{name}={value:g}" for name, value in figures.items())
 
 
-def windows_to_train(data: TrainingData, config: TrainConfig) -> Windows:
-    """The windows of all domains. Raises DataError if there is nothing to learn from."""
+def windows_to_train(data: TrainingData, config: TrainConfig, *, in_batch: bool) -> Windows:
+    """The windows of all domains. in_batch: negatives are the next items of a batch's other users.
+
+    Raises DataError if there is nothing to learn from.
+    """
     windows = training_windows(data.sequences, data.catalogue.offsets, config.stride)
     if not len(windows.first):
         raise DataError("no training position: every user has fewer than 2 items in training")
+    if in_batch and (len(np.unique(windows.user)) == 1 or config.batch_size <= windows.targets.min()):
+        raise DataError(
+            "no negatives: they are the next items of a batch's other users, but with "
+            f"--batch-size {config.batch_size} no batch has two users with training positions",
+            SameCommand({"--pretrain-drawn": "1000"}),
+        )
     return windows
 
 
@@ -145,7 +286,10 @@ def set_learning_rate(optimiser: "torch.optim.Adam", config: TrainConfig, pretra
     decay = config.pretrain_lr_decay if pretraining else config.lr_decay
     lr = config.lr * decay ** (epoch - 1)
     for group in optimiser.param_groups:
-        group["lr"] = lr
+        if isinstance(group["lr"], float):
+            group["lr"] = lr
+        else:  # a tensor, which a recorded step reads
+            group["lr"].fill_(lr)
     return lr
 
 
@@ -154,7 +298,7 @@ def last_step(config: TrainConfig, at: Position) -> int | None:
     return at.step + config.limit_steps - at.steps if config.limit_steps else None
 
 
-def check_finite(loss: float, batch: Batch, at: Position, path: Path | None) -> None:
+def check_finite(loss: float, batch: Batch | PackedBatch, at: Position, path: Path | None) -> None:
     """Refuse a step on a loss that is not finite, and save its batch to `path`.
 
     The arrays hold item rows of all domains together: `items` (n,) the batch reads, `targets` (P,), and `inputs_0`,
@@ -163,6 +307,7 @@ def check_finite(loss: float, batch: Batch, at: Position, path: Path | None) -> 
     if math.isfinite(loss):
         return
     saved = ""
+    batch = batch.exact() if isinstance(batch, PackedBatch) else batch
     if path is not None:
         blocks: dict[str, Any] = {
             f"inputs_{number}": batch.items[block.inputs] for number, block in enumerate(batch.blocks)
@@ -192,7 +337,12 @@ def hidden_states(model: "Ant", items: "torch.Tensor", batch: Batch) -> "torch.T
 
 
 def target_loss(
-    model: "Ant", inputs: ItemInputs, batch: Batch, config: TrainConfig, world: World = ALONE
+    model: "Ant",
+    inputs: ItemInputs,
+    batch: Batch,
+    config: TrainConfig,
+    world: World = ALONE,
+    known: Untrained | None = None,
 ) -> "torch.Tensor":
     """Softmax over batch.items: the whole catalogue, or a sample of it. inputs: this process's share of them."""
     import torch
@@ -201,46 +351,92 @@ def target_loss(
     targets = torch.from_numpy(batch.targets[batch.own_targets()]).to(items.device)
     hidden = hidden_states(model, items, batch)
     if not config.reference:
-        return softmax_over_items(model, hidden, items, batch)
+        extras = extras_of(model, inputs, batch, known, world)
+        return softmax_over_items(model, hidden, items, batch, extras, candidates_only(known, batch, config))
     zeros = {name: torch.zeros_like(values[:1]) for name, values in inputs.features.items()}
     nothing = {name: torch.zeros_like(there[:1]) for name, there in inputs.present.items()}
     padding = model.items(zeros, None, nothing).fused[0]
     return losses.reference_full_softmax(hidden, items, padding, targets, model.config.temperature)
 
 
-def softmax_over_items(model: "Ant", hidden: "torch.Tensor", items: "torch.Tensor", batch: Batch) -> "torch.Tensor":
+def softmax_over_items(
+    model: "Ant",
+    hidden: "torch.Tensor",
+    items: "torch.Tensor",
+    batch: Batch,
+    extras: losses.Extras,
+    log_inclusion: NDArray[np.float32] | None,
+) -> "torch.Tensor":
     """Cross-entropy of this process's positions among batch.items. hidden: (p, D), items: (n, D)."""
     import torch
 
     targets = torch.from_numpy(batch.targets[batch.own_targets()]).to(items.device)
-    sampled = None if batch.log_inclusion is None else torch.from_numpy(batch.log_inclusion).to(items.device)
-    return losses.full_softmax(
-        hidden, items, targets, model.config.temperature, sampled, len(batch.targets), history_bonus(model, batch)
-    )
+    sampled = None if log_inclusion is None else torch.from_numpy(log_inclusion).to(items.device)
+    return losses.full_softmax(hidden, items, targets, model.config.temperature, sampled, len(batch.targets), extras)
 
 
-def history_bonus(model: "Ant", batch: Batch, candidates: Ints | None = None) -> losses.Bonus | None:
-    """What the model adds to the scores of items in a position's history, if it learns that.
+def candidates_only(known: Untrained | None, batch: Batch, config: TrainConfig) -> NDArray[np.float32] | None:
+    """The log probabilities of batch.items to be among them, infinite for those that do not occur in training, if these
+    are not negatives."""
+    if config.unsold_negatives or known is None or not known.new[batch.items].any():
+        return batch.log_inclusion
+    inclusion = np.zeros(len(batch.items), np.float32) if batch.log_inclusion is None else batch.log_inclusion
+    return np.where(known.new[batch.items], np.float32(np.inf), inclusion)
 
-    candidates: (P,) the scored items as rows of batch.items; None for all of these.
+
+def extras_of(
+    model: "Ant",
+    inputs: ItemInputs,
+    batch: Batch,
+    known: Untrained | None,
+    world: World = ALONE,
+    candidates: Ints | None = None,
+) -> losses.Extras:
+    """What the model adds to the cosines of a step: a learned score of items in the history, and the floor's terms.
+
+    known: what the floor knows. candidates: (P,) the scored items as rows of batch.items; None for all of these.
     """
     import torch
+    import torch.nn.functional as F
 
     if model.history_score is None:
-        return None
-    pairs = history_pairs(batch.blocks, len(batch.items))
-    rows, columns = pairs if candidates is None else pairs_among(pairs, candidates)
+        return losses.Extras()
     device = model.history_score.device
-    return losses.Bonus(model.history_score, torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device))
+    pairs = history_pairs(batch.blocks, len(batch.items))
+    pairs = pairs if candidates is None else pairs_among(pairs, candidates)
+    history = losses.Bonus(model.history_score, *(torch.from_numpy(one).to(device) for one in pairs))
+    if model.floor is None or known is None:
+        return losses.Extras([history])
+    last = recent(batch.blocks)
+    steps = step_pairs(known, batch.items, last, batch.targets[batch.own_targets()])
+    steps = steps if candidates is None else csr_array(steps[:, candidates])
+    row = np.repeat(np.arange(len(last)), np.diff(steps.indptr))
+    arrays = (torch.from_numpy(one).to(device) for one in (row, steps.indices.astype(np.int64), steps.data))
+    transitions = losses.Bonus(model.floor["transitions"], *arrays)
+    texts = None
+    if "text" in model.floor:
+        text = inputs.features["text"]
+        of_items = F.normalize(text.to(torch.promote_types(text.dtype, torch.float32)), dim=-1)
+        of_items = gather_rows(of_items, len(batch.items), world)  # (n, d)
+        queries = text_recent(of_items, torch.from_numpy(last).to(device))
+        scored = of_items if candidates is None else of_items[torch.from_numpy(candidates).to(device)]
+        texts = losses.Known(model.floor["text"], queries, scored)
+    return losses.Extras([history, transitions], texts, model.floor["cosine"] * model.config.temperature)
 
 
 def pretraining_loss(
-    model: "Ant", inputs: ItemInputs, batch: Batch, config: TrainConfig, world: World = ALONE
+    model: "Ant",
+    inputs: ItemInputs,
+    batch: Batch,
+    config: TrainConfig,
+    world: World = ALONE,
+    known: Untrained | None = None,
 ) -> "torch.Tensor":
     """The loss of sequences and next items, plus the weighted image-text loss if there are both modalities.
 
-    The first is InfoNCE among the batch's next items or, with `pretrain_drawn`, a softmax over the batch's own items
-    and those drawn. inputs: this process's share of batch.items.
+    The first is InfoNCE among the batch's next items, where a user's own are not negatives (with `reference` they are),
+    or with `pretrain_drawn` a softmax over the batch's own items and those drawn. inputs: this process's share of
+    batch.items.
     """
     import torch
 
@@ -253,11 +449,13 @@ def pretraining_loss(
     if config.reference:
         loss = losses.reference_in_batch(hidden, fused[targets], targets, temperature)
     elif config.pretrain_drawn:
-        loss = softmax_over_items(model, hidden, fused, batch)
+        extras = extras_of(model, inputs, batch, known, world)
+        loss = softmax_over_items(model, hidden, fused, batch, extras, candidates_only(known, batch, config))
     else:
-        bonus = history_bonus(model, batch, batch.targets)
+        extras = extras_of(model, inputs, batch, known, world, batch.targets)
         next_items = fused.index_select(0, targets)
-        loss = losses.in_batch(hidden, next_items, targets, temperature, first, count, bonus)
+        users = torch.from_numpy(batch.users).to(fused.device)
+        loss = losses.in_batch(hidden, next_items, targets, temperature, first, count, extras, users)
     if not ("image" in vectors.parts and "text" in vectors.parts and config.image_text_weight):
         return loss
     has_image = gather_rows(inputs.present["image"][:, None].float(), n, world)[:, 0].bool()[targets]  # (P,)
@@ -270,11 +468,51 @@ def pretraining_loss(
     return loss + config.image_text_weight * pairs
 
 
-def validate(model: "Ant", data: TrainingData, device: "torch.device") -> dict[str, float]:
-    """Validation metrics of protocol `all`, the mean over domains (each with the same weight)."""
+Prepared = tuple[list[ExampleBlock], DeviceKnown | None]  # to rank one domain on a GPU
+
+
+def prepared_on(data: TrainingData, device: "torch.device", floors: Mapping[str, Untrained]) -> dict[str, Prepared]:
+    """The validation examples of each domain on a GPU, for all epochs, and what a floor knows of it."""
+    prepared: dict[str, Prepared] = {}
+    for domain, part in data.validation.items():
+        known, n = floors.get(domain), len(data.catalogue.rows(domain))
+        prepared[domain] = (
+            example_blocks(part, n, device, known=known),
+            None if known is None else known_on(known, device),
+        )
+    return prepared
+
+
+def validating(
+    model: "Ant", data: TrainingData, device: "torch.device", features: Callable[[], DeviceFeatures | None]
+) -> Callable[[], dict[str, float]]:
+    """`validate`, with everything prepared that is the same in all epochs. features: gives those that training keeps on
+    the device at that time."""
+    floors = floors_of(model, data)
+    prepared = {} if device.type == "cpu" else prepared_on(data, device, floors)
+    return lambda: validate(model, data, device, features(), prepared, floors)
+
+
+def validate(
+    model: "Ant",
+    data: TrainingData,
+    device: "torch.device",
+    features: DeviceFeatures | None = None,
+    prepared: Mapping[str, Prepared] = MappingProxyType({}),
+    floors: Mapping[str, Untrained] = MappingProxyType({}),
+) -> dict[str, float]:
+    """Validation metrics of protocol `all`, the mean over domains (each with the same weight); {} without any.
+
+    features and prepared examples: what is on a GPU already; without the latter, FAISS ranks on the CPU. floors: what
+    is known of each domain, for a model with a floor.
+    """
+
+    def ranks(domain: str, part: Examples) -> Ranks:
+        if domain in prepared:
+            blocks, known = prepared[domain]
+            return evaluate_on_device(model, data.catalogue, domain, device, blocks, features, known)
+        return evaluate(model, data.catalogue, domain, part, device, floors.get(domain))
+
     with uncompiled(model):
-        results = [
-            metrics(evaluate(model, data.catalogue, domain, part, device).by_protocol["all"])
-            for domain, part in data.validation.items()
-        ]
-    return {name: float(np.mean([result[name] for result in results])) for name in results[0]}
+        results = [metrics(ranks(*one).by_protocol["all"]) for one in data.validation.items()]
+    return {name: float(np.mean([result[name] for result in results])) for name in (results[0] if results else ())}

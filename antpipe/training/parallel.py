@@ -47,12 +47,18 @@ def world_of(environment: "os._Environ[str] | dict[str, str]" = os.environ) -> W
 
 @contextmanager
 def together(world: World, device: "torch.device") -> Iterator[None]:
-    """Be connected with the other processes within the block: by NCCL on GPUs, by Gloo on CPUs."""
+    """Be connected with the other processes within the block: by NCCL on GPUs, by Gloo on CPUs.
+
+    A block within such a block uses the same connections: opening them a second time can hang.
+    """
     if world.size == 1:
         yield
         return
     import torch.distributed as dist
 
+    if dist.is_initialized():
+        yield
+        return
     if device.type == "cuda":
         import torch
 

@@ -28,7 +28,7 @@ from antpipe.store.manifest import digest
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import RunFolder, another_folder
-from antpipe.training.loop import SELECTION
+from antpipe.training.loop import AT_START, SELECTION
 from antpipe.training.parallel import world_of
 from antpipe.training.request import RunRequest
 from antpipe.training.run import FINISHED, NOTHING, UNFINISHED, check_folder, run_stage
@@ -267,7 +267,8 @@ def train_until(legs: Sequence[Leg], epochs: int, progress: Progress) -> None:
 
 
 def score_at(legs: Sequence[Leg], epochs: int) -> float:
-    """The best validation score, up to now, of the stage a candidate is in after this many epochs."""
+    """The best validation score, up to now, of the stage a candidate is in after this many epochs, or that of the floor
+    it began with."""
     offset = 0
     for leg in legs[:-1]:
         if epochs <= offset + leg.epochs:
@@ -276,7 +277,7 @@ def score_at(legs: Sequence[Leg], epochs: int) -> float:
     else:
         leg = legs[-1]
     rows = [row for row in leg.folder.read_rows() if offset + row["epoch"] <= epochs]
-    return max(float(row[f"valid_{SELECTION}"]) for row in rows if f"valid_{SELECTION}" in row)
+    return max(float(row[name]) for row in rows for name in (f"valid_{SELECTION}", AT_START) if name in row)
 
 
 def in_order(scores: Mapping[str, float]) -> str:

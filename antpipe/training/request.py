@@ -13,17 +13,18 @@ from antpipe.runtime.devices import choose_device, choose_precision
 from antpipe.runtime.logs import log
 from antpipe.settings.base import flags_of, to_json
 from antpipe.settings.model import ModelConfig
-from antpipe.settings.training import WITHOUT_EFFECT, TrainConfig
+from antpipe.settings.training import LATER, NO_MODALITY, WITHOUT_EFFECT, TrainConfig
 from antpipe.store.artefacts import artefact_of
 from antpipe.store.manifest import digest
 from antpipe.store.next_command import by_processes, spell, with_stages
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
-from antpipe.training.checkpoint import Checkpoint
+from antpipe.training.checkpoint import OTHER_USERS, Checkpoint
 from antpipe.training.compatibility import check_fit, reads_features_of_checkpoint
 from antpipe.training.data import TrainingData, load_training_data
 
 PRETRAIN = "pretrain"  # the only stage on several domains, with the in-batch losses
+FLOOR = "floor"  # the only stage that trains nothing
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class RunRequest:
     """One stage, to be trained on domains of the store.
 
     source: the run to start from, for stages that keep or freeze something. own_stages: the user's `[stage.NAME]`
-    sections by name.
+    sections by name. then_refit: it is to be refitted when it is done. refit: the number of epochs of that refit; 0 if
+    no epoch was better than the floor that the run began with.
     """
 
     store: Store
@@ -41,6 +43,12 @@ class RunRequest:
     training: TrainConfig
     source: Path | None = None
     own_stages: Mapping[str, Any] = field(default_factory=dict)
+    then_refit: bool = False
+    refit: int | None = None
+
+    def refitted(self, done: Checkpoint) -> "RunRequest":
+        """The same on training and validation targets together, for as many epochs as were best. done: this run."""
+        return replace(self, refit=done.best_epoch)
 
     def plan(self, start: Checkpoint | None = None) -> "Plan":
         """Check everything that can be checked before training; no model is built.
@@ -50,13 +58,15 @@ class RunRequest:
         IntegrityError if the source is damaged.
         """
         precision = self.training.precision
-        if precision == "auto":
+        if precision != "fp32":
             precision = choose_precision(precision, choose_device(self.training.device))
         request = replace(self, training=replace(self.training, precision=precision))
+        if self.stage == FLOOR and len(self.domains) == 1:
+            request = as_floor(request)
         actions = stages.find_stage(self.stage, self.own_stages)
         begun = self._start(actions, start)
-        data = load_training_data(self.store, self.domains, self.training)
-        self._check_settings(actions, data.catalogue)
+        data = load_training_data(self.store, self.domains, request.training)
+        request._check_settings(actions, data.catalogue)
         described = describe(request, actions, begun, data.catalogue)
         if begun is not None and self.source is not None:
             unread = [name for name in data.catalogue.widths if name not in described.modalities]
@@ -71,6 +81,14 @@ class RunRequest:
             raise UsageError(f"--stage {self.stage} freezes every parameter of this model: there is nothing to train")
         return Plan(request, actions, begun, data, described)
 
+    def asks_for_refit(self) -> bool:
+        """Whether its command line has --refit."""
+        return self.then_refit or self.refit is not None
+
+    def home(self, out: Path) -> Path:
+        """The folder that --out names for this run in `out`: a refit is in the folder of the run it belongs to."""
+        return out if self.refit is None else out.parent
+
     def fingerprint(self) -> str:
         """Identifies the run: it covers everything that determines the result."""
         return self.plan().described.fingerprint
@@ -78,7 +96,8 @@ class RunRequest:
     def command(self, out: Path, *more: str, processes: int = 1) -> str:
         """The command line that trains this run in the folder `out`, with more flags, by so many processes."""
         inherited = checkpoint.describe(self.source).model_config() if self.source else None
-        flags = ["--out", str(out), *(["--from", str(self.source)] if self.source else [])]
+        flags = ["--out", str(self.home(out)), *(["--from", str(self.source)] if self.source else [])]
+        flags += ["--refit"] if self.asks_for_refit() else []
         flags += flags_of(self.model, inherited=inherited, environment=os.environ)
         flags += [*flags_of(self.training, environment=os.environ), *more]
         line = spell(f"train --stage {self.stage}", domains=self.domains, store=self.store.root, flags=flags)
@@ -98,20 +117,34 @@ class RunRequest:
             return None
         if self.source is None:
             raise UsageError(f"--stage {self.stage} starts from a checkpoint: name a run with --from")
-        return start or checkpoint.describe(self.source)
+        begun = start or checkpoint.describe(self.source)
+        if begun.refit and set(begun.domains) & set(self.domains):
+            raise UsageError(
+                f"--from {self.source}: was trained on the validation targets, by which this run chooses its epoch",
+                SameCommand({"--from": str(self.source.parent)}),
+            )
+        return begun
 
     def _check_settings(self, actions: stages.Stage, catalogue: Catalogue) -> None:
-        """Refuse what `--reference` and `--modalities none` do not go with."""
+        """Refuse what `--refit`, `--reference` and `--modalities none` do not go with."""
         training = self.training
+        if self.asks_for_refit() and self.stage == PRETRAIN:
+            raise UsageError("--refit is for stages on a target, not for pretrain", SameCommand(without=("--refit",)))
+        if self.asks_for_refit() and training.limit_steps:
+            raise UsageError(
+                "--refit trains whole epochs, so it does not go with --limit-steps",
+                SameCommand(without=("--limit-steps",)),
+            )
         if training.reference and self.stage != PRETRAIN and len(catalogue) > training.sampled_above:
             raise UsageError(
                 f"--reference needs the softmax over all {len(catalogue)} items, not over a sample",
                 SameCommand({"--sampled-above": str(len(catalogue))}),
             )
-        if training.reference and self.model.history_score:
+        adding = [flag for flag in ("history-score", "floor") if getattr(self.model, flag.replace("-", "_"))]
+        if training.reference and adding:
             raise UsageError(
                 "--reference: the authors' code adds nothing to scores",
-                SameCommand({"--no-history-score": None}, without=("--history-score",)),
+                SameCommand({f"--no-{flag}": None for flag in adding}, without=tuple(f"--{flag}" for flag in adding)),
             )
         if training.features():
             return
@@ -123,6 +156,16 @@ class RunRequest:
         if training.reference or (reads_features_of_checkpoint(actions) and actions["ids"] != stages.KEEP):
             what = "--reference" if training.reference else f"--stage {self.stage}"
             raise UsageError(f"{what} reads features of items: it does not go with --modalities none")
+
+
+def as_floor(request: RunRequest) -> RunRequest:
+    """A run of stage floor with the smallest model: only its floor counts. Without texts, that has the other terms."""
+    there = request.store.domain(request.domains[0]).manifest()
+    has_texts = "text" in there and "text" in request.training.modalities
+    model = ModelConfig(width=2, heads=1, layers=1, experts=0, floor=True, transductive=not has_texts)
+    whitened = tuple(name for name in request.training.whitened if name == "text" and has_texts)
+    training = replace(request.training, modalities=("text" if has_texts else NO_MODALITY,), whitened=whitened)
+    return replace(request, model=model, training=training)
 
 
 @dataclass(frozen=True)
@@ -139,6 +182,15 @@ class Plan:
     data: TrainingData
     described: Checkpoint
 
+    def training(self) -> TrainConfig:
+        """The settings it is trained with: those of the request, but a refit has its own number of epochs."""
+        settings, epochs = self.request.training, self.request.refit
+        return settings if epochs is None else replace(settings, epochs=epochs)
+
+    def trained_on(self) -> TrainingData:
+        """Its data; in a refit, the validation targets are trained on."""
+        return self.data if self.request.refit is None else self.data.of_refit()
+
 
 def trains_something(request: RunRequest, described: Checkpoint) -> bool:
     """Whether the stage leaves any parameter group of the model unfrozen."""
@@ -147,7 +199,8 @@ def trains_something(request: RunRequest, described: Checkpoint) -> bool:
         "experts": not described.modalities,
         "gates": not described.modalities or not model.experts,
         "ids": described.items is None,
-        "history_score": not model.history_score,
+        "history_score": not (model.history_score or model.floor),
+        "floor": not model.floor,
     }
     return any(action != stages.FREEZE for group, action in described.groups.items() if not absent.get(group))
 
@@ -166,12 +219,23 @@ def describe(request: RunRequest, actions: stages.Stage, start: Checkpoint | Non
         there = [artefact for artefact in read if artefact in here.manifest()]
         domains[name] = {artefact: here.entry(artefact)["fingerprint"] for artefact in (*there, "sequences")}
     settings = {key: value for key, value in to_json(training).items() if key not in WITHOUT_EFFECT}
+    settings = {key: value for key, value in settings.items() if key not in LATER or value != getattr(TrainConfig, key)}
     model = to_json(request.model)
+    shape, groups = dict(model), dict(actions)
+    if not request.model.floor:  # as antpipe 0.1.0, which had none
+        del shape["floor"], groups["floor"]
     max_len = store.domain(catalogue.domains[0]).sequences().max_len
     items = len(catalogue) if request.model.transductive else None
     begun = [start.fingerprint, start.weights_sha256] if start else None
     order = list(catalogue.domains)  # of the items' numbering, and so of the batches
-    determined = [request.stage, dict(actions), model, settings, modalities, max_len, order, domains, begun]
+    determined: list[Any] = [request.stage, groups, shape, settings, modalities, max_len, order, domains, begun]
+    negatives = OTHER_USERS if request.stage == PRETRAIN and training.in_batch() else ""
+    if negatives:
+        determined.append(negatives)
+    refit = None
+    if request.refit is not None:
+        refit = {"of": digest(determined), "epochs": request.refit}
+        determined.append(["refit", request.refit])
     return Checkpoint(
         fingerprint=digest(determined),
         stage=request.stage,
@@ -186,4 +250,6 @@ def describe(request: RunRequest, actions: stages.Stage, start: Checkpoint | Non
         best_epoch=0,
         epochs=0,
         metrics={},
+        negatives=negatives,
+        refit=refit,
     )

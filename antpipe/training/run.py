@@ -1,32 +1,37 @@
 """A run: one stage trained on domains of the store, from the request to its checkpoint folder."""
 
 import json
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antpipe.core import stages
+from antpipe.core.batches import with_validation
 from antpipe.core.catalogue import Catalogue, load_catalogue
-from antpipe.errors import DataError, DivergedError, Interrupted, SameCommand, UsageError
+from antpipe.core.floor import begin_at_floor, known_in
+from antpipe.core.untrained import Untrained, in_words
+from antpipe.errors import AntpipeError, DataError, DivergedError, Interrupted, SameCommand, UsageError
 from antpipe.runtime.devices import choose_device, compile_parts, require_compiler
 from antpipe.runtime.logs import log, silenced
 from antpipe.runtime.process import stopping
 from antpipe.runtime.progress import Progress, silent
 from antpipe.settings.base import flag_name, from_json
-from antpipe.settings.training import WITHOUT_EFFECT, TrainConfig
+from antpipe.settings.training import LATER, WITHOUT_EFFECT, TrainConfig
 from antpipe.store.artefacts import artefact_of
-from antpipe.store.files import write_json
+from antpipe.store.files import Sequences, write_json
+from antpipe.store.manifest import lacking
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import TRAIN_AGAIN, Checkpoint
 from antpipe.training.compatibility import fits, rebuild, shown
 from antpipe.training.folder import RunFolder, another_folder
-from antpipe.training.loop import fit
-from antpipe.training.parallel import held_by_first, of_first, together, world_of
-from antpipe.training.request import PRETRAIN, Plan, RunRequest
+from antpipe.training.loop import fit, without_training
+from antpipe.training.parallel import World, held_by_first, of_first, together, world_of
+from antpipe.training.replay import out_of_memory
+from antpipe.training.request import FLOOR, PRETRAIN, Plan, RunRequest
 from antpipe.training.state import Keeping, Position, begin, cost_of, position_of, read_header, remove_state
 from antpipe.training.tracking import require_tracker, tracking
 
@@ -62,7 +67,7 @@ def run_stage(
     if world.size > 1 and training.reference:
         raise UsageError("--reference reproduces a step of one process", SameCommand(without=("torchrun",)))
     require_tracker(training.track)
-    device = choose_device(training.device, world.local_rank if world.size > 1 else None)
+    device = device_of(training, world)
     if training.compile:
         require_compiler(device)
     with together(world, device), ExitStack() as held:
@@ -80,24 +85,30 @@ def run_stage(
             return checkpoint.describe(out), True
         if resume and there == NOTHING:
             log.info(f"{out} holds nothing to resume; training begins")
-        model, begun = build_model(plan).to(device), there == UNFINISHED
+        model, data = model_to_train(plan, request.home(out)).to(device), plan.trained_on()
+        begun = there == UNFINISHED
         if training.compile:
             compile_parts(model)
         done = of_first(lambda: begin(folder, begun=begun), world)
         tracker = "none" if world.rank else training.track
-        with stopping() as asked, tracking(tracker, out, plan.described, done) as track, progress(request.stage) as bar:
+        label = request.stage if request.refit is None else f"{request.stage}, refit"
+        with stopping() as asked, tracking(tracker, out, plan.described, done) as track, progress(label) as bar:
             keep = Keeping(folder, plan.described, training.save_every, begun, asked, track, pause_after, world)
             try:
-                at = fit(
-                    model,
-                    plan.data,
-                    plan.request.training,
-                    pretraining=request.stage == PRETRAIN,
-                    device=device,
-                    keep=keep,
-                    update=bar,
-                    world=world,
-                )
+                with naming_what_to_lower(folder, training, command):
+                    if request.stage == FLOOR or request.refit == 0:
+                        at = without_training(model, data, device)
+                    else:
+                        at = fit(
+                            model,
+                            data,
+                            plan.training(),
+                            pretraining=request.stage == PRETRAIN,
+                            device=device,
+                            keep=keep,
+                            update=bar,
+                            world=world,
+                        )
             except KeyboardInterrupt:
                 if world.rank:
                     raise
@@ -109,12 +120,41 @@ def run_stage(
         return of_first(lambda: finish(folder, model, plan.described, at, device), world), False
 
 
+def run_and_refit(
+    request: RunRequest, out: Path, *, force: bool = False, resume: bool = False, progress: Progress = silent
+) -> tuple[tuple[Checkpoint, bool], tuple[Checkpoint, bool]]:
+    """Train a run, and again on training and validation targets together, for its best epoch, in OUT/refit.
+
+    If no epoch was better than the floor that the run began with, the second run is that floor, which knows the
+    validation targets too. Takes and raises what run_stage does, and returns what that returns for both runs.
+    """
+    world, more = world_of(), {"force": force, "resume": resume}
+    with together(world, device_of(request.training, world)):
+        first = run_stage(replace(request, then_refit=True), out, **more, progress=progress)
+        again = run_stage(request.refitted(first[0]), RunFolder(out).refit, **more, progress=progress)
+    return first, again
+
+
+def device_of(training: TrainConfig, world: World) -> "torch.device":
+    """The device on which this process trains."""
+    return choose_device(training.device, world.local_rank if world.size > 1 else None)
+
+
 def check_folder(request: RunRequest, out: Path, *, force: bool, resume: bool) -> None:
     """Refuse the run to start from as the folder of a new one, and contradictory wishes."""
     if request.source is not None and request.source.resolve() == out.resolve():
         raise UsageError(f"--out {out}: is the run to start from", another_folder(out))
     if force and resume:
         raise UsageError("--force starts over and --resume continues: choose one of them")
+
+
+def model_to_train(plan: Plan, home: Path) -> "Ant":
+    """A model with the first values of its stage; for the refit of a run that did not beat its floor, with those of
+    that floor. home: the folder of the run, or of the one that is refitted."""
+    model = build_model(plan)
+    if plan.request.refit == 0:
+        model.load_state_dict(checkpoint.load_weights(home, checkpoint.describe(home)))
+    return model
 
 
 def build_model(plan: Plan) -> "Ant":
@@ -129,7 +169,33 @@ def build_model(plan: Plan) -> "Ant":
             model.reset_experts("xavier")
         exceptions = stages.REFERENCE_EXCEPTIONS.get(request.stage, {}) if request.training.reference else {}
         stages.apply(plan.actions, model, checkpoint.load_weights(request.source, plan.start), exceptions)
+    if model.floor is not None and request.stage != PRETRAIN and plan.actions["ids"] != stages.KEEP:
+        ((domain, valid),) = plan.data.validation.items()
+        known = known_in(plan.data.catalogue, model.widths, domain, plan.data.sequences[0])
+        fitted = begin_at_floor(model, known, valid)
+        if request.stage == FLOOR:
+            log.info(f"{domain}  floor: {in_words(fitted)}")
+            with torch.no_grad():
+                model.floor["cosine"].zero_()
     return model
+
+
+@contextmanager
+def naming_what_to_lower(folder: RunFolder, training: TrainConfig, command: Callable[..., str]) -> Iterator[None]:
+    """Turn a lack of GPU memory into an AntpipeError that says what helps, and what is kept."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        lack = error
+    else:
+        return
+    there = f"{position_of(folder)} kept" if folder.is_unfinished() else "nothing is kept yet"
+    less = ["--batch-size", str(max(1, training.batch_size // 2)), "--force"]
+    if training.gpu_features == "on":
+        less = ["--gpu-features", "auto", *(["--resume"] if folder.is_unfinished() else [])]
+    raise AntpipeError(f"{folder.path}: out of GPU memory ({there}); lower {less[0]}", command(*less)) from lack
 
 
 def finish(folder: RunFolder, model: "Ant", described: Checkpoint, at: Position, device: "torch.device") -> Checkpoint:
@@ -160,7 +226,8 @@ def what_is_there(plan: Plan, out: Path, *, resume: bool, processes: int = 1) ->
         what = f"stage {existing.stage}"
         if existing.stage == described.stage:
             what = "; ".join(differences(asdict(existing), asdict(described))) or "the weights it started from"
-        raise UsageError(f"--out {out}: holds another run: {what}; --force replaces it", another_folder(out))
+        home = plan.request.home(out)
+        raise UsageError(f"--out {out}: holds another run: {what}; --force replaces it", another_folder(home))
     return FINISHED
 
 
@@ -198,14 +265,25 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     before, now = (",".join(side["domains"]) for side in (there, here))
     if before != now and there["domains"].keys() == here["domains"].keys():
         found.append(f"domains {before} (now {now})")
+    later = {  # what antpipe 0.1.0 did, which had no names for it
+        "groups": {"floor": here["groups"].get("floor")},
+        "model": {"floor": False},
+        "train": {name: getattr(TrainConfig, name) for name in LATER},
+    }
     for group in ("groups", "model", "train", "modalities", "domains"):
         old, new = (json.loads(json.dumps(side[group])) for side in (there, here))  # tuples as lists, as on disk
+        old = later.get(group, {}) | old
         for name in old | new:
             if old.get(name) != new.get(name) and not (group == "train" and name in WITHOUT_EFFECT):
                 setting = group in ("model", "train")
                 what = f"--{flag_name(name)}" if setting else f"{group} {name}"
                 was = ", which it was made without" if setting and name not in old else f" {old.get(name)}"
                 found.append(f"{what}{was} (now {new.get(name)})")
+    if there.get("refit") != here["refit"]:
+        before, now = (side["epochs"] if side else "none" for side in (there.get("refit"), here["refit"]))
+        found.append(f"refit epochs {before} (now {now})")
+    if not found and there.get("negatives", "") != here["negatives"]:
+        found.append("negatives that include the user's own next items, as in antpipe 0.1.0 (now left out)")
     return found
 
 
@@ -244,11 +322,26 @@ def open_run(store: Store, run: Path, domain: str) -> tuple["Ant", Checkpoint, C
     return model, described, catalogue
 
 
+def seen_by(described: Checkpoint, domain: str, sequences: Sequences) -> Sequences:
+    """A domain's sequences with what a run may know of them as their training part: a refit saw validation targets."""
+    return with_validation(sequences) if described.refit and domain in described.domains else sequences
+
+
+def known_for(store: Store, model: "Ant", described: Checkpoint, catalogue: Catalogue, domain: str) -> Untrained | None:
+    """What the floor of a model knows of a domain; None for a model without a floor."""
+    if model.floor is None:
+        return None
+    here = store.domain(domain)
+    none = bool(lacking("sequences", here.manifest()))  # a catalogue without interactions has no transitions
+    return known_in(catalogue, model.widths, domain, None if none else seen_by(described, domain, here.sequences()))
+
+
 def train_again(store: Store, run: Path, described: Checkpoint) -> str:
     """The command that replaces a run. Which folder it started from is not recorded."""
     if described.source is not None:
         return TRAIN_AGAIN
     own = {} if described.stage in stages.STAGES else {described.stage: described.groups}
     model, training = described.model_config(), from_json(TrainConfig, described.train)
-    request = RunRequest(store, tuple(described.domains), described.stage, model, training, None, own)
+    refit = described.refit["epochs"] if described.refit else None
+    request = RunRequest(store, tuple(described.domains), described.stage, model, training, None, own, refit=refit)
     return request.command(run, "--force")

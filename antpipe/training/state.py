@@ -40,6 +40,7 @@ class Position:
 
     epoch: the one under way, from 1. step: batches of it that are done. loss, positions, seconds: sums over these, the
     loss weighted by positions. steps, all_positions, all_seconds: of the whole run. rows: figures of the epochs done.
+    gpu_features_mb: size of the features kept on a GPU.
     """
 
     epoch: int = 1
@@ -54,6 +55,7 @@ class Position:
     best: dict[str, float] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     finished: bool = False
+    gpu_features_mb: float = 0.0
 
     def step_done(self, loss: float, positions: int, seconds: float) -> None:
         self.step += 1
@@ -151,11 +153,15 @@ class Keeping:
         self.saved_at = time.monotonic()
         self.writing = self.saved_at - began
 
-    def after_step(self, state: Training) -> None:
-        """Save the state if it is time to, and raise KeyboardInterrupt if Ctrl-C was pressed."""
+    def after_step(self, state: Training, settle: Callable[[], None]) -> None:
+        """Save the state if it is time to, and raise KeyboardInterrupt if Ctrl-C was pressed.
+
+        settle: counts the steps that are under way on a GPU, and refuses their losses if they are not finite.
+        """
         asked = self.asked_to_stop()
         stop, due = of_first(lambda: (asked, asked or time.monotonic() - self.saved_at >= self.save_every), self.world)
         if due:
+            settle()
             self.save(state)
         if stop:
             raise KeyboardInterrupt
@@ -261,9 +267,10 @@ def cost_of(at: Position, device: "torch.device") -> dict[str, float]:
         "epochs": len(at.rows),
         "steps": at.steps,
         "seconds": at.all_seconds,
-        "positions_per_second": at.all_positions / at.all_seconds,
+        "positions_per_second": at.all_positions / at.all_seconds if at.steps else 0.0,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6,
     }
     if device.type == "cuda":
         cost["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
+        cost["gpu_features_mb"] = at.gpu_features_mb
     return cost

@@ -81,6 +81,22 @@ def test_a_run_trained_again_is_fresh() -> None:
     assert ant.train("shop", "relearn", ["Toys"], **asked).status == "fresh"
 
 
+def test_a_refit_comes_with_its_run_and_is_found_again() -> None:
+    asked = {"out": "runs/refitted", "epochs": 2, "device": "cpu", "refit": True}
+    run = ant.train("shop", "scratch", ["Toys"], **asked)
+    assert run.refit is not None
+    assert (run.refit.folder, run.refit.status) == (run.folder / "refit", "trained")
+    assert run.refit.checkpoint.refit == {"of": run.checkpoint.fingerprint, "epochs": run.checkpoint.best_epoch}
+    assert run.refit.evaluate("Toys").metrics["all"]["recall@50"] == 1
+    again = ant.train("shop", "scratch", ["Toys"], **asked)
+    assert again.refit is not None
+    assert (again.status, again.refit.status) == ("fresh", "fresh")
+    opened = ant.Run.open("runs/refitted", "shop")
+    assert opened.refit is not None
+    assert opened.refit.checkpoint.fingerprint == run.refit.checkpoint.fingerprint
+    assert ant.Run.open("runs/toys", "shop").refit is None
+
+
 def test_auto_returns_its_decision() -> None:
     run = ant.train("shop", "auto", ["Toys"], start="runs/beauty", out="runs/auto", epochs=2, device="cpu")
     assert run.decision["chosen"] in run.decision["rungs"][-1]["kept"]

@@ -27,7 +27,7 @@ def keyword_type(annotation: Any) -> Any:
         return typing.Union[tuple(keyword_type(part) for part in annotation.__args__)]  # noqa: UP007
     if annotation is Path:
         return str | Path
-    return Sequence[str] if typing.get_origin(annotation) is tuple else annotation
+    return Sequence[typing.get_args(annotation)[0]] if typing.get_origin(annotation) is tuple else annotation
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.section)
@@ -67,7 +67,7 @@ def test_keyword_beats_environment_beats_toml_beats_preset(tmp_path: Path, monke
     file.write_text("[train]\nbatch_size = 7\nlr = 0.5\nseed = 3\n", encoding="utf-8")
     monkeypatch.setenv("ANTPIPE_TRAIN_LR", "0.25")
     given = ant.api.settings.given({"seed": 4}, file, "strong").resolve(TrainConfig)
-    assert (given.seed, given.lr, given.batch_size, given.patience) == (4, 0.25, 7, 3)
+    assert (given.seed, given.lr, given.batch_size, given.patience) == (4, 0.25, 7, 4)
 
 
 def test_model_settings_are_inherited_from_the_run_to_start_from() -> None:

@@ -34,6 +34,7 @@ from antpipe.settings.features import (
     ImageConfig,
     PriceConfig,
     SequenceConfig,
+    SubsetConfig,
     TextConfig,
     WhitenConfig,
 )
@@ -67,6 +68,7 @@ SETTINGS: dict[str, tuple[type[Config], ...]] = {
     "quantize-price": (PriceConfig,),
     "whiten": (WhitenConfig,),
     "build-sequences": (SequenceConfig,),
+    "subset": (SubsetConfig,),
     "train": (TrainConfig, ModelConfig, RaceConfig),
     "evaluate": (EvaluateConfig,),
     "compare": (CompareConfig, ComparedTraining, ModelConfig, RaceConfig),

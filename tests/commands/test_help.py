@@ -71,7 +71,7 @@ def test_flags_of_train_are_in_panels_with_the_most_used_first(monkeypatch: pyte
 
 def test_the_flag_for_stages_names_auto_too(monkeypatch: pytest.MonkeyPatch) -> None:
     text = " ".join(" ".join(help_of("train", columns=200, monkeypatch=monkeypatch)).split())
-    for stage in ("pretrain", "scratch", "finetune", "relearn", "auto"):
+    for stage in ("pretrain", "scratch", "finetune", "relearn", "floor", "auto"):
         assert stage in text.partition("--stage")[2][:200]
         assert stage == "auto" or stage in STAGES
 

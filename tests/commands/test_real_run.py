@@ -80,7 +80,7 @@ def test_the_comparison_proposed_by_the_readme_reads_what_all_arms_can_read(
     store: Path, runs: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["compare", "--target", "Gift_Cards", "--from", runs["pretrain"], "--out", str(store / "cmp")]
-    few = ["--seeds", "2", "--resamples", "200", "--epochs", "1", "--batch-size", "128"]
+    few = ["--seeds", "2", "--epochs", "1", "--batch-size", "128"]
     capsys.readouterr()
     assert leave([*words, *few], store) == 0
     shown = capsys.readouterr()

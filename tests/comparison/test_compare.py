@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from antpipe.comparison import run as compare
-from antpipe.comparison.plan import ComparisonRequest
+from antpipe.comparison.plan import ComparisonRequest, plan_arms
 from antpipe.comparison.run import run_comparison, what_would_be_done
 from antpipe.comparison.verdict import holm
 from antpipe.core.stages import group_of
@@ -28,15 +29,14 @@ from tests.support.releases import snapshot
 from tests.support.trainable import MODEL, TRAINING, make_trainable, train_quickly
 
 ONE_EPOCH = replace(TRAINING, epochs=1)
-SMALL = CompareConfig(seeds=2, resamples=200)
+SMALL = CompareConfig(seeds=2)
+WORDS = ("POSITIVE", "EQUIVALENT", "NONE", "NEGATIVE")
 COMMAND = (
     "compare",
     "--target",
     "Target",
     "--seeds",
     "2",
-    "--resamples",
-    "200",
     "--epochs",
     "1",
     "--batch-size",
@@ -132,11 +132,13 @@ def test_figures_are_means_over_seeds_and_differences_those_of_the_means(whole: 
             assert difference["low"] <= difference["difference"] <= difference["high"]
 
 
-def test_p_values_are_corrected_over_arms_and_metrics_of_a_protocol(whole: tuple[dict[str, Any], Path]) -> None:
+def test_p_values_are_corrected_over_arms_of_a_protocol(whole: tuple[dict[str, Any], Path]) -> None:
     arms = whole[0]["targets"]["Target"]["arms"]
+    assert whole[0]["metric"] == "ndcg@10"
     for protocol in ("all", "unseen"):
-        cells = [arms[name]["differences"][protocol][m] for name in ("finetune", "relearn") for m in whole[0]["tested"]]
+        cells = [arms[name]["differences"][protocol]["ndcg@10"] for name in ("finetune", "relearn")]
         assert [cell["p_holm"] for cell in cells] == pytest.approx(holm([cell["p"] for cell in cells]))
+        assert arms["relearn"]["differences"][protocol]["recall@10"]["p_holm"] is None
 
 
 def test_nothing_is_trained_or_judged_twice(store: Store, source: Path, whole: tuple[dict[str, Any], Path]) -> None:
@@ -186,8 +188,8 @@ def test_the_table_shows_all_arms_under_both_protocols_and_a_verdict(
     for text in (shown, page):
         for part in ("Protocol all", "Protocol unseen", "scratch", "finetune", "relearn", "95% interval", " ± "):
             assert part in text
-        assert "verdict on transfer, Target, protocol all: finetune " in text
-    assert shown.count("NONE") + shown.count("POSITIVE") + shown.count("NEGATIVE") == 2
+        assert "verdict on transfer, Target, ndcg@10, protocol all: finetune " in text
+    assert sum(shown.count(word) for word in WORDS) == 2
 
 
 def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(store: Store, source: Path, tmp_path: Path) -> None:
@@ -224,7 +226,7 @@ def test_one_seed_gives_numbers_and_no_verdict(store: Store, source: Path, whole
     assert arm["verdict"] == {"word": None, "why": "no verdict: it takes at least 2 seeds and 2 users"}
     shown = run(*COMMAND, "--seeds", "1", "--from", source, "--out", whole[1], "--store", store.root).out
     assert "no verdict: it takes at least 2 seeds" in shown
-    assert not any(word in shown for word in ("POSITIVE", "NEGATIVE", "NONE"))
+    assert not any(word in shown for word in WORDS)
 
 
 def test_baselines_are_in_the_same_table_without_a_verdict(
@@ -232,15 +234,18 @@ def test_baselines_are_in_the_same_table_without_a_verdict(
 ) -> None:
     found = run_comparison(asked(store, whole[1], origins=(source,), arms=("scratch", "relearn", "baselines")))
     arms = found["targets"]["Target"]["arms"]
-    plain = ["popularity", "item-knn", "markov", "tfidf-nearest", "text-nearest"]
+    plain = ["popularity", "item-knn", "markov", "tfidf-nearest", "text-nearest", "tgh", "floor"]
     assert list(arms) == ["scratch", "relearn", *plain, "sasrec", "unisrec"]
     for name in (*plain, "sasrec", "unisrec"):
         assert arms[name]["verdict"] is None
         assert arms[name]["differences"]["all"]["recall@10"]["p_holm"] is None
         assert arms[name]["differences"]["all"]["recall@10"]["low"] is not None
     assert [arms[name]["seeds"] for name in ("markov", "sasrec", "unisrec")] == [1, 2, 2]
-    [note, _] = found["targets"]["Target"]["notes"]
-    assert note.startswith("recall@10: item-knn, which is not trained, has 1.0000; the best trained arm")
+    notes = [note for note in found["targets"]["Target"]["notes"] if "which is not trained" in note]
+    assert notes[0].startswith("recall@10: item-knn, which is not trained, has 1.0000; the best trained arm")
+    assert len(notes) == 2
+    chosen = json.loads((whole[1] / "results" / "Target" / "floor-0.json").read_text())["weights"]
+    assert set(chosen) == {"text", "transitions", "history", "novelty"}
     out = whole[1] / "Target"
     assert checkpoint.describe(out / "sasrec-0").modalities == {}
     assert checkpoint.describe(out / "sasrec-0").items == 24
@@ -285,6 +290,173 @@ def test_leaving_each_source_out_is_trained_and_reported(store: Store, tmp_path:
     means = [arms[f"relearn from {mix}"]["protocols"]["all"]["recall@10"]["mean"] for mix in ("without-Other", "all")]
     assert said["Other"]["differences"]["recall@10"]["difference"] == pytest.approx(means[0] - means[1])
     assert "sources that hurt Target: " in (tmp_path / "comparison.md").read_text()
+
+
+# -- several pre-training seeds -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def drawn(store: Store) -> tuple[dict[str, Any], Path]:
+    """A comparison whose four runs per arm take turns to start from two pre-trained runs, and its folder."""
+    out = store.root.with_name("drawn")
+    return run_comparison(taking_turns(store, out)), out
+
+
+def taking_turns(store: Store, out: Path, **more: Any) -> ComparisonRequest:
+    own = {"sources": ("Source",), "arms": ("scratch", "relearn"), "seeds": 4, "pretrain_seeds": 2, **more}
+    return asked(store, out, **own)
+
+
+def test_runs_take_turns_to_start_from_each_pre_trained_run(drawn: tuple[dict[str, Any], Path]) -> None:
+    found, out = drawn
+    pretrained = [checkpoint.describe(out / "pretrain" / name) for name in ("all", "all-seed-1")]
+    assert [one.train["seed"] for one in pretrained] == [0, 1]
+    assert pretrained[0].weights_sha256 != pretrained[1].weights_sha256
+    folders = [f"Target/{mix}/relearn-{seed}" for seed, mix in enumerate(("all", "all-seed-1") * 2)]
+    assert [Path(run["run"]) for run in found["targets"]["Target"]["arms"]["relearn"]["runs"]] == [
+        out / folder for folder in folders
+    ]
+    for number, folder in enumerate(folders):
+        described = checkpoint.describe(out / folder)
+        assert (described.train["seed"], described.source) == (number, pretrained[number % 2].fingerprint)
+    records = [json.loads((out / f"results/{folder}.json").read_text())["mix"] for folder in folders]
+    assert records == ["all", "all-seed-1"] * 2
+
+
+def test_the_control_trains_once_per_seed_whatever_is_pre_trained(drawn: tuple[dict[str, Any], Path]) -> None:
+    found, out = drawn
+    runs = found["targets"]["Target"]["arms"]["scratch"]["runs"]
+    assert [Path(run["run"]) for run in runs] == [out / f"Target/scratch-{seed}" for seed in range(4)]
+
+
+def test_the_verdict_counts_pre_trained_runs_and_not_the_runs_made_from_them(
+    drawn: tuple[dict[str, Any], Path],
+) -> None:
+    one = drawn[0]["targets"]["Target"]["arms"]["relearn"]["differences"]["all"]["ndcg@10"]
+    assert one["spread"]["freedom"] == [2, drawn[0]["targets"]["Target"]["users"] - 1]
+
+
+def test_nothing_is_pre_trained_twice(store: Store, drawn: tuple[dict[str, Any], Path]) -> None:
+    found, out = drawn
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.parent != out}
+    assert run_comparison(taking_turns(store, out)) == found
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_with_one_pre_training_seed_more_what_is_there_is_kept(
+    store: Store, drawn: tuple[dict[str, Any], Path]
+) -> None:
+    """Runs have the folders of the pre-trained run they start from, so runs that start from another one are missing."""
+    rows = what_would_be_done(taking_turns(store, drawn[1], pretrain_seeds=4), force=False)
+    states = {Path(row["folder"]).relative_to(drawn[1]).as_posix(): row["state"] for row in rows}
+    assert states == {
+        **dict.fromkeys(("pretrain/all", "pretrain/all-seed-1"), "finished"),
+        **dict.fromkeys(("pretrain/all-seed-2", "pretrain/all-seed-3"), "missing"),
+        **{f"Target/scratch-{seed}": "finished" for seed in range(4)},
+        **dict.fromkeys(("Target/all/relearn-0", "Target/all-seed-1/relearn-1"), "finished"),
+        **dict.fromkeys(("Target/all-seed-2/relearn-2", "Target/all-seed-3/relearn-3"), "missing"),
+    }
+
+
+def test_a_dry_run_names_every_pre_training_with_its_seed(store: Store, tmp_path: Path) -> None:
+    request = taking_turns(
+        store,
+        tmp_path,
+        sources=("Source", "Other"),
+        arms=("scratch", "relearn", "unisrec"),
+        seeds=2,
+        leave_one_out=True,
+        training=replace(ONE_EPOCH, seed=5),
+    )
+    rows = [row for row in what_would_be_done(request) if row["arm"] == "pretrain"]
+    names = [f"{mix}{texts}" for texts in ("", "-text") for mix in ("all", "without-Source", "without-Other")]
+    assert [(row["folder"], row["seed"]) for row in rows] == [
+        (str(tmp_path / "pretrain" / folder), seed)
+        for name in names
+        for folder, seed in ((name, 5), (f"{name}-seed-6", 6))
+    ]
+    assert not list(tmp_path.iterdir())
+
+
+def test_mixes_of_every_seed_lack_the_source_that_is_left_out(store: Store, tmp_path: Path) -> None:
+    request = taking_turns(store, tmp_path, sources=("Source", "Other"), leave_one_out=True)
+    _, mixes = plan_arms(request)
+    domains = {mix.name: mix.request.domains for mix in mixes}
+    assert domains["without-Other"] == domains["without-Other-seed-1"] == ("Source",)
+    assert domains["all-seed-1"] == ("Source", "Other")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"seeds": 3}, "--pretrain-seeds 2: 3 seeds cannot take equal turns; use a divisor of --seeds"),
+        ({"seeds": 1}, "--pretrain-seeds 2: 1 seeds cannot take equal turns"),
+        ({"sources": (), "arms": ("scratch",)}, "--pretrain-seeds 2: is for runs pre-trained here, from --sources"),
+    ],
+)
+def test_pre_training_seeds_that_cannot_take_turns_are_refused(
+    store: Store, tmp_path: Path, more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        run_comparison(taking_turns(store, tmp_path / "out", **more))
+    assert not (tmp_path / "out").exists()
+
+
+def test_pre_training_seeds_do_not_go_with_runs_that_are_there(
+    store: Store, source: Path, whole: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    given = {"mine": [whole[1] / "Target" / "scratch-0", whole[1] / "Target" / "scratch-1"]}
+    for more in ({"origins": (source,)}, {"given": given}):
+        with pytest.raises(UsageError, match="--pretrain-seeds 2: is for runs pre-trained here, from --sources alone"):
+            run_comparison(taking_turns(store, tmp_path / "out", seeds=2, **more))
+
+
+def test_the_command_proposed_for_seeds_that_cannot_take_turns_works(store: Store, tmp_path: Path) -> None:
+    words = (*COMMAND, "--sources", "Source", "--arms", "scratch,relearn", "--pretrain-seeds", "3", "--dry-run")
+    outcome = run(*words, "--out", tmp_path / "out", "--store", store.root)
+    assert outcome.code == 2
+    [proposed] = [line for line in outcome.err.splitlines() if line.startswith("antpipe: next: ")]
+    outcome = run(*shlex.split(proposed.removeprefix("antpipe: next: antpipe ")))
+    assert outcome.code == 0, outcome.err
+    assert "6 runs, 6 to do" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--margin", "5"), "--margin 5.0: must be at most 1"),
+        (("--margin", "-0.1"), "--margin -0.1: must be at least 0"),
+        (("--margin", "nan"), "--margin nan"),
+        (("--metric", "mrr@10"), "--metric mrr@10"),
+        (("--pretrain-seeds", "0"), "--pretrain-seeds 0: must be at least 1"),
+    ],
+)
+def test_settings_of_the_verdict_that_make_no_sense_are_refused(
+    store: Store, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    outcome = run(*COMMAND, *words, "--arms", "scratch", "--out", tmp_path / "out", "--store", store.root)
+    assert outcome.code == 2
+    assert message in outcome.err
+
+
+def test_a_folder_judged_by_an_earlier_version_is_judged_again_without_training(
+    store: Store, source: Path, whole: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    """Its comparison.json has other keys; only runs and results are read."""
+    found, out = whole
+    copy = tmp_path / "out"
+    shutil.copytree(out, copy)
+    (copy / "comparison.json").write_text('{"control": "scratch", "resamples": 10000}')
+    outcome = run(*COMMAND, "--from", source, "--out", copy, "--store", store.root, "--dry-run")
+    assert outcome.out.splitlines()[-1] == "6 runs, 0 to do"
+    again = run_comparison(asked(store, copy, origins=(source,)))
+    arms, before = (one["targets"]["Target"]["arms"] for one in (again, found))
+    assert {name: arm["differences"] for name, arm in arms.items()} == {
+        name: arm["differences"] for name, arm in before.items()
+    }
+
+
+# -- stages chosen on validation ----------------------------------------------------------------------------------
 
 
 def test_an_arm_can_choose_its_stage_on_validation(store: Store, source: Path, tmp_path: Path) -> None:
@@ -381,7 +553,7 @@ def test_finetuning_on_fewer_features_than_scratch_reads_is_not_a_fair_compariso
     ("more", "message"),
     [
         ({"arms": ("scratch", "finetune")}, "--arms finetune: starts from a pre-trained run"),
-        ({"arms": ("scratch", "rewind")}, "--arms rewind: choose from pretrain, scratch, finetune"),
+        ({"arms": ("scratch", "rewind")}, "--arms rewind: choose from pretrain, scratch, floor, finetune"),
         ({"arms": ("pretrain",)}, "is not a way to train on a target"),
         ({"arms": ("scratch",), "sources": ("Source", "Target")}, "Target: both a source and a target"),
         ({"arms": ("scratch",), "leave_one_out": True}, "needs at least two sources"),

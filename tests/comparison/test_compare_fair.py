@@ -45,7 +45,7 @@ def source(store: Store) -> Path:
 
 
 def asked(store: Store, out: Path, arms: tuple[str, ...], **more: Any) -> ComparisonRequest:
-    config = CompareConfig(seeds=1, resamples=100, arms=arms)
+    config = CompareConfig(seeds=1, arms=arms)
     request = ComparisonRequest(store, out, ("Target",), config, MODEL, MODEL, ONE_EPOCH, RaceConfig())
     return replace(request, **more)
 
@@ -91,6 +91,15 @@ def test_baselines_read_their_modalities_in_whitened_form_too(store: Store, tmp_
     read = {one.name: (one.request.training.modalities, one.request.training.whitened) for one in (*arms, mix)}
     assert read[SASREC] == (("none",), ())
     assert read[UNISREC] == read[mix.name] == (("text",), ("text",))
+
+
+@pytest.mark.parametrize("history_score", [True, False])
+def test_sasrec_has_no_floor_but_the_score_of_the_history(store: Store, tmp_path: Path, history_score: bool) -> None:
+    model = replace(MODEL, floor=True, history_score=history_score)
+    arms, _ = plan_arms(asked(store, tmp_path, ("scratch", SASREC), model=model))
+    control, sasrec = (arm.request.model for arm in arms)
+    assert control.floor
+    assert sasrec == replace(model, floor=False, history_score=True, transductive=True)
 
 
 def test_a_run_that_was_trained_on_the_target_is_refused_as_a_source(store: Store, tmp_path: Path) -> None:

@@ -95,6 +95,38 @@ def test_the_stride_determines_the_number_of_windows_of_a_long_history() -> None
     assert counts == {1: 20, 5: 5, 10: 3, 25: 3}
 
 
+@given(lengths, lengths, st.integers(1, 4), st.integers(1, 20), st.integers(1, 3))
+def test_a_batch_says_whose_each_position_is_in_the_order_of_all_processes(
+    first, second, max_len, batch_size, processes
+) -> None:
+    parts = [make_sequences(first, max_len), make_sequences(second, max_len)]
+    offsets = np.array([0, sum(first), sum(first) + sum(second)])
+    owner = np.repeat(np.arange(len(first) + len(second)), [*first, *second])  # of each item: all items are distinct
+    windows = training_windows(parts, offsets)
+    if not len(windows.first):
+        return
+    shares = [
+        list(batches(windows, batch_size, 1, 3, Candidates(int(offsets[-1]), 0), (rank, processes)))
+        for rank in range(processes)
+    ]
+    for step in zip(*shares, strict=True):
+        for batch in step:
+            assert batch.users.tolist() == owner[batch.items[batch.targets]].tolist()
+            own = [batch.items[block.inputs.ravel()[block.positions]] for block in batch.blocks]
+            assert owner[np.concatenate([[], *own]).astype(int)].tolist() == batch.users[batch.own_targets()].tolist()
+
+
+def test_all_windows_of_a_long_history_are_of_one_user() -> None:
+    windows = training_windows([make_sequences([2, 9, 5], max_len=3)], np.array([0, 16]))
+    assert list(zip(windows.first.tolist(), windows.length.tolist(), windows.user.tolist(), strict=True)) == [
+        (2, 3, 1),  # the first three targets of the second user
+        (11, 2, 2),
+        (3, 3, 1),  # one more each
+        (4, 3, 1),
+        (5, 3, 1),
+    ]
+
+
 def test_the_order_of_batches_depends_on_seed_and_epoch_only() -> None:
     windows = training_windows([make_sequences([9, 7, 12, 5, 8], 6)], np.array([0, 41]))
     orders = [

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from antpipe.core import losses
 from antpipe.core.batches import Block, examples, history_pairs, pairs_among
 from antpipe.core.catalogue import load_catalogue
-from antpipe.core.losses import Bonus, cosine_scores, full_softmax, in_batch
+from antpipe.core.losses import Bonus, Extras, cosine_scores, full_softmax, in_batch
 from antpipe.core.ranking import Found, evaluate, rank_examples, score_of_history
 from antpipe.errors import DataError, UsageError
 from antpipe.evaluation.evaluate import evaluate_run
@@ -56,22 +56,24 @@ def test_a_bonus_has_the_loss_and_gradients_of_added_scores(numbers: int, monkey
     pairs = some_pairs(P, N)
     added = torch.zeros(P, N, dtype=torch.float64).index_put(pairs, score.expand(len(pairs[0])))
     plain = F.cross_entropy((cosine_scores(hidden, catalogue) + added) / TAU, targets)
-    ours = full_softmax(hidden, catalogue, targets, TAU, bonus=Bonus(score, *pairs))
+    ours = full_softmax(hidden, catalogue, targets, TAU, extras=Extras([Bonus(score, *pairs)]))
     assert math.isclose(ours.item(), plain.item(), rel_tol=1e-12)
     inputs = (hidden, catalogue, score)
     for mine, theirs in zip(torch.autograd.grad(2 * ours, inputs), torch.autograd.grad(2 * plain, inputs), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
 
 
-def test_in_batch_a_bonus_leaves_other_positions_of_the_same_item_out() -> None:
+def test_in_batch_a_bonus_leaves_other_positions_of_the_same_item_and_user_out() -> None:
     hidden, items, targets = vectors(P, D), vectors(P, D, seed=1), torch.arange(P) % 5
     score = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
     rows, columns = pairs_among((np.array([0, 2, 2]), np.array([4, 0, 2])), targets.numpy())
     bonus = Bonus(score, torch.from_numpy(rows), torch.from_numpy(columns))
     added = torch.zeros(P, P, dtype=torch.float64).index_put((bonus.rows, bonus.columns), score.expand(len(rows)))
-    same = (targets[:, None] == targets).fill_diagonal_(False)
+    users = torch.arange(P) // 3  # position 2 is of the same user as position 0, whose item is in its history
+    same = ((targets[:, None] == targets) | (users[:, None] == users)).fill_diagonal_(False)
     scores = ((cosine_scores(hidden, items) + added) / TAU).masked_fill(same, -torch.inf)
-    plain, ours = F.cross_entropy(scores, torch.arange(P)), in_batch(hidden, items, targets, TAU, bonus=bonus)
+    plain = F.cross_entropy(scores, torch.arange(P))
+    ours = in_batch(hidden, items, targets, TAU, extras=Extras([bonus]), users=users)
     assert math.isclose(ours.item(), plain.item(), rel_tol=1e-12)
     inputs = (hidden, items, score)
     for mine, theirs in zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(plain, inputs), strict=True):

@@ -38,6 +38,27 @@ def test_in_batch_leaves_other_rows_of_the_same_item_out() -> None:
     assert math.isclose(in_batch(hidden, items, torch.tensor(targets), TAU), expected, rel_tol=1e-12)
 
 
+def test_in_batch_leaves_other_rows_of_the_same_user_out() -> None:
+    hidden, items = vectors(5, 4), vectors(5, 4) - 1
+    targets, users = [7, 3, 1, 3, 9], [0, 0, 1, 2, 1]
+    items[3] = items[1]
+    compared = {0: [0, 2, 3, 4], 1: [1, 2, 4], 2: [0, 1, 2, 3], 3: [0, 2, 3, 4], 4: [0, 1, 3, 4]}
+    expected = 0.0
+    for i, rows in compared.items():
+        weights = {j: math.exp(cosine(hidden[i], items[j]) / TAU) for j in rows}
+        expected -= math.log(weights[i] / sum(weights.values())) / 5
+    found = in_batch(hidden, items, torch.tensor(targets), TAU, users=torch.tensor(users))
+    assert math.isclose(found, expected, rel_tol=1e-12)
+
+
+def test_in_batch_without_any_other_user_is_zero_with_a_gradient_of_zero() -> None:
+    hidden = vectors(3, 4).requires_grad_()
+    loss = in_batch(hidden, vectors(3, 4), torch.arange(3), TAU, users=torch.zeros(3, dtype=torch.int64))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert hidden.grad is not None and not hidden.grad.any()
+
+
 def test_image_text_averages_rows_with_an_image_and_keeps_all_texts_as_candidates() -> None:
     images, texts, there = vectors(4, 5), vectors(4, 5) + 1, [True, False, True, True]
     expected = 0.0

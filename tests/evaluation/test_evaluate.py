@@ -53,7 +53,7 @@ def written(folder: Path, split: str) -> tuple[bytes, bytes]:
 
 def test_slices_of_a_run_add_up_and_name_its_modalities(folder: Path) -> None:
     result = figures(folder)
-    assert set(result["slices"]) == {"item", "occurrences", "popularity", "history", "text", "image", "price"}
+    assert set(result["slices"]) == {"item", "occurrences", "popularity", "path", "history", "text", "image", "price"}
     for slices in result["slices"].values():
         assert sum(one["positions"] for one in slices.values()) == result["positions"]
         assert sum(one["users"] for one in slices.values()) == result["users"]  # one position per user

@@ -160,6 +160,7 @@ def test_interactions_all_at_one_time_leave_nothing_to_train_on(store: Store) ->
 def test_leave_one_out_warns_once_of_domains_that_overlap_in_time(store: Store, messages: list[str]) -> None:
     for name, start in (("a", 0), ("b", 5), ("c", 8), ("later", 100)):
         shop(store, name, journey("u", list(range(start, start + 10))))
+    messages.clear()
     build_sequences(store, ["a", "b", "c", "later"], SequenceConfig())
     assert len(messages) == 1
     assert "a, b, c overlap" in messages[0]
@@ -169,6 +170,7 @@ def test_leave_one_out_warns_once_of_domains_that_overlap_in_time(store: Store, 
 def test_domains_that_do_not_overlap_in_time_give_no_warning(store: Store, messages: list[str]) -> None:
     for name, start in (("a", 0), ("b", 10)):
         shop(store, name, journey("u", list(range(start, start + 10))))
+    messages.clear()
     results = build_sequences(store, ["a", "b"], SequenceConfig())
     assert [result.status for result in results] == ["built", "built"]
     assert not messages

@@ -58,6 +58,16 @@ def test_their_loss_is_bounded_by_minus_log_eps_and_ours_is_not() -> None:
     assert math.isclose(ours, 2 / TAU / 2, rel_tol=1e-9)
 
 
+def test_the_users_other_next_items_are_negatives_in_their_batch_but_not_in_ours() -> None:
+    hidden, users = along(1.0).repeat(3, 1), torch.tensor([0, 0, 1])
+    items, targets = torch.stack([along(0.9), along(0.8), along(0.7)]), torch.arange(3)
+    theirs = losses.reference_in_batch(hidden, items, targets, TAU)
+    ours = losses.in_batch(hidden, items, targets, TAU, users=users)
+    a, b, c = (math.exp(cosine / TAU) for cosine in (0.9, 0.8, 0.7))
+    assert math.isclose(theirs, -math.log(a * b * c / (a + b + c) ** 3) / 3, rel_tol=1e-6)
+    assert math.isclose(ours, -math.log(a / (a + c) * b / (b + c) * c / (a + b + c)) / 3, rel_tol=1e-9)
+
+
 def test_a_batch_without_images_has_loss_zero_instead_of_zero_by_zero() -> None:
     vectors = torch.randn(3, 4)
     assert losses.image_text(vectors, vectors, torch.zeros(3, dtype=torch.bool), TAU) == 0.0

@@ -64,7 +64,7 @@ def training_inputs(case: Golden, whole: bool) -> tuple[ItemInputs, Batch]:
     sequences, lens, labels = (case.arrays[f"batch/{name}"] for name in ("seq", "lens", "label"))
     rows = [np.append(row[:n], label) - 1 for row, n, label in zip(sequences, lens, labels, strict=True)]
     first = np.cumsum([0, *(len(row) for row in rows[:-1])])
-    windows = Windows(np.concatenate(rows), first, lens, np.ones_like(lens))
+    windows = Windows(np.concatenate(rows), first, lens, np.ones_like(lens), np.arange(len(lens)))
     size = len(case.tensor("table/text")) - 1
     candidates = Candidates(size, size if whole else 0)
     batch = make_batch(windows, np.arange(len(lens)), candidates, np.random.default_rng(0))

@@ -3,6 +3,7 @@
 import argparse
 import gzip
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from antpipe.core.batches import training_windows
-from benchmarks import embed_image
+from benchmarks import embed_image, gpu, verdict
 from benchmarks.embed_text import made_up
 from benchmarks.evaluate import QUICK as EVALUATED
 from benchmarks.evaluate import our_metrics, plain_metrics, split_of, vectors_of
@@ -60,6 +61,37 @@ def test_the_training_benchmark_prints_a_row_for_each_way() -> None:
     assert done.returncode == 0, done.stderr
     assert "straightforward " in done.stdout
     assert "antpipe fp32 " in done.stdout
+
+
+def test_the_benchmark_of_a_gpu_says_so_if_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="no CUDA device"):
+        gpu.main()
+
+
+@pytest.mark.parametrize("work", [gpu.WORKS[0], gpu.WORKS[3], gpu.WORKS[-1]])
+def test_the_benchmark_of_a_gpu_prints_a_row_for_each_work(work: gpu.Work) -> None:
+    number = dict.fromkeys(("warm", "plain", "blocks", "static"), 1)
+    row = gpu.compare(work, QUICK[work.stage], torch.device("cpu"), 1e12, 1, number, quick=True)
+    assert row.startswith(f"{work.stage} {work.name}")
+    plain_blocks_static = 3 if work.name == "ANT" else 2
+    assert len(re.findall(r"\d+\.\d\d(?= )", row)) == plain_blocks_static
+
+
+def test_the_benchmark_of_a_gpu_goes_on_after_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    def broken() -> str:
+        raise RuntimeError("no kernel image")
+
+    assert not gpu.attempted(broken)
+    assert gpu.attempted(lambda: "a row")
+    assert re.search("no kernel image.*a row", capsys.readouterr().out, re.DOTALL)
+
+
+@pytest.mark.parametrize("work", [gpu.WORKS[0], gpu.WORKS[3]])
+def test_the_benchmark_of_a_gpu_trains_and_validates_a_whole_run(work: gpu.Work) -> None:
+    found = gpu.epochs(work, QUICK["relearn"], torch.device("cpu"), 2, quick=True)
+    assert f"2 epochs of relearn {work.name} (60 users, {work.precision})" in found
 
 
 @pytest.mark.slow
@@ -133,6 +165,27 @@ def test_the_embedding_benchmark_prints_a_row_for_each_way_with_its_cosine() -> 
     assert set(rows) == {"encode, defaults", "antpipe fp32", "antpipe bf16"}
     assert rows["antpipe fp32"] == pytest.approx(1, abs=1e-5)
     assert rows["antpipe bf16"] > 0.9995
+
+
+def test_the_simulation_of_verdicts_prints_a_row_for_each_case_and_marks_a_steady_control(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(verdict, "NULLS", (verdict.Case(2, 50, seed_sd=0.1, steady_control=True),))
+    monkeypatch.setattr(verdict, "EFFECTS", (verdict.Case(3, 400, 9.0),))
+    monkeypatch.setattr("sys.argv", ["verdict", "--repeats", "2"])
+    verdict.main()
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[:5] for row in rows[1:]] == [["2", "50", "0%", "10%*", "0.9"], ["3", "400", "900%", "2%", "0.9"]]
+    assert rows[2][5:] == ["100.0%", "100.0%"]  # ten times as many hits
+
+
+def test_simulated_hits_have_the_recall_the_effect_and_the_spread_over_seeds_that_the_case_asks_for() -> None:
+    rng = np.random.default_rng(0)
+    case = verdict.Case(400, 2000, effect=0.5, seed_sd=0.2, steady_control=True)
+    control, arm = verdict.hits(case, rng).mean(2)
+    assert (control.mean(), arm.mean()) == pytest.approx((0.05, 0.075), rel=0.15)
+    assert arm.std() > 0.2 * 0.05
+    assert control.std() < 0.1 * 0.05
 
 
 def test_made_up_texts_are_different_and_of_many_lengths() -> None:

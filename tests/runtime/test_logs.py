@@ -12,7 +12,7 @@ def test_messages_are_shown_on_stderr_with_the_name_of_the_program(capsys: pytes
     with shown_on_stderr():
         log.info("two shops")
         log.warning("they overlap")
-    assert capsys.readouterr() == ("", "antpipe: two shops\nantpipe: they overlap\n")
+    assert capsys.readouterr() == ("", "antpipe: two shops\nantpipe: warning: they overlap\n")
 
 
 def test_a_logger_is_left_as_it_was_once_messages_are_no_longer_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Settings: one default each, sources in a fixed order of precedence, unknown names refused, help texts."""
 
 import dataclasses
+import json
 import math
 import re
 from pathlib import Path
@@ -131,3 +132,29 @@ def test_no_two_settings_have_the_same_environment_variable() -> None:
     names = [variable_name(config, field.name) for config in CONFIGS for field in dataclasses.fields(config)]
     assert len(set(names)) == len(names)
     assert "ANTPIPE_EMBED_IMAGE_BATCH_SIZE" in names
+
+
+def test_a_list_of_numbers_comes_from_words_toml_and_python(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text("[compare]\ntarget_users = [500, 1000]\n", encoding="utf-8")
+    toml = read_toml(path, [CompareConfig])
+    for given in (
+        resolve(CompareConfig, {}, toml, {}),
+        resolve(CompareConfig, {"target_users": "500, 1000"}, {}, {}),
+        resolve(CompareConfig, {"target_users": [500, 1000]}, {}, {}),
+        resolve(CompareConfig, {}, {}, {"ANTPIPE_COMPARE_TARGET_USERS": "500,1000"}),
+    ):
+        assert given.target_users == (500, 1000)
+        assert flags_of(given) == ["--target-users", "500,1000"]
+        assert from_json(CompareConfig, json.loads(json.dumps(to_json(given)))) == given
+
+
+@pytest.mark.parametrize("words", ["500,many", "500,,1000", "", "1.5"])
+def test_a_list_of_numbers_with_something_else_is_refused(words: str) -> None:
+    with pytest.raises(UsageError, match=r"--target-users: .* is not a whole number"):
+        resolve(CompareConfig, {"target_users": words}, {}, {})
+
+
+def test_one_number_is_no_list() -> None:
+    with pytest.raises(UsageError, match="--target-users: 500 is not a list of whole numbers"):
+        resolve(CompareConfig, {"target_users": 500}, {}, {})

@@ -1,4 +1,4 @@
-"""A store, runs and shards made by antpipe 0.1.0 open unchanged, and nothing is built or trained again."""
+"""A store, runs and shards made by antpipe 0.1.0 open unchanged, and nothing is built or trained again unasked."""
 
 import json
 import shutil
@@ -70,6 +70,17 @@ def test_every_artefact_is_fresh_and_its_content_is_intact(earlier: Path) -> Non
     assert set(states.values()) == {"fresh", "missing"}
 
 
+def test_the_order_and_the_cold_targets_of_an_earlier_store_are_measured(earlier: Path) -> None:
+    figures = run("stats", "--json", "--store", earlier / "store").json()["domains"]
+    by_name = {row["domain"]: row for row in figures}
+    assert by_name["Catalogue"]["order"] is None
+    for shop in ("ShopA", "ShopB"):
+        assert by_name[shop]["order"]["judged_users"] > 0
+        assert by_name[shop]["order"]["tied"] is not None
+        assert by_name[shop]["cold"]["split"] == "leave-one-out"
+        assert by_name[shop]["cold"]["test"] is not None
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_stage_that_made_it_has_nothing_to_do(earlier: Path, stage: str) -> None:
     before = manifests(earlier)
@@ -83,11 +94,35 @@ def manifests(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(folder.glob("store/*/manifest.json"))]
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_the_command_that_trained_a_run_has_nothing_to_do(earlier: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["relearn", "auto"])
+def test_the_command_that_trained_a_run_on_a_target_has_nothing_to_do(earlier: Path, name: str) -> None:
     outcome = run(*words(RUNS[name], earlier))
     assert outcome.code == 0, outcome.err
     assert "  fresh  " in outcome.out
+
+
+def test_a_source_with_the_old_negatives_is_not_taken_for_one_with_the_new(copy: Path) -> None:
+    before = (copy / "runs/pretrain/checkpoint.json").read_bytes()
+    refused = run(*words(RUNS["pretrain"], copy))
+    assert refused.code == 2
+    assert "another run: negatives that include the user's own next items, as in antpipe 0.1.0" in refused.err
+    assert (copy / "runs/pretrain/checkpoint.json").read_bytes() == before
+    assert run(*words(RUNS["pretrain"], copy), "--force").code == 0
+    assert json.loads((copy / "runs/pretrain/checkpoint.json").read_text())["negatives"] == "other users"
+    again = run(*words(RUNS["relearn"], copy))
+    assert "holds another run" in again.err  # what it started from is another one now
+
+
+@pytest.mark.parametrize("flags", ["--reference", "--pretrain-drawn 5"])
+def test_a_source_with_other_negatives_is_still_that_of_0_1_0(copy: Path, flags: str) -> None:
+    folder = copy / "runs/other"
+    line = f"{RUNS['pretrain'].replace('runs/pretrain', 'runs/other')} {flags}"
+    assert run(*words(line, copy)).code == 0
+    described = json.loads((folder / "checkpoint.json").read_text())
+    assert described["negatives"] == ""
+    del described["negatives"]  # as 0.1.0 wrote it
+    (folder / "checkpoint.json").write_text(json.dumps(described))
+    assert "  fresh  " in run(*words(line, copy)).out
 
 
 def test_the_stored_evaluation_is_reproduced(copy: Path) -> None:

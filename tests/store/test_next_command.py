@@ -57,6 +57,15 @@ def test_an_artefact_that_came_with_the_items_is_built_with_them() -> None:
     assert build_command(shop, "text") == "antpipe import unisrec --domains A --store 'my store' --path p --force"
 
 
+def test_a_subset_is_drawn_again_and_what_it_lacks_is_built_for_the_whole_domain() -> None:
+    items = {"parameters": {"format": "subset", "of": "Shop"}, "flags": ["--target-users", "5"], "domains": ["Shop"]}
+    part = Shop({"items": items, "text": {"came_with_items": True, "stage": "embed-text"}}, name="Shop-5-users")
+    again = "antpipe subset --domains Shop --store 'my store' --target-users 5"
+    assert build_command(part, "items") == again
+    assert build_command(part, "text") == f"{again} --force"
+    assert build_command(part, "image") == "antpipe embed-image --domains Shop --store 'my store'"
+
+
 def test_the_sample_names_its_own_domains() -> None:
     shop = Shop({"items": {"parameters": {"format": "sample"}, "flags": ["--seed", "3"]}})
     assert build_command(shop, "items") == "antpipe ingest sample --store 'my store' --seed 3"

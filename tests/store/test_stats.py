@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from antpipe.features.build_sequences import build_sequences
+from antpipe.settings.features import SequenceConfig
 from antpipe.store.figures import Figures, Overlap, domain_figures, overlaps, statistics
+from antpipe.store.order import ColdTargets, Order
 from antpipe.store.store import Store
 from tests.support.commands import run
 from tests.support.places import check_refusal
@@ -37,6 +40,8 @@ def test_figures_of_a_domain_are_counted_by_hand(store: Store) -> None:
         with_text=0.5,
         with_image=0.5,
         with_price=0.5,
+        order=Order("times", judged_users=0, sorted_by_id=None, by_chance=None, ids="rows", tied=0.0),
+        cold=None,
     )
     assert domain_figures(store.domain("C")).with_image == 1.0
 
@@ -53,13 +58,66 @@ def test_the_table_has_one_row_per_domain_and_one_line_per_pair_that_shares(stor
     outcome = run("stats", "--store", store.root)
     assert outcome.code == 0, outcome.err
     assert outcome.out.splitlines() == [
-        "domain    users    items  interactions  avg. length  density     text    image    price",
-        "A             3        2             4         1.33  66.6667%    50.0%    50.0%    50.0%",
+        "domain    users    items  interactions  avg. length    density     text    image    price",
+        "A             3        2             4         1.33   66.6667%    50.0%    50.0%    50.0%",
         "B             2        1             2         1.00  100.0000%   100.0%     0.0%     0.0%",
         "C             1        1             1         1.00  100.0000%     0.0%   100.0%     0.0%",
         "",
+        "domain  order by  sorted by id  by chance     tied  cold valid  cold test",
+        "A          times             -          -     0.0%           -          -",
+        "B          times             -          -        -           -          -",
+        "C          times             -          -        -           -          -",
+        "",
         "A and B: users 1, items 1 in common",
     ]
+
+
+@pytest.fixture
+def sorted_shop(tmp_path: Path) -> Store:
+    """Shop: 30 users who met 5 of 20 items at three times, sorted by id.
+
+    Nobody's training part has items 18 and 19, the test targets of users 14 to 19; 18 is the validation target of four.
+    """
+    store = Store(tmp_path / "spoilt")
+    walks = [(f"u{user:02}", [f"i{(user + step) % 20:02}" for step in range(5)]) for user in range(30)]
+    rows = [
+        (user, item, time) for user, walk in walks for item, time in zip(sorted(walk), (1, 1, 2, 3, 3), strict=True)
+    ]
+    make_domain(store, "Shop", [{"item_id": f"i{number:02}"} for number in range(20)], rows)
+    return store
+
+
+def test_the_order_of_a_domain_and_its_cold_targets_are_shown(sorted_shop: Store) -> None:
+    build_sequences(sorted_shop, ["Shop"], SequenceConfig())
+    lines = run("stats", "--store", sorted_shop.root).out.splitlines()
+    assert lines[3:] == [
+        "domain  order by  sorted by id  by chance     tied  cold valid  cold test",
+        "Shop       times        100.0%       1.7%    50.0%       13.3%      20.0%",
+    ]
+    [row] = run("stats", "--json", "--store", sorted_shop.root).json()["domains"]
+    assert row["order"] == {
+        "basis": "times",
+        "judged_users": 30,
+        "sorted_by_id": 1.0,
+        "by_chance": pytest.approx(1 / 60),
+        "ids": "text",
+        "tied": 0.5,
+    }
+    assert row["cold"]["test"] == pytest.approx(6 / 30)
+
+
+def test_an_order_that_cannot_be_that_in_time_is_warned_of(sorted_shop: Store) -> None:
+    outcome = run("stats", "--store", sorted_shop.root)
+    assert outcome.code == 0
+    assert outcome.err.startswith("antpipe: warning: domain Shop: 100.0% of 30 users have their items in the order of")
+    assert len(outcome.err.splitlines()) == 1
+
+
+def test_stale_sequences_have_no_cold_targets(sorted_shop: Store) -> None:
+    build_sequences(sorted_shop, ["Shop"], SequenceConfig())
+    assert isinstance(domain_figures(sorted_shop.domain("Shop")).cold, ColdTargets)
+    make_domain(sorted_shop, "Shop", [{"item_id": "x"}], [("u", "x", 1), ("u", "x", 2)])
+    assert domain_figures(sorted_shop.domain("Shop")).cold is None
 
 
 def test_a_line_says_that_domains_share_nothing(store: Store) -> None:

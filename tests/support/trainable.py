@@ -22,17 +22,29 @@ TRAINING = TrainConfig(epochs=3, batch_size=64)
 
 
 def make_trainable(
-    store: Store, name: str, seed: int = 0, widths: dict[str, int] = WIDTHS, items: int = 24, titles: bool = True
+    store: Store,
+    name: str,
+    seed: int = 0,
+    widths: dict[str, int] = WIDTHS,
+    items: int = 24,
+    titles: bool = True,
+    by_id: bool = True,
 ) -> Domain:
-    """A domain whose users walk around a ring of items, with random features of the given widths."""
+    """A domain whose users walk around a ring of items, with random features of the given widths.
+
+    by_id: the ring is in the order of the ids, which `compare` doubts; or else in an order of its own.
+    """
     rng = np.random.default_rng(seed)
+    ring = np.arange(items) if by_id else np.random.default_rng(items).permutation(items)
     rows = [
         {"item_id": f"i{number:03}", "title": f"item {number}" if titles else None, "text": f"text {number}"}
         for number in range(items)
     ]
     walks = [(user, int(rng.integers(items)), int(rng.integers(4, 9))) for user in range(40)]
     interactions = [
-        (f"u{user:03}", f"i{(start + step) % items:03}", 1000 + step) for user, start, n in walks for step in range(n)
+        (f"u{user:03}", f"i{ring[(start + step) % items]:03}", 1000 + step)
+        for user, start, n in walks
+        for step in range(n)
     ]
     domain = make_domain(store, name, rows, interactions)
     for modality, width in widths.items():

@@ -1,5 +1,6 @@
 """The training loop: what happens each epoch, and which weights it ends with."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +12,20 @@ import torch
 
 from antpipe.core.batches import Batch, Block, Candidates, batches, training_windows
 from antpipe.core.catalogue import ItemInputs, item_inputs
+from antpipe.core.losses import REFERENCE_EPS, cosine_scores
 from antpipe.core.model import Ant
 from antpipe.core.ranking import evaluate
+from antpipe.errors import DataError
+from antpipe.features.build_sequences import build_sequences
+from antpipe.settings.features import SequenceConfig
 from antpipe.settings.training import TrainConfig
 from antpipe.store.store import Store
 from antpipe.training import loop
 from antpipe.training.data import TrainingData, load_training_data
 from antpipe.training.loop import fit, pretraining_loss
 from antpipe.training.state import Position
-from tests.support.trainable import MODEL, TRAINING, make_trainable
+from tests.support.shops import make_domain
+from tests.support.trainable import MODEL, TRAINING, make_trainable, write_feature
 
 CPU = torch.device("cpu")
 
@@ -142,6 +148,48 @@ def test_pretraining_adds_the_weighted_image_text_loss(model: Ant, data: Trainin
     assert two - one == pytest.approx(one - none, rel=1e-4)
 
 
+@pytest.mark.parametrize("reference", [False, True])
+def test_own_next_items_are_negatives_of_pretraining_only_in_reference(
+    model: Ant, data: TrainingData, reference: bool
+) -> None:
+    model.eval()
+    windows = training_windows(data.sequences, data.catalogue.offsets)
+    batch = next(batches(windows, 1000, seed=0, epoch=1, candidates=Candidates(len(data.catalogue), 0)))
+    inputs = item_inputs(data.catalogue, model.widths, batch.items, CPU)
+    config = replace(TRAINING, reference=reference, image_text_weight=0.0)
+    items = model.items(inputs.features, inputs.ids, inputs.present).fused
+    hidden = loop.hidden_states(model, items, batch)
+    scores = cosine_scores(hidden, items[torch.from_numpy(batch.targets)]).detach().double() / MODEL.temperature
+    expected = 0.0
+    for i, row in enumerate(scores):
+        negatives = batch.targets != batch.targets[i]
+        if not reference:
+            negatives &= batch.users != batch.users[i]
+        share = 1 / (1 + float((row[negatives] - row[i]).exp().sum()))
+        expected -= math.log(share + (REFERENCE_EPS if reference else 0)) / len(scores)
+    assert len(set(batch.users.tolist())) == 40
+    assert pretraining_loss(model, inputs, batch, config).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_pretraining_is_refused_if_no_batch_can_hold_two_users(model: Ant, data: TrainingData) -> None:
+    with pytest.raises(DataError, match="with --batch-size 1 no batch has two users"):
+        run(model, data, replace(TRAINING, batch_size=1), pretraining=True)
+
+
+def test_one_user_is_enough_for_pretraining_only_with_drawn_negatives(tmp_path: Path) -> None:
+    store = Store(tmp_path / "one")
+    rows = [{"item_id": f"i{number}", "title": f"item {number}"} for number in range(9)]
+    domain = make_domain(store, "One", rows, [("u", f"i{number}", number) for number in range(9)])
+    write_feature(domain, "text", np.random.default_rng(0).normal(size=(9, 12)))
+    build_sequences(store, ["One"], SequenceConfig(max_len=3))
+    data = load_training_data(store, ["One"], TRAINING)
+    model = Ant(MODEL, data.catalogue.widths, max_len=3)
+    with pytest.raises(DataError, match="no batch has two users with training positions") as refused:
+        run(model, data, pretraining=True)
+    assert str(refused.value.next_command) == "the same command with --pretrain-drawn 1000"
+    assert run(model, data, replace(TRAINING, pretrain_drawn=1000), pretraining=True).rows[0]["loss"] > 0
+
+
 @pytest.mark.parametrize("pretraining", [True, False])
 def test_gradients_are_bit_equal_each_time_with_several_threads(pretraining: bool) -> None:
     """Large enough for torch to share a sum among threads, with items that occur often."""
@@ -149,7 +197,8 @@ def test_gradients_are_bit_equal_each_time_with_several_threads(pretraining: boo
     config = replace(MODEL, width=128, experts=0, hidden_dropout=0.0, attention_dropout=0.0)
     model = Ant(config, {"text": 12}, max_len=10)
     blocks = (Block(torch.randint(0, 20, (200, 10), generator=generator).numpy(), np.arange(2000)),)
-    batch = Batch(np.arange(20), blocks, torch.randint(0, 20, (2000,), generator=generator).numpy())
+    targets = torch.randint(0, 20, (2000,), generator=generator).numpy()
+    batch = Batch(np.arange(20), blocks, targets, np.repeat(np.arange(200), 10))
     inputs = ItemInputs({"text": torch.randn(20, 12, generator=generator)}, {}, torch.arange(20))
     threads = torch.get_num_threads()
     torch.set_num_threads(2)

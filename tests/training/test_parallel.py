@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from antpipe.features.build_sequences import build_sequences
+from antpipe.settings.features import SequenceConfig
 from antpipe.store.lock import alone
 from antpipe.store.store import Store
 from antpipe.training.folder import RunFolder
@@ -68,6 +70,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store(tmp_path_factory.mktemp("parallel") / "store")
     make_trainable(store, "Shop", seed=1)
     make_trainable(store, "Other", seed=2)
+    make_trainable(store, "Long", seed=3)
+    build_sequences(store, ["Long"], SequenceConfig(max_len=2))  # windows of one user go to several processes
     return store
 
 
@@ -78,6 +82,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         ["--stage", "pretrain", "--domains", "Shop,Other", "--image-text-weight", "0.5"],
         ["--stage", "pretrain", "--domains", "Shop,Other", "--image-text-weight", "0.5", "--history-score"],
         ["--stage", "pretrain", "--domains", "Shop,Other", "--image-text-weight", "0.5", "--pretrain-drawn", "5"],
+        ["--stage", "pretrain", "--domains", "Long", "--batch-size", "23"],
         ["--stage", "scratch", "--domains", "Shop"],
         [
             "--stage",
@@ -91,27 +96,54 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
             "--transductive",
             "--history-score",
         ],
+        ["--stage", "scratch", "--domains", "Shop", "--floor", "--transductive", "--no-unsold-negatives"],
+        # Steps of 5 positions: one of the processes often has none.
+        ["--stage", "scratch", "--domains", "Shop", "--floor", "--batch-size", "5", "--sampled-above", "10"],
+        ["--stage", "pretrain", "--domains", "Shop,Other", "--floor", "--smallest-batch", "30", "--least-steps", "12"],
+        ["--stage", "pretrain", "--domains", "Shop,Other", "--floor", "--pretrain-drawn", "5"],
+        ["--stage", "floor", "--domains", "Shop"],
     ],
-    ids=["pretrain", "pretrain-history", "pretrain-drawn", "scratch", "sampled"],
+    ids=[
+        "pretrain",
+        "pretrain-history",
+        "pretrain-drawn",
+        "pretrain-windows",
+        "scratch",
+        "sampled",
+        "with-floor",
+        "sampled-with-floor",
+        "pretrain-with-floor",
+        "pretrain-drawn-with-floor",
+        "floor-alone",
+    ],
 )
 def test_two_processes_train_and_judge_like_one(store: Store, tmp_path: Path, words: list[str]) -> None:
-    runs = [tmp_path / "one", tmp_path / "two"]
-    lines = [["train", *words, *FLAGS, "--out", str(run), "--store", str(store.root)] for run in runs]
+    runs, domain = [tmp_path / "one", tmp_path / "two"], words[3].split(",")[0]
+    lines = [["train", *FLAGS, *words, "--out", str(run), "--store", str(store.root)] for run in runs]
     alone, both = commands.run(*lines[0]), antpipe(2, *lines[1])
     assert alone.code == 0, alone.err
     assert both.returncode == 0, both.stderr
     assert both.stdout.count("trained") == 1  # one of them speaks
     one, two = map(rows, runs)
     assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=1e-5)
-    valid = [name for name in one[0] if name.startswith("valid_")]
-    assert valid
-    for name in valid:
-        assert [row[name] for row in two] == pytest.approx([row[name] for row in one], abs=1e-9)
+    assert bool(one) == (words[1] != "floor")
+    for name in [name for name in (one or [{}])[0] if name.startswith(("valid_", "start_"))]:
+        assert [row.get(name) for row in two] == pytest.approx([row.get(name) for row in one], abs=1e-9)
     figures = [
-        commands.run("evaluate", "--run", run, "--domains", "Shop", "--store", store.root, "--json").json()
+        commands.run("evaluate", "--run", run, "--domains", domain, "--store", store.root, "--json").json()
         for run in runs
     ]
     assert figures[0][0]["protocols"] == figures[1][0]["protocols"]
+
+
+@pytest.mark.slow
+def test_two_processes_refit_like_one(store: Store, tmp_path: Path) -> None:
+    words = ["train", "--stage", "scratch", "--domains", "Shop", *FLAGS, "--refit", "--store", str(store.root), "--out"]
+    alone, both = commands.run(*words, tmp_path / "one"), antpipe(2, *words, str(tmp_path / "two"))
+    assert alone.code == 0, alone.err
+    assert both.returncode == 0, both.stderr
+    one, two = (rows(tmp_path / name / "refit") for name in ("one", "two"))
+    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=1e-5)
 
 
 @pytest.mark.slow
@@ -202,4 +234,4 @@ def test_processes_of_a_second_training_are_all_refused(store: Store, tmp_path: 
 def test_other_commands_run_once_under_torchrun(store: Store) -> None:
     done = antpipe(2, "status", "--store", str(store.root), "--json")
     assert done.returncode == 0, done.stderr
-    assert set(json.loads(done.stdout)) == {"Shop", "Other"}
+    assert set(json.loads(done.stdout)) == {"Shop", "Other", "Long"}

@@ -24,6 +24,7 @@ from antpipe.training import checkpoint, data, race
 from antpipe.training.folder import RunFolder
 from antpipe.training.race import AUTO, STAGES_OF, run_auto, rungs, survivors
 from antpipe.training.request import RunRequest
+from antpipe.training.run import run_stage
 from tests.support.commands import run
 from tests.support.trainable import MODEL, TRAINING, WIDTHS, make_trainable, train_quickly
 
@@ -130,6 +131,20 @@ def test_relearning_and_then_unfreezing_trains_everything_from_the_first_rung_on
     train_quickly(store, "unfreeze", ["Target"], tmp_path / "second", tmp_path / "first", epochs=3)
     assert done == checkpoint.describe(tmp_path / "second")
     assert not torch.equal(weights(tmp_path / "auto")["encoder.0.qkv.weight"], weights(source)["encoder.0.qkv.weight"])
+
+
+@pytest.mark.parametrize("lr", [0.001, 50.0])
+def test_with_a_floor_the_choice_is_never_below_it(place: tuple[Store, Path], tmp_path: Path, lr: float) -> None:
+    store, model = place[0], replace(MODEL, floor=True)
+    request = RunRequest(store, ["Source"], "pretrain", model, FOUR)
+    run_stage(request, tmp_path / "source")
+    floor, _ = run_stage(replace(request, domains=["Target"], stage="floor"), tmp_path / "floor")
+    config = replace(FOUR, lr=lr)
+    asked = RunRequest(store, ["Target"], AUTO, replace(model, transductive=True), config, tmp_path / "source")
+    done, _, decision = run_auto(asked, tmp_path / "auto", race=RACE)
+    for rung in decision["rungs"]:
+        assert min(rung["scores"].values()) >= floor.metrics["recall@10"]
+    assert done.metrics["recall@10"] >= max(decision["rungs"][-1]["scores"].values())
 
 
 def test_the_decision_says_when_and_why_each_candidate_was_dropped(whole: tuple[Any, Path]) -> None:

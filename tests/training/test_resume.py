@@ -13,15 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from antpipe.errors import IntegrityError, UsageError
+from antpipe.settings.training import TrainConfig
 from antpipe.store.store import Store
 from antpipe.training import checkpoint, loop, state
 from antpipe.training import run as runs
 from antpipe.training.folder import RunFolder
+from antpipe.training.run import run_stage
 from tests.support.commands import run as run_words
 from tests.support.interruptions import (
     CONFIG,
     STEPS,
     Killed,
+    asked,
     command,
     failing_at,
     interrupted,
@@ -221,6 +224,16 @@ def test_the_state_of_other_settings_is_refused_by_name(store: Store, tmp_path: 
     with pytest.raises(UsageError, match=r"other settings: --lr 0.001 \(now 0.5\); --seed 0 \(now 3\)\. "):
         trained(store, tmp_path, replace(CONFIG, lr=0.5, seed=3), **more)
     assert RunFolder(tmp_path).is_unfinished()
+
+
+def test_pre_training_with_the_negatives_of_0_1_0_is_not_continued(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(state.Paused):
+        patch.setattr(TrainConfig, "in_batch", lambda _: False)  # describes it as 0.1.0 did
+        run_stage(asked(store, stage="pretrain"), tmp_path, pause_after=1)
+    with pytest.raises(UsageError, match="other settings: negatives that include the user's own next items"):
+        trained(store, tmp_path, stage="pretrain", resume=True)
 
 
 def test_settings_without_effect_may_change_on_resuming(

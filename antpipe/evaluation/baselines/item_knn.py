@@ -4,7 +4,9 @@ import numpy as np
 from scipy.sparse import csr_array, diags_array
 
 from antpipe.core.batches import Examples
-from antpipe.evaluation.baselines.scores import Scorer, Scores, history_matrix, training_items
+from antpipe.core.transitions import training_items
+from antpipe.core.untrained import history_matrix
+from antpipe.evaluation.baselines.scores import Scorer, Scores
 from antpipe.store.files import Sequences
 
 NEIGHBOURS = 100  # per item; not tuned on any data

@@ -1,10 +1,10 @@
 """First-order Markov chain: the items that followed the last item in training."""
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from antpipe.core.batches import Examples
-from antpipe.evaluation.baselines.scores import Scorer, Scores, training_items
+from antpipe.core.transitions import training_items, transitions
+from antpipe.evaluation.baselines.scores import Scorer, Scores
 from antpipe.store.files import Sequences
 
 
@@ -13,11 +13,8 @@ def markov(sequences: Sequences, items: int) -> Scorer:
 
     Dividing by the number of successors of i would give the probability, and the same order.
     """
-    item, row = training_items(sequences)
-    within = row[1:] == row[:-1]
-    pairs = (item[:-1][within], item[1:][within])
-    follows = csr_array((np.ones(len(pairs[0])), pairs), shape=(items, items))  # duplicate pairs are summed
-    popular = np.bincount(item, minlength=items)
+    follows = transitions(sequences, items)
+    popular = np.bincount(training_items(sequences)[0], minlength=items)
     below_one = popular / (popular.max() + 1)
 
     def score(part: Examples) -> Scores:

@@ -3,7 +3,8 @@
 import numpy as np
 
 from antpipe.core.batches import Examples
-from antpipe.evaluation.baselines.scores import Scorer, Scores, training_items
+from antpipe.core.transitions import training_items
+from antpipe.evaluation.baselines.scores import Scorer, Scores
 from antpipe.store.files import Sequences
 
 

@@ -7,8 +7,10 @@ import numpy as np
 import polars as pl
 
 from antpipe.features.ingest.ids import numbered
+from antpipe.runtime.logs import log
 from antpipe.store.domain import Domain
 from antpipe.store.manifest import id_table_sha256
+from antpipe.store.order import Order, basis_of, in_words, measure_order, order_doubts
 
 TEXT, TEXTS = pl.String(), pl.List(pl.String)
 ITEMS = pl.Schema(
@@ -49,11 +51,12 @@ def write_domain(
     keep their order and users that of their first interaction, for features that come with their own numbering.
     pictures: file contents by the names that `image_files` uses. report: figures for the manifest, with the `folder` of
     the source if there is one. flags: of the command that ingests in the same way again. Returns the statistics of the
-    domain, which are stored too.
+    domain, which are stored too. Logs how the interactions are ordered, with a warning if that cannot be their order in
+    time.
     """
     if not len(items):
         raise AssertionError("an empty domain must be refused earlier, where the reason is known")
-    items, users, interactions = _numbered(items, interactions, keep_order)
+    items, users, interactions = numbered_tables(items, interactions, keep_order)
     ids = items["item_id"].to_list()
     id_table = id_table_sha256(ids)
     statistics = domain_statistics(items, interactions)
@@ -72,11 +75,20 @@ def write_domain(
         out.details |= {"rows": len(items), "statistics": statistics, "report": dict(report), "flags": list(flags)}
         if "split" in interactions.columns:
             out.details["split"] = "given"
+    log_order(domain, measure_order(interactions, items["item_id"], basis_of(parameters, report)))
     return statistics
 
 
-def _numbered(
-    items: pl.DataFrame, interactions: pl.DataFrame, keep_order: bool
+def log_order(domain: Domain, order: Order | None) -> None:
+    """Tell the user how the interactions of a domain are ordered, and what makes that doubtful."""
+    if order is not None:
+        log.info(f"{domain.name}: {in_words(order)}")
+        for doubt in order_doubts(order):
+            log.warning(f"domain {domain.name}: {doubt}")
+
+
+def numbered_tables(
+    items: pl.DataFrame, interactions: pl.DataFrame, keep_order: bool = False
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Items, users and interactions with dense ids, as they are stored."""
     items = items.select(ITEMS.names()).cast(ITEMS)

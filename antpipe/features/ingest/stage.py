@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from antpipe.errors import DataError
-from antpipe.features.ingest.domain import domain_statistics, write_domain
+from antpipe.features.ingest.domain import domain_statistics, log_order, numbered_tables, write_domain
 from antpipe.features.ingest.rejects import Rejects
 from antpipe.features.ingest.rules import Cleaned
 from antpipe.features.ingest.shared_users import hashes_of
@@ -15,6 +15,7 @@ from antpipe.settings.ingest import IngestConfig
 from antpipe.store.artefacts import StageResult
 from antpipe.store.domain import Domain
 from antpipe.store.next_command import ingest_command
+from antpipe.store.order import basis_of, measure_order, order_of
 
 FILES = ("interactions", "items")  # of a report
 # Their names in reports that `ingest amazon` of 0.1.0 wrote.
@@ -60,7 +61,7 @@ def fresh_result(
 ) -> StageResult | None:
     """The result of an ingest that would only repeat what is there; None if it must run.
 
-    It must also run if the domain has more malformed lines than are tolerated now.
+    It must also run if the domain has more malformed lines than are tolerated now. Warns of a doubtful order again.
     """
     if not domain.is_fresh("items", parameters):
         return None
@@ -68,6 +69,7 @@ def fresh_result(
     figures = _figures(entry["report"], duplicates_in)
     if figures["malformed"] > max_rejects:
         return None
+    log_order(domain, order_of(domain))
     return StageResult(domain.name, "items", "fresh", entry["statistics"] | figures)
 
 
@@ -84,7 +86,9 @@ def finish(
     """Write a domain, unless it is a dry run. duplicates_in: the files whose duplicate lines are counted in figures."""
     figures = _figures(cleaned.report, duplicates_in)
     if dry_run:
-        statistics = domain_statistics(cleaned.items, cleaned.interactions.rename({"user_id": "user"}))
+        items, _, interactions = numbered_tables(cleaned.items, cleaned.interactions)
+        log_order(domain, measure_order(interactions, items["item_id"], basis_of(parameters, cleaned.report)))
+        statistics = domain_statistics(items, interactions)
         return StageResult(domain.name, "items", "would be built", statistics | figures)
     statistics = write_domain(
         domain,

@@ -45,8 +45,8 @@ def worker_device(config: EngineConfig, asked: str, here: str) -> str:
         return here
     if asked == "cpu" and config.ray_gpus:
         raise UsageError(f"--device cpu with --ray-gpus {config.ray_gpus:g}: choose one")
-    if asked == "cuda" and not config.ray_gpus:
-        raise UsageError("--device cuda with --engine ray: say how many GPUs a worker takes, with --ray-gpus")
+    if asked.startswith("cuda") and not config.ray_gpus:
+        raise UsageError(f"--device {asked} with --engine ray: say how many GPUs a worker takes, with --ray-gpus")
     return "cuda" if config.ray_gpus else "cpu"
 
 

@@ -23,7 +23,8 @@ from antpipe.features.encoders.located import first_line, quiet
 from antpipe.features.shards.folder import ShardVectors
 from antpipe.features.text.encoders import TextSettings, load_model, prompt_of
 
-TOKENISED_AT_ONCE = 256  # texts
+TOKENISED_AT_ONCE, TOKENISED_FOR_GPU = 256, 4096  # texts; batches on a GPU are large
+LANES_ON_GPU = 2  # one launches kernels while the other waits for its vectors
 MOST_LANES = 8  # each holds a batch in memory, and only one at a time runs Python between operators
 AHEAD = 2  # batches per lane that are prepared or finished and not yet taken, so that no lane has to wait
 # Kinds of rotary positions that a long batch changes in the model itself, for the batches after it.
@@ -106,15 +107,15 @@ class TextEmbedder:
         return positions, self._forward(features)[: len(positions)]
 
     def _lanes(self) -> "Lanes":
-        """One lane if torch does not compute on the CPU, or if batches would disturb each other in the model."""
+        """One lane if another library computes, or if batches would disturb each other in the model."""
         import torch
 
         threads = torch.get_num_threads()
         rotary = (str(getattr(module, "rope_type", "")) for module in self.model.modules())
         alone = any(name in kind for kind in rotary for name in CHANGING)
-        if alone or self.settings.backend != "torch" or self.settings.device != "cpu":
+        if alone or self.settings.backend != "torch":
             return Lanes(1, threads)
-        return lanes_of(threads)
+        return lanes_of(threads) if self.settings.device == "cpu" else Lanes(LANES_ON_GPU, threads)
 
     def _batches(self, texts: Sequence[str]) -> Iterator[tuple[list[int], dict[str, Any]]]:
         """Positions and model input of each batch.
@@ -122,11 +123,12 @@ class TextEmbedder:
         The longest texts come first, roughly, so that a lack of memory shows at once. Texts wait until there are enough
         of about the same length.
         """
+        at_once = TOKENISED_AT_ONCE if self.settings.device == "cpu" else TOKENISED_FOR_GPU
         order = sorted(range(len(texts)), key=lambda position: -len(texts[position]))
         waiting: list[Tokens] = []
         common: dict[str, Any] = {}
-        for start in range(0, len(order), TOKENISED_AT_ONCE):
-            positions = order[start : start + TOKENISED_AT_ONCE]
+        for start in range(0, len(order), at_once):
+            positions = order[start : start + at_once]
             features = self.model.preprocess([texts[position] for position in positions], prompt=self.prompt)
             names = token_features(features, len(positions))
             if not names:  # no padded tokens (a bag of words, texts joined for a GPU): batch as the library does
@@ -134,7 +136,7 @@ class TextEmbedder:
                 continue
             common = {name: value for name, value in features.items() if name not in names}
             waiting += self._unpadded(positions, {name: features[name].numpy() for name in names})
-            for batch in self._cut(waiting, keep=TOKENISED_AT_ONCE):
+            for batch in self._cut(waiting, keep=at_once):
                 yield [text.position for text in batch], {**common, **self._padded(batch)}
         for batch in self._cut(waiting, keep=0):
             yield [text.position for text in batch], {**common, **self._padded(batch)}

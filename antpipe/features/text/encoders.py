@@ -20,6 +20,7 @@ from antpipe.features.encoders.located import (
     folder_digest,
     quiet,
 )
+from antpipe.runtime.devices import use_planless_attention
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -110,6 +111,7 @@ def load_model(settings: TextSettings, seed: int = 0) -> Any:
     import torch
 
     require_backend(settings.backend)
+    use_planless_attention()  # in Ray's workers, choose_device did not
     hint = {"fp32": "f32", "bf16": "bf16"}[settings.precision]
     more = {"ov_config": {"INFERENCE_PRECISION_HINT": hint}} if settings.backend == "openvino" else {}
     try:

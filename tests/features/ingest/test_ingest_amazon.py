@@ -124,6 +124,7 @@ def test_the_formats_found_are_logged_and_reported(store: Store, source: Path, m
         "least 1 interactions per user, 1 per item; text: title, category, brand, features, description",
         "Shop_5.json.gz: reviews of 2014/2018, 3 lines",
         "meta_Shop.json.gz: metadata of 2018 (imageURL), 3 lines",
+        "Shop: order by time; 0.0% of positions have the time of the one before",
     ]
     assert report(store)["interactions"]["format"] == "reviews of 2014/2018"
     assert report(store)["rules"] == messages[0]

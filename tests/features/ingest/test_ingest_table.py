@@ -74,7 +74,7 @@ def test_interactions_and_items_become_a_domain(store: Store, tmp_path: Path, me
     }
     assert set(items(shop)) == {"x", "y"}
     assert "goods.csv: comma-separated, item=id title=title price=price brand=brand" in messages
-    assert messages[-1] == "visits.csv: 3 rows, times are s, from 1500000000000 to 1500000002000 ms"
+    assert messages[-2] == "visits.csv: 3 rows, times are s, from 1500000000000 to 1500000002000 ms"
 
 
 def test_the_counts_of_each_file_add_up(store: Store, tmp_path: Path) -> None:

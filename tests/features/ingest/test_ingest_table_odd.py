@@ -75,7 +75,7 @@ def test_times_in_a_dictionary_are_dates_too(store: Store, tmp_path: Path, messa
     table = pa.table({"user": ["a", "b"], "item": ["x", "y"], "time": times})
     feather.write_feather(table, str(tmp_path / "a.feather"))
     take(store, tmp_path / "a.feather")
-    assert messages[-1] == "a.feather: 2 rows, times are date, from 31536000000 to 31536000000 ms"
+    assert messages[-2] == "a.feather: 2 rows, times are date, from 31536000000 to 31536000000 ms"
 
 
 @pytest.mark.parametrize("value", [["a"], {"x": 1}])

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from antpipe.errors import DataError, UsageError
+from antpipe.features import embed_text as stage
 from antpipe.features.embed_text import embed_text
 from antpipe.features.encoders.located import folder_digest, quiet
 from antpipe.features.text import encoders
-from antpipe.features.text.encoders import PACKAGED_TEXT
+from antpipe.features.text.encoders import PACKAGED_TEXT, locate_text_encoder
 from antpipe.settings.features import TextConfig
 from antpipe.store.store import Store
 from tests.support.fake_encoders import COMMIT, empty_hub
@@ -296,3 +297,15 @@ def test_a_new_catalogue_makes_the_vectors_stale(store: Store) -> None:
     assert store.domain("shop").state("text").status == "stale"
     assert embed_text(store, "shop", CONFIG).status == "built"
     assert store.domain("shop").feature("text").values.shape == (7, 384)
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "tokens"), [("cpu", 0, 2048), ("cuda", 0, 65_536), ("cuda:1", 0, 65_536), ("cuda", 512, 512)]
+)
+def test_batches_are_as_large_as_their_device_likes_unless_told(
+    monkeypatch: pytest.MonkeyPatch, device: str, asked: int, tokens: int
+) -> None:
+    monkeypatch.setattr(stage, "choose_precision", lambda *_: "fp32")
+    config = replace(CONFIG, token_budget=asked)
+    located = locate_text_encoder(config.encoder, "antpipe embed-text", config.backend)
+    assert stage._wanted(config, located, {}, device, device).token_budget == tokens

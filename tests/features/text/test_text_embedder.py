@@ -104,10 +104,21 @@ def test_models_whose_batches_change_rotary_positions_have_one_lane(
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("given", [{"backend": "openvino"}, {"backend": "onnx"}, {"device": "cuda"}])
-def test_other_backends_and_gpus_have_one_lane(embedder: TextEmbedder, given: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("given", "count"), [({"backend": "openvino"}, 1), ({"backend": "onnx"}, 1), ({"device": "cuda"}, 2)]
+)
+def test_other_backends_have_one_lane_and_gpus_two(embedder: TextEmbedder, given: dict[str, str], count: int) -> None:
     torch.set_num_threads(4)
-    assert TextEmbedder(embedder.model, replace(PACKAGED, **given))._lanes() == Lanes(1, 4)
+    assert TextEmbedder(embedder.model, replace(PACKAGED, **given))._lanes() == Lanes(count, 4)
+
+
+def test_texts_for_a_gpu_come_in_batches_as_large_as_the_budget(embedder: TextEmbedder) -> None:
+    on_gpu = TextEmbedder(embedder.model, replace(PACKAGED, device="cuda", token_budget=20_000))
+    batches = list(on_gpu._batches(MANY))
+    assert sorted(position for positions, _ in batches for position in positions) == list(range(len(MANY)))
+    sizes = [features["input_ids"].numel() for _, features in batches]
+    assert max(sizes) <= 20_000
+    assert all(size > 15_000 for size in sizes[:-1])
 
 
 # -- compiled -------------------------------------------------------------------------------------------------

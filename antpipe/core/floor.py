@@ -1,0 +1,195 @@
+"""The untrained floor inside a model: what it adds to the scores of trained vectors (core/untrained.py has the terms).
+
+    score(h, j) = cosine * cos(h, e_j) + text * (mean text of the last items, text of j)
+                  + transitions * steps(last items, j) + history * [j is in the history]
+                  + novelty * [j does not occur in training]
+
+The five weights are tensors of the model (`Ant.floor` and `Ant.history_score`), in units of a cosine; that of the
+cosine itself is in units of the temperature, to learn slowly. On a target all others begin with values fitted to its
+validation positions, so that a model begins at the floor. Then the weights of cosine and history are trained.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import block_diag, csr_array
+
+from antpipe.core.batches import Block, Examples
+from antpipe.core.catalogue import Catalogue, Ints
+from antpipe.core.untrained import (
+    DECAY,
+    HISTORY,
+    LAST,
+    NOVELTY,
+    REACH,
+    TEXT,
+    TRANSITIONS,
+    Untrained,
+    fit_weights,
+    from_sequences,
+    step_rows,
+    text_queries,
+    unit,
+)
+from antpipe.runtime.arrays import within_groups
+from antpipe.store.files import Sequences
+
+if TYPE_CHECKING:
+    import torch
+
+    from antpipe.core.model import Ant
+
+COSINE = "cosine"
+
+
+def known_of(sequences: Sequence[Sequences], offsets: Ints) -> Untrained:
+    """What the training parts of several domains tell of their items, by global row. Texts are read with the features
+    of a step."""
+    parts = [
+        from_sequences(part, np.zeros((int(size), 0), np.float32))
+        for part, size in zip(sequences, np.diff(offsets), strict=True)
+    ]
+    steps = block_diag([part.steps for part in parts], format="csr")
+    kind = np.int32 if steps.nnz < 2**31 else np.int64  # half the memory of what SciPy chooses
+    arrays = (steps.data, steps.indices.astype(kind), steps.indptr.astype(kind))
+    return Untrained(
+        np.concatenate([part.texts for part in parts]),
+        csr_array(arrays, steps.shape),
+        np.concatenate([part.new for part in parts]),
+    )
+
+
+def known_in(catalogue: Catalogue, widths: Mapping[str, int], domain: str, sequences: Sequences | None) -> Untrained:
+    """The same for one domain, by its own rows, with texts if the model reads them. sequences: None for a catalogue
+    without interactions, in which every item is new."""
+    rows = catalogue.rows(domain)
+    texts = catalogue.gather(rows, "text", widths["text"])[0] if "text" in widths else np.zeros((len(rows), 0), "f4")
+    if sequences is None:
+        return Untrained(unit(texts), csr_array((len(rows), len(rows))), np.ones(len(rows), np.bool_))
+    return from_sequences(sequences, unit(texts))
+
+
+# -- in a training step -----------------------------------------------------------------------------------------------
+
+
+def recent(blocks: Sequence[Block]) -> Ints:
+    """The last items of each position of the blocks, the latest first: (p, LAST) indices into the batch's items, -1
+    where the window has no more."""
+    found = [np.empty((0, LAST), np.int64)]
+    for block in blocks:
+        sequence, place = np.divmod(block.positions, block.inputs.shape[1])
+        back = place[:, None] - np.arange(LAST)
+        found.append(np.where(back >= 0, block.inputs[sequence[:, None], np.maximum(back, 0)], -1))
+    return np.concatenate(found)
+
+
+def step_pairs(known: Untrained, items: Ints, last: Ints, targets: Ints) -> csr_array:
+    """(p, n): the transitions term of each position and item of a step, without what the position's own user adds to it
+    at the position's target (in ranking, the target is not in the training part).
+
+    items: (n,) sorted global rows of the step; last: (p, LAST) as `recent` gives them; targets: (p,) indices into
+    items.
+    """
+    p, n = len(last), len(items)
+    row, back = np.nonzero(last >= 0)
+    read, target = items[last[row, back]], items[targets]
+    share = DECAY**back
+    rows = csr_array((share, (row, read)), (p, len(known.new))) @ known.steps  # (p, N), in no order within a row
+    there = np.asarray(known.steps[read, target[row]]).ravel()
+    own = (back < REACH) / (back + 1)  # what the target's own occurrence after this item counts
+    without = np.log1p(np.maximum(np.expm1(there) - own, 0))
+    less = np.bincount(row, share * (there - without), minlength=p)
+    count = np.diff(rows.indptr)
+    of_target = np.flatnonzero(rows.indices == np.repeat(target.astype(rows.indices.dtype), count))
+    rows.data[of_target] -= less[np.searchsorted(rows.indptr, of_target, side="right") - 1]
+    if n == len(known.new):
+        return rows
+    place = np.full(len(known.new), -1, np.int32)
+    place[items] = np.arange(n)
+    column = place[rows.indices]
+    here = np.flatnonzero(column >= 0)
+    return csr_array((rows.data[here], column[here], np.searchsorted(here, rows.indptr)), (p, n))
+
+
+def transition_counts(known: Untrained, last: Ints) -> Ints:
+    """How many transitions each position's last items have, (p,). last: (p, LAST) global rows, -1 for none."""
+    begin = known.steps.indptr
+    counts: Ints = np.where(last >= 0, begin[last + 1] - begin[last], 0).sum(1)
+    return counts
+
+
+def text_recent(texts: "torch.Tensor", last: "torch.Tensor") -> "torch.Tensor":
+    """The mean text of each position's last items, (p, d). texts: (n, d) unit vectors; last: (p, LAST), -1 for none."""
+    import torch
+
+    share = DECAY ** torch.arange(LAST, device=texts.device) * (last >= 0)  # (p, LAST)
+    share = share / share.sum(1, keepdim=True).clamp(min=1)  # 1 for the latest; padding has none
+    read = texts.index_select(0, last.clamp(min=0).flatten()).view(*last.shape, texts.shape[1])
+    mean: torch.Tensor = torch.einsum("pk,pkd->pd", share.to(read.dtype), read)
+    return mean
+
+
+# -- in ranking -------------------------------------------------------------------------------------------------------
+
+
+def weights_of(model: "Ant") -> dict[str, float]:
+    """The weights of the floor's terms, in units of a cosine; a model without texts has none for them."""
+    assert model.floor is not None
+    assert model.history_score is not None
+    found = {name: float(value.detach()) for name, value in model.floor.items()}
+    found["cosine"] *= model.config.temperature
+    return found | {HISTORY: float(model.history_score.detach())}
+
+
+def queries_with_floor(
+    model: "Ant", queries: NDArray[np.float32], known: Untrained, part: Examples
+) -> NDArray[np.float32]:
+    """Unit vectors (Q, D) as longer ones (Q, D + d + 1), whose inner products with those of `items_with_floor` are the
+    scores without transitions and history."""
+    weights = weights_of(model)
+    texts = text_queries(known, part) * weights.get(TEXT, 0.0)
+    return np.hstack([queries * weights[COSINE], texts, np.ones((len(queries), 1))], dtype=np.float32)
+
+
+def items_with_floor(model: "Ant", items: NDArray[np.float32], known: Untrained) -> NDArray[np.float32]:
+    """Unit vectors (N, D) of a domain's items as vectors (N, D + d + 1)."""
+    novelty = known.new[:, None] * weights_of(model)[NOVELTY]
+    return np.hstack([items, known.texts, novelty], dtype=np.float32)
+
+
+def added_pairs(known: Untrained, part: Examples, weights: Mapping[str, float]) -> csr_array:
+    """(Q, N): what transitions and the last max_len items of the history add to scores."""
+    n = len(known.new)
+    count = np.minimum(part.end - part.start, part.max_len)
+    history = part.items[np.repeat(part.end - count, count) + within_groups(count)]
+    marks = csr_array((np.ones(len(history)), (np.repeat(np.arange(len(part)), count), history)), (len(part), n))
+    marks.sum_duplicates()
+    marks.data[:] = 1
+    pairs: csr_array = csr_array(weights[TRANSITIONS] * step_rows(known, part) + weights[HISTORY] * marks)
+    return pairs
+
+
+# -- where a model begins ---------------------------------------------------------------------------------------------
+
+
+def begin_at_floor(model: "Ant", known: Untrained, valid: Examples) -> dict[str, float]:
+    """Give a model of a target the weights fitted to its validation positions, which are returned, and new items no id.
+
+    known: of the target. The weight of trained vectors stays as it is: they may have come with it.
+    """
+    import torch
+
+    assert model.floor is not None
+    assert model.history_score is not None
+    temperature = model.config.temperature
+    with torch.no_grad():
+        fitted = fit_weights(known, valid)
+        for name, value in fitted.items():
+            place = model.history_score if name == HISTORY else model.floor.get(name)
+            if place is not None:
+                place.fill_(value * temperature)
+        if model.ids is not None:
+            model.ids.weight[torch.from_numpy(known.new)] = 0.0
+    return fitted

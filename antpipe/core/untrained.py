@@ -1,0 +1,191 @@
+"""The untrained floor: what texts, transitions, histories and novelty say of the next item, each with a weight.
+
+    score(j) = text * mean over the last items i of cos(text i, text j)
+               + transitions * sum over the last items i of log1p(c(i, j))
+               + history * [j is in the history] + novelty * [j does not occur in training]
+
+Text and transitions of the k-th last item count DECAY ** (k - 1), up to the LAST-th. c(i, j) adds up 1 / d for each
+time that j came d <= REACH positions after i in a training part (sequential rules: Ludewig, Jannach 2018, arXiv
+1803.09587), and BACKWARD / d for each time that it came before i. A term for which a domain has no data is 0.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from antpipe.core.batches import Examples, sample
+from antpipe.core.transitions import training_items, transitions
+from antpipe.runtime.arrays import within_groups
+from antpipe.settings.model import FLOOR
+from antpipe.store.domain import Domain
+from antpipe.store.files import Sequences
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+# Chosen on the validation positions of Beauty, Sports, Toys and Games (docs/verdict.md).
+LAST = 5
+DECAY = 0.5
+REACH = 5
+BACKWARD = 0.5
+ITEMS_AT_ONCE = 8192  # text vectors that are held in float64
+TEXT, TRANSITIONS, HISTORY, NOVELTY = TERMS = ("text", "transitions", "history", "novelty")
+# How far from their usual values (FLOOR) a fit may take the weights: standard deviations of normal distributions.
+SPREAD = {TEXT: 3.0, TRANSITIONS: 2.0, HISTORY: 4.0, NOVELTY: 2.0}
+MOST_POSITIONS = 2000  # that a fit reads
+MOST_SCORES = 1 << 24  # and as many scores (64 MB)
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """What is known of N items, of one or several domains, without training.
+
+    texts: (N, d) unit vectors, zeros if an item has no text; d is 0 if there are none, or if they are read elsewhere.
+    steps: (N, N) log1p(c). new: (N,) True if the item does not occur in training.
+    """
+
+    texts: Floats
+    steps: "csr_array"
+    new: NDArray[np.bool_]
+
+
+def untrained(domain: Domain) -> Untrained:
+    """What texts and training parts of a domain tell. Raises DataError if its text features are there but stale."""
+    has_texts = "text" in domain.manifest()
+    texts = unit_texts(domain) if has_texts else np.zeros((domain.rows(), 0), np.float32)
+    return from_sequences(domain.sequences(), texts)
+
+
+def from_sequences(sequences: Sequences, texts: Floats) -> Untrained:
+    """What the training parts of a domain tell of its items, which have these texts (N, d)."""
+    counts = np.bincount(training_items(sequences)[0], minlength=len(texts))
+    return Untrained(texts, log_counts(sequences, len(texts)), counts == 0)
+
+
+def unit_texts(domain: Domain) -> Floats:
+    """Text vectors (N, d) of a domain scaled to unit length; zeros remain zeros. Raises DataError if there are none."""
+    return unit(domain.feature("text").values.astype(np.float32))
+
+
+def unit(vectors: Floats) -> Floats:
+    """Rows (n, d) scaled to unit length, in place; zeros remain zeros."""
+    length = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+    vectors /= np.where(length > 0, length, 1)[:, None]
+    return vectors
+
+
+def log_counts(sequences: Sequences, items: int) -> "csr_array":
+    """(N, N): log1p(c), as above."""
+    counts = csr_array((items, items))
+    for apart in range(1, REACH + 1):
+        counts = counts + transitions(sequences, items, apart) / apart
+    counts = (counts + BACKWARD * counts.T).tocsr()
+    counts.data = np.log1p(counts.data)
+    return counts
+
+
+# -- terms of examples (Q of them) ------------------------------------------------------------------------------
+
+
+def history_matrix(part: Examples, items: int) -> "csr_array":
+    """(Q, N): 1 if the item is in the history of the example."""
+    count = part.end - part.start
+    history = part.items[np.repeat(part.start, count) + within_groups(count)]
+    matrix = csr_array((np.ones(len(history)), (np.repeat(np.arange(len(part)), count), history)), (len(part), items))
+    matrix.sum_duplicates()
+    matrix.data[:] = 1
+    return matrix
+
+
+def recent_matrix(part: Examples, items: int) -> "csr_array":
+    """(Q, N): DECAY ** (k - 1) for the k-th last item of the history; an item that is there twice adds up."""
+    count = np.minimum(part.end - part.start, LAST)
+    back = within_groups(count)  # from the end
+    history = part.items[np.repeat(part.end - 1, count) - back]
+    return csr_array((DECAY**back, (np.repeat(np.arange(len(part)), count), history)), (len(part), items))
+
+
+def text_queries(known: Untrained, part: Examples) -> Doubles:
+    """(Q, d): the mean of the last items' texts; its inner product with the text of an item is a mean cosine."""
+    recent = recent_matrix(part, len(known.texts))
+    read, column = np.unique(recent.indices, return_inverse=True)
+    shares = csr_array((recent.data, column, recent.indptr), (len(part), len(read)))
+    queries: Doubles = shares @ known.texts[read].astype(np.float64) / shares.sum(1)[:, None]
+    return queries
+
+
+def step_rows(known: Untrained, part: Examples) -> "csr_array":
+    """(Q, N): the sum of the last items' log1p(c)."""
+    return recent_matrix(part, len(known.texts)) @ known.steps
+
+
+def cosines(texts: Floats, queries: Doubles) -> Floats:
+    """(Q, N) inner products in float64, rounded, so that equal texts tie whatever the order of summation."""
+    found = np.empty((len(queries), len(texts)), np.float32)
+    for begin in range(0, len(texts), ITEMS_AT_ONCE):
+        items = slice(begin, begin + ITEMS_AT_ONCE)
+        found[:, items] = queries @ texts[items].astype(np.float64).T
+    return found
+
+
+# -- their blend ------------------------------------------------------------------------------------------------
+
+
+def blend(known: Untrained, part: Examples, weights: Mapping[str, float]) -> Floats:
+    """Scores (Q, N) with weights by term. Items that are alike in all terms have equal scores."""
+    scores = cosines(known.texts, text_queries(known, part)) * np.float32(weights[TEXT])
+    added = weights[TRANSITIONS] * step_rows(known, part) + weights[HISTORY] * history_matrix(part, len(known.texts))
+    keys = np.repeat(np.arange(len(part)), np.diff(added.indptr)) * len(known.texts) + added.indices
+    scores.ravel()[keys] += added.data.astype(np.float32)
+    scores[:, known.new] += np.float32(weights[NOVELTY])
+    return scores
+
+
+def in_words(weights: Mapping[str, float]) -> str:
+    shown = ", ".join(f"{name} {value:.2f}" for name, value in weights.items())
+    return f"weights fitted to validation: {shown}"
+
+
+def fit_weights(known: Untrained, valid: Examples) -> dict[str, float]:
+    """The weights, as logits, with which the terms alone predict validation positions best.
+
+    They maximise the likelihood of the targets among all items, times normal distributions around FLOOR: with few
+    positions they stay near those values. At most MOST_POSITIONS are read.
+    """
+    from scipy.optimize import minimize
+
+    n = len(known.new)
+    part = sample(valid, max(1, min(MOST_POSITIONS, MOST_SCORES // n)))
+    if not len(part):
+        return {name: FLOOR[name] for name in TERMS}
+    target, row = part.targets(), np.arange(len(part))
+    texts, steps, seen = (
+        cosines(known.texts, text_queries(known, part)),
+        step_rows(known, part),
+        history_matrix(part, n),
+    )
+    usual, spread = (np.array([numbers[name] for name in TERMS]) for numbers in (FLOOR, SPREAD))
+    step_keys, seen_keys = (np.repeat(row, np.diff(one.indptr)) * n + one.indices for one in (steps, seen))
+    goal = np.array([one[row, target].sum() for one in (texts, steps, seen)] + [known.new[target].sum()])
+
+    def loss(shift: Doubles) -> tuple[float, Doubles]:
+        weights = usual + shift * spread
+        scores = texts * np.float32(weights[0])
+        flat = scores.reshape(-1)
+        flat[step_keys] += (weights[1] * steps.data).astype(np.float32)
+        flat[seen_keys] += (weights[2] * seen.data).astype(np.float32)
+        scores[:, known.new] += np.float32(weights[3])
+        top = scores.max(1, keepdims=True)
+        scores -= top
+        np.exp(scores, out=scores)
+        total = scores.sum(1, keepdims=True, dtype=np.float64)
+        value = float(np.log(total).sum() + top.sum(dtype=np.float64) - goal @ weights + (shift**2).sum() / 2)
+        scores /= total
+        dense = [np.einsum("qn,qn->", scores, texts, dtype=np.float64), scores[:, known.new].sum(dtype=np.float64)]
+        expected = np.array([dense[0], flat[step_keys] @ steps.data, flat[seen_keys] @ seen.data, dense[1]])
+        return value, (expected - goal) * spread + shift
+
+    found = minimize(loss, np.zeros(len(TERMS)), jac=True, method="L-BFGS-B", options={"maxiter": 50})
+    return dict(zip(TERMS, (usual + found.x * spread).tolist(), strict=True))

@@ -1,0 +1,290 @@
+"""The floor inside a model: each term against dense maths written out, in training and in ranking."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from antpipe.core.batches import Candidates, Examples, batches, examples, training_windows
+from antpipe.core.floor import begin_at_floor, known_of, recent, step_pairs, text_recent, weights_of
+from antpipe.core.model import Ant
+from antpipe.core.ranking import rank_examples, scoring
+from antpipe.core.untrained import BACKWARD, DECAY, LAST, REACH, SPREAD, TERMS, Untrained, fit_weights, unit
+from antpipe.settings.model import FLOOR, ModelConfig
+from antpipe.settings.training import TrainConfig
+from antpipe.store.files import Sequences
+from antpipe.training.loop import sized, target_loss
+
+N, WIDTH, MAX_LEN = 30, 5, 8
+
+
+def shop(seed: int = 0, users: int = 12) -> Sequences:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, 12, users)
+    items = np.concatenate([rng.choice(N - 4, length, replace=False) for length in lengths]).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return Sequences(np.arange(users, dtype=np.int32), offsets, items, lengths - 2, lengths - 1, MAX_LEN)
+
+
+def counts_without(sequences: Sequences, left_out: tuple[int, int] | None = None) -> NDArray[np.float64]:
+    """c(i, j) counted by hand; left_out: a row and place whose item does not count as coming after the others."""
+    found = np.zeros((N, N))
+    for row, (start, train) in enumerate(zip(sequences.offsets, sequences.train_end, strict=False)):
+        for place in range(train):
+            for apart in range(1, min(REACH, place) + 1):
+                before, after = sequences.items[start + place - apart], sequences.items[start + place]
+                if left_out != (row, place):
+                    found[before, after] += 1 / apart
+                found[after, before] += BACKWARD / apart
+    return found
+
+
+def test_transitions_add_up_what_came_within_reach_in_training() -> None:
+    sequences = shop()
+    known = known_of([sequences], np.array([0, N]))
+    assert known.steps.toarray() == pytest.approx(np.log1p(counts_without(sequences)))
+
+
+def test_new_items_are_those_that_no_training_part_has() -> None:
+    sequences = shop()
+    there = {
+        int(item)
+        for start, end in zip(sequences.offsets, sequences.train_end, strict=False)
+        for item in sequences.items[start : start + end]
+    }
+    assert np.flatnonzero(~known_of([sequences], np.array([0, N])).new).tolist() == sorted(there)
+
+
+def test_domains_do_not_share_transitions() -> None:
+    known = known_of([shop(0), shop(1)], np.array([0, N, 2 * N]))
+    dense = known.steps.toarray()
+    assert dense[:N, :N].any()
+    assert not dense[:N, N:].any()
+    assert not dense[N:, :N].any()
+
+
+def model_of(seed: int = 0, **own: Any) -> Ant:
+    torch.manual_seed(seed)
+    config = ModelConfig(
+        width=8, experts=0, layers=1, floor=True, item_dropout=0, hidden_dropout=0, attention_dropout=0, temperature=0.1
+    )
+    model = Ant(replace(config, **own), {"text": WIDTH}, MAX_LEN, N).double()
+    with torch.no_grad():
+        for number, parameter in enumerate([*model.floor.values(), model.history_score]):  # type: ignore[union-attr]
+            parameter.fill_(0.1 * (number + 1))
+    return model
+
+
+def texts(seed: int = 3) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=(N, WIDTH)).astype(np.float32)
+
+
+def dense_scores(model: Ant, sequences: Sequences, row: int, place: int, *, training: bool) -> torch.Tensor:
+    """Scores of all items for the item at `place` of a sequence, by the formula of the module."""
+    start = sequences.offsets[row]
+    first = max(0, place - MAX_LEN)
+    history = torch.from_numpy(sequences.items[start + first : start + place].astype(np.int64))
+    features = torch.from_numpy(texts()).double()
+    vectors = model.items({"text": features}, torch.arange(N) if model.ids is not None else None).fused
+    hidden = model.encode(vectors[history][None])[0, -1]
+    target = int(sequences.items[start + place])
+    counts = counts_without(sequences)
+    floor, last = model.floor, history.flip(0)[:LAST]
+    share = torch.tensor([DECAY**k for k in range(len(last))], dtype=torch.float64)
+    normed = F.normalize(features, dim=-1)
+    text = (share[:, None] * normed[last]).sum(0) / share.sum()
+    steps = torch.zeros(N, dtype=torch.float64)
+    for back, item in enumerate(last.tolist()):
+        here = np.log1p(counts[item])
+        if training and back < REACH:
+            here[target] = np.log1p(counts[item, target] - 1 / (back + 1))
+        steps += share[back] * torch.from_numpy(here)
+    seen = torch.zeros(N, dtype=torch.float64)
+    seen[history] = 1
+    cosine = model.config.temperature * floor["cosine"] * F.cosine_similarity(hidden[None], vectors)  # type: ignore[index]
+    scores = cosine + floor["text"] * (normed @ text)  # type: ignore[index]
+    return scores + floor["transitions"] * steps + model.history_score * seen  # type: ignore[index,operator]
+
+
+@pytest.mark.parametrize("drawn", [N, 6])
+@pytest.mark.parametrize("unsold", [True, False])
+def test_the_loss_is_the_softmax_of_the_dense_scores_with_its_gradients(drawn: int, unsold: bool) -> None:
+    sequences, model = shop(), model_of(transductive=True)
+    known = known_of([sequences], np.array([0, N]))
+    windows = training_windows([sequences], np.array([0, N]))
+    (batch,) = batches(windows, 10_000, 0, 1, Candidates(N, drawn))
+    config = TrainConfig(unsold_negatives=unsold, precision="fp32")
+    from antpipe.core.catalogue import ItemInputs
+
+    inputs = ItemInputs({"text": torch.from_numpy(texts()[batch.items]).double()}, {}, torch.from_numpy(batch.items))
+    loss = target_loss(model, inputs, batch, config, known=known)
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    ours = torch.autograd.grad(loss, [model.get_parameter(name) for name in names], allow_unused=True)
+
+    inclusion = np.zeros(len(batch.items)) if batch.log_inclusion is None else batch.log_inclusion.astype(np.float64)
+    if not unsold:
+        inclusion = np.where(known.new[batch.items], np.inf, inclusion)
+    rows = []
+    for row, train in enumerate(sequences.train_end):
+        for place in range(1, train):
+            logits = dense_scores(model, sequences, row, place, training=True) / 0.1
+            target = int(sequences.items[sequences.offsets[row] + place])
+            among = logits[batch.items] - torch.from_numpy(inclusion)
+            rows.append(among.logsumexp(0) - logits[target])
+    expected = torch.stack(rows).mean()
+    theirs = torch.autograd.grad(expected, [model.get_parameter(name) for name in names], allow_unused=True)
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
+    for name, one, other in zip(names, ours, theirs, strict=True):
+        assert (one is None) == (other is None), name
+        if one is not None and other is not None:
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7, msg=name)
+
+
+class OneDomain:
+    """A catalogue of one domain with texts, as far as ranking reads it."""
+
+    domains = ("Shop",)
+    widths = {"text": WIDTH}  # noqa: RUF012
+
+    def rows(self, _: str) -> NDArray[np.int64]:
+        return np.arange(N)
+
+    def gather(self, rows: Any, *_: object) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        return texts()[rows], np.ones(len(rows), np.bool_)
+
+
+@pytest.mark.parametrize("block_size", [0, 3])
+def test_ranks_are_those_of_the_dense_scores(block_size: int) -> None:
+    sequences, model = shop(5, users=20), model_of().float().eval()
+    found = known_of([sequences], np.array([0, N]))
+    known = Untrained(unit(texts()), found.steps, found.new)
+    part = examples(sequences, "test")
+    device = torch.device("cpu")
+    ranks = scoring(model, OneDomain(), "Shop", part, device, known).ranks(part, block_size)  # type: ignore[arg-type]
+    exact, weights = model.double(), weights_of(model)
+    for number, row in enumerate(np.repeat(np.arange(20), 1)):
+        place = int(sequences.valid_end[row])
+        scores = dense_scores(exact, sequences, row, place, training=False).detach().numpy()
+        scores += weights["novelty"] * known.new
+        target = int(sequences.items[sequences.offsets[row] + place])
+        expected = 1 + (scores > scores[target] + 1e-5).sum()
+        assert ranks.by_protocol["all"][number] == expected
+        unseen = np.setdiff1d(np.arange(N), sequences.items[sequences.offsets[row] : sequences.offsets[row] + place])
+        assert ranks.by_protocol["unseen"][number] == 1 + (scores[unseen] > scores[target] + 1e-5).sum()
+
+
+def test_a_target_that_only_pairs_bring_up_is_ranked_first() -> None:
+    """Far outside the candidates by inner product, first by what transitions add."""
+    rng = np.random.default_rng(0)
+    items = rng.normal(size=(500, 4)).astype(np.float32)
+    queries = np.array([[1.0, 0, 0, 0]], np.float32)
+    worst = int((items @ queries[0]).argmin())
+    part = Examples(np.array([0], np.int32), np.array([7, worst], np.int32), np.array([0]), np.array([1]), MAX_LEN)
+    from antpipe.core.ranking import PairScores
+
+    ranks = rank_examples(
+        queries, items, part, pairs=lambda _: PairScores(np.array([50.0]), np.array([worst], np.int64))
+    )
+    assert ranks.by_protocol["all"].tolist() == [1]
+
+
+def test_fitted_weights_maximise_likelihood_and_prior() -> None:
+    """Against scipy's minimiser on the dense loss, written out, without its gradient."""
+    from scipy.optimize import minimize
+
+    sequences = shop(2, users=40)
+    found = known_of([sequences], np.array([0, N]))
+    known = Untrained(unit(texts()), found.steps, found.new)
+    part, zero = examples(sequences, "valid"), model_of()
+    rows = []
+    with torch.no_grad():
+        for name in TERMS:
+            for other in TERMS:
+                place = zero.history_score if other == "history" else zero.floor[other]  # type: ignore[index]
+                place.fill_(float(other == name))  # type: ignore[union-attr]
+            zero.floor["cosine"].fill_(0)  # type: ignore[index]
+            dense = [
+                dense_scores(zero, sequences, row, int(sequences.train_end[row]), training=False) for row in range(40)
+            ]
+            new = known.new * float(name == "novelty")
+            rows.append(np.stack([scores.numpy() + new for scores in dense]))
+    terms, target = np.stack(rows, -1), part.targets()  # (Q, N, 4)
+
+    def loss(shift: NDArray[np.float64]) -> float:
+        weights = [FLOOR[name] + change * SPREAD[name] for name, change in zip(TERMS, shift, strict=True)]
+        scores = terms @ np.array(weights)
+        chosen = scores[np.arange(len(target)), target]
+        return float((np.log(np.exp(scores).sum(1)) - chosen).sum() + (shift**2).sum() / 2)
+
+    best = minimize(loss, np.zeros(4), method="Nelder-Mead", options={"xatol": 1e-5, "fatol": 1e-8, "maxiter": 4000})
+    expected = {name: FLOOR[name] + change * SPREAD[name] for name, change in zip(TERMS, best.x, strict=True)}
+    assert fit_weights(known, part) == pytest.approx(expected, abs=0.02)
+
+
+def test_without_validation_positions_the_weights_are_the_usual_ones() -> None:
+    sequences = shop()
+    found = known_of([sequences], np.array([0, N]))
+    none = Examples(*(np.empty(0, np.int32),) * 4, MAX_LEN)  # type: ignore[arg-type]
+    assert fit_weights(Untrained(unit(texts()), found.steps, found.new), none) == {name: FLOOR[name] for name in TERMS}
+
+
+def test_a_model_begins_with_fitted_weights_and_gives_new_items_no_id() -> None:
+    sequences, model = shop(2, users=40), model_of(transductive=True)
+    found = known_of([sequences], np.array([0, N]))
+    known, valid = Untrained(unit(texts()), found.steps, found.new), examples(sequences, "valid")
+    before = weights_of(model)["cosine"]
+    begin_at_floor(model, known, valid)
+    fitted = {name: value * model.config.temperature for name, value in fit_weights(known, valid).items()}
+    assert weights_of(model) == pytest.approx({"cosine": before, **fitted})
+    assert known.new.any()
+    assert not model.ids.weight[known.new].any()  # type: ignore[union-attr]
+    assert model.ids.weight[~known.new].any()  # type: ignore[union-attr]
+
+
+def test_recent_items_are_the_latest_first() -> None:
+    sequences = shop()
+    (batch,) = batches(training_windows([sequences], np.array([0, N])), 10_000, 0, 1, Candidates(N, N))
+    last = recent(batch.blocks)
+    base = 0
+    for block in batch.blocks:
+        for number, flat in enumerate(block.positions):
+            row, place = divmod(int(flat), block.inputs.shape[1])
+            expected = block.inputs[row, max(0, place - LAST + 1) : place + 1][::-1].tolist()
+            assert last[base + number].tolist() == expected + [-1] * (LAST - len(expected))
+        base += len(block.positions)
+
+
+def test_a_process_without_positions_has_nothing_to_add() -> None:
+    assert text_recent(torch.ones(4, 3), torch.empty(0, LAST, dtype=torch.int64)).shape == (0, 3)
+    known, none = known_of([shop()], np.array([0, N])), np.empty(0, np.int64)
+    assert step_pairs(known, np.arange(N), recent([]), none).shape == (0, N)
+
+
+def test_a_users_own_transition_does_not_vote_for_its_target() -> None:
+    """Two users alike: each is told of its target by the other one alone."""
+    items = np.array([0, 1, 2, 3, 0, 1, 2, 3], np.int32)
+    two = Sequences(np.arange(2, dtype=np.int32), np.array([0, 4, 8]), items, np.array([2, 2]), np.array([3, 3]), 8)
+    known = known_of([two], np.array([0, 4]))
+    (batch,) = batches(training_windows([two], np.array([0, 4])), 10, 0, 1, Candidates(4, 4))
+    pairs = step_pairs(known, batch.items, recent(batch.blocks), batch.targets).toarray()
+    assert pairs[:, 1] == pytest.approx(np.log1p(1))  # not log1p(2)
+    assert csr_array(known.steps)[0, 1] == pytest.approx(np.log1p(2))
+
+
+@pytest.mark.parametrize(
+    ("positions", "batch", "passes"), [(1000, 128, 4), (6400, 400, 2), (16_384, 1024, 2), (200_000, 1024, 1)]
+)
+def test_small_shops_have_smaller_batches_and_several_passes_per_epoch(positions: int, batch: int, passes: int) -> None:
+    config, times = sized(TrainConfig(batch_size=1024, smallest_batch=128, least_steps=32, lr=0.004), positions)
+    assert (config.batch_size, times) == (batch, passes)
+    assert config.lr == pytest.approx(0.004 * np.sqrt(batch / 1024))
+
+
+def test_nothing_is_sized_unless_it_is_asked_for() -> None:
+    config = TrainConfig(batch_size=1024)
+    assert sized(config, 300) == (config, 1)

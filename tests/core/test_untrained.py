@@ -1,0 +1,207 @@
+"""The untrained floor: its terms by hand, its blend against dense matrices, its weights against brute force."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_array
+
+from antpipe.core.batches import Examples, examples
+from antpipe.core.transitions import training_items, transitions
+from antpipe.core.untrained import (
+    Untrained,
+    blend,
+    fit_weights,
+    from_sequences,
+    history_matrix,
+    log_counts,
+    recent_matrix,
+    step_rows,
+    text_queries,
+    unit_texts,
+    untrained,
+)
+from antpipe.store.files import Sequences
+from antpipe.store.store import Store
+from tests.support.trainable import make_trainable
+
+
+def shop(walks: list[list[int]]) -> Sequences:
+    """Leave-one-out: the last item of each walk is the test target, the one before it the validation target."""
+    lengths = np.array([len(walk) for walk in walks])
+    offsets, items = np.concatenate([[0], np.cumsum(lengths)]), np.concatenate(walks).astype(np.int32)
+    ends = (np.maximum(lengths - 2, 1).astype(np.int32), np.maximum(lengths - 1, 1).astype(np.int32))
+    return Sequences(np.arange(len(walks), dtype=np.int32), offsets, items, *ends, 50)
+
+
+def after(*history: int) -> Examples:
+    items = np.array([*history, 0], np.int32)
+    return Examples(np.zeros(1, np.int32), items, np.array([0]), np.array([len(history)]), 50)
+
+
+def random_case(seed: int, users: int = 60, n: int = 15) -> tuple[Untrained, Sequences]:
+    """A shop with random walks; items 0 and 1 have the same text, item 2 has none."""
+    rng = np.random.default_rng(seed)
+    walks = [rng.integers(0, n, rng.integers(3, 12)).tolist() for _ in range(users)]
+    texts = rng.normal(size=(n, 4)).astype(np.float32)
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    texts[1], texts[2] = texts[0], 0
+    return from_sequences(shop(walks), texts), shop(walks)
+
+
+def weights_of(text: float, transitions: float, history: float, novelty: float) -> dict[str, float]:
+    return {"text": text, "transitions": transitions, "history": history, "novelty": novelty}
+
+
+def scores_written_out(
+    known: Untrained, walks: Sequences, weights: Mapping[str, float], history: list[int]
+) -> list[float]:
+    """The formula of the module, item by item."""
+    n, counts, (item, row) = len(known.texts), np.zeros(known.steps.shape), training_items(walks)
+    for place, one in enumerate(item):
+        for apart in range(1, 6):
+            if place + apart < len(item) and row[place + apart] == row[place]:
+                counts[one, item[place + apart]] += 1 / apart
+                counts[item[place + apart], one] += 0.5 / apart
+    recent = [(0.5**back, one) for back, one in enumerate(reversed(history[-5:]))]
+    whole = sum(weight for weight, _ in recent)
+    return [
+        weights["text"] * sum(weight * float(known.texts[i] @ known.texts[j]) for weight, i in recent) / whole
+        + weights["transitions"] * sum(weight * np.log1p(counts[i, j]) for weight, i in recent)
+        + weights["history"] * (j in history)
+        + weights["novelty"] * (j not in item)
+        for j in range(n)
+    ]
+
+
+# -- transitions ------------------------------------------------------------------------------------------------
+
+
+def test_transitions_count_what_followed_in_training_parts_and_never_from_user_to_user() -> None:
+    walks = shop([[0, 1, 0, 1, 2, 2], [1, 0, 3, 3]])  # training parts 0 1 0 1 and 1 0
+    assert transitions(walks, 4).toarray().tolist() == [[0, 2, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert transitions(walks, 4, apart=2).toarray().tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0] * 4, [0] * 4]
+    assert transitions(walks, 4, apart=9).nnz == 0
+
+
+def test_items_further_apart_and_in_the_other_order_count_less() -> None:
+    counts = np.expm1(log_counts(shop([[0, 1, 2, 3, 3], [0, 1, 3, 3]]), 4).toarray())
+    assert counts[0, 1] == pytest.approx(2)
+    assert counts[0, 2] == pytest.approx(1 / 2)
+    assert counts[1, 0] == pytest.approx(2 / 2)
+    assert counts[2, 0] == pytest.approx(1 / 2 / 2)
+    assert counts[3].tolist() == counts[:, 3].tolist() == [0, 0, 0, 0]  # outside the training parts
+
+
+def test_transitions_reach_five_positions() -> None:
+    counts = np.expm1(log_counts(shop([[0, 1, 2, 3, 4, 5, 6, 7, 7]]), 8).toarray())
+    assert counts[0].tolist() == pytest.approx([0, 1, 1 / 2, 1 / 3, 1 / 4, 1 / 5, 0, 0])
+
+
+# -- terms ------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_five_items_count_each_half_of_the_one_after_it() -> None:
+    assert recent_matrix(after(5, 0, 1, 2, 3, 4), 6).toarray().tolist() == [[1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 0]]
+    assert recent_matrix(after(2, 0, 2), 3).toarray().tolist() == [[1 / 2, 0, 1 + 1 / 4]]
+
+
+def test_text_queries_are_means_of_the_last_texts() -> None:
+    known = Untrained(
+        np.array([[1, 0], [0, 1], [0, 0]], np.float32), csr_array((3, 3)), np.zeros(3, np.bool_)
+    )  # item 2: no text
+    assert text_queries(known, after(0))[0].tolist() == [1, 0]
+    assert text_queries(known, after(0, 1))[0].tolist() == pytest.approx([1 / 3, 2 / 3])
+    assert text_queries(known, after(0, 2))[0].tolist() == pytest.approx([1 / 3, 0])
+
+
+def test_step_rows_add_up_the_logarithms_of_the_last_items() -> None:
+    walks = shop([[0, 1, 3, 3], [0, 1, 3, 3], [2, 1, 3, 3]])
+    known = from_sequences(walks, np.zeros((4, 0), np.float32))
+    expected = np.log1p([0, 2, 0, 0]) / 2 + np.log1p([0, 1, 0, 0])
+    assert step_rows(known, after(0, 2)).toarray()[0].tolist() == pytest.approx(expected.tolist())
+
+
+def test_the_history_is_the_whole_history() -> None:
+    assert history_matrix(after(5, 0, 0, 1, 2, 3, 4), 7).toarray().tolist() == [[1, 1, 1, 1, 1, 1, 0]]
+
+
+def test_texts_are_scaled_to_unit_length_and_items_without_text_stay_zero(tmp_path: Path) -> None:
+    domain = make_trainable(Store(tmp_path), "Ring")
+    texts = unit_texts(domain)
+    assert np.linalg.norm(texts[1:], axis=1) == pytest.approx(np.ones(23), rel=1e-6)
+    assert not texts[0].any()
+    assert untrained(domain).steps.shape == (24, 24)
+
+
+# -- blend ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "weights", [weights_of(8, 3, -7, 1), weights_of(1, 0, 0, 0), weights_of(2, 0.5, -0.5, -1), weights_of(0, 1, 2, 0)]
+)
+def test_the_blend_is_the_written_formula(weights: dict[str, float]) -> None:
+    known, walks = random_case(1, users=4)
+    assert known.new.any()
+    part = examples(walks, "test")
+    found = blend(known, part, weights)
+    for row in range(len(part)):
+        history = part.items[part.start[row] : part.end[row]].tolist()
+        assert found[row].tolist() == pytest.approx(scores_written_out(known, walks, weights, history), abs=1e-5)
+
+
+def test_items_with_equal_text_and_transitions_tie_wherever_they_stand() -> None:
+    rng = np.random.default_rng(0)
+    half = rng.normal(size=(501, 384)).astype(np.float32)
+    texts = np.vstack([half, half[:1], half[::-1]])  # item i equals item 1002 - i
+    known = Untrained(texts, csr_array((1003, 1003)), np.zeros(1003, np.bool_))
+    for _ in range(20):  # one at a time: BLAS then sums the last columns in another order
+        scores = blend(known, after(*rng.integers(0, 1003, 3).tolist()), weights_of(1, 1, 0, 0))[0]
+        assert (scores[:501] == scores[:501:-1]).all()
+
+
+def test_a_domain_without_texts_is_ranked_by_transitions_and_one_without_those_by_texts() -> None:
+    known, walks = random_case(3)
+    part, n = examples(walks, "test"), len(known.texts)
+    bare = Untrained(np.zeros((n, 0), np.float32), known.steps, known.new)
+    assert np.allclose(blend(bare, part, weights_of(1, 1, 0, 0)), step_rows(known, part).toarray(), atol=1e-6)
+    single = Untrained(known.texts, csr_array((n, n)), known.new)
+    expected = text_queries(known, part) @ known.texts.T
+    assert np.allclose(blend(single, part, weights_of(1, 1, 0, 0)), expected, atol=1e-6)
+
+
+# -- weights (tests/core/test_floor.py has the fit against another minimiser) ------------------------------------
+
+
+def test_the_fit_reads_a_bounded_number_of_positions_and_does_not_depend_on_how_many_at_once() -> None:
+    known, walks = random_case(4, users=40, n=40)
+    part = examples(walks, "valid")
+    assert fit_weights(known, part) == fit_weights(known, part)
+
+
+def test_few_positions_leave_the_weights_near_the_usual_ones_and_many_move_them() -> None:
+    texts = np.hstack([0.6**0.5 * np.ones((40, 1)), 0.4**0.5 * np.eye(40)]).astype(np.float32)  # cosines of .6
+    walks = shop([[item] * 6 for item in range(40)])  # people buy the same again
+    known = Untrained(texts, csr_array((40, 40)), np.zeros(40, np.bool_))
+    valid = examples(walks, "valid")
+    few, many = fit_weights(known, valid.some(slice(0, 2))), fit_weights(known, valid)
+    assert -7 < few["history"] < many["history"]
+    assert many["history"] > 0
+
+
+def test_novelty_counts_for_as_much_as_new_items_are_taken() -> None:
+    """Of 40 items, 20 are new; validation targets are new or old."""
+    rng = np.random.default_rng(0)
+    texts, none = np.zeros((40, 0), np.float32), csr_array((40, 40))
+    new = np.arange(40) >= 20
+    found = {}
+    for share in (0.1, 0.5, 0.9):
+        targets = np.where(rng.random(400) < share, rng.integers(20, 40, 400), rng.integers(0, 20, 400))
+        items = np.stack([rng.integers(0, 20, 400), targets], 1).ravel().astype(np.int32)
+        start = np.arange(0, 800, 2)
+        part = Examples(np.arange(400, dtype=np.int32), items, start, start + 1, 50)
+        found[share] = fit_weights(Untrained(texts, none, new), part)["novelty"]
+    assert found[0.1] < -1
+    assert found[0.5] == pytest.approx(0, abs=0.3)
+    assert found[0.9] > 1
