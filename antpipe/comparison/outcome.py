@@ -165,7 +165,7 @@ def of_copy(
     verdicts: Mapping[tuple[str, str], Verdict],
     request: ComparisonRequest,
 ) -> Verdict:
-    """The verdict of an arm whose runs are those of another one: it is no finding of its own."""
+    """The verdict of an arm whose runs are those of another one: it is not a finding of its own."""
     other = copies[one.label]
     same = verdicts.get((one.target, other))
     if one.found.p is None:

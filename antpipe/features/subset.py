@@ -2,7 +2,7 @@
 
 The users of a domain are shuffled by a seed, and a subset has the first so many: subsets of one seed are nested. Its
 catalogue is whole, or cut to the items that its users met; no k-core is taken again. Split and features are those of
-the domain, row by row: nothing is computed anew, and a subset is stale once the domain has changed.
+the domain, row by row: nothing is computed again, and a subset is stale once the domain has changed.
 """
 
 from collections.abc import Sequence
