@@ -1,6 +1,7 @@
 """Shops of any size for timing: random features, with item popularity and history lengths like those of real shops."""
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from antpipe.core.catalogue import Catalogue
 from antpipe.store.files import Feature, Sequences
@@ -30,11 +31,20 @@ def feature(rng: np.random.Generator, items: int, width: int) -> Feature:
     return Feature(values, present)
 
 
+def words(rng: np.random.Generator, items: int) -> csr_array:
+    """Random word neighbours, about five per item."""
+    row, column = rng.integers(0, items, (2, 5 * items))
+    pairs = csr_array((rng.random(len(row)), (row, column)), (items, items))
+    pairs.data = np.minimum(pairs.data, 1.0)
+    return pairs
+
+
 def training_data(items: tuple[int, ...], users: int, prefixes: int, seed: int = 0) -> TrainingData:
     """Domains with these numbers of items; users and prefixes are divided among them."""
     rng = np.random.default_rng(seed)
     names = tuple(f"shop-{number}" for number in range(len(items)))
     columns = {name: tuple(feature(rng, count, width) for count in items) for name, width in WIDTHS.items()}
-    catalogue = Catalogue(names, np.cumsum([0, *items]), columns, WIDTHS, dict.fromkeys(WIDTHS, "random"))
+    neighbours = tuple(words(rng, count) for count in items)
+    catalogue = Catalogue(names, np.cumsum([0, *items]), columns, WIDTHS, dict.fromkeys(WIDTHS, "random"), neighbours)
     parts = tuple(sequences(rng, count, users // len(items), prefixes // len(items)) for count in items)
     return TrainingData(catalogue, parts, {})

@@ -212,6 +212,7 @@ class TrainKeywords(TypedDict, total=False):
     lr_decay: float
     image_text_weight: float
     modalities: Sequence[str]
+    words: bool
     whitened: Sequence[str]
     eval_every: int
     valid_sample: int

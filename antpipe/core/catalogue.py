@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
+from antpipe.core.words import words_of
 from antpipe.errors import DataError
 from antpipe.runtime.logs import log
 from antpipe.settings.model import EMBEDDED, MODALITIES
@@ -40,6 +42,7 @@ class Catalogue:
     features: dict[str, tuple[Feature | None, ...]]  # by modality, one entry per domain
     widths: dict[str, int]
     encoders: dict[str, str]
+    words: "tuple[csr_array, ...]" = ()  # word neighbours, one per domain, if a floor reads them
 
     def __len__(self) -> int:
         return int(self.offsets[-1])
@@ -66,6 +69,11 @@ class Catalogue:
                 if self.mapped_bytes() > RESIDENT:
                     feature.release()
         return values, present
+
+    def words_of(self, domain: str) -> "csr_array":
+        """The word neighbours (N, N) of one domain's items; empty if words are not read."""
+        n = len(self.rows(domain))
+        return self.words[self.domains.index(domain)] if self.words else csr_array((n, n))
 
     def mapped_bytes(self) -> int:
         """Size of all mapped features in bytes."""
@@ -134,13 +142,18 @@ def features_on(catalogue: Catalogue, widths: Mapping[str, int], device: "torch.
 
 
 def load_catalogue(
-    store: Store, domains: Sequence[str], modalities: Sequence[str], whitened: Sequence[str] = ()
+    store: Store,
+    domains: Sequence[str],
+    modalities: Sequence[str],
+    whitened: Sequence[str] = (),
+    *,
+    words: bool = False,
 ) -> Catalogue:
     """Map the features of the domains. Logs what a domain lacks; a modality that no domain has is left out.
 
     modalities: empty for a model that knows items by their ids only. whitened: those to read in whitened form.
-    Raises DataError if no modality is left, if one is not whitened as requested, or if domains have features of
-    different encoders.
+    words: find word neighbours too. Raises DataError if no modality is left, if one is not whitened as requested, or if
+    domains have features of different encoders.
     """
     features: dict[str, tuple[Feature | None, ...]] = {}
     widths: dict[str, int] = {}
@@ -171,7 +184,8 @@ def load_catalogue(
         ways = (store.domain(name).state(modality).next_command for name in domains for modality in modalities)
         raise DataError(f"{', '.join(domains)}: no features to learn from", next(filter(None, ways), None))
     sizes = [store.domain(name).rows() for name in domains]
-    return Catalogue(tuple(domains), np.cumsum([0, *sizes]), features, widths, encoders)
+    neighbours = tuple(words_of(store.domain(name)) for name in domains) if words else ()
+    return Catalogue(tuple(domains), np.cumsum([0, *sizes]), features, widths, encoders, neighbours)
 
 
 def _not_there(domain: Domain, modality: str) -> str:

@@ -1,19 +1,23 @@
-"""The floor's terms on a device: what transitions add to a step or to examples, without the CPU and in fixed shapes.
+"""The floor's terms on a device: what transitions and words add to a step or to examples, without the CPU and in fixed
+shapes.
 
-The counted transitions of a catalogue lie on the device once. From there, each of a position's last items adds its row
-of them to the scores of that position: a step brings only these items, not the pairs that they lead to.
+The links of a catalogue, that is, pairs of items with counted transitions or common words, lie on the device once. From
+there, each of a position's last items adds its row of them to the scores of that position: a step brings only these
+items, not the pairs that they lead to.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from antpipe.core.untrained import DECAY, LAST, REACH, Untrained
+from antpipe.core.untrained import DECAY, LAST, REACH, TRANSITIONS, WORDS, Untrained
 
 if TYPE_CHECKING:
     import torch
 
+Weights = Mapping[str, Any]  # by term: numbers, or scalars on the device
 MOST_SHARES = sum(DECAY**back for back in range(LAST))  # of the last items together
 
 
@@ -21,46 +25,52 @@ MOST_SHARES = sum(DECAY**back for back in range(LAST))  # of the last items toge
 class DeviceKnown:
     """`Untrained` of N items on a device.
 
-    begin: (N + 1,) where the transitions of each item begin; keys: (S + 1,) ascending, item * N + following item;
-    values: (S + 1,) float64 log1p(c). The last transition is padding: key N * N, value 0. texts: (N, d),
-    where d may be 0; new: (N,).
+    begin: (N + 1,) where the links of each item begin; keys: (S + 1,) ascending, item * N + linked item; steps, words:
+    (S + 1,) float64 log1p(c) and TF-IDF cosine, 0 if there is only the other. The last link is padding: key N * N,
+    values 0. texts: (N, d), where d may be 0; new: (N,).
     """
 
+    largest: dict[str, float]  # of the steps and words
     begin: "torch.Tensor"
     keys: "torch.Tensor"
-    values: "torch.Tensor"
+    steps: "torch.Tensor"
+    words: "torch.Tensor"
     texts: "torch.Tensor"
     new: "torch.Tensor"
-    largest: float  # of the values
 
     def items(self) -> int:
         return len(self.new)
 
 
 def known_on(known: Untrained, device: "torch.device") -> DeviceKnown:
-    """Copy what is known to a device: 16 bytes per pair of items, 4 d per item with texts."""
+    """Copy what is known to a device: 24 bytes per link, 4 d per item with texts."""
     import torch
 
-    steps, n = known.steps, len(known.new)
-    steps.sort_indices()
-    keys = np.repeat(np.arange(n), np.diff(steps.indptr)) * n + steps.indices
-    arrays = (steps.indptr.astype(np.int64), np.append(keys, n * n), np.append(steps.data, 0.0), known.new)
-    begin, keys, values, new, texts = (torch.from_numpy(array).to(device) for array in (*arrays, known.texts))
-    return DeviceKnown(begin, keys, values, texts, new, float(steps.data.max(initial=0.0)))
+    n, parts = len(known.new), {TRANSITIONS: known.steps, WORDS: known.words}
+    keys_of = {name: np.repeat(np.arange(n), np.diff(one.indptr)) * n + one.indices for name, one in parts.items()}
+    keys = np.union1d(*keys_of.values())
+    values = {name: np.zeros(len(keys) + 1) for name in parts}
+    for name, one in parts.items():
+        values[name][np.searchsorted(keys, keys_of[name])] = one.data
+    begin = np.searchsorted(keys, np.arange(n + 1) * n)
+    arrays = (begin, np.append(keys, n * n), values[TRANSITIONS], values[WORDS], known.texts, known.new)
+    tensors = (torch.from_numpy(array).to(device) for array in arrays)
+    return DeviceKnown({name: float(one.data.max(initial=0.0)) for name, one in parts.items()}, *tensors)
 
 
-def transitions_of(
+def links_of(
     known: DeviceKnown,
     last: "torch.Tensor",
     size: int,
+    weights: Weights,
     targets: "torch.Tensor | None" = None,
     columns: "torch.Tensor | None" = None,
     n: int = 0,
 ) -> "torch.Tensor":
-    """(p, n) float32: the transitions term of p positions.
+    """(p, n) float32: the sum of the transitions and words terms of p positions, times their weights.
 
-    last: (p, LAST) rows, the latest first, -1 for none. size: at least the number of transitions that they have, the
-    sum of `transition_counts`. targets: (p,) rows that the position's own user does not vote for (`step_pairs`).
+    last: (p, LAST) rows, the latest first, -1 for none. size: at least the number of links that they have, such as the
+    sum of `link_counts`. targets: (p,) rows whose transitions the position's own user does not count in (`step_pairs`).
     columns: (N,) the column of each item, n if it has none; None: items are columns.
     """
     import torch
@@ -76,20 +86,21 @@ def transitions_of(
     there = number < ends[-1]
     shift = (begin + count - ends).index_select(0, reader)
     place = torch.where(there, number + shift, len(known.keys) - 1)  # (size,)
-    item, value = known.keys.index_select(0, place) % items, known.values.index_select(0, place).float()
+    item, value = known.keys.index_select(0, place) % items, known.steps.index_select(0, place).float()
     row, back = reader // LAST, reader % LAST
     if targets is not None:
         own = (back < REACH) / (back + 1)  # what the target's own occurrence after this item counts
         less = torch.log1p((torch.expm1(value) - own).clamp(min=0))
         value = torch.where(item == targets.index_select(0, row), less, value)
+    value = value * weights[TRANSITIONS] + known.words.index_select(0, place).float() * weights[WORDS]
     value = torch.where(there, value * shares(device).index_select(0, back), 0)
     column = item if columns is None else columns.index_select(0, item)
     dense = torch.zeros(p * (n + 1), device=device)
     return dense.index_add_(0, row * (n + 1) + column, value).view(p, n + 1)[:, :n]
 
 
-def transitions_at(
-    known: DeviceKnown, last: "torch.Tensor", row: "torch.Tensor", item: "torch.Tensor"
+def links_at(
+    known: DeviceKnown, last: "torch.Tensor", row: "torch.Tensor", item: "torch.Tensor", weights: Weights
 ) -> "torch.Tensor":
     """The same in float64 at some pairs: (s,) for positions row (s,) and items (s,)."""
     import torch
@@ -97,8 +108,10 @@ def transitions_at(
     read = last.index_select(0, row)  # (s, LAST)
     keys = torch.where(read >= 0, read * known.items() + item[:, None], -1)
     place = torch.searchsorted(known.keys, keys)
-    found = torch.where(known.keys[place] == keys, known.values[place], 0.0)
-    return (found * shares(last.device).double()).sum(1)
+    share, there = shares(last.device).double(), known.keys[place] == keys
+    steps, words = ((torch.where(there, one[place], 0.0) * share).sum(1) for one in (known.steps, known.words))
+    found: torch.Tensor = steps * weights[TRANSITIONS] + words * weights[WORDS]
+    return found
 
 
 def shares(device: "torch.device") -> "torch.Tensor":

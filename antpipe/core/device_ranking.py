@@ -13,10 +13,10 @@ import numpy as np
 from antpipe.core import ranking
 from antpipe.core.batches import Examples
 from antpipe.core.catalogue import Catalogue, DeviceFeatures, Ints
-from antpipe.core.device_floor import MOST_SHARES, DeviceKnown, shares, transitions_at, transitions_of
-from antpipe.core.floor import COSINE, transition_counts, weights_of
+from antpipe.core.device_floor import MOST_SHARES, DeviceKnown, links_at, links_of, shares
+from antpipe.core.floor import COSINE, link_counts, weights_of
 from antpipe.core.ranking import DEPTH, Ranks, catalogue_vectors, score_of_history
-from antpipe.core.untrained import LAST, NOVELTY, TEXT, TRANSITIONS, Untrained
+from antpipe.core.untrained import LAST, NOVELTY, TEXT, Untrained
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ POSITIONS_AT_ONCE = 1 << 17  # that the encoder passes at once; 128 MB a layer a
 SCORES_AT_ONCE = 1 << 27  # 512 MB, and three masks of a quarter; with a floor half as many, twice
 EXACT_AT_ONCE = 1 << 25  # numbers in float64, 256 MB
 PAIRS_AT_ONCE = 1 << 22  # (example, item) that float32 cannot tell apart
-TRANSITIONS_AT_ONCE = 1 << 23  # of the last items of examples; about 60 bytes each
+LINKS_AT_ONCE = 1 << 23  # of the last items of examples; about 60 bytes each
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,12 @@ class ExampleBlock:
 
     rows: their numbers (b,); inputs: (b, L) the items read, padded with 0; last: (b,) column of the last one; history:
     (b, H) all items of the history, padded with the number of items; targets: (b,); recent: (b, LAST) the last items,
-    the latest first, -1 if there are no more; transitions: how many these have together (0: a model without a floor).
+    the latest first, -1 if there are no more; links: at least as many as these have together (0: a model without a
+    floor).
     """
 
     rows: Ints
-    transitions: int
+    links: int
     inputs: "torch.Tensor"
     last: "torch.Tensor"
     history: "torch.Tensor"
@@ -72,11 +73,11 @@ def example_blocks(
     longest = history[order]
     place, real = part.end[order, None] - 1 - np.arange(LAST), np.arange(LAST) < longest[:, None]
     recent = np.where(real, part.items[np.maximum(place, 0)], -1).astype(np.int64)  # (Q, LAST)
-    transitions = np.zeros(len(order), np.int64) if known is None else transition_counts(known, recent)
+    links = np.zeros(len(order), np.int64) if known is None else link_counts(known, recent)
     while begin < len(order):
         count = np.arange(1, len(order) - begin + 1)
         fits = (count * length[begin:] <= POSITIONS_AT_ONCE) & (count * np.maximum(n, longest[begin:]) <= most)
-        fits &= np.cumsum(transitions[begin:]) <= TRANSITIONS_AT_ONCE
+        fits &= np.cumsum(links[begin:]) <= LINKS_AT_ONCE
         size = min(max(1, int(fits.sum())), block_size or len(order))
         rows = order[begin : begin + size]
         column = np.arange(longest[begin + size - 1])
@@ -89,7 +90,7 @@ def example_blocks(
         some = slice(begin, begin + size)
         arrays = (np.where(real, inputs, 0), read - 1, np.where(there, whole, n), part.targets()[rows], recent[some])
         tensors = [torch.from_numpy(array).to(device) for array in arrays]
-        blocks.append(ExampleBlock(rows, int(transitions[some].sum()), *tensors))
+        blocks.append(ExampleBlock(rows, int(links[some].sum()), *tensors))
         begin += size
     return blocks
 
@@ -137,7 +138,8 @@ def in_order(found: "Sequence[torch.Tensor]", blocks: Sequence[ExampleBlock]) ->
 @dataclass(frozen=True)
 class Scores:
     """The scores of b examples: inner products of queries (b, E) and items (N, E), times weights in units of a cosine,
-    plus `bonus` where `marked` (b, N) is True, plus a floor's transitions after `recent` (b, LAST) and novelty."""
+    plus `bonus` where `marked` (b, N) is True, plus a floor's words and transitions after `recent` (b, LAST) and
+    novelty."""
 
     products: "Sequence[tuple[float, torch.Tensor, torch.Tensor]]"  # weights are in the queries already
     marked: "torch.Tensor | None"
@@ -145,8 +147,8 @@ class Scores:
     recent: "torch.Tensor"
     floor: Floor | None
 
-    def rough(self, transitions: int) -> "torch.Tensor":
-        """(b, N) float32. transitions: how many the last items have."""
+    def rough(self, links: int) -> "torch.Tensor":
+        """(b, N) float32. links: at least as many as the last items have."""
         (_, queries, items), *others = self.products
         scores = queries @ items.T
         for _, more, table in others:
@@ -156,7 +158,7 @@ class Scores:
         if self.floor is not None:
             known, weights = self.floor.known, self.floor.weights
             scores += known.new * weights[NOVELTY]
-            scores.add_(transitions_of(known, self.recent, transitions), alpha=weights[TRANSITIONS])
+            scores += links_of(known, self.recent, links, weights)
         return scores
 
     def exact(self, row: "torch.Tensor", item: "torch.Tensor") -> "torch.Tensor":
@@ -170,7 +172,7 @@ class Scores:
         if self.floor is not None:
             known, weights = self.floor.known, self.floor.weights
             scores = scores + known.new[item].double() * weights[NOVELTY]
-            scores = scores + transitions_at(known, self.recent, row, item) * weights[TRANSITIONS]
+            scores = scores + links_at(known, self.recent, row, item, weights)
         return scores
 
     def tolerance(self) -> float:
@@ -178,7 +180,8 @@ class Scores:
         most = abs(self.bonus) + sum(abs(weight) for weight, *_ in self.products)
         if self.floor is not None:
             known, weights = self.floor.known, self.floor.weights
-            most += abs(weights[NOVELTY]) + abs(weights[TRANSITIONS]) * MOST_SHARES * known.largest
+            most += abs(weights[NOVELTY])
+            most += sum(abs(weights[name]) * MOST_SHARES * value for name, value in known.largest.items())
         products = sum((queries.shape[1] + 2) * abs(weight) for weight, queries, _ in self.products)
         return (products + (4 if self.floor is None else 16) * most) * 2.0**-24
 
@@ -231,7 +234,7 @@ def count_ranks(
     own = torch.arange(b, device=queries.device)
     hidden = _marks(block.history, n)  # (b, n)
     of = scores_of(queries, items, block, bonus, floor)
-    scores, goal, tolerance = of.rough(block.transitions), of.exact(own, block.targets), of.tolerance()
+    scores, goal, tolerance = of.rough(block.links), of.exact(own, block.targets), of.tolerance()
     better = scores > (goal + tolerance).float()[:, None]
     near = (scores >= (goal - tolerance).float()[:, None]) & ~better
     better[own, block.targets] = False

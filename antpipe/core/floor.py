@@ -1,10 +1,10 @@
 """The untrained floor inside a model: what it adds to the scores of trained vectors (core/untrained.py has the terms).
 
     score(h, j) = cosine * cos(h, e_j) + text * (mean text of the last items, text of j)
-                  + transitions * steps(last items, j) + history * [j is in the history]
+                  + words * words(last items, j) + transitions * steps(last items, j) + history * [j is in the history]
                   + novelty * [j does not occur in training]
 
-The five weights are tensors of the model (`Ant.floor` and `Ant.history_score`), in units of a cosine; that of the
+The six weights are tensors of the model (`Ant.floor` and `Ant.history_score`), in units of a cosine; that of the
 cosine itself is in units of the temperature, to learn slowly. On a target all others begin with values fitted to its
 validation positions, so that a model begins at the floor. Then the weights of cosine and history are trained.
 """
@@ -26,12 +26,14 @@ from antpipe.core.untrained import (
     REACH,
     TEXT,
     TRANSITIONS,
+    WORDS,
     Untrained,
     fit_weights,
     from_sequences,
     step_rows,
     text_queries,
     unit,
+    word_rows,
 )
 from antpipe.runtime.arrays import within_groups
 from antpipe.store.files import Sequences
@@ -44,21 +46,26 @@ if TYPE_CHECKING:
 COSINE = "cosine"
 
 
-def known_of(sequences: Sequence[Sequences], offsets: Ints) -> Untrained:
+def known_of(sequences: Sequence[Sequences], catalogue: Catalogue) -> Untrained:
     """What the training parts of several domains tell of their items, by global row. Texts are read with the features
     of a step."""
     parts = [
-        from_sequences(part, np.zeros((int(size), 0), np.float32))
-        for part, size in zip(sequences, np.diff(offsets), strict=True)
+        from_sequences(part, np.zeros((words.shape[0], 0), np.float32), words)
+        for part, words in zip(sequences, map(catalogue.words_of, catalogue.domains), strict=True)
     ]
-    steps = block_diag([part.steps for part in parts], format="csr")
-    kind = np.int32 if steps.nnz < 2**31 else np.int64  # half the memory of what SciPy chooses
-    arrays = (steps.data, steps.indices.astype(kind), steps.indptr.astype(kind))
     return Untrained(
         np.concatenate([part.texts for part in parts]),
-        csr_array(arrays, steps.shape),
+        _side_by_side([part.words for part in parts]),
+        _side_by_side([part.steps for part in parts]),
         np.concatenate([part.new for part in parts]),
     )
+
+
+def _side_by_side(parts: Sequence[csr_array]) -> csr_array:
+    """One matrix of several, each with its own rows and columns."""
+    whole = block_diag(parts, format="csr")
+    kind = np.int32 if whole.nnz < 2**31 else np.int64  # half the memory of what SciPy chooses
+    return csr_array((whole.data, whole.indices.astype(kind), whole.indptr.astype(kind)), whole.shape)
 
 
 def known_in(catalogue: Catalogue, widths: Mapping[str, int], domain: str, sequences: Sequences | None) -> Untrained:
@@ -67,8 +74,9 @@ def known_in(catalogue: Catalogue, widths: Mapping[str, int], domain: str, seque
     rows = catalogue.rows(domain)
     texts = catalogue.gather(rows, "text", widths["text"])[0] if "text" in widths else np.zeros((len(rows), 0), "f4")
     if sequences is None:
-        return Untrained(unit(texts), csr_array((len(rows), len(rows))), np.ones(len(rows), np.bool_))
-    return from_sequences(sequences, unit(texts))
+        nothing = csr_array((len(rows), len(rows)))
+        return Untrained(unit(texts), catalogue.words_of(domain), nothing, np.ones(len(rows), np.bool_))
+    return from_sequences(sequences, unit(texts), catalogue.words_of(domain))
 
 
 # -- in a training step -----------------------------------------------------------------------------------------------
@@ -92,7 +100,7 @@ def step_pairs(known: Untrained, items: Ints, last: Ints, targets: Ints) -> csr_
     items: (n,) sorted global rows of the step; last: (p, LAST) as `recent` gives them; targets: (p,) indices into
     items.
     """
-    p, n = len(last), len(items)
+    p = len(last)
     row, back = np.nonzero(last >= 0)
     read, target = items[last[row, back]], items[targets]
     share = DECAY**back
@@ -104,19 +112,36 @@ def step_pairs(known: Untrained, items: Ints, last: Ints, targets: Ints) -> csr_
     count = np.diff(rows.indptr)
     of_target = np.flatnonzero(rows.indices == np.repeat(target.astype(rows.indices.dtype), count))
     rows.data[of_target] -= less[np.searchsorted(rows.indptr, of_target, side="right") - 1]
-    if n == len(known.new):
+    return _among(rows, items)
+
+
+def word_pairs(known: Untrained, items: Ints, last: Ints) -> csr_array:
+    """(p, n): the words term of each position and item of a step. items and last: as in `step_pairs`."""
+    row, back = np.nonzero(last >= 0)
+    share = csr_array((DECAY**back, (row, items[last[row, back]])), (len(last), len(known.new)))
+    return _among(share @ known.words, items)
+
+
+def _among(rows: csr_array, items: Ints) -> csr_array:
+    """The columns (n,) of these items, sorted global rows, of (p, N)."""
+    if len(items) == rows.shape[1]:
         return rows
-    place = np.full(len(known.new), -1, np.int32)
-    place[items] = np.arange(n)
+    place = np.full(rows.shape[1], -1, np.int32)
+    place[items] = np.arange(len(items))
     column = place[rows.indices]
     here = np.flatnonzero(column >= 0)
-    return csr_array((rows.data[here], column[here], np.searchsorted(here, rows.indptr)), (p, n))
+    arrays = (rows.data[here], column[here], np.searchsorted(here, rows.indptr))
+    return csr_array(arrays, (rows.shape[0], len(items)))
 
 
-def transition_counts(known: Untrained, last: Ints) -> Ints:
-    """How many transitions each position's last items have, (p,). last: (p, LAST) global rows, -1 for none."""
-    begin = known.steps.indptr
-    counts: Ints = np.where(last >= 0, begin[last + 1] - begin[last], 0).sum(1)
+def link_counts(known: Untrained, last: Ints) -> Ints:
+    """How many transitions and word neighbours each position's last items have, (p,).
+
+    last: (p, LAST) global rows, -1 for none.
+    """
+    counts = np.zeros(len(last), np.int64)
+    for begin in (known.steps.indptr, known.words.indptr):
+        counts += np.where(last >= 0, begin[last + 1] - begin[last], 0).sum(1)
     return counts
 
 
@@ -147,7 +172,7 @@ def queries_with_floor(
     model: "Ant", queries: NDArray[np.float32], known: Untrained, part: Examples
 ) -> NDArray[np.float32]:
     """Unit vectors (Q, D) as longer ones (Q, D + d + 1), whose inner products with those of `items_with_floor` are the
-    scores without transitions and history."""
+    scores without words, transitions and history."""
     weights = weights_of(model)
     texts = text_queries(known, part) * weights.get(TEXT, 0.0)
     return np.hstack([queries * weights[COSINE], texts, np.ones((len(queries), 1))], dtype=np.float32)
@@ -160,15 +185,15 @@ def items_with_floor(model: "Ant", items: NDArray[np.float32], known: Untrained)
 
 
 def added_pairs(known: Untrained, part: Examples, weights: Mapping[str, float]) -> csr_array:
-    """(Q, N): what transitions and the last max_len items of the history add to scores."""
+    """(Q, N): what words, transitions and the last max_len items of the history add to scores."""
     n = len(known.new)
     count = np.minimum(part.end - part.start, part.max_len)
     history = part.items[np.repeat(part.end - count, count) + within_groups(count)]
     marks = csr_array((np.ones(len(history)), (np.repeat(np.arange(len(part)), count), history)), (len(part), n))
     marks.sum_duplicates()
     marks.data[:] = 1
-    pairs: csr_array = csr_array(weights[TRANSITIONS] * step_rows(known, part) + weights[HISTORY] * marks)
-    return pairs
+    pairs = weights[TRANSITIONS] * step_rows(known, part) + weights[WORDS] * word_rows(known, part)
+    return csr_array(pairs + weights[HISTORY] * marks)
 
 
 # -- where a model begins ---------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from antpipe.core.batches import Batch, Candidates, Windows, add_drawn, make_batch, step_windows
 from antpipe.core.catalogue import Ints
-from antpipe.core.floor import transition_counts
+from antpipe.core.floor import link_counts
 from antpipe.core.untrained import LAST, Untrained
 from antpipe.runtime.arrays import within_groups
 
@@ -32,14 +32,14 @@ WHOLE = 0  # number of items of a step that reads the whole catalogue: they are 
 class Shape:
     """rows of `length` positions; places for targets and for items (WHOLE: all items of the catalogue, in order).
 
-    transitions: those that the last items of all positions may have (0: for a model without a floor).
+    links: those that the last items of all positions may have (0: for a model without a floor).
     """
 
     rows: int
     length: int
     targets: int
     items: int
-    transitions: int = 0
+    links: int = 0
 
     def parts(self) -> dict[str, tuple[int, ...]]:
         """The arrays of a step, which lie one after the other in one vector of 64-bit numbers."""
@@ -51,7 +51,7 @@ class Shape:
             "positions": (self.targets,),
             "targets": (self.targets,),
             "users": (self.targets,),
-            "last": (self.targets if self.transitions else 0, LAST),
+            "last": (self.targets if self.links else 0, LAST),
             "items": (self.items,),
             "log_inclusion": (self.items,),
             "counts": (1,),
@@ -69,13 +69,13 @@ class Shape:
             start += size
         return views
 
-    def holding(self, rows: int, targets: int, items: int, transitions: int = 0) -> "Shape":
-        """This shape, or the first of its doublings that has places for so many; transitions are doubled apart."""
+    def holding(self, rows: int, targets: int, items: int, links: int = 0) -> "Shape":
+        """This shape, or the first of its doublings that has places for so many; links are doubled apart."""
         shape = self
         while shape.rows < rows or shape.targets < targets or (self.items != WHOLE and shape.items < items):
             shape = replace(shape, rows=2 * shape.rows, targets=2 * shape.targets, items=2 * shape.items)
-        while self.transitions and shape.transitions < transitions:
-            shape = replace(shape, transitions=2 * shape.transitions)
+        while self.links and shape.links < links:
+            shape = replace(shape, links=2 * shape.links)
         return shape
 
 
@@ -153,7 +153,7 @@ def plan_shape(
         steps = 0
         if floor is not None:
             is_target = within > (windows.length - windows.targets)[chosen][window]
-            steps = int(transition_counts(floor, _last(read, within, is_target)).sum())
+            steps = int(link_counts(floor, _last(read, within, is_target)).sum())
         most = np.maximum(most, [row.max() + 1, named, steps])
     rows, items = (int(one * (1 + HEADROOM)) + 1 for one in most[:2])
     targets = min(int(windows.targets.sum()), batch_size - 1 + int(windows.targets.max()))  # no step has more
@@ -211,8 +211,8 @@ def packed_batch(
     row, column = pack(length, base.length)
     is_target = within > (length - targets)[window]
     steps = 0
-    if base.transitions and known is not None:
-        steps = int(transition_counts(known, _last(read, within, is_target)).sum())
+    if base.links and known is not None:
+        steps = int(link_counts(known, _last(read, within, is_target)).sum())
     shape = base.holding(int(row.max()) + 1, int(targets.sum()), len(items), steps)
     numbers = np.zeros(shape.numbers(), np.int64)
     part = shape.split(numbers)
@@ -228,7 +228,7 @@ def packed_batch(
     part["targets"][count:] = part["targets"][0]
     part["users"][:count] = windows.user[chosen][window[is_target]]
     part["counts"][0] = count
-    if base.transitions:
+    if base.links:
         part["last"][:count] = _last(index, within, is_target)
         part["last"][count:] = -1
     if base.items != WHOLE:

@@ -145,7 +145,7 @@ def history_pairs(part: Examples, n: int, score: float) -> Pairs:
 
 
 def floor_pairs(known: Untrained, part: Examples, weights: Mapping[str, float]) -> Pairs:
-    """What the transitions and the history of a floor add (core/floor.py)."""
+    """What the words, transitions and history of a floor add (core/floor.py)."""
     n = len(known.new)
 
     def pairs(rows: Ints) -> PairScores:

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from antpipe.core.catalogue import ItemInputs
-from antpipe.core.device_floor import DeviceKnown, transitions_of
+from antpipe.core.device_floor import DeviceKnown, links_of
 from antpipe.core.floor import COSINE, text_recent
 from antpipe.core.losses import Known
 from antpipe.core.model import Ant
 from antpipe.core.packing import WHOLE, Shape
-from antpipe.core.untrained import TEXT, TRANSITIONS
+from antpipe.core.untrained import TEXT
 from antpipe.settings.training import TrainConfig
 
 SCORES_AT_ONCE = 1 << 28  # 1 GB in fp32; gradients take as much again
@@ -27,7 +27,7 @@ SCORES_AT_ONCE = 1 << 28  # 1 GB in fp32; gradients take as much again
 class Step:
     """The arrays of a PackedBatch on the device. weight: (P,) 1 / targets for real targets, 0 for padding; mask:
     (B, 1, L, L) which positions attend to which; items, log_inclusion: (n,), None if all items of the catalogue are;
-    last: (P, LAST) indices into the items, None for a model without a floor; transitions: at least the number of those
+    last: (P, LAST) indices into the items, None for a model without a floor; links: at least the number of those
     of these items."""
 
     inputs: Tensor
@@ -40,7 +40,7 @@ class Step:
     items: Tensor | None
     log_inclusion: Tensor | None
     last: Tensor | None = None
-    transitions: int = 0
+    links: int = 0
 
 
 def step_of(numbers: Tensor, shape: Shape) -> Step:
@@ -59,8 +59,8 @@ def step_of(numbers: Tensor, shape: Shape) -> Step:
         real / part["counts"],
         None if whole else part["items"],
         None if whole else part["log_inclusion"].view(torch.float64).float(),
-        part["last"] if shape.transitions else None,
-        shape.transitions,
+        part["last"] if shape.links else None,
+        shape.links,
     )
 
 
@@ -137,14 +137,17 @@ def added_to(model: Ant, inputs: ItemInputs, step: Step, known: DeviceKnown | No
         targets = step.items.index_select(0, targets)
         columns = torch.full((known.items(),), n, device=last.device)
         columns = columns.scatter_reduce(0, step.items, torch.arange(n, device=last.device), "amin")  # not of padding
-    steps = transitions_of(known, last, step.transitions, targets, columns, n)
-    transitions = (model.floor[TRANSITIONS], of_candidates(steps, 1))
+    links = links_of(known, last, step.links, dict(model.floor.items()), targets, columns, n)
     texts = None
     if TEXT in model.floor:
         text = inputs.features["text"]
         of_items = F.normalize(text.to(torch.promote_types(text.dtype, torch.float32)), dim=-1)  # (n, d)
         texts = Known(model.floor[TEXT], text_recent(of_items, step.last), of_candidates(of_items, 0))
-    return Added([history, transitions], texts, model.floor[COSINE] * model.config.temperature)
+    return Added(
+        [history, (torch.ones((), device=last.device), of_candidates(links, 1))],
+        texts,
+        model.floor[COSINE] * model.config.temperature,
+    )
 
 
 def in_history(step: Step, n: int) -> Tensor:

@@ -1,11 +1,12 @@
-"""The untrained floor: what texts, transitions, histories and novelty say of the next item, each with a weight.
+"""The untrained floor: what texts, words, transitions, histories and novelty say of the next item, each with a weight.
 
     score(j) = text * mean over the last items i of cos(text i, text j)
+               + words * sum over the last items i of the TF-IDF cosine of i and j (core/words.py)
                + transitions * sum over the last items i of log1p(c(i, j))
                + history * [j is in the history] + novelty * [j does not occur in training]
 
-Text and transitions of the k-th last item count DECAY ** (k - 1), up to the LAST-th. c(i, j) adds up 1 / d for each
-time that j came d <= REACH positions after i in a training part (sequential rules: Ludewig, Jannach 2018, arXiv
+Text, words and transitions of the k-th last item count DECAY ** (k - 1), up to the LAST-th. c(i, j) adds up 1 / d for
+each time that j came d <= REACH positions after i in a training part (sequential rules: Ludewig, Jannach 2018, arXiv
 1803.09587), and BACKWARD / d for each time that it came before i. A term for which a domain has no data is 0.
 """
 
@@ -18,6 +19,7 @@ from scipy.sparse import csr_array
 
 from antpipe.core.batches import Examples, sample
 from antpipe.core.transitions import training_items, transitions
+from antpipe.core.words import words_of
 from antpipe.runtime.arrays import within_groups
 from antpipe.settings.model import FLOOR
 from antpipe.store.domain import Domain
@@ -31,9 +33,9 @@ DECAY = 0.5
 REACH = 5
 BACKWARD = 0.5
 ITEMS_AT_ONCE = 8192  # text vectors that are held in float64
-TEXT, TRANSITIONS, HISTORY, NOVELTY = TERMS = ("text", "transitions", "history", "novelty")
+TEXT, WORDS, TRANSITIONS, HISTORY, NOVELTY = TERMS = ("text", "words", "transitions", "history", "novelty")
 # How far from their usual values (FLOOR) a fit may take the weights: standard deviations of normal distributions.
-SPREAD = {TEXT: 3.0, TRANSITIONS: 2.0, HISTORY: 4.0, NOVELTY: 2.0}
+SPREAD = {TEXT: 3.0, WORDS: 2.0, TRANSITIONS: 2.0, HISTORY: 4.0, NOVELTY: 2.0}
 MOST_POSITIONS = 2000  # that a fit reads
 MOST_SCORES = 1 << 24  # and as many scores (64 MB)
 
@@ -43,10 +45,12 @@ class Untrained:
     """What is known of N items, of one or several domains, without training.
 
     texts: (N, d) unit vectors, zeros if an item has no text; d is 0 if there are none, or if they are read elsewhere.
-    steps: (N, N) log1p(c). new: (N,) True if the item does not occur in training.
+    words: (N, N) cosines of word neighbours, empty if there are no words. steps: (N, N) log1p(c). new: (N,) True if the
+    item does not occur in training.
     """
 
     texts: Floats
+    words: "csr_array"
     steps: "csr_array"
     new: NDArray[np.bool_]
 
@@ -55,13 +59,13 @@ def untrained(domain: Domain) -> Untrained:
     """What texts and training parts of a domain tell. Raises DataError if its text features are there but stale."""
     has_texts = "text" in domain.manifest()
     texts = unit_texts(domain) if has_texts else np.zeros((domain.rows(), 0), np.float32)
-    return from_sequences(domain.sequences(), texts)
+    return from_sequences(domain.sequences(), texts, words_of(domain))
 
 
-def from_sequences(sequences: Sequences, texts: Floats) -> Untrained:
-    """What the training parts of a domain tell of its items, which have these texts (N, d)."""
+def from_sequences(sequences: Sequences, texts: Floats, words: "csr_array") -> Untrained:
+    """What the training parts of a domain tell of its items, which have these texts (N, d) and words (N, N)."""
     counts = np.bincount(training_items(sequences)[0], minlength=len(texts))
-    return Untrained(texts, log_counts(sequences, len(texts)), counts == 0)
+    return Untrained(texts, words, log_counts(sequences, len(texts)), counts == 0)
 
 
 def unit_texts(domain: Domain) -> Floats:
@@ -121,6 +125,11 @@ def step_rows(known: Untrained, part: Examples) -> "csr_array":
     return recent_matrix(part, len(known.texts)) @ known.steps
 
 
+def word_rows(known: Untrained, part: Examples) -> "csr_array":
+    """(Q, N): the sum of the last items' TF-IDF cosines."""
+    return recent_matrix(part, len(known.texts)) @ known.words
+
+
 def cosines(texts: Floats, queries: Doubles) -> Floats:
     """(Q, N) inner products in float64, rounded, so that equal texts tie whatever the order of summation."""
     found = np.empty((len(queries), len(texts)), np.float32)
@@ -137,6 +146,7 @@ def blend(known: Untrained, part: Examples, weights: Mapping[str, float]) -> Flo
     """Scores (Q, N) with weights by term. Items that are alike in all terms have equal scores."""
     scores = cosines(known.texts, text_queries(known, part)) * np.float32(weights[TEXT])
     added = weights[TRANSITIONS] * step_rows(known, part) + weights[HISTORY] * history_matrix(part, len(known.texts))
+    added = added + weights[WORDS] * word_rows(known, part)
     keys = np.repeat(np.arange(len(part)), np.diff(added.indptr)) * len(known.texts) + added.indices
     scores.ravel()[keys] += added.data.astype(np.float32)
     scores[:, known.new] += np.float32(weights[NOVELTY])
@@ -161,22 +171,19 @@ def fit_weights(known: Untrained, valid: Examples) -> dict[str, float]:
     if not len(part):
         return {name: FLOOR[name] for name in TERMS}
     target, row = part.targets(), np.arange(len(part))
-    texts, steps, seen = (
-        cosines(known.texts, text_queries(known, part)),
-        step_rows(known, part),
-        history_matrix(part, n),
-    )
+    texts = cosines(known.texts, text_queries(known, part))
+    pairs = (word_rows(known, part), step_rows(known, part), history_matrix(part, n))  # weights[1:4]
     usual, spread = (np.array([numbers[name] for name in TERMS]) for numbers in (FLOOR, SPREAD))
-    step_keys, seen_keys = (np.repeat(row, np.diff(one.indptr)) * n + one.indices for one in (steps, seen))
-    goal = np.array([one[row, target].sum() for one in (texts, steps, seen)] + [known.new[target].sum()])
+    keys = [np.repeat(row, np.diff(one.indptr)) * n + one.indices for one in pairs]
+    goal = np.array([one[row, target].sum() for one in (texts, *pairs)] + [known.new[target].sum()])
 
     def loss(shift: Doubles) -> tuple[float, Doubles]:
         weights = usual + shift * spread
         scores = texts * np.float32(weights[0])
         flat = scores.reshape(-1)
-        flat[step_keys] += (weights[1] * steps.data).astype(np.float32)
-        flat[seen_keys] += (weights[2] * seen.data).astype(np.float32)
-        scores[:, known.new] += np.float32(weights[3])
+        for weight, places, one in zip(weights[1:4], keys, pairs, strict=True):
+            flat[places] += (weight * one.data).astype(np.float32)
+        scores[:, known.new] += np.float32(weights[4])
         top = scores.max(1, keepdims=True)
         scores -= top
         np.exp(scores, out=scores)
@@ -184,7 +191,8 @@ def fit_weights(known: Untrained, valid: Examples) -> dict[str, float]:
         value = float(np.log(total).sum() + top.sum(dtype=np.float64) - goal @ weights + (shift**2).sum() / 2)
         scores /= total
         dense = [np.einsum("qn,qn->", scores, texts, dtype=np.float64), scores[:, known.new].sum(dtype=np.float64)]
-        expected = np.array([dense[0], flat[step_keys] @ steps.data, flat[seen_keys] @ seen.data, dense[1]])
+        sparse = [flat[places] @ one.data for places, one in zip(keys, pairs, strict=True)]
+        expected = np.array([dense[0], *sparse, dense[1]])
         return value, (expected - goal) * spread + shift
 
     found = minimize(loss, np.zeros(len(TERMS)), jac=True, method="L-BFGS-B", options={"maxiter": 50})

@@ -10,7 +10,7 @@ MODALITIES = ("text", "image", "price")
 EMBEDDED = ("text", "image")  # made by an encoder
 # What the weights of `floor` begin with (core/floor.py), as logits: a weight divided by the temperature. "cosine" is
 # that of trained vectors. Fits to shops of 500 to 4,000 users of Beauty, Sports, Toys and Games are near the others.
-FLOOR = {"cosine": 3.0, "text": 8.0, "transitions": 3.0, "history": -7.0, "novelty": 0.0}
+FLOOR = {"cosine": 3.0, "text": 6.0, "words": 3.5, "transitions": 4.0, "history": -7.0, "novelty": 0.0}
 
 
 @dataclass(frozen=True)

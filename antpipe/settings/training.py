@@ -29,6 +29,7 @@ class TrainConfig(Config):
         (*MODALITIES, NO_MODALITY),
         panel="Input",
     )
+    words: bool = setting(True, "compare the words of items, in a model with a floor that reads text", panel="Input")
     whitened: tuple[str, ...] = setting(
         (), "modalities to read in the form written by `antpipe whiten` (ANT: none)", EMBEDDED, panel="Input"
     )
@@ -101,4 +102,4 @@ class TrainConfig(Config):
 # Settings of [train] that do not change what is learned; they are left out of a run's fingerprint.
 WITHOUT_EFFECT = ("device", "gpu_features", "save_every", "track")
 # Settings that runs of antpipe 0.1.0 lack. At their defaults they are left out too, so that those runs are recognised.
-LATER = ("least_steps", "smallest_batch", "unsold_negatives")
+LATER = ("least_steps", "smallest_batch", "unsold_negatives", "words")

@@ -25,12 +25,14 @@ class TrainingData:
         return TrainingData(self.catalogue, tuple(with_validation(part) for part in self.sequences), {})
 
 
-def load_training_data(store: Store, domains: Sequence[str], config: TrainConfig) -> TrainingData:
-    """Everything that training on these domains reads.
+def load_training_data(
+    store: Store, domains: Sequence[str], config: TrainConfig, *, words: bool = False
+) -> TrainingData:
+    """Everything that training on these domains reads. words: for a model with a floor that reads them.
 
     Raises DataError if the store lacks something, or if the domains do not go together.
     """
-    catalogue = load_catalogue(store, domains, config.features(), config.whitened)
+    catalogue = load_catalogue(store, domains, config.features(), config.whitened, words=words)
     sequences = tuple(store.domain(name).sequences() for name in domains)
     lengths = {part.max_len for part in sequences}
     if len(lengths) > 1:

@@ -29,10 +29,10 @@ from antpipe.core.batches import (
 from antpipe.core.catalogue import DeviceFeatures, Ints, ItemInputs, item_inputs
 from antpipe.core.device_floor import DeviceKnown, known_on
 from antpipe.core.device_ranking import ExampleBlock, evaluate_on_device, example_blocks
-from antpipe.core.floor import known_in, known_of, recent, step_pairs, text_recent
+from antpipe.core.floor import known_in, known_of, recent, step_pairs, text_recent, word_pairs
 from antpipe.core.packing import PackedBatch
 from antpipe.core.ranking import Ranks, evaluate, metrics
-from antpipe.core.untrained import Untrained
+from antpipe.core.untrained import TRANSITIONS, WORDS, Untrained
 from antpipe.errors import DataError, DivergedError, SameCommand
 from antpipe.runtime.devices import uncompiled
 from antpipe.runtime.logs import log
@@ -79,7 +79,7 @@ def fit(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     windows = windows_to_train(data, config, in_batch=pretraining and config.in_batch())
     config, passes = sized(config, int(windows.targets.sum()))
-    known = known_of(data.sequences, data.catalogue.offsets) if reads_known(model, config) else None
+    known = known_of(data.sequences, data.catalogue) if reads_known(model, config) else None
     static = replays(device, world, config)
     optimiser = adam(trained, config.lr, device, recorded=static)
     epoch_positions = passes * int(windows.targets.sum()) + 1  # one more: an epoch is not done before its validation
@@ -408,11 +408,16 @@ def extras_of(
     if model.floor is None or known is None:
         return losses.Extras([history])
     last = recent(batch.blocks)
-    steps = step_pairs(known, batch.items, last, batch.targets[batch.own_targets()])
-    steps = steps if candidates is None else csr_array(steps[:, candidates])
-    row = np.repeat(np.arange(len(last)), np.diff(steps.indptr))
-    arrays = (torch.from_numpy(one).to(device) for one in (row, steps.indices.astype(np.int64), steps.data))
-    transitions = losses.Bonus(model.floor["transitions"], *arrays)
+    links = {
+        TRANSITIONS: step_pairs(known, batch.items, last, batch.targets[batch.own_targets()]),
+        WORDS: word_pairs(known, batch.items, last),
+    }
+    bonuses = [history]
+    for name, found in links.items():
+        pairs = found if candidates is None else csr_array(found[:, candidates])
+        row = np.repeat(np.arange(len(last)), np.diff(pairs.indptr))
+        arrays = (torch.from_numpy(one).to(device) for one in (row, pairs.indices.astype(np.int64), pairs.data))
+        bonuses.append(losses.Bonus(model.floor[name], *arrays))
     texts = None
     if "text" in model.floor:
         text = inputs.features["text"]
@@ -421,7 +426,7 @@ def extras_of(
         queries = text_recent(of_items, torch.from_numpy(last).to(device))
         scored = of_items if candidates is None else of_items[torch.from_numpy(candidates).to(device)]
         texts = losses.Known(model.floor["text"], queries, scored)
-    return losses.Extras([history, transitions], texts, model.floor["cosine"] * model.config.temperature)
+    return losses.Extras(bonuses, texts, model.floor["cosine"] * model.config.temperature)
 
 
 def pretraining_loss(

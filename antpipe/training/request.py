@@ -65,7 +65,8 @@ class RunRequest:
             request = as_floor(request)
         actions = stages.find_stage(self.stage, self.own_stages)
         begun = self._start(actions, start)
-        data = load_training_data(self.store, self.domains, request.training)
+        words = reads_words(self.stage, request.model, request.training)
+        data = load_training_data(self.store, self.domains, request.training, words=words)
         request._check_settings(actions, data.catalogue)
         described = describe(request, actions, begun, data.catalogue)
         if begun is not None and self.source is not None:
@@ -158,13 +159,22 @@ class RunRequest:
             raise UsageError(f"{what} reads features of items: it does not go with --modalities none")
 
 
+def reads_words(stage: str, model: ModelConfig, training: TrainConfig) -> bool:
+    """Whether a run reads the words of items: that of stage floor needs no text features for it."""
+    return model.floor and training.words and (stage == FLOOR or "text" in training.modalities)
+
+
 def as_floor(request: RunRequest) -> RunRequest:
-    """A run of stage floor with the smallest model: only its floor counts. Without texts, that has the other terms."""
+    """A run of stage floor with the smallest model: only its floor counts. Without text features, that has the other
+    terms, words among them."""
     there = request.store.domain(request.domains[0]).manifest()
-    has_texts = "text" in there and "text" in request.training.modalities
+    asks_for_texts = "text" in request.training.modalities
+    has_texts = "text" in there and asks_for_texts
     model = ModelConfig(width=2, heads=1, layers=1, experts=0, floor=True, transductive=not has_texts)
     whitened = tuple(name for name in request.training.whitened if name == "text" and has_texts)
-    training = replace(request.training, modalities=("text" if has_texts else NO_MODALITY,), whitened=whitened)
+    read = ("text" if has_texts else NO_MODALITY,)
+    words = request.training.words and asks_for_texts
+    training = replace(request.training, modalities=read, whitened=whitened, words=words)
     return replace(request, model=model, training=training)
 
 

@@ -31,7 +31,7 @@ from antpipe.training.folder import RunFolder, another_folder
 from antpipe.training.loop import fit, without_training
 from antpipe.training.parallel import World, held_by_first, of_first, together, world_of
 from antpipe.training.replay import out_of_memory
-from antpipe.training.request import FLOOR, PRETRAIN, Plan, RunRequest
+from antpipe.training.request import FLOOR, PRETRAIN, Plan, RunRequest, reads_words
 from antpipe.training.state import Keeping, Position, begin, cost_of, position_of, read_header, remove_state
 from antpipe.training.tracking import require_tracker, tracking
 
@@ -311,7 +311,8 @@ def open_run(store: Store, run: Path, domain: str) -> tuple["Ant", Checkpoint, C
             why = f"{artefact} of {domain} changed since {run} was trained on it"
             raise DataError(why, train_again(store, run, described))
     domains = tuple(described.domains) if seen else (domain,)
-    catalogue = load_catalogue(store, domains, tuple(described.modalities), described.whitened())
+    words = reads_words(described.stage, described.model_config(), from_json(TrainConfig, described.train))
+    catalogue = load_catalogue(store, domains, tuple(described.modalities), described.whitened(), words=words)
     for name, encoder in catalogue.encoders.items():
         trained, here = described.modalities[name], {"width": catalogue.widths[name], "encoder": encoder}
         if not fits(trained, here):

@@ -245,7 +245,7 @@ def test_baselines_are_in_the_same_table_without_a_verdict(
     assert notes[0].startswith("recall@10: item-knn, which is not trained, has 1.0000; the best trained arm")
     assert len(notes) == 2
     chosen = json.loads((whole[1] / "results" / "Target" / "floor-0.json").read_text())["weights"]
-    assert set(chosen) == {"text", "transitions", "history", "novelty"}
+    assert set(chosen) == {"text", "words", "transitions", "history", "novelty"}
     out = whole[1] / "Target"
     assert checkpoint.describe(out / "sasrec-0").modalities == {}
     assert checkpoint.describe(out / "sasrec-0").items == 24

@@ -59,7 +59,8 @@ def floored(seed: int, n: int, width: int = 5) -> Untrained:
     rng = np.random.default_rng(seed)
     texts = unit(rng.normal(size=(4, width)))[rng.integers(0, 4, n)]
     counts = rng.integers(1, 3, (n, n)) * (rng.random((n, n)) < 0.2)
-    return Untrained(texts, csr_array(np.log1p(counts.astype(np.float64))), rng.random(n) < 0.2)
+    words = csr_array(rng.integers(1, 3, (n, n)) / 4 * (rng.random((n, n)) < 0.2))
+    return Untrained(texts, words, csr_array(np.log1p(counts.astype(np.float64))), rng.random(n) < 0.2)
 
 
 def model_with_floor(weights: Mapping[str, float], widths: dict[str, int] = WIDTHS) -> Ant:
@@ -88,7 +89,7 @@ def test_counted_ranks_are_those_of_the_cpu_with_a_floor(data: st.DataObject) ->
     part = make_examples(histories, targets, data.draw(st.integers(5, 12)))
     queries, known = unit(rng.normal(size=(len(part), 6))), floored(seed, n)
     # Another factor for each term: were two weights equal, items could tie through different terms, up to rounding.
-    factors = zip(FLOOR, (1.0, 1.1, 1.3, 1.7, 1.9), strict=True)
+    factors = zip(FLOOR, (1.0, 1.1, 1.3, 1.7, 1.9, 2.3), strict=True)
     model = model_with_floor({name: data.draw(st.sampled_from([0.0, -0.7, 0.3, 2.0])) * by for name, by in factors})
     weights = weights_of(model)
     wanted = rank_examples(
@@ -112,7 +113,7 @@ def test_a_transition_is_told_from_another_in_float64() -> None:
     """Two items that differ by less than float32 has digits, in what transitions add to them alone."""
     n, counts = 4, np.zeros((4, 4))
     counts[0, 1:] = [3.0, 3.0 + 1e-9, 3.0]
-    known = Untrained(np.zeros((n, 0), np.float32), csr_array(counts), np.zeros(n, np.bool_))
+    known = Untrained(np.zeros((n, 0), np.float32), csr_array((n, n)), csr_array(counts), np.zeros(n, np.bool_))
     weights = weights_of(model_with_floor(dict.fromkeys(FLOOR, 1.0), {"image": 3}))
     items = queries = np.ones((n, 1), np.float32)
     for target, rank in ((1, 2.5), (2, 1.0)):  # the fourth item is equal to the second
@@ -125,7 +126,7 @@ def test_a_transition_is_told_from_another_in_float64() -> None:
 @pytest.mark.parametrize("with_texts", [True, False])
 def test_a_model_with_a_floor_is_judged_as_on_the_cpu(with_texts: bool) -> None:
     widths = {name: width for name, width in WIDTHS.items() if with_texts or name != "text"}
-    weights = {"cosine": 0.3, "text": 0.8, "transitions": 0.3, "novelty": -0.1, "history": -0.7}
+    weights = {"cosine": 0.3, "text": 0.8, "words": 0.5, "transitions": 0.3, "novelty": -0.1, "history": -0.7}
     model = model_with_floor(weights, widths)
     known = known_in(DATA.catalogue, model.widths, "shop-1", DATA.sequences[1])
     wanted = evaluate(model, DATA.catalogue, "shop-1", PART, CPU, known)
@@ -135,14 +136,14 @@ def test_a_model_with_a_floor_is_judged_as_on_the_cpu(with_texts: bool) -> None:
         assert all(np.array_equal(found.by_protocol[name], wanted.by_protocol[name]) for name in PROTOCOLS)
 
 
-def test_blocks_are_bounded_by_the_transitions_of_their_last_items(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_are_bounded_by_the_links_of_their_last_items(monkeypatch: pytest.MonkeyPatch) -> None:
     known = known_in(DATA.catalogue, WIDTHS, "shop-1", DATA.sequences[1])
     (whole,) = example_blocks(PART, 60, CPU, known=known)
-    monkeypatch.setattr(device_ranking, "TRANSITIONS_AT_ONCE", whole.transitions // 4)
+    monkeypatch.setattr(device_ranking, "LINKS_AT_ONCE", whole.links // 4)
     blocks = example_blocks(PART, 60, CPU, known=known)
     assert len(blocks) >= 4
-    assert all(block.transitions <= whole.transitions // 4 for block in blocks)
-    assert sum(block.transitions for block in blocks) == whole.transitions
+    assert all(block.links <= whole.links // 4 for block in blocks)
+    assert sum(block.links for block in blocks) == whole.links
 
 
 def test_scores_that_float32_cannot_tell_apart_are_compared_in_float64() -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from antpipe.core.batches import Candidates, Examples, batches, examples, training_windows
+from antpipe.core.catalogue import Catalogue
 from antpipe.core.floor import begin_at_floor, known_of, recent, step_pairs, text_recent, weights_of
 from antpipe.core.model import Ant
 from antpipe.core.ranking import rank_examples, scoring
@@ -44,9 +45,20 @@ def counts_without(sequences: Sequences, left_out: tuple[int, int] | None = None
     return found
 
 
+def words(n: int = N) -> csr_array:
+    rng = np.random.default_rng(4)
+    return csr_array(rng.random((n, n)) * (rng.random((n, n)) < 0.3))
+
+
+def shops(count: int = 1, n: int = N) -> Catalogue:
+    """Catalogues of n items with word neighbours."""
+    names = tuple(f"shop-{number}" for number in range(count))
+    return Catalogue(names, n * np.arange(count + 1), {}, {}, {}, (words(n),) * count)
+
+
 def test_transitions_add_up_what_came_within_reach_in_training() -> None:
     sequences = shop()
-    known = known_of([sequences], np.array([0, N]))
+    known = known_of([sequences], shops())
     assert known.steps.toarray() == pytest.approx(np.log1p(counts_without(sequences)))
 
 
@@ -57,15 +69,16 @@ def test_new_items_are_those_that_no_training_part_has() -> None:
         for start, end in zip(sequences.offsets, sequences.train_end, strict=False)
         for item in sequences.items[start : start + end]
     }
-    assert np.flatnonzero(~known_of([sequences], np.array([0, N])).new).tolist() == sorted(there)
+    assert np.flatnonzero(~known_of([sequences], shops()).new).tolist() == sorted(there)
 
 
-def test_domains_do_not_share_transitions() -> None:
-    known = known_of([shop(0), shop(1)], np.array([0, N, 2 * N]))
-    dense = known.steps.toarray()
-    assert dense[:N, :N].any()
-    assert not dense[:N, N:].any()
-    assert not dense[N:, :N].any()
+def test_domains_share_neither_transitions_nor_words() -> None:
+    known = known_of([shop(0), shop(1)], shops(2))
+    for dense in (known.steps.toarray(), known.words.toarray()):
+        assert dense[:N, :N].any()
+        assert dense[N:, N:].any()
+        assert not dense[:N, N:].any()
+        assert not dense[N:, :N].any()
 
 
 def model_of(seed: int = 0, **own: Any) -> Ant:
@@ -104,18 +117,20 @@ def dense_scores(model: Ant, sequences: Sequences, row: int, place: int, *, trai
         if training and back < REACH:
             here[target] = np.log1p(counts[item, target] - 1 / (back + 1))
         steps += share[back] * torch.from_numpy(here)
+    common = share @ torch.from_numpy(words().toarray()[last.numpy()])
     seen = torch.zeros(N, dtype=torch.float64)
     seen[history] = 1
     cosine = model.config.temperature * floor["cosine"] * F.cosine_similarity(hidden[None], vectors)  # type: ignore[index]
     scores = cosine + floor["text"] * (normed @ text)  # type: ignore[index]
-    return scores + floor["transitions"] * steps + model.history_score * seen  # type: ignore[index,operator]
+    scores = scores + floor["words"] * common + floor["transitions"] * steps  # type: ignore[index]
+    return scores + model.history_score * seen  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("drawn", [N, 6])
 @pytest.mark.parametrize("unsold", [True, False])
 def test_the_loss_is_the_softmax_of_the_dense_scores_with_its_gradients(drawn: int, unsold: bool) -> None:
     sequences, model = shop(), model_of(transductive=True)
-    known = known_of([sequences], np.array([0, N]))
+    known = known_of([sequences], shops())
     windows = training_windows([sequences], np.array([0, N]))
     (batch,) = batches(windows, 10_000, 0, 1, Candidates(N, drawn))
     config = TrainConfig(unsold_negatives=unsold, precision="fp32")
@@ -151,6 +166,9 @@ class OneDomain:
     domains = ("Shop",)
     widths = {"text": WIDTH}  # noqa: RUF012
 
+    def words_of(self, _: str) -> csr_array:
+        return words()
+
     def rows(self, _: str) -> NDArray[np.int64]:
         return np.arange(N)
 
@@ -161,8 +179,8 @@ class OneDomain:
 @pytest.mark.parametrize("block_size", [0, 3])
 def test_ranks_are_those_of_the_dense_scores(block_size: int) -> None:
     sequences, model = shop(5, users=20), model_of().float().eval()
-    found = known_of([sequences], np.array([0, N]))
-    known = Untrained(unit(texts()), found.steps, found.new)
+    found = known_of([sequences], shops())
+    known = Untrained(unit(texts()), found.words, found.steps, found.new)
     part = examples(sequences, "test")
     device = torch.device("cpu")
     ranks = scoring(model, OneDomain(), "Shop", part, device, known).ranks(part, block_size)  # type: ignore[arg-type]
@@ -198,8 +216,8 @@ def test_fitted_weights_maximise_likelihood_and_prior() -> None:
     from scipy.optimize import minimize
 
     sequences = shop(2, users=40)
-    found = known_of([sequences], np.array([0, N]))
-    known = Untrained(unit(texts()), found.steps, found.new)
+    found = known_of([sequences], shops())
+    known = Untrained(unit(texts()), found.words, found.steps, found.new)
     part, zero = examples(sequences, "valid"), model_of()
     rows = []
     with torch.no_grad():
@@ -213,7 +231,7 @@ def test_fitted_weights_maximise_likelihood_and_prior() -> None:
             ]
             new = known.new * float(name == "novelty")
             rows.append(np.stack([scores.numpy() + new for scores in dense]))
-    terms, target = np.stack(rows, -1), part.targets()  # (Q, N, 4)
+    terms, target = np.stack(rows, -1), part.targets()  # (Q, N, 5)
 
     def loss(shift: NDArray[np.float64]) -> float:
         weights = [FLOOR[name] + change * SPREAD[name] for name, change in zip(TERMS, shift, strict=True)]
@@ -221,22 +239,24 @@ def test_fitted_weights_maximise_likelihood_and_prior() -> None:
         chosen = scores[np.arange(len(target)), target]
         return float((np.log(np.exp(scores).sum(1)) - chosen).sum() + (shift**2).sum() / 2)
 
-    best = minimize(loss, np.zeros(4), method="Nelder-Mead", options={"xatol": 1e-5, "fatol": 1e-8, "maxiter": 4000})
+    best = minimize(loss, np.zeros(5), method="Nelder-Mead", options={"xatol": 1e-5, "fatol": 1e-8, "maxiter": 9000})
     expected = {name: FLOOR[name] + change * SPREAD[name] for name, change in zip(TERMS, best.x, strict=True)}
     assert fit_weights(known, part) == pytest.approx(expected, abs=0.02)
 
 
 def test_without_validation_positions_the_weights_are_the_usual_ones() -> None:
     sequences = shop()
-    found = known_of([sequences], np.array([0, N]))
+    found = known_of([sequences], shops())
     none = Examples(*(np.empty(0, np.int32),) * 4, MAX_LEN)  # type: ignore[arg-type]
-    assert fit_weights(Untrained(unit(texts()), found.steps, found.new), none) == {name: FLOOR[name] for name in TERMS}
+    assert fit_weights(Untrained(unit(texts()), found.words, found.steps, found.new), none) == {
+        name: FLOOR[name] for name in TERMS
+    }
 
 
 def test_a_model_begins_with_fitted_weights_and_gives_new_items_no_id() -> None:
     sequences, model = shop(2, users=40), model_of(transductive=True)
-    found = known_of([sequences], np.array([0, N]))
-    known, valid = Untrained(unit(texts()), found.steps, found.new), examples(sequences, "valid")
+    found = known_of([sequences], shops())
+    known, valid = Untrained(unit(texts()), found.words, found.steps, found.new), examples(sequences, "valid")
     before = weights_of(model)["cosine"]
     begin_at_floor(model, known, valid)
     fitted = {name: value * model.config.temperature for name, value in fit_weights(known, valid).items()}
@@ -261,7 +281,7 @@ def test_recent_items_are_the_latest_first() -> None:
 
 def test_a_process_without_positions_has_nothing_to_add() -> None:
     assert text_recent(torch.ones(4, 3), torch.empty(0, LAST, dtype=torch.int64)).shape == (0, 3)
-    known, none = known_of([shop()], np.array([0, N])), np.empty(0, np.int64)
+    known, none = known_of([shop()], shops()), np.empty(0, np.int64)
     assert step_pairs(known, np.arange(N), recent([]), none).shape == (0, N)
 
 
@@ -269,7 +289,7 @@ def test_a_users_own_transition_does_not_vote_for_its_target() -> None:
     """Two users alike: each is told of its target by the other one alone."""
     items = np.array([0, 1, 2, 3, 0, 1, 2, 3], np.int32)
     two = Sequences(np.arange(2, dtype=np.int32), np.array([0, 4, 8]), items, np.array([2, 2]), np.array([3, 3]), 8)
-    known = known_of([two], np.array([0, 4]))
+    known = known_of([two], shops(1, 4))
     (batch,) = batches(training_windows([two], np.array([0, 4])), 10, 0, 1, Candidates(4, 4))
     pairs = step_pairs(known, batch.items, recent(batch.blocks), batch.targets).toarray()
     assert pairs[:, 1] == pytest.approx(np.log1p(1))  # not log1p(2)

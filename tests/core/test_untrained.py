@@ -21,6 +21,7 @@ from antpipe.core.untrained import (
     text_queries,
     unit_texts,
     untrained,
+    word_rows,
 )
 from antpipe.store.files import Sequences
 from antpipe.store.store import Store
@@ -47,11 +48,12 @@ def random_case(seed: int, users: int = 60, n: int = 15) -> tuple[Untrained, Seq
     texts = rng.normal(size=(n, 4)).astype(np.float32)
     texts /= np.linalg.norm(texts, axis=1, keepdims=True)
     texts[1], texts[2] = texts[0], 0
-    return from_sequences(shop(walks), texts), shop(walks)
+    words = csr_array(rng.random((n, n)) * (rng.random((n, n)) < 0.3))
+    return from_sequences(shop(walks), texts, words), shop(walks)
 
 
-def weights_of(text: float, transitions: float, history: float, novelty: float) -> dict[str, float]:
-    return {"text": text, "transitions": transitions, "history": history, "novelty": novelty}
+def weights_of(text: float, words: float, transitions: float, history: float, novelty: float) -> dict[str, float]:
+    return {"text": text, "words": words, "transitions": transitions, "history": history, "novelty": novelty}
 
 
 def scores_written_out(
@@ -68,6 +70,7 @@ def scores_written_out(
     whole = sum(weight for weight, _ in recent)
     return [
         weights["text"] * sum(weight * float(known.texts[i] @ known.texts[j]) for weight, i in recent) / whole
+        + weights["words"] * sum(weight * known.words[i, j] for weight, i in recent)
         + weights["transitions"] * sum(weight * np.log1p(counts[i, j]) for weight, i in recent)
         + weights["history"] * (j in history)
         + weights["novelty"] * (j not in item)
@@ -109,7 +112,7 @@ def test_the_last_five_items_count_each_half_of_the_one_after_it() -> None:
 
 def test_text_queries_are_means_of_the_last_texts() -> None:
     known = Untrained(
-        np.array([[1, 0], [0, 1], [0, 0]], np.float32), csr_array((3, 3)), np.zeros(3, np.bool_)
+        np.array([[1, 0], [0, 1], [0, 0]], np.float32), csr_array((3, 3)), csr_array((3, 3)), np.zeros(3, np.bool_)
     )  # item 2: no text
     assert text_queries(known, after(0))[0].tolist() == [1, 0]
     assert text_queries(known, after(0, 1))[0].tolist() == pytest.approx([1 / 3, 2 / 3])
@@ -118,9 +121,16 @@ def test_text_queries_are_means_of_the_last_texts() -> None:
 
 def test_step_rows_add_up_the_logarithms_of_the_last_items() -> None:
     walks = shop([[0, 1, 3, 3], [0, 1, 3, 3], [2, 1, 3, 3]])
-    known = from_sequences(walks, np.zeros((4, 0), np.float32))
+    known = from_sequences(walks, np.zeros((4, 0), np.float32), csr_array((4, 4)))
     expected = np.log1p([0, 2, 0, 0]) / 2 + np.log1p([0, 1, 0, 0])
     assert step_rows(known, after(0, 2)).toarray()[0].tolist() == pytest.approx(expected.tolist())
+
+
+def test_word_rows_add_up_the_neighbours_of_the_last_items() -> None:
+    walks = shop([[0, 1, 3, 3]])
+    words = csr_array(np.array([[0, 0.5, 0.2, 0], [0.5, 0, 0, 0], [0.2, 0, 0, 0.8], [0, 0, 0.8, 0]]))
+    known = from_sequences(walks, np.zeros((4, 0), np.float32), words)
+    assert word_rows(known, after(0, 2)).toarray()[0].tolist() == pytest.approx([0.2, 0.25, 0.1, 0.8])
 
 
 def test_the_history_is_the_whole_history() -> None:
@@ -139,7 +149,13 @@ def test_texts_are_scaled_to_unit_length_and_items_without_text_stay_zero(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "weights", [weights_of(8, 3, -7, 1), weights_of(1, 0, 0, 0), weights_of(2, 0.5, -0.5, -1), weights_of(0, 1, 2, 0)]
+    "weights",
+    [
+        weights_of(8, 4, 3, -7, 1),
+        weights_of(1, 0, 0, 0, 0),
+        weights_of(2, -1, 0.5, -0.5, -1),
+        weights_of(0, 1, 1, 2, 0),
+    ],
 )
 def test_the_blend_is_the_written_formula(weights: dict[str, float]) -> None:
     known, walks = random_case(1, users=4)
@@ -155,20 +171,20 @@ def test_items_with_equal_text_and_transitions_tie_wherever_they_stand() -> None
     rng = np.random.default_rng(0)
     half = rng.normal(size=(501, 384)).astype(np.float32)
     texts = np.vstack([half, half[:1], half[::-1]])  # item i equals item 1002 - i
-    known = Untrained(texts, csr_array((1003, 1003)), np.zeros(1003, np.bool_))
+    known = Untrained(texts, csr_array((1003, 1003)), csr_array((1003, 1003)), np.zeros(1003, np.bool_))
     for _ in range(20):  # one at a time: BLAS then sums the last columns in another order
-        scores = blend(known, after(*rng.integers(0, 1003, 3).tolist()), weights_of(1, 1, 0, 0))[0]
+        scores = blend(known, after(*rng.integers(0, 1003, 3).tolist()), weights_of(1, 0, 1, 0, 0))[0]
         assert (scores[:501] == scores[:501:-1]).all()
 
 
 def test_a_domain_without_texts_is_ranked_by_transitions_and_one_without_those_by_texts() -> None:
     known, walks = random_case(3)
     part, n = examples(walks, "test"), len(known.texts)
-    bare = Untrained(np.zeros((n, 0), np.float32), known.steps, known.new)
-    assert np.allclose(blend(bare, part, weights_of(1, 1, 0, 0)), step_rows(known, part).toarray(), atol=1e-6)
-    single = Untrained(known.texts, csr_array((n, n)), known.new)
+    bare = Untrained(np.zeros((n, 0), np.float32), known.words, known.steps, known.new)
+    assert np.allclose(blend(bare, part, weights_of(1, 0, 1, 0, 0)), step_rows(known, part).toarray(), atol=1e-6)
+    single = Untrained(known.texts, known.words, csr_array((n, n)), known.new)
     expected = text_queries(known, part) @ known.texts.T
-    assert np.allclose(blend(single, part, weights_of(1, 1, 0, 0)), expected, atol=1e-6)
+    assert np.allclose(blend(single, part, weights_of(1, 0, 1, 0, 0)), expected, atol=1e-6)
 
 
 # -- weights (tests/core/test_floor.py has the fit against another minimiser) ------------------------------------
@@ -183,7 +199,7 @@ def test_the_fit_reads_a_bounded_number_of_positions_and_does_not_depend_on_how_
 def test_few_positions_leave_the_weights_near_the_usual_ones_and_many_move_them() -> None:
     texts = np.hstack([0.6**0.5 * np.ones((40, 1)), 0.4**0.5 * np.eye(40)]).astype(np.float32)  # cosines of .6
     walks = shop([[item] * 6 for item in range(40)])  # people buy the same again
-    known = Untrained(texts, csr_array((40, 40)), np.zeros(40, np.bool_))
+    known = Untrained(texts, csr_array((40, 40)), csr_array((40, 40)), np.zeros(40, np.bool_))
     valid = examples(walks, "valid")
     few, many = fit_weights(known, valid.some(slice(0, 2))), fit_weights(known, valid)
     assert -7 < few["history"] < many["history"]
@@ -201,7 +217,7 @@ def test_novelty_counts_for_as_much_as_new_items_are_taken() -> None:
         items = np.stack([rng.integers(0, 20, 400), targets], 1).ravel().astype(np.int32)
         start = np.arange(0, 800, 2)
         part = Examples(np.arange(400, dtype=np.int32), items, start, start + 1, 50)
-        found[share] = fit_weights(Untrained(texts, none, new), part)["novelty"]
+        found[share] = fit_weights(Untrained(texts, none, none, new), part)["novelty"]
     assert found[0.1] < -1
     assert found[0.5] == pytest.approx(0, abs=0.3)
     assert found[0.9] > 1

@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 from antpipe.core.batches import Examples, examples
 from antpipe.core.ranking import DEPTH, metrics
 from antpipe.core.transitions import training_items, transitions
+from antpipe.core.untrained import TERMS
 from antpipe.errors import DataError
 from antpipe.evaluation.baselines import scores
 from antpipe.evaluation.baselines.item_knn import item_knn, nearest_only, similarities
@@ -27,6 +28,7 @@ from antpipe.evaluation.evaluate import evaluate_run
 from antpipe.features.build_sequences import build_sequences
 from antpipe.settings.evaluation import EvaluateConfig
 from antpipe.settings.features import SequenceConfig
+from antpipe.settings.model import FLOOR
 from antpipe.store.domain import Domain
 from antpipe.store.files import Sequences
 from antpipe.store.store import Store
@@ -107,16 +109,6 @@ def test_the_nearest_text_is_that_of_the_last_two_items() -> None:
         assert score(after([0]))[0].tolist() == pytest.approx([1, 0, np.sqrt(0.5), 0])
 
 
-def test_words_are_weighted_as_in_scikit_learn(tmp_path: Path) -> None:
-    text = pytest.importorskip("sklearn.feature_extraction.text")
-    texts = ["Red scarf, red wool", "blue scarf", "", "kettle 3 l, blue"]
-    theirs = text.TfidfVectorizer(norm=None)
-    expected = theirs.fit_transform(texts).toarray()
-    domain = make_domain(Store(tmp_path), "shop", [{"item_id": "a"}])
-    order = [theirs.vocabulary_[word] for word in ("red", "scarf", "wool", "blue", "kettle")]
-    assert np.allclose(tfidf(texts, domain).toarray(), expected[:, order], atol=1e-12)
-
-
 def test_tfidf_refuses_a_shop_without_texts(tmp_path: Path) -> None:
     domain = make_domain(Store(tmp_path), "shop", [{"item_id": "a"}])
     with pytest.raises(DataError, match="domain shop: no item has a text"):
@@ -157,10 +149,8 @@ def test_floor_says_which_weights_it_chose_and_on_what(tmp_path: Path, messages:
     store = Store(tmp_path / "store")
     make_trainable(store, "Ring")
     result = judge_baseline(store, "floor", "Ring", tmp_path / "floor")
-    assert set(result["weights"]) == {"text", "transitions", "history", "novelty"}
-    assert (
-        f"Ring  floor: weights fitted to validation: text {result['weights']['text']:.2f}, transitions" in messages[-1]
-    )
+    assert set(result["weights"]) == {"text", "words", "transitions", "history", "novelty"}
+    assert f"Ring  floor: weights fitted to validation: text {result['weights']['text']:.2f}, words" in messages[-1]
 
 
 def test_floor_on_a_shop_without_texts_ranks_by_transitions_and_says_so(tmp_path: Path, messages: list[str]) -> None:
@@ -181,7 +171,7 @@ def test_floor_on_a_shop_without_transitions_ranks_by_texts_and_says_so(tmp_path
     small_domain(store, ["abc", "ade"], [[1.0, 0.1], [1, 0], [0, 1], [0.1, 1]])
     result = judge_baseline(store, "floor", "shop", tmp_path / "floor")
     assert "domain shop: floor without transitions, no training part has two items" in messages
-    assert result["weights"]["text"] == pytest.approx(8, abs=1)
+    assert result["weights"]["text"] == pytest.approx(6, abs=1)
     assert result["protocols"]["all"]["ndcg@10"] == 1.0
 
 
@@ -202,7 +192,7 @@ def test_floor_takes_its_usual_weights_where_there_is_no_validation_position(tmp
     store = Store(tmp_path / "store")
     small_domain(store, ["ab", "ba", "bc"], [[1.0, 0], [1, 1]])
     weights = judge_baseline(store, "floor", "shop", tmp_path / "out")["weights"]
-    assert weights == {"text": 8.0, "transitions": 3.0, "history": -7.0, "novelty": 0.0}
+    assert weights == {name: FLOOR[name] for name in TERMS}
 
 
 @settings(deadline=None, max_examples=60)

@@ -1,7 +1,5 @@
 """Text nearest neighbours: the items whose texts are most similar to those of the last two items of the history."""
 
-import re
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +12,6 @@ from antpipe.store.domain import Domain
 from antpipe.store.next_command import build_command
 
 LAST = 2  # items of the history that count
-WORD = re.compile(r"\w\w+")
 
 
 def text_nearest(domain: Domain) -> Scorer:
@@ -29,23 +26,13 @@ def tfidf_nearest(domain: Domain) -> Scorer:
 
 
 def tfidf(texts: Sequence[str], domain: Domain) -> "csr_array":
-    """Rows of count * (ln((1 + n) / (1 + texts with the word)) + 1), one per text, for n texts.
+    """TF-IDF vectors (n, words) of n texts, of unit length. Raises DataError if no text has a word."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
-    Manning, Raghavan, Schütze: Introduction to Information Retrieval, section 6.2, smoothed as in scikit-learn. Raises
-    DataError if no text has a word.
-    """
-    words: dict[str, int] = {}
-    rows, columns, counts = [], [], []
-    for row, text in enumerate(texts):
-        for word, count in Counter(WORD.findall(text.lower())).items():
-            rows.append(row)
-            columns.append(words.setdefault(word, len(words)))
-            counts.append(float(count))
-    if not words:
-        raise DataError(f"domain {domain.name}: no item has a text", build_command(domain, "items"))
-    matrix = csr_array((counts, (rows, columns)), shape=(len(texts), len(words)))
-    texts_with = np.bincount(columns, minlength=len(words))
-    return csr_array(matrix @ diags_array(np.log((1 + len(texts)) / (1 + texts_with)) + 1))
+    try:
+        return csr_array(TfidfVectorizer().fit_transform(texts))
+    except ValueError:  # an empty vocabulary
+        raise DataError(f"domain {domain.name}: no item has a text", build_command(domain, "items")) from None
 
 
 def nearest_to_last(vectors: "csr_array | Scores") -> Scorer:
