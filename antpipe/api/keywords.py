@@ -280,6 +280,27 @@ class CompareKeywords(SubsetKeywords, total=False):
     pretrain_batch_size: int | None
 
 
+class RecommendKeywords(TypedDict, total=False):
+    """The section `[recommend]`."""
+
+    k: int
+    include_seen: bool
+    where: str | None
+    exclude: str | Path | None
+    only: str | Path | None
+    diversify: float
+    explain: bool
+    unknown: str
+
+
+class SimilarKeywords(TypedDict, total=False):
+    """The section `[similar]`."""
+
+    k: int
+    by: str
+    where: str | None
+
+
 class DemoKeywords(TypedDict, total=False):
     """The section `[demo]`."""
 
