@@ -157,6 +157,7 @@ class TableKeywords(TypedDict, total=False):
     map: Sequence[str]
     time_unit: str
     quotes: bool | None
+    keep_column: Sequence[str]
     limit: int
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from antpipe import __version__
-from antpipe.errors import IntegrityError, SameCommand, UsageError
+from antpipe.errors import IntegrityError, Interrupted, SameCommand, UsageError
 from antpipe.evaluation.vectors import OpenRun
 from antpipe.runtime.files import atomic
 from antpipe.runtime.logs import log
@@ -91,12 +91,15 @@ def recommend_to_file(
         there = [path.is_file() for path in paths]
         if any(there):
             log.info(f"{sum(there)} of {len(paths)} parts were finished by an earlier run; continuing")
-        with progress("recommend") as update:
-            for block in _paced(blocks, there, update, len(audience)):
-                path = paths[block.start // size]
-                found = best_after(opened, audience.histories(block), offer, wishes)
-                with atomic(path, durable=True) as scratch:
-                    _table(opened, audience, block, found, wishes).write_parquet(scratch)
+        try:
+            with progress("recommend") as update:
+                for block in _paced(blocks, there, update, len(audience)):
+                    found = best_after(opened, audience.histories(block), offer, wishes)
+                    with atomic(paths[block.start // size], durable=True) as scratch:
+                        _table(opened, audience, block, found, wishes).write_parquet(scratch)
+        except KeyboardInterrupt:
+            kept = sum(path.is_file() for path in paths)
+            raise Interrupted(f"interrupted; {kept} of {len(paths)} parts kept; the same command continues") from None
         written = _summary(audience, paths, offer, wishes, out, sum(there))
         _merge(paths, out)
         for path in [*paths, folder / PLAN]:

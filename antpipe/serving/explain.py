@@ -66,6 +66,7 @@ def modality_shares(opened: OpenRun, part: Examples, items: Ints) -> dict[str, D
     width = opened.encoded.shape[1]
     expected = opened.after(part)[0].astype(np.float64)
     length = np.linalg.norm(opened.encoded[items].numpy().astype(np.float64), axis=1)
+    length = np.where(length > 0, length, 1.0)
     shares = {name: vectors @ expected[:width] / length for name, vectors in parts_of(opened, items).items()}
     if opened.known is None:
         if opened.model.history_score is not None:

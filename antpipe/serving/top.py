@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 HISTORIES_AT_ONCE = 256
 ITEMS_AT_ONCE = 1 << 16  # with HISTORIES_AT_ONCE, 64 MB of scores
-GROUP = 32  # items whose largest score is taken first
-MORE = 12  # candidates beyond those asked for
+GROUP = 32  # items of which the largest score is taken first
+MORE = 6  # candidates beyond those asked for
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,19 @@ def top_items(opened: OpenRun, part: Examples, offer: Offer, k: int, *, include_
     require_finite(np.isfinite(queries).all())
     k = min(k, len(offer.rows))
     rows, scores = np.empty((len(part), k), np.int64), np.empty((len(part), k))
+    buffer = _score_buffer(min(len(part), HISTORIES_AT_ONCE), len(offer.rows))
     for start in range(0, len(part), HISTORIES_AT_ONCE):
         block = np.arange(start, min(start + HISTORIES_AT_ONCE, len(part)))
         hidden = np.empty(0, np.int64) if include_seen else _keys_of_history(part.some(block), len(opened.items))
-        rows[block], scores[block] = _Block(queries[block], offer, added(block), hidden).best(k)
+        rows[block], scores[block] = _Block(queries[block], offer, added(block), hidden).best(k, buffer[: len(block)])
     return Top(rows, scores)
+
+
+def _score_buffer(histories: int, items: int) -> "torch.Tensor":
+    """Room for the scores of one block of histories and one tile of items, in whole groups."""
+    import torch
+
+    return torch.empty(histories, -(-min(items, ITEMS_AT_ONCE) // GROUP) * GROUP)
 
 
 def _keys_of_history(part: Examples, n: int) -> Ints:
@@ -76,10 +84,10 @@ class _Block:
         self.tolerance = (queries.shape[1] + 4) * 2.0**-24 * 1.001 * longest * offer.longest
         self.tolerance += 2.0**-22 * float(np.abs(added.scores).max(initial=0.0))
 
-    def best(self, k: int) -> tuple[Ints, Doubles]:
-        """Catalogue rows and scores (B, k)."""
+    def best(self, k: int, buffer: "torch.Tensor") -> tuple[Ints, Doubles]:
+        """Catalogue rows and scores (B, k). buffer: of _score_buffer, B rows."""
         depth = min(k + MORE, len(self.offer.rows))
-        found, columns = self._candidates(depth)
+        found, columns = self._candidates(depth, buffer)
         rows, scores = self._exact(np.arange(len(self.queries)), columns, found > -np.inf)
         if depth < len(self.offer.rows):
             last = found[:, -1]  # -inf if fewer than `depth` are left, all of which are then candidates
@@ -87,17 +95,15 @@ class _Block:
                 rows[query, :k], scores[query, :k] = self._among_all(query, scores[query, k - 1], k)
         return rows[:, :k], scores[:, :k]
 
-    def _candidates(self, depth: int) -> tuple[Floats, Ints]:
+    def _candidates(self, depth: int, buffer: "torch.Tensor") -> tuple[Floats, Ints]:
         """The `depth` largest float32 scores of each query, in descending order, and their columns (B, depth)."""
         import torch
 
         b, m = len(self.queries), len(self.offer.rows)
         queries, items = torch.from_numpy(self.queries), torch.from_numpy(self.offer.vectors)
-        width = min(m, ITEMS_AT_ONCE)
-        buffer = torch.full((b, -(-width // GROUP) * GROUP), -torch.inf)
         scores, columns = torch.empty(b, 0), torch.empty(b, 0, dtype=torch.int64)
-        for start in range(0, m, width):
-            stop = min(start + width, m)
+        for start in range(0, m, ITEMS_AT_ONCE):
+            stop = min(start + ITEMS_AT_ONCE, m)
             tile = buffer[:, : stop - start]
             torch.mm(queries, items[start:stop].T, out=tile)
             buffer[:, stop - start :] = -torch.inf
@@ -151,7 +157,7 @@ def _largest(scores: "torch.Tensor", depth: int) -> "tuple[torch.Tensor, torch.T
     if groups <= 2 * depth:
         largest, columns = torch.topk(scores, depth)
         return largest, columns
-    _, chosen = torch.topk(scores.view(-1, groups, GROUP).amax(2), depth, sorted=False)
-    columns = (chosen[:, :, None] * GROUP + torch.arange(GROUP)).flatten(1)
+    _, chosen = torch.topk(scores.view(-1, GROUP, groups).amax(1), depth, sorted=False)
+    columns = (chosen[:, :, None] + torch.arange(0, scores.shape[1], groups)).flatten(1)
     largest, at = torch.topk(scores.gather(1, columns), depth)
     return largest, columns.gather(1, at)
