@@ -91,7 +91,7 @@ def compare(users: int, items: int, k: int, way: str) -> str:
     ours(run, part, k)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     rate = users / wall * 60
-    return f"{way:14}{run.items.shape[1]:>6}{slow:>17.0f}{wall:>9.1f}{cpu:>9.1f}{rate:>16,.0f}{same:>8.2%}"
+    return f"{way:14}{run.items.shape[1]:>6}{slow:>19.0f}{wall:>9.1f}{cpu:>9.1f}{rate:>18,.0f}{same:>8.2%}"
 
 
 def main() -> None:
@@ -106,7 +106,9 @@ def main() -> None:
     print(
         f"{users:,} users x {items:,} items, k = {asked.k}, {torch.get_num_threads()} threads of {os.cpu_count()} CPUs"
     )
-    print(f"{'way':14}{'width':>6}{'straightforward s':>17}{'wall s':>9}{'CPU s':>9}{'users per min':>16}{'same':>8}")
+    print(
+        f"{'way':14}{'width':>6}{'straightforward s':>19}{'wall s':>9}{'CPU s':>9}{'users per minute':>18}{'same':>8}"
+    )
     for way in [asked.way] if asked.way else WAYS:
         print(compare(users, items, asked.k, way))
 

@@ -108,7 +108,10 @@ def recommendations(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         lines.append(f"{row['rank']:>3}  {row['score']:.4f}  {row['item_id']}  {row['title']}")
         if why := row.get("why"):
-            parts = [f"{one['modality']} {one['worth']:+.4f}" for one in why["modalities"]] or [why["modality"]]
+            worths = [
+                f"{one['modality']} {one['worth']:+.4f}" for one in why["modalities"] if abs(one["worth"]) >= 5e-5
+            ]
+            parts = worths or [why["modality"]]
             if why["because"]:
                 items = ", ".join(f"{one['item_id']} {one['worth']:+.4f}" for one in why["because"])
                 parts.append(f"after {items} ({why['method']})")

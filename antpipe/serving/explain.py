@@ -24,7 +24,7 @@ from antpipe.evaluation.vectors import History, OpenRun, as_examples
 EXACT, LEAVE_ONE_OUT, POPULARITY = "exact", "leave-one-out", "popularity"
 PRODUCT = "image × text"
 NAMED = 3  # items of the history that are named
-DIGITS = 6
+DIGITS = 6  # adding 0.0 to a rounded number turns -0.0 into 0.0
 
 
 def explain(opened: OpenRun, history: History, items: Ints) -> list[dict[str, Any]]:
@@ -49,8 +49,8 @@ def explain(opened: OpenRun, history: History, items: Ints) -> list[dict[str, An
         found.append(
             {
                 "modality": shares[0][0],
-                "modalities": [{"modality": name, "worth": round(value, DIGITS)} for name, value in shares],
-                "because": [{"item_id": name, "worth": round(value, DIGITS)} for name, value in because],
+                "modalities": [{"modality": name, "worth": round(value, DIGITS) + 0.0} for name, value in shares],
+                "because": [{"item_id": name, "worth": round(value, DIGITS) + 0.0} for name, value in because],
                 "method": method,
             }
         )
