@@ -1,8 +1,9 @@
 """What a score owes most to: a modality of the item, and items of the history.
 
 **Modalities.** The score is a sum over what the item's vector is made of, so its parts are exact: `text`, `image`,
-`price` and `id` by their projections, `image × text` by the product that the model adds, `history` by the bonus of seen
-items. A run with a floor (core/floor.py) adds its texts to `text`, and has `transitions`, `history` and `novelty`.
+`price` and `id` by their projections, `image × text` by the product that the model adds, `history` by the bonus of
+seen items. A run with a floor (core/floor.py) adds its texts to `text`, and has `words` (shared rare words),
+`transitions`, `history` and `novelty`.
 
 **Items of the history.** The encoder is not a sum over them, so each one is left out in turn: it is worth the score
 minus the score without it (leave-one-out). A run that is nothing but a floor is a sum over the last items; its parts
