@@ -45,7 +45,8 @@ def opened(users: int, items: int, way: str) -> tuple[OpenRun, Examples]:
     vectors, known = unit_rows(encoded.clone()), None
     if floor:
         texts, _ = catalogue.gather(np.arange(items), "text", WIDTHS["text"])
-        known = from_sequences(sequences, unit(np.ascontiguousarray(texts[:, : FLOOR_WIDTHS["text"]])))
+        short = unit(np.ascontiguousarray(texts[:, : FLOOR_WIDTHS["text"]]))
+        known = from_sequences(sequences, short, catalogue.words_of("shop-0"))
         vectors = items_with_floor(model, vectors, known)
     ids = [f"i{row}" for row in range(items)]
     run = OpenRun(Path("run"), Domain(Path("store"), "shop-0"), ids, model, MAX_LEN, encoded, vectors, catalogue, known)

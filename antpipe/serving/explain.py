@@ -11,7 +11,7 @@ are exact, and so is that of a single item, which has the whole score.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,8 +19,11 @@ from antpipe.core.batches import Examples
 from antpipe.core.catalogue import Ints
 from antpipe.core.floor import COSINE, weights_of
 from antpipe.core.ranking import Doubles, exact_scores, score_of_history
-from antpipe.core.untrained import DECAY, HISTORY, LAST, NOVELTY, TEXT, TRANSITIONS, Untrained
+from antpipe.core.untrained import DECAY, HISTORY, LAST, NOVELTY, TEXT, TRANSITIONS, WORDS, Untrained
 from antpipe.evaluation.vectors import History, OpenRun, as_examples
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 EXACT, LEAVE_ONE_OUT, POPULARITY = "exact", "leave-one-out", "popularity"
 PRODUCT = "image × text"
@@ -76,9 +79,8 @@ def modality_shares(opened: OpenRun, part: Examples, items: Ints) -> dict[str, D
     weights, known = weights_of(opened.model), opened.known
     if known.texts.shape[1]:
         shares[TEXT] = shares.get(TEXT, 0.0) + known.texts[items] @ expected[width : width + known.texts.shape[1]]
-    recent = _recent(part)
-    steps = sum(share * known.steps[[row]].toarray()[0, items] for row, share in recent)
-    shares[TRANSITIONS] = weights[TRANSITIONS] * steps
+    for name, links in ((WORDS, known.words), (TRANSITIONS, known.steps)):
+        shares[name] = weights[name] * sum(share * _links(links, row, items) for row, share in _recent(part))
     shares[HISTORY] = weights[HISTORY] * np.isin(items, _last(part, opened.max_len))
     shares[NOVELTY] = weights[NOVELTY] * known.new[items]
     return shares
@@ -130,11 +132,18 @@ def _floor_shares(known: Untrained, weights: Mapping[str, float], part: Examples
     worth = np.where(read[:, None] == items, weights[HISTORY], 0.0)
     for row, share in recent:
         place = np.flatnonzero(read == row)[0]
-        worth[place] += weights[TRANSITIONS] * share * known.steps[[row]].toarray()[0, items]
+        worth[place] += weights[TRANSITIONS] * share * _links(known.steps, row, items)
+        worth[place] += weights[WORDS] * share * _links(known.words, row, items)
         if known.texts.shape[1]:
             cosines = known.texts[items].astype(np.float64) @ known.texts[row].astype(np.float64)
             worth[place] += weights.get(TEXT, 0.0) * share / whole * cosines
     return worth
+
+
+def _links(links: "csr_array", row: int, items: Ints) -> Doubles:
+    """(k,) what a row of a sparse matrix holds for these items."""
+    found: Doubles = links[[row]].toarray()[0, items].astype(np.float64)
+    return found
 
 
 def _last(part: Examples, most: int) -> Ints:

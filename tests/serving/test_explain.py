@@ -38,7 +38,7 @@ def test_each_kind_of_run_has_its_own_modalities(opened: Open) -> None:
     read = {"text", "image", "price", "image × text"}
     assert names("plain") == read
     assert names("history") == read | {"history"}
-    assert names("strong") == read | {"id", "transitions", "history", "novelty"}
+    assert names("strong") == read | {"id", "words", "transitions", "history", "novelty"}
 
 
 @pytest.mark.parametrize("name", ["plain", "history", "strong"])
