@@ -157,6 +157,7 @@ class TableKeywords(TypedDict, total=False):
     map: Sequence[str]
     time_unit: str
     quotes: bool | None
+    keep_column: Sequence[str]
     limit: int
 
 
@@ -278,6 +279,27 @@ class CompareKeywords(SubsetKeywords, total=False):
     refit: bool
     pretrain_epochs: int | None
     pretrain_batch_size: int | None
+
+
+class RecommendKeywords(TypedDict, total=False):
+    """The section `[recommend]`."""
+
+    k: int
+    include_seen: bool
+    where: str | None
+    exclude: str | Path | None
+    only: str | Path | None
+    diversify: float
+    explain: bool
+    unknown: str
+
+
+class SimilarKeywords(TypedDict, total=False):
+    """The section `[similar]`."""
+
+    k: int
+    by: str
+    where: str | None
 
 
 class DemoKeywords(TypedDict, total=False):

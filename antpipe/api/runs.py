@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
-from antpipe.api.keywords import EvaluateKeywords, RunKeywords
+from antpipe.api.keywords import EvaluateKeywords, RecommendKeywords, RunKeywords, SimilarKeywords
 from antpipe.api.settings import Given, default_store, given, names_of, store_of, takes
 from antpipe.errors import SameCommand, UsageError
 from antpipe.runtime.progress import Progress, silent
 from antpipe.settings.comparison import RaceConfig
 from antpipe.settings.evaluation import EvaluateConfig
 from antpipe.settings.model import ModelConfig
+from antpipe.settings.serving import RecommendConfig, SimilarConfig
 from antpipe.settings.training import TrainConfig
 from antpipe.store.store import Store
 from antpipe.training.groups import GroupRow, group_table
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
+    from antpipe.serving.batch import Written
     from antpipe.training.checkpoint import Checkpoint
     from antpipe.training.request import RunRequest
 
@@ -166,20 +168,22 @@ class Run:
 
         return Vectors(*user_vectors(self.store, self.folder, domain))
 
+    @takes(RecommendConfig)
     def recommend(
         self,
         domain: str,
         *,
         users: str | Sequence[str] = (),
         histories: Sequence[Sequence[str]] = (),
-        k: int = 10,
-        include_seen: bool = False,
+        config: str | Path | None = None,
+        **settings: Unpack[RecommendKeywords],
     ) -> "pl.DataFrame":
         """The next items for users of a domain, or after histories of item ids (oldest first).
 
         Returns one row per recommendation: user_id (null for a history), history (its number in the call: users, then
-        histories), rank, item_id, title, score. include_seen: items of the history may be recommended again. Raises
-        DataError for an unknown user or item.
+        histories), rank, item_id, title, score; with `explain` also `why`, a structure (docs/recommend.md). There are
+        fewer than k rows per history if no more items are left. Raises DataError for an unknown user or item (unless
+        `unknown` is `popularity`), and if `where`, `exclude` and `only` leave nothing.
 
         >>> rows = ant.Run.open("runs/toys", "shop").recommend("Toys", users=["u00", "u01"], k=3)
         >>> rows["user_id"].to_list(), rows["rank"].to_list()
@@ -187,15 +191,27 @@ class Run:
         """
         import polars as pl
 
-        from antpipe.evaluation.recommend import history_of, recommend_after, user_histories
         from antpipe.evaluation.vectors import open_for
+        from antpipe.serving.recommend import (
+            WHY,
+            history_of,
+            log_shortfall,
+            offer_for,
+            recommend_after,
+            user_histories,
+            wishes_of,
+        )
 
+        chosen = given(settings, config).resolve(RecommendConfig)
         who = [users] if isinstance(users, str) else list(users)
         if not who and not histories:
             raise UsageError("name users or histories to recommend for")
         opened = open_for(self.store, self.folder, domain)
-        rows = [*user_histories(opened, who), *(history_of(opened, items) for items in histories)]
-        found = recommend_after(opened, rows, k, include_seen=include_seen)
+        rows = [*user_histories(opened, who, chosen.unknown)]
+        rows += [history_of(opened, items, chosen.unknown) for items in histories]
+        found = recommend_after(opened, rows, offer=offer_for(opened, chosen), wishes=wishes_of(chosen))
+        popular, fewer = sum(not len(one) for one in rows), sum(len(best) < chosen.k for best in found)
+        log_shortfall(len(rows), popular, fewer, chosen.k)
         owners = [*who, *(None for _ in histories)]
         return pl.DataFrame(
             [
@@ -203,8 +219,71 @@ class Run:
                 for number, (owner, best) in enumerate(zip(owners, found, strict=True))
                 for row in best
             ],
-            schema=RECOMMENDED,
+            schema=RECOMMENDED | ({"why": WHY} if chosen.explain else {}),
         )
+
+    @takes(RecommendConfig)
+    def recommend_to_file(
+        self,
+        domain: str,
+        out: str | Path,
+        *,
+        users: str | Path | Sequence[str] | None = None,
+        items_file: str | Path | None = None,
+        force: bool = False,
+        config: str | Path | None = None,
+        progress: Progress = silent,
+        **settings: Unpack[RecommendKeywords],
+    ) -> "Written":
+        """Recommendations for many users or histories, in a .parquet, .csv or .jsonl file (docs/recommend.md).
+
+        users: `all`, a file with one id per line, or ids. items_file: in place of users, a file with one history per
+        line, for people the store does not know. force: replace the file. An interrupted call continues when it is
+        repeated. Raises as `recommend`, and UsageError if the file is there.
+
+        >>> run = ant.Run.open("runs/toys", "shop")
+        >>> run.recommend_to_file("Toys", "recs.parquet", users="all", k=3, force=True).rows
+        60
+        """
+        from antpipe.evaluation.vectors import open_for
+        from antpipe.serving.audience import histories_in, these_users
+        from antpipe.serving.batch import recommend_to_file, require_writable
+        from antpipe.serving.recommend import offer_for, wishes_of
+
+        chosen, path = given(settings, config).resolve(RecommendConfig), Path(out)
+        if (users is None) == (items_file is None):
+            raise UsageError("name either --users or --items-file")
+        require_writable(path, force=force)
+        opened = open_for(self.store, self.folder, domain)
+        if items_file is not None:
+            audience = histories_in(opened, Path(items_file), chosen.unknown)
+        else:
+            audience = these_users(opened, users or (), chosen.unknown)
+        offer = offer_for(opened, chosen)
+        return recommend_to_file(opened, audience, offer, wishes_of(chosen), path, force=force, progress=progress)
+
+    @takes(SimilarConfig)
+    def similar(
+        self, domain: str, item: str, *, config: str | Path | None = None, **settings: Unpack[SimilarKeywords]
+    ) -> "pl.DataFrame":
+        """The items of a domain that are most like one item (original id), best first, by cosine.
+
+        Returns columns rank, item_id, title, score. Raises DataError for an unknown item and one that lacks what is
+        compared, UsageError if the run does not read it.
+
+        >>> ant.Run.open("runs/toys", "shop").similar("Toys", "Toys03", by="text", k=2)["rank"].to_list()
+        [1, 2]
+        """
+        import polars as pl
+
+        from antpipe.evaluation.vectors import open_for
+        from antpipe.serving.offer import offer_of
+        from antpipe.serving.similar import similar_items
+
+        chosen = given(settings, config).resolve(SimilarConfig)
+        opened = open_for(self.store, self.folder, domain)
+        rows = similar_items(opened, item, chosen.by, chosen.k, offer_of(opened, chosen.where))
+        return pl.DataFrame(rows, schema={name: RECOMMENDED[name] for name in ("rank", "item_id", "title", "score")})
 
 
 @takes(TrainConfig, ModelConfig, RaceConfig)

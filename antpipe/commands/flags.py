@@ -47,6 +47,7 @@ PIPELINE = (
     "evaluate",
     "compare",
     "recommend",
+    "similar",
     "demo",
 )
 # Panels of a command's help. Flags without a panel come first: those that nearly every call needs.
@@ -54,7 +55,7 @@ INPUT, OUTPUT, RUN = "Input", "Output", "Run"
 PANELS = (None, INPUT, "Model", "Optimisation")  # in this order; others follow, then these:
 LAST_PANELS = (RUN, OUTPUT)
 # Settings whose flags come first, without a panel.
-MOST_USED = ("epochs", "encoder", "arms", "seeds", "min_user", "min_item", "bins", "max_len", "split", "map")
+MOST_USED = ("epochs", "encoder", "arms", "seeds", "min_user", "min_item", "bins", "max_len", "split", "map", "k", "by")
 
 
 class Ordered(TyperGroup):

@@ -1,4 +1,4 @@
-"""Commands that judge runs, and the one that uses them."""
+"""Commands that judge runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +12,9 @@ from antpipe.commands.flags import (
     JUDGING,
     OUTPUT,
     RUN,
-    USING,
     Call,
     Domains,
     Force,
-    OneDomain,
     RunFolder,
     app,
     command,
@@ -103,32 +101,3 @@ def given_runs(words: Sequence[str]) -> dict[str, list[Path]]:
             raise UsageError(f"--run {word}: write ARM=DIR, or ARM=DIR,DIR2")
         found.setdefault(name, []).extend(Path(folder) for folder in folders.split(","))
     return found
-
-
-@command(
-    app,
-    "recommend",
-    USING,
-    examples=[
-        "antpipe recommend --run runs/shop --domains Shop --user U42",
-        "antpipe recommend --run runs/shop --domains Shop --items B01,B07 --k 5",
-    ],
-)
-def recommend(
-    call: Call,
-    run: RunFolder,
-    domains: OneDomain,
-    user: Annotated[str | None, flag("--user", "a user of the domain (original id)")] = None,
-    items: Annotated[str | None, flag("--items", "item ids of a history, oldest first")] = None,
-    k: Annotated[int, flag("--k", "number of items [default: 10]")] = 10,
-    include_seen: Annotated[bool, flag("--include-seen", "items of the history may be recommended again")] = False,
-) -> None:
-    """Recommend the next items for a user or a history of items."""
-    if (user is None) == (items is None):
-        raise UsageError("name either --user or --items")
-    histories = [[part.strip() for part in items.split(",")]] if items is not None else []
-    frame = api.runs.Run.open(run, call.store).recommend(
-        domains, users=[user] if user is not None else [], histories=histories, k=k, include_seen=include_seen
-    )
-    rows = frame.select("rank", "item_id", "title", "score").to_dicts()
-    call.show(rows, show.recommendations(rows))

@@ -1,11 +1,13 @@
 """Results as text for a terminal. The same results are available as data with --json."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from antpipe.api.runs import Run
     from antpipe.features.encoders.known import Encoder
+    from antpipe.serving.batch import Written
     from antpipe.store.artefacts import StageResult, State
     from antpipe.store.figures import Figures, Overlap
     from antpipe.training.groups import GroupRow
@@ -101,7 +103,31 @@ def _slices(result: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 
 
 def recommendations(rows: Sequence[Mapping[str, Any]]) -> str:
-    return "\n".join(f"{row['rank']:>3}  {row['score']:.4f}  {row['item_id']}  {row['title']}" for row in rows)
+    """One line per item, and with reasons another one below it."""
+    lines = []
+    for row in rows:
+        lines.append(f"{row['rank']:>3}  {row['score']:.4f}  {row['item_id']}  {row['title']}")
+        if why := row.get("why"):
+            worths = [
+                f"{one['modality']} {one['worth']:+.4f}" for one in why["modalities"] if abs(one["worth"]) >= 5e-5
+            ]
+            parts = worths or [why["modality"]]
+            if why["because"]:
+                items = ", ".join(f"{one['item_id']} {one['worth']:+.4f}" for one in why["because"])
+                parts.append(f"after {items} ({why['method']})")
+            lines.append(f"     {'; '.join(parts)}")
+    return "\n".join(lines)
+
+
+def written(found: "Written") -> str:
+    """The line of a file of recommendations."""
+    figures = {"histories": found.histories, "rows": found.rows, "items": found.items}
+    rest = {"popular": found.popular, "fewer": found.fewer, "continued": found.continued}
+    return f"{found.path}  written  {inline(figures | {name: count for name, count in rest.items() if count})}"
+
+
+def written_as_data(found: "Written") -> dict[str, Any]:
+    return dataclasses.asdict(found) | {"path": str(found.path)}
 
 
 def encoders(rows: "Sequence[Encoder]") -> str:

@@ -245,7 +245,7 @@ def _with_added(queries: Floats, items: Floats, found: Found, added: PairScores)
     rows = np.full((len(queries), int(count.max(initial=0))), -1)
     scores = np.full(rows.shape, -np.inf)
     rows[query, within] = item
-    scores[query, within] = _exact_scores(queries, items, query, item) + added.scores
+    scores[query, within] = exact_scores(queries, items, query, item) + added.scores
     again = np.isin(np.arange(len(queries))[:, None] * len(items) + found[1], added.keys)
     return np.hstack([found[0], scores]), np.hstack([np.where(again, -1, found[1]), rows])
 
@@ -274,11 +274,11 @@ def _rank_block(
     # Error bound of a float32 inner product, for any order of summation (Higham, Accuracy and Stability of Numerical
     # Algorithms, 2002, section 3.1).
     tolerance = (queries.shape[1] + 2) * 2.0**-24 * length
-    goal = _exact_scores(queries, items, query, targets) + added.at(query * n + targets)
+    goal = exact_scores(queries, items, query, targets) + added.at(query * n + targets)
     other = (candidates != targets[:, None]) & (candidates >= 0)
     better = other & (scores > goal[:, None] + tolerance)
     row, column = np.nonzero(other & ~better & (scores >= goal[:, None] - tolerance))  # too close for float32
-    near = _exact_scores(queries, items, row, candidates[row, column]) + added.at(row * n + candidates[row, column])
+    near = exact_scores(queries, items, row, candidates[row, column]) + added.at(row * n + candidates[row, column])
     better[row, column] = near > goal[row]
     equal = np.zeros_like(better)
     equal[row, column] = near == goal[row]
@@ -319,7 +319,7 @@ def _keys_of(keys: Ints, rows: Ints, n: int) -> Ints:
     return np.searchsorted(rows, own // n) * n + own % n
 
 
-def _exact_scores(queries: Floats, items: Floats, row: Ints, item: Ints) -> Doubles:
+def exact_scores(queries: Floats, items: Floats, row: Ints, item: Ints) -> Doubles:
     """Inner products (p,) in float64 of queries[row] and items[item], in blocks of bounded size."""
     scores = np.empty(len(row))
     step = max(1, SCORED_AT_ONCE // queries.shape[1])

@@ -7,6 +7,7 @@ longer, not of unit length, and hold all of its terms but transitions and histor
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antpipe.core.batches import Examples
+from antpipe.core.catalogue import Catalogue, Ints, ItemInputs, item_inputs
 from antpipe.core.floor import items_with_floor, queries_with_floor, weights_of
 from antpipe.core.ranking import (
     Floats,
@@ -31,11 +33,13 @@ from antpipe.store.store import Store
 from antpipe.training.run import known_for, open_run
 
 if TYPE_CHECKING:
+    import polars as pl
     import torch
 
     from antpipe.core.model import Ant
 
 History = NDArray[np.int32]  # rows of a domain's items, oldest first
+TEXT_BEGINS = 400  # characters kept of the text of an item without a title
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class OpenRun:
     """A run opened for one domain, on the CPU, with the vectors of its items.
 
     encoded: (N, D) vectors as the sequence encoder reads them; items: (N, E) the same scaled to length 1 (E is D), or
-    with a floor those of core/floor.py. known: what a floor knows of the domain.
+    with a floor those of core/floor.py. catalogue: the features they are made of. known: what a floor knows of the
+    domain.
     """
 
     run: Path
@@ -53,6 +58,7 @@ class OpenRun:
     max_len: int
     encoded: "torch.Tensor"
     items: Floats
+    catalogue: Catalogue
     known: Untrained | None = None
 
     def added(self, part: Examples) -> Pairs:
@@ -65,6 +71,44 @@ class OpenRun:
         """Vectors (Q, E) expected after the histories of these examples."""
         unit = unit_rows(history_vectors(self.model, self.encoded, part))
         return unit if self.known is None else queries_with_floor(self.model, unit, self.known, part)
+
+    def inputs(self, rows: Ints) -> ItemInputs:
+        """What the model reads of some items, given by row."""
+        import torch
+
+        everywhere = self.catalogue.rows(self.domain.name)[rows]
+        return item_inputs(self.catalogue, self.model.widths, everywhere, torch.device("cpu"))
+
+    @cached_property
+    def columns(self) -> "dict[str, pl.DataType]":
+        """The columns of the table of items, with their types."""
+        import polars as pl
+
+        return dict(pl.read_parquet_schema(self.domain.path / "items.parquet"))
+
+    def describing(self, columns: Sequence[str]) -> "pl.DataFrame":
+        """These columns of the table of items, one row per item, in order."""
+        import polars as pl
+
+        found = pl.from_arrow(self.domain.table("items", list(columns)))
+        assert isinstance(found, pl.DataFrame)
+        return found
+
+    @cached_property
+    def titles(self) -> "pl.DataFrame":
+        """The title of each item, and the beginning of its text if it has no title (null otherwise)."""
+        import polars as pl
+
+        titles = self.describing(["title"])
+        if not titles["title"].null_count():
+            return titles.with_columns(text=pl.lit(None, pl.String))
+        begins = pl.when(pl.col("title").is_null()).then(pl.col("text").str.head(TEXT_BEGINS)).alias("text")
+        return self.describing(["title", "text"]).select("title", begins)
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """The row of each item, by its original id."""
+        return {item: row for row, item in enumerate(self.item_ids)}
 
 
 def open_for(store: Store, run: Path, domain: str) -> OpenRun:
@@ -79,7 +123,7 @@ def open_for(store: Store, run: Path, domain: str) -> OpenRun:
     here, known = store.domain(domain), known_for(store, model, described, catalogue, domain)
     items = unit_rows(encoded.clone())
     items = items if known is None else items_with_floor(model, items, known)
-    return OpenRun(run, here, here.item_ids(), model, described.max_len, encoded, items, known)
+    return OpenRun(run, here, here.item_ids(), model, described.max_len, encoded, items, catalogue, known)
 
 
 def item_vectors(store: Store, run: Path, domain: str) -> tuple[list[str], Floats]:

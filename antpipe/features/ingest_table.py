@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from antpipe.errors import UsageError
+from antpipe.errors import SameCommand, UsageError
 from antpipe.features.ingest.advice import SettingsError, advised, flags_with
 from antpipe.features.ingest.domain import INTERACTIONS
 from antpipe.features.ingest.rejects import Rejects
@@ -24,6 +24,7 @@ from antpipe.features.ingest.table.columns import (
     require_known,
 )
 from antpipe.features.ingest.table.files import open_table
+from antpipe.features.ingest.table.kept import KEPT, require_kept
 from antpipe.features.ingest.table.rows import read_interactions, read_items
 from antpipe.runtime.logs import log
 from antpipe.settings.base import flags_of
@@ -87,6 +88,7 @@ def ingest_table(
             "time_unit": table.time_unit,
             "quotes": table.quotes is not False,
             **({"limit": table.limit} if table.limit else {}),
+            **({"keep_column": list(table.keep_column)} if table.keep_column else {}),
         }
         folder = " and ".join(str(one.table.path.resolve()) for one in columns.values())
         picture_folder = None if source.items is None else str(source.items.resolve().parent)
@@ -145,6 +147,11 @@ def _columns(source: TableSource, config: IngestConfig, table: TableConfig) -> d
         columns["interactions"] = one
     if "items" in tables:
         columns["items"] = choose_columns(tables["items"], ITEM_ROLES, wanted, ("item",))
+    if table.keep_column:
+        if "items" not in columns:
+            raise UsageError("--keep-column names columns of --items", SameCommand(without=("--keep-column",)))
+        require_kept(tables["items"], table.keep_column)
+        columns["items"].roles[KEPT] = list(dict.fromkeys(table.keep_column))
     return columns
 
 

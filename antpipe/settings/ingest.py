@@ -109,6 +109,9 @@ class TableConfig(Config):
         "in CSV and TSV files, double quotes enclose values and are escaped by doubling (default: yes, but refuse "
         "quotes that swallow what looks like rows)",
     )
+    keep_column: tuple[str, ...] = setting(
+        (), "further columns of the items to keep, for conditions of recommend --where"
+    )
     limit: int = setting(
         0,
         "read only this many rows of the interactions, or of the items if there are no interactions, for a trial "

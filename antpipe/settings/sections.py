@@ -24,6 +24,7 @@ from antpipe.settings.ingest import (
     TableConfig,
 )
 from antpipe.settings.model import ModelConfig
+from antpipe.settings.serving import RecommendConfig, SimilarConfig
 from antpipe.settings.training import TrainConfig
 
 CONFIGS: tuple[type[Config], ...] = (
@@ -47,5 +48,7 @@ CONFIGS: tuple[type[Config], ...] = (
     RaceConfig,
     EvaluateConfig,
     CompareConfig,
+    RecommendConfig,
+    SimilarConfig,
     DemoConfig,
 )

@@ -19,7 +19,7 @@ WITHOUT_EXAMPLE = {
     "demo",  # minutes
     "import_ant_checkpoint",  # needs a file that only the authors' code writes
 }
-METHODS = ("open", "evaluate", "ranks", "item_vectors", "user_vectors", "recommend")
+METHODS = ("open", "evaluate", "ranks", "item_vectors", "user_vectors", "recommend", "recommend_to_file", "similar")
 EXAMPLES = ["Store", "Domain", *FUNCTIONS, *(f"Run.{name}" for name in METHODS)]
 
 

@@ -41,8 +41,8 @@ ASK = "recommend --run {runs}/scratch --domains Target --store {store}"
         ("--items i999", 3, "no item 'i999'", "--items i000"),
         ("--items i001 --k 0", 2, "--k 0", "--help"),
         ("--items i001 --k -3", 2, "--k -3", "--help"),
-        ("", 2, "--user or --items", "--help"),
-        ("--user u001 --items i001", 2, "--user or --items", "--help"),
+        ("", 2, "--user, --items", "--help"),
+        ("--user u001 --items i001", 2, "not --user and --items", "--help"),
     ],
 )
 def test_recommend_refuses_who_and_what_it_does_not_know(

@@ -18,8 +18,8 @@ from antpipe.core.losses import Bonus, Extras, cosine_scores, full_softmax, in_b
 from antpipe.core.ranking import Found, evaluate, rank_examples, score_of_history
 from antpipe.errors import DataError, UsageError
 from antpipe.evaluation.evaluate import evaluate_run
-from antpipe.evaluation.recommend import recommend
 from antpipe.features.build_sequences import build_sequences
+from antpipe.serving.recommend import recommend
 from antpipe.settings.evaluation import EvaluateConfig
 from antpipe.settings.features import SequenceConfig
 from antpipe.store.store import Store

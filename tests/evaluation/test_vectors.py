@@ -12,8 +12,8 @@ from polars.testing import assert_frame_equal
 from antpipe.errors import DataError, UsageError
 from antpipe.evaluation.evaluate import evaluate_run
 from antpipe.evaluation.ranks import read_ranks
-from antpipe.evaluation.recommend import history_of, recommend, recommend_after, user_histories
 from antpipe.evaluation.vectors import item_vectors, open_for, user_vectors
+from antpipe.serving.recommend import history_of, recommend, recommend_after, user_histories
 from antpipe.settings.evaluation import EvaluateConfig
 from antpipe.store.store import Store
 from antpipe.training import checkpoint

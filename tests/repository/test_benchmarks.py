@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from antpipe.core.batches import training_windows
-from benchmarks import embed_image, gpu, verdict
+from benchmarks import embed_image, gpu, recommend, verdict
 from benchmarks.embed_text import made_up
 from benchmarks.evaluate import QUICK as EVALUATED
 from benchmarks.evaluate import our_metrics, plain_metrics, split_of, vectors_of
@@ -203,3 +203,10 @@ def test_the_benchmark_of_engines_prints_a_row_for_the_local_one() -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("local, ")
     assert done.stdout.endswith("the same\n")
+
+
+def test_the_benchmark_of_recommendations_finds_the_same_both_ways() -> None:
+    for way in recommend.WAYS:
+        row = recommend.compare(40, 300, 5, way)
+        assert row.startswith(way)
+        assert row.endswith("100.00%")

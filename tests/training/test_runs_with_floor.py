@@ -12,9 +12,9 @@ from antpipe.core.batches import Examples
 from antpipe.errors import UsageError
 from antpipe.evaluation.baselines.judge import judge_baseline
 from antpipe.evaluation.evaluate import evaluate_run
-from antpipe.evaluation.recommend import recommend_after
 from antpipe.evaluation.vectors import item_vectors, open_for, user_vectors
 from antpipe.features.build_sequences import build_sequences
+from antpipe.serving.recommend import recommend_after
 from antpipe.settings.evaluation import EvaluateConfig
 from antpipe.settings.features import SequenceConfig
 from antpipe.settings.model import ModelConfig

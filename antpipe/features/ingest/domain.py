@@ -45,8 +45,9 @@ def write_domain(
 ) -> dict[str, Any]:
     """Give items and users dense ids, and write items, interactions, users and rejects in one step.
 
-    items: columns of ITEMS, one row per item. interactions: columns of INTERACTIONS, with timestamps in ms, and perhaps
-    of GIVEN_SPLIT; rows of equal user and time keep their order. Without interactions the domain is only a catalogue.
+    items: columns of ITEMS, perhaps kept ones too, one row per item. interactions: columns of INTERACTIONS, with
+    timestamps in ms, and perhaps of GIVEN_SPLIT; rows of equal user and time keep their order. Without interactions the
+    domain is only a catalogue.
     Dense ids follow the sorted original ids, so they depend neither on row order nor on hash seeds. keep_order: items
     keep their order and users that of their first interaction, for features that come with their own numbering.
     pictures: file contents by the names that `image_files` uses. report: figures for the manifest, with the `folder` of
@@ -91,7 +92,7 @@ def numbered_tables(
     items: pl.DataFrame, interactions: pl.DataFrame, keep_order: bool = False
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Items, users and interactions with dense ids, as they are stored."""
-    items = items.select(ITEMS.names()).cast(ITEMS)
+    items = items.select(pl.col(name).cast(kind) for name, kind in ITEMS.items()).hstack(items.drop(ITEMS.names()))
     user, user_ids = numbered(interactions["user_id"].cast(pl.String))
     item, met = numbered(interactions["item_id"].cast(pl.String))
     if not keep_order:

@@ -181,7 +181,7 @@ def _items_of(interactions: pl.DataFrame, described: pl.DataFrame) -> pl.DataFra
     """ITEMS with interactions; one that the metadata do not describe has an empty text and nothing else."""
     met = interactions.select("item_id").unique()
     bare = met.join(described, on="item_id", how="anti").with_columns(text=pl.lit(""))
-    return pl.concat([described.join(met, on="item_id", how="semi"), completed(bare)])
+    return pl.concat([described.join(met, on="item_id", how="semi"), completed(bare)], how="diagonal")
 
 
 def _nothing_left(domain: str, report: Mapping[str, Any], config: IngestConfig) -> SettingsError:

@@ -18,6 +18,7 @@ from antpipe.features.ingest.rejects import Rejects
 from antpipe.features.ingest.rules import Metadata, RawInteractions, drop_duplicate_lines, line_counts
 from antpipe.features.ingest.table.columns import Columns
 from antpipe.features.ingest.table.files import LineBreaks, read_rows
+from antpipe.features.ingest.table.kept import KEPT, kept_columns
 from antpipe.features.ingest.table.times import Times, to_milliseconds
 from antpipe.features.ingest.text import (
     SEPARATOR,
@@ -104,6 +105,7 @@ def read_items(
     flat = [(role, name) for role, names in roles.items() for name in names]
     ids: dict[str, None] = {}
     rows: list[dict[str, Any]] = []
+    kept: list[list[Any]] = []
     missing: list[str] = []
     before, good, breaks = len(rejects.rows), 0, LineBreaks()
     for row in read_rows(table, [name for _, name in flat], rejects, limit, ids=roles["item"]):
@@ -119,6 +121,7 @@ def read_items(
         good += 1
         if item_id not in ids and (wanted is None or item_id in wanted):
             rows.append(describe(item_id, values, text_fields, table.path.parent, missing))
+            kept.append(values.get(KEPT, []))
         ids[item_id] = None
     malformed = len(rejects.rows) - before
     if not good:
@@ -130,7 +133,8 @@ def read_items(
             f"{', '.join(missing[:EXAMPLES])}; embed-image --images DIR takes files named after the items"
         )
     facts = _facts(columns, line_counts(malformed, good, len(ids)), breaks)
-    return Metadata(pl.DataFrame(rows, schema=ITEMS), pl.Series("item_id", list(ids)), facts)
+    described = pl.DataFrame(rows, schema=ITEMS).hstack(kept_columns(table, roles.get(KEPT, []), kept))
+    return Metadata(described, pl.Series("item_id", list(ids)), facts)
 
 
 def describe(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from antpipe.evaluation.recommend import recommend
+from antpipe.serving.recommend import recommend
 from antpipe.store.store import Store
 from tests.support.trainable import make_trainable, train_quickly
 

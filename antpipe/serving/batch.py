@@ -1,0 +1,241 @@
+"""Recommendations for many at once, into one file: shard by shard, with bounded memory, resumable.
+
+A finished shard is a Parquet file in the folder OUT.parts. When all are there, they become OUT in one step, and the
+folder goes. What is in the folder belongs to one request: its key covers everything the recommendations depend on.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import polars as pl
+
+from antpipe import __version__
+from antpipe.errors import IntegrityError, Interrupted, SameCommand, UsageError
+from antpipe.evaluation.vectors import OpenRun
+from antpipe.runtime.files import atomic
+from antpipe.runtime.logs import log
+from antpipe.runtime.progress import Progress, Update, silent
+from antpipe.serving.audience import Audience
+from antpipe.serving.diversity import pool_size
+from antpipe.serving.explain import explain
+from antpipe.serving.offer import Offer
+from antpipe.serving.recommend import DIGITS, Wishes, best_after, log_shortfall, titles_of
+from antpipe.serving.top import Top
+from antpipe.store.files import write_json
+from antpipe.store.lock import alone
+from antpipe.store.manifest import digest
+from antpipe.training import checkpoint
+
+SUFFIXES = (".parquet", ".csv", ".jsonl")
+SHARD = 8192  # histories
+CANDIDATES_AT_ONCE = 1 << 21  # of a shard; they take about 50 bytes each
+PLAN = "plan.json"
+FOUND = pl.Schema({"rank": pl.Int32, "item_id": pl.String, "score": pl.Float64, "title": pl.String})
+WHY = pl.Schema({"modality": pl.String, "because": pl.String, "method": pl.String})
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file of recommendations. histories: how many it is for, of which `popular` had no history and `fewer` got less
+    than k items; rows: recommendations; items: that were offered; continued: shards that an earlier run had finished.
+    """
+
+    path: Path
+    histories: int
+    rows: int
+    items: int
+    fewer: int = 0
+    popular: int = 0
+    continued: int = 0
+
+
+def require_writable(out: Path, *, force: bool) -> None:
+    """Raise UsageError for a file that has no known suffix, or that is there and not to be replaced."""
+    if out.suffix.lower() not in SUFFIXES:
+        raise UsageError(
+            f"--out {out}: its name must end in one of {', '.join(SUFFIXES)}",
+            SameCommand({"--out": f"{out.with_suffix('')}.parquet"}),
+        )
+    if out.exists() and not force:
+        raise UsageError(f"--out {out}: is there; --force replaces it", SameCommand({"--force": None}))
+
+
+def recommend_to_file(
+    opened: OpenRun,
+    audience: Audience,
+    offer: Offer,
+    wishes: Wishes,
+    out: Path,
+    *,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Written:
+    """Write recommendations for an audience to a .parquet, .csv or .jsonl file.
+
+    One row per recommendation: what names the history, then FOUND, with wishes.explain also WHY. An interrupted call
+    continues when it is repeated. force: replace the file, and discard shards of another request. Raises UsageError as
+    require_writable, and for shards of another request without force.
+    """
+    require_writable(out, force=force)
+    size = min(SHARD, max(1, CANDIDATES_AT_ONCE // pool_size(min(wishes.k, len(offer.rows)), wishes.diversify)))
+    blocks = [slice(start, min(start + size, len(audience))) for start in range(0, len(audience), size)]
+    folder = out.with_name(f"{out.name}.parts")
+    with alone(folder, "recommendations"):
+        paths = _begin(folder, _key(opened, audience, offer, wishes, size), len(blocks), force=force)
+        there = [path.is_file() for path in paths]
+        if any(there):
+            log.info(f"{sum(there)} of {len(paths)} parts were finished by an earlier run; continuing")
+        try:
+            with progress("recommend") as update:
+                for block in _paced(blocks, there, update, len(audience)):
+                    found = best_after(opened, audience.histories(block), offer, wishes)
+                    with atomic(paths[block.start // size], durable=True) as scratch:
+                        _table(opened, audience, block, found, wishes).write_parquet(scratch)
+        except KeyboardInterrupt:
+            kept = sum(path.is_file() for path in paths)
+            raise Interrupted(f"interrupted; {kept} of {len(paths)} parts kept; the same command continues") from None
+        written = _summary(audience, paths, offer, wishes, out, sum(there))
+        _merge(paths, out)
+        for path in [*paths, folder / PLAN]:
+            path.unlink()
+    return written
+
+
+def _key(opened: OpenRun, audience: Audience, offer: Offer, wishes: Wishes, size: int) -> str:
+    """What the recommendations depend on, hashed."""
+    arrays = hashlib.sha256()
+    for array in (audience.items, audience.start, audience.end, offer.rows, opened.encoded.numpy()):
+        arrays.update(np.ascontiguousarray(array).data)
+    run = checkpoint.describe(opened.run)
+    return digest(
+        [
+            __version__,
+            [run.fingerprint, run.weights_sha256],
+            {name: entry["fingerprint"] for name, entry in opened.domain.manifest().items()},
+            arrays.hexdigest(),
+            opened.item_ids,
+            audience.owners.to_dicts() if len(audience) < SHARD else _hash_of(audience.owners),
+            [wishes.k, wishes.include_seen, wishes.diversify, wishes.explain, size],
+        ]
+    )
+
+
+def _hash_of(owners: pl.DataFrame) -> str:
+    content = hashlib.sha256()
+    for row in owners.iter_rows():
+        content.update(json.dumps(row).encode())
+    return content.hexdigest()
+
+
+def _begin(folder: Path, key: str, parts: int, *, force: bool) -> list[Path]:
+    """The files of all shards, finished or not, of the request with this key. Those of another one are discarded."""
+    plan = folder / PLAN
+    try:
+        before = json.loads(plan.read_text(encoding="utf-8"))["key"]
+    except FileNotFoundError:
+        before = None
+    except (ValueError, KeyError, TypeError):
+        before = "unreadable"
+    old = sorted(folder.glob("part-*.parquet"))
+    if before != key and old and not force:
+        raise UsageError(
+            f"{folder}: holds {len(old)} finished part(s) of another request (other settings, users, items or run); "
+            "--force discards them",
+            SameCommand({"--force": None}),
+        )
+    if before != key:
+        for path in old:
+            path.unlink()
+        write_json(plan, {"key": key, "parts": parts})
+    return [folder / f"part-{number:05}.parquet" for number in range(parts)]
+
+
+def _paced(blocks: Iterable[slice], there: list[bool], update: Update, total: int) -> Iterator[slice]:
+    """The blocks that are not there, while progress is shown."""
+    done, begun, fresh = 0, time.monotonic(), 0
+    for block, finished in zip(blocks, there, strict=True):
+        if not finished:
+            yield block
+            fresh += block.stop - block.start
+        done += block.stop - block.start
+        rate = fresh / max(time.monotonic() - begun, 1e-9)
+        update(done, total, f"{rate:.0f} histories/s" if fresh else "")
+
+
+def _table(opened: OpenRun, audience: Audience, block: slice, found: Top, wishes: Wishes) -> pl.DataFrame:
+    """The rows of one shard."""
+    real = found.rows >= 0
+    number, place = np.nonzero(real)
+    rows = found.rows[real]
+    titles = titles_of(opened, rows)
+    ids = pl.Series(opened.item_ids, dtype=pl.String)
+    columns: dict[str, Any] = {
+        "rank": place + 1,
+        "item_id": ids.gather(rows),
+        "score": found.scores[real].round(DIGITS),
+        "title": [titles[row] for row in rows.tolist()],
+    }
+    schema = FOUND
+    if wishes.explain:
+        why = [
+            reason
+            for history, best in zip(audience.histories(block), found.rows, strict=True)
+            for reason in explain(opened, history, best[best >= 0])
+        ]
+        schema = pl.Schema({**FOUND, **WHY})
+        columns |= {
+            "modality": [reason["modality"] for reason in why],
+            "because": [reason["because"][0]["item_id"] if reason["because"] else None for reason in why],
+            "method": [reason["method"] for reason in why],
+        }
+    owners = audience.owners[block]
+    return owners[number].hstack(pl.DataFrame(columns).cast(schema))
+
+
+def _summary(audience: Audience, paths: list[Path], offer: Offer, wishes: Wishes, out: Path, continued: int) -> Written:
+    """What the finished parts hold. Logs who got less than was asked for."""
+    import pyarrow as pa
+
+    total, enough = 0, 0
+    name = audience.owners.columns[-1]
+    for path in paths:
+        try:
+            count = pl.read_parquet(path, columns=[name]).group_by(name).len()["len"]
+        except (OSError, pl.exceptions.PolarsError, pa.ArrowInvalid) as error:
+            raise IntegrityError(f"{path}: damaged: {error}; remove it, and the same command continues") from None
+        total += int(count.sum())
+        enough += int((count >= wishes.k).sum())
+    fewer = len(audience) - enough
+    popular = int((audience.start == audience.end).sum())
+    log_shortfall(len(audience), popular, fewer, wishes.k)
+    return Written(out, len(audience), total, len(offer.rows), fewer, popular, continued)
+
+
+def _merge(paths: list[Path], out: Path) -> None:
+    """Put the parts together, in order, in the format that the suffix of `out` names."""
+    import pyarrow.parquet as pq
+
+    suffix = out.suffix.lower()
+    with atomic(out, durable=True) as scratch:
+        if suffix == ".parquet":
+            with pq.ParquetWriter(scratch, pq.read_schema(paths[0])) as writer:
+                for path in paths:
+                    with pq.ParquetFile(path) as part:
+                        writer.write_table(part.read())
+            return
+        with scratch.open("wb") as stream:
+            for number, path in enumerate(paths):
+                _append(pl.read_parquet(path), stream, suffix, head=not number)
+
+
+def _append(rows: pl.DataFrame, stream: IO[bytes], suffix: str, *, head: bool) -> None:
+    if suffix == ".csv":
+        rows.write_csv(stream, include_header=head)
+    else:
+        rows.write_ndjson(stream)
