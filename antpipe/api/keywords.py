@@ -19,6 +19,8 @@ class IngestKeywords(TypedDict, total=False):
     text_fields: Sequence[str]
     max_rejects: int
     drop_shared_users_from: Sequence[str] | None
+    cold_items: int | None
+    drop_cold: bool
 
 
 class AmazonKeywords(TypedDict, total=False):

@@ -134,11 +134,18 @@ def features_on(catalogue: Catalogue, widths: Mapping[str, int], device: "torch.
 
 
 def load_catalogue(
-    store: Store, domains: Sequence[str], modalities: Sequence[str], whitened: Sequence[str] = ()
+    store: Store,
+    domains: Sequence[str],
+    modalities: Sequence[str],
+    whitened: Sequence[str] = (),
+    *,
+    with_cold: bool = False,
 ) -> Catalogue:
-    """Map the features of the domains. Logs what a domain lacks; a modality that no domain has is left out.
+    """Map the features of the domains' cores, or of all their items. Logs what a domain lacks; a modality that no
+    domain has is left out.
 
     modalities: empty for a model that knows items by their ids only. whitened: those to read in whitened form.
+    with_cold: with the cold items of each domain after its core.
     Raises DataError if no modality is left, if one is not whitened as requested, or if domains have features of
     different encoders.
     """
@@ -170,7 +177,8 @@ def load_catalogue(
     if modalities and not widths:
         ways = (store.domain(name).state(modality).next_command for name in domains for modality in modalities)
         raise DataError(f"{', '.join(domains)}: no features to learn from", next(filter(None, ways), None))
-    sizes = [store.domain(name).rows() for name in domains]
+    opened = [store.domain(name) for name in domains]
+    sizes = [domain.rows() if with_cold else domain.core_rows() for domain in opened]
     return Catalogue(tuple(domains), np.cumsum([0, *sizes]), features, widths, encoders)
 
 

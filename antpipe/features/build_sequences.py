@@ -238,7 +238,7 @@ def _warn_of_cold_targets(
 ) -> None:
     offsets = history.offsets.astype(np.int64)
     sequences = Sequences(history.user, offsets, history.items, *split, parameters["max_len"])
-    for doubt in cold_doubts(measure_cold_targets(sequences, history.domain.rows(), parameters["split"])):
+    for doubt in cold_doubts(measure_cold_targets(sequences, history.domain.core_rows(), parameters["split"])):
         log.warning(f"domain {history.domain.name}: {doubt}")
 
 
