@@ -26,9 +26,10 @@ from antpipe.core.ranking import (
     unit_rows,
 )
 from antpipe.core.untrained import Untrained
+from antpipe.evaluation.served import open_served
 from antpipe.store.domain import Domain
 from antpipe.store.store import Store
-from antpipe.training.run import known_for, open_run
+from antpipe.training.run import known_for
 
 if TYPE_CHECKING:
     import torch
@@ -68,18 +69,19 @@ class OpenRun:
 
 
 def open_for(store: Store, run: Path, domain: str) -> OpenRun:
-    """Load a run and compute the vectors of a domain's items.
+    """Load a run and compute the vectors of a domain's items, with the cold ones, as they are now (served.py).
 
-    Raises DataError if the run cannot read the domain's features, or if they changed since it was trained on them.
+    Raises DataError if the run cannot read the domain's features, or does not know to which items its ids belong.
     """
     import torch
 
-    model, described, catalogue = open_run(store, run, domain)
+    model, described, catalogue = open_served(store, run, domain)
     encoded = catalogue_vectors(model, catalogue, domain, torch.device("cpu"))
     here, known = store.domain(domain), known_for(store, model, described, catalogue, domain)
     items = unit_rows(encoded.clone())
     items = items if known is None else items_with_floor(model, items, known)
-    return OpenRun(run, here, here.item_ids(), model, described.max_len, encoded, items, known)
+    ids = here.item_ids()[: len(items)]  # without cold items, if the run knows items by their ids only
+    return OpenRun(run, here, ids, model, described.max_len, encoded, items, known)
 
 
 def item_vectors(store: Store, run: Path, domain: str) -> tuple[list[str], Floats]:
