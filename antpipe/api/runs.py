@@ -174,12 +174,15 @@ class Run:
         histories: Sequence[Sequence[str]] = (),
         k: int = 10,
         include_seen: bool = False,
+        new_items: str | Path | None = None,
     ) -> "pl.DataFrame":
         """The next items for users of a domain, or after histories of item ids (oldest first).
 
         Returns one row per recommendation: user_id (null for a history), history (its number in the call: users, then
-        histories), rank, item_id, title, score. include_seen: items of the history may be recommended again. Raises
-        DataError for an unknown user or item.
+        histories), rank, item_id, title, score. include_seen: items of the history may be recommended again. new_items:
+        a file of products that the store does not have (CSV, Parquet or JSON: id, title, description, price, picture),
+        which are described on the fly and ranked among the others. Raises DataError for an unknown user or item, and
+        for a new item that the domain has already or that has nothing the run reads.
 
         >>> rows = ant.Run.open("runs/toys", "shop").recommend("Toys", users=["u00", "u01"], k=3)
         >>> rows["user_id"].to_list(), rows["rank"].to_list()
@@ -194,6 +197,11 @@ class Run:
         if not who and not histories:
             raise UsageError("name users or histories to recommend for")
         opened = open_for(self.store, self.folder, domain)
+        if new_items is not None:
+            from antpipe.serving.new_items import describe_new_items, read_new_items, with_new_items
+
+            added = read_new_items(Path(new_items), self.store.domain(domain))
+            opened = with_new_items(opened, describe_new_items(self.store, opened, added))
         rows = [*user_histories(opened, who), *(history_of(opened, items) for items in histories)]
         found = recommend_after(opened, rows, k, include_seen=include_seen)
         owners = [*who, *(None for _ in histories)]

@@ -112,6 +112,7 @@ def given_runs(words: Sequence[str]) -> dict[str, list[Path]]:
     examples=[
         "antpipe recommend --run runs/shop --domains Shop --user U42",
         "antpipe recommend --run runs/shop --domains Shop --items B01,B07 --k 5",
+        "antpipe recommend --run runs/shop --domains Shop --user U42 --new-items arrivals.csv",
     ],
 )
 def recommend(
@@ -122,13 +123,22 @@ def recommend(
     items: Annotated[str | None, flag("--items", "item ids of a history, oldest first")] = None,
     k: Annotated[int, flag("--k", "number of items [default: 10]")] = 10,
     include_seen: Annotated[bool, flag("--include-seen", "items of the history may be recommended again")] = False,
+    new_items: Annotated[
+        Path | None,
+        flag("--new-items", "CSV, Parquet or JSON of products that the store does not have, to rank among the others"),
+    ] = None,
 ) -> None:
     """Recommend the next items for a user or a history of items."""
     if (user is None) == (items is None):
         raise UsageError("name either --user or --items")
     histories = [[part.strip() for part in items.split(",")]] if items is not None else []
     frame = api.runs.Run.open(run, call.store).recommend(
-        domains, users=[user] if user is not None else [], histories=histories, k=k, include_seen=include_seen
+        domains,
+        users=[user] if user is not None else [],
+        histories=histories,
+        k=k,
+        include_seen=include_seen,
+        new_items=new_items,
     )
     rows = frame.select("rank", "item_id", "title", "score").to_dicts()
     call.show(rows, show.recommendations(rows))

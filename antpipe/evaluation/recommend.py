@@ -55,7 +55,7 @@ def recommend_after(
     seen = [set(history.tolist()) for history in histories]
     depth = min(len(opened.items), k + max(map(len, seen)))
     scores, found = nearest(queries, opened.items, depth)
-    texts = opened.domain.table("items", ["title", "text"])
+    texts = opened.describing(["title", "text"])
 
     def rows(number: int) -> Iterator[dict[str, Any]]:
         scored = dict(zip(found[number].tolist(), scores[number].tolist(), strict=True))
@@ -65,11 +65,11 @@ def recommend_after(
         hidden = set() if include_seen else seen[number]
         kept = sorted((item for item in scored if item not in hidden), key=scored.__getitem__, reverse=True)
         for rank, item in enumerate(kept[:k], 1):
-            text = textwrap.shorten(texts["text"][item].as_py() or "", TITLE_WIDTH, placeholder=" …")
+            text = textwrap.shorten(texts["text"][item] or "", TITLE_WIDTH, placeholder=" …")
             yield {
                 "rank": rank,
                 "item_id": opened.item_ids[item],
-                "title": texts["title"][item].as_py() or text,
+                "title": texts["title"][item] or text,
                 "score": round(scored[item], 6),
             }
 

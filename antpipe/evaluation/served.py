@@ -74,7 +74,7 @@ def give_ids(model: "Ant", rows: Ints) -> None:
     known = torch.from_numpy(rows >= 0)
     weights = torch.zeros(len(rows), trained.shape[1], dtype=trained.dtype)
     weights[known] = trained[torch.from_numpy(rows)[known]]
-    model.ids = torch.nn.Embedding.from_pretrained(weights)
+    model.ids = torch.nn.Embedding(len(weights), weights.shape[1], _weight=weights)
 
 
 def _rows_of(store: Store, described: Checkpoint, domain: str, ids: list[str]) -> dict[str, int] | None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antpipe.core.batches import Examples
+from antpipe.core.catalogue import Catalogue
 from antpipe.core.floor import items_with_floor, queries_with_floor, weights_of
 from antpipe.core.ranking import (
     Floats,
@@ -32,6 +33,7 @@ from antpipe.store.store import Store
 from antpipe.training.run import known_for
 
 if TYPE_CHECKING:
+    import polars as pl
     import torch
 
     from antpipe.core.model import Ant
@@ -44,7 +46,8 @@ class OpenRun:
     """A run opened for one domain, on the CPU, with the vectors of its items.
 
     encoded: (N, D) vectors as the sequence encoder reads them; items: (N, E) the same scaled to length 1 (E is D), or
-    with a floor those of core/floor.py. known: what a floor knows of the domain.
+    with a floor those of core/floor.py. catalogue: the features they are made of. known: what a floor knows of the
+    domain. extra: the last of these items, if the store does not have them (serving/new_items.py), as rows of ITEMS.
     """
 
     run: Path
@@ -54,7 +57,9 @@ class OpenRun:
     max_len: int
     encoded: "torch.Tensor"
     items: Floats
+    catalogue: Catalogue
     known: Untrained | None = None
+    extra: "pl.DataFrame | None" = None
 
     def added(self, part: Examples) -> Pairs:
         """What is added to the scores of some items after the histories of these examples."""
@@ -66,6 +71,13 @@ class OpenRun:
         """Vectors (Q, E) expected after the histories of these examples."""
         unit = unit_rows(history_vectors(self.model, self.encoded, part))
         return unit if self.known is None else queries_with_floor(self.model, unit, self.known, part)
+
+    def describing(self, columns: Sequence[str]) -> "pl.DataFrame":
+        """These columns of the table of items, one row per item, in order."""
+        import polars as pl
+
+        found = pl.DataFrame(self.domain.table("items", list(columns)))
+        return found if self.extra is None else pl.concat([found, self.extra.select(columns)])
 
 
 def open_for(store: Store, run: Path, domain: str) -> OpenRun:
@@ -81,7 +93,7 @@ def open_for(store: Store, run: Path, domain: str) -> OpenRun:
     items = unit_rows(encoded.clone())
     items = items if known is None else items_with_floor(model, items, known)
     ids = here.item_ids()[: len(items)]  # without cold items, if the run knows items by their ids only
-    return OpenRun(run, here, ids, model, described.max_len, encoded, items, known)
+    return OpenRun(run, here, ids, model, described.max_len, encoded, items, catalogue, known)
 
 
 def item_vectors(store: Store, run: Path, domain: str) -> tuple[list[str], Floats]:

@@ -27,6 +27,7 @@ LAYERS = (
     {"features", "core"},
     {"training"},
     {"evaluation"},
+    {"serving"},
     {"comparison"},
     {"interop"},
     {"demonstration"},
