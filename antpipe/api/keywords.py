@@ -151,6 +151,8 @@ class SequenceKeywords(TypedDict, total=False):
     split: str
     valid_share: float
     test_share: float
+    cold_share: float
+    cold_seed: int
 
 
 class TableKeywords(TypedDict, total=False):

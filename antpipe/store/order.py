@@ -235,9 +235,14 @@ def doubts(order: Order | None, cold: ColdTargets | None) -> list[str]:
 
 
 def cold_doubts(cold: ColdTargets) -> list[str]:
-    """Whether more test targets are cold than an order in time explains. A split by time may leave any share cold."""
+    """Whether more test targets are cold than an order in time explains. Other splits may leave any share cold."""
     share, chance, of = cold.test, cold.by_chance, cold.test_targets
-    if cold.split == "time" or share is None or chance is None or share <= max(MOST_COLD, TIMES_CHANCE * chance):
+    if (
+        cold.split in ("time", "cold-items")
+        or share is None
+        or chance is None
+        or share <= max(MOST_COLD, TIMES_CHANCE * chance)
+    ):
         return []
     if not is_beyond_chance(share * of, chance * of, of):
         return []
