@@ -12,13 +12,14 @@ import numpy as np
 
 from antpipe.core.catalogue import Catalogue, Ints
 from antpipe.errors import DataError
+from antpipe.evaluation.slices import training_counts
 from antpipe.runtime.logs import log
 from antpipe.store.files import read_parquet
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import RunFolder
-from antpipe.training.run import changes, open_run, readable, train_again
+from antpipe.training.run import changes, open_run, readable, seen_by, train_again
 
 if TYPE_CHECKING:
     from antpipe.core.model import Ant
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 def open_served(store: Store, run: Path, domain: str) -> tuple["Ant", Checkpoint, Catalogue]:
     """A run's model, and the catalogue of one domain with all of its items.
 
-    The rows of learned ids are those of this catalogue: zeros for an item that the run was not trained on, which leaves
+    The rows of learned ids are those of this catalogue: zeros for an item that did not occur in training, which leaves
     it its content. Logs what changed since the run was trained. Raises DataError if the features come from other
     encoders, or if the run has learned ids and does not know to which items of a changed catalogue they belong. A run
     that knows items by their ids only serves the items and the data it was trained on.
@@ -56,13 +57,14 @@ def open_served(store: Store, run: Path, domain: str) -> tuple["Ant", Checkpoint
 
 
 def read_items(run: Path, described: Checkpoint, domain: str) -> dict[str, int] | None:
-    """The rows, in the catalogue that a run was trained on, of a domain's items by original id; None if it does not
-    say."""
+    """The rows, in the catalogue that a run was trained on, of a domain's items by original id: -1 for an item that did
+    not occur in training, so that all its id learned is not to be the next item. None if the run does not say."""
     path = RunFolder(run).items(described.id_tables)
     if domain not in described.id_tables or not path.exists():
         return None
-    table = read_parquet(path, ["domain", "item_id"]).to_pydict()
-    return {item: row for row, (of, item) in enumerate(zip(*table.values(), strict=True)) if of == domain}
+    columns = read_parquet(path, ["domain", "item_id", "trained"]).to_pydict().values()
+    rows = enumerate(zip(*columns, strict=True))
+    return {item: row if trained else -1 for row, (of, item, trained) in rows if of == domain}
 
 
 def give_ids(model: "Ant", rows: Ints) -> None:
@@ -83,7 +85,9 @@ def _rows_of(store: Store, described: Checkpoint, domain: str, ids: list[str]) -
     if described.items != sum(sizes):
         return None
     place = list(described.domains).index(domain)
-    return {item: sum(sizes[:place]) + row for row, item in enumerate(ids[: sizes[place]])}
+    counts = training_counts(seen_by(described, domain, store.domain(domain).sequences()), sizes[place])
+    first = sum(sizes[:place])
+    return {item: first + row if counts[row] else -1 for row, item in enumerate(ids[: sizes[place]])}
 
 
 def _difference(rows: Mapping[str, int] | None, ids: list[str]) -> str:

@@ -201,7 +201,7 @@ def naming_what_to_lower(folder: RunFolder, training: TrainConfig, command: Call
 
 def finish(folder: RunFolder, model: "Ant", plan: Plan, at: Position, device: "torch.device") -> Checkpoint:
     """Turn the unfinished run in the folder into a finished one."""
-    written = write_items(folder, plan.request.store, plan.described.id_tables)
+    written = write_items(folder, plan.request.store, plan.described.id_tables, plan.trained_on().sequences)
     done = replace(plan.described, best_epoch=at.best_epoch, metrics=at.best, epochs=len(at.rows), id_tables=written)
     checkpoint.save(folder.path, model, done)
     write_json(folder.cost, cost_of(at, device))

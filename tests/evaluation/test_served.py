@@ -12,6 +12,7 @@ from antpipe.errors import DataError
 from antpipe.evaluation.evaluate import evaluate_run
 from antpipe.evaluation.vectors import OpenRun, open_for
 from antpipe.features.build_sequences import build_sequences
+from antpipe.features.splits import held_out_items
 from antpipe.settings.evaluation import EvaluateConfig
 from antpipe.settings.features import SequenceConfig
 from antpipe.settings.model import ModelConfig
@@ -87,8 +88,24 @@ def test_a_run_offers_cold_items_by_their_content(tmp_path: Path, model: ModelCo
     assert len(opened.items) == len(opened.encoded) == 28
     if opened.model.ids is not None:
         assert not opened.model.ids.weight[24:].any()
-        assert opened.model.ids.weight[:24].any(1).all() or model.floor
+        assert opened.model.ids.weight[:24].any(1).all()
     assert np.linalg.norm(np.asarray(opened.encoded[24:]), axis=1).min() > 0
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_an_item_that_did_not_occur_in_training_is_offered_without_the_id_it_was_pushed_away_by(
+    tmp_path: Path, earlier: bool
+) -> None:
+    store = Store(tmp_path / "store")
+    make_trainable(store, "Shop")
+    build_sequences(store, ["Shop"], SequenceConfig(max_len=10, split="cold-items", cold_share=0.25))
+    held = held_out_items(24, 0.25, 0)
+    run = train(store, tmp_path / "run", IDS)
+    if earlier:
+        as_before(run)
+    opened = open_for(store, run, "Shop")
+    assert opened.model.ids is not None
+    assert opened.model.ids.weight.any(1).tolist() == (~held).tolist()
 
 
 def test_a_run_that_knows_items_by_their_ids_only_offers_those_it_was_trained_on(tmp_path: Path) -> None:
@@ -197,7 +214,7 @@ def test_a_run_writes_down_the_ids_of_the_core(tmp_path: Path) -> None:
     described = checkpoint.describe(run)
     assert described.id_tables == {"Shop": shop.entry("items")["id_table"]}
     table = pl.read_parquet(RunFolder(run).items(described.id_tables))
-    assert table.rows() == [("Shop", f"i{number:03}") for number in range(24)]
+    assert table.rows() == [("Shop", f"i{number:03}", True) for number in range(24)]
 
 
 def test_a_run_that_replaces_another_leaves_only_its_own_ids(store: Store, tmp_path: Path) -> None:
