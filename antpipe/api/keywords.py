@@ -19,6 +19,8 @@ class IngestKeywords(TypedDict, total=False):
     text_fields: Sequence[str]
     max_rejects: int
     drop_shared_users_from: Sequence[str] | None
+    cold_items: int | None
+    drop_cold: bool
 
 
 class AmazonKeywords(TypedDict, total=False):
@@ -149,6 +151,8 @@ class SequenceKeywords(TypedDict, total=False):
     split: str
     valid_share: float
     test_share: float
+    cold_share: float
+    cold_seed: int
 
 
 class TableKeywords(TypedDict, total=False):

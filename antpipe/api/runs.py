@@ -175,6 +175,7 @@ class Run:
         *,
         users: str | Sequence[str] = (),
         histories: Sequence[Sequence[str]] = (),
+        new_items: str | Path | None = None,
         config: str | Path | None = None,
         **settings: Unpack[RecommendKeywords],
     ) -> "pl.DataFrame":
@@ -182,8 +183,11 @@ class Run:
 
         Returns one row per recommendation: user_id (null for a history), history (its number in the call: users, then
         histories), rank, item_id, title, score; with `explain` also `why`, a structure (docs/recommend.md). There are
-        fewer than k rows per history if no more items are left. Raises DataError for an unknown user or item (unless
-        `unknown` is `popularity`), and if `where`, `exclude` and `only` leave nothing.
+        fewer than k rows per history if no more items are left. new_items: a file of products that the store does not
+        have (CSV, Parquet or JSON: id, title, description, price, picture), which are described on the fly and ranked
+        among the others. Raises DataError for an unknown user or item (unless `unknown` is `popularity`), if `where`,
+        `exclude` and `only` leave nothing, and for a new item that the domain has already or that has nothing the run
+        reads.
 
         >>> rows = ant.Run.open("runs/toys", "shop").recommend("Toys", users=["u00", "u01"], k=3)
         >>> rows["user_id"].to_list(), rows["rank"].to_list()
@@ -207,6 +211,11 @@ class Run:
         if not who and not histories:
             raise UsageError("name users or histories to recommend for")
         opened = open_for(self.store, self.folder, domain)
+        if new_items is not None:
+            from antpipe.serving.new_items import describe_new_items, read_new_items, with_new_items
+
+            added = read_new_items(Path(new_items), self.store.domain(domain))
+            opened = with_new_items(opened, describe_new_items(self.store, opened, added))
         rows = [*user_histories(opened, who, chosen.unknown)]
         rows += [history_of(opened, items, chosen.unknown) for items in histories]
         found = recommend_after(opened, rows, offer=offer_for(opened, chosen), wishes=wishes_of(chosen))

@@ -19,6 +19,7 @@ from antpipe.runtime.terminal import on_stderr
         "antpipe recommend --run runs/shop --domains Shop --user U42",
         "antpipe recommend --run runs/shop --domains Shop --items B01,B07 --k 5 --where 'price < 50'",
         "antpipe recommend --run runs/shop --domains Shop --users all --k 20 --out recs.parquet",
+        "antpipe recommend --run runs/shop --domains Shop --user U42 --new-items arrivals.csv",
     ],
 )
 def recommend(
@@ -30,6 +31,10 @@ def recommend(
     users: Annotated[str | None, flag("--users", "all, or a file of user ids, one per line; with --out")] = None,
     items_file: Annotated[
         Path | None, flag("--items-file", "a file of histories, one per line, as for --items; with --out", INPUT)
+    ] = None,
+    new_items: Annotated[
+        Path | None,
+        flag("--new-items", "CSV, Parquet or JSON of products that the store does not have, to rank among the others"),
     ] = None,
     out: Annotated[Path | None, flag("--out", "file for many: .parquet, .csv or .jsonl", OUTPUT)] = None,
     force: Annotated[bool, flag("--force", "replace the file of --out", RUN)] = False,
@@ -44,6 +49,8 @@ def recommend(
         raise UsageError(f"{named[0]} writes a file: name it with --out", SameCommand({"--out": "recommendations.csv"}))
     if out is not None and not many:
         raise UsageError(f"--out is for --users and --items-file; {named[0]} prints", SameCommand(without=("--out",)))
+    if out is not None and new_items is not None:
+        raise UsageError("--new-items goes with --user and --items, not with a file", SameCommand(without=("--out",)))
     opened = api.runs.Run.open(run, call.store)
     if out is not None:
         written = opened.recommend_to_file(
@@ -52,7 +59,8 @@ def recommend(
         call.show(show.written_as_data(written), show.written(written))
         return
     histories = [[part.strip() for part in items.split(",") if part.strip()]] if items is not None else []
-    frame = opened.recommend(domains, users=[user] if user is not None else [], histories=histories, **call.settings)
+    who = [user] if user is not None else []
+    frame = opened.recommend(domains, users=who, histories=histories, new_items=new_items, **call.settings)
     rows = frame.drop("user_id", "history").to_dicts()
     call.show(rows, show.recommendations(rows))
 

@@ -148,12 +148,14 @@ def load_catalogue(
     whitened: Sequence[str] = (),
     *,
     words: bool = False,
+    with_cold: bool = False,
 ) -> Catalogue:
-    """Map the features of the domains. Logs what a domain lacks; a modality that no domain has is left out.
+    """Map the features of the domains' cores, or of all their items. Logs what a domain lacks; a modality that no
+    domain has is left out.
 
     modalities: empty for a model that knows items by their ids only. whitened: those to read in whitened form.
-    words: find word neighbours too. Raises DataError if no modality is left, if one is not whitened as requested, or if
-    domains have features of different encoders.
+    words: find word neighbours too. with_cold: with the cold items of each domain after its core. Raises DataError if
+    no modality is left, if one is not whitened as requested, or if domains have features of different encoders.
     """
     features: dict[str, tuple[Feature | None, ...]] = {}
     widths: dict[str, int] = {}
@@ -183,8 +185,9 @@ def load_catalogue(
     if modalities and not widths:
         ways = (store.domain(name).state(modality).next_command for name in domains for modality in modalities)
         raise DataError(f"{', '.join(domains)}: no features to learn from", next(filter(None, ways), None))
-    sizes = [store.domain(name).rows() for name in domains]
-    neighbours = tuple(words_of(store.domain(name)) for name in domains) if words else ()
+    opened = [store.domain(name) for name in domains]
+    sizes = [domain.rows() if with_cold else domain.core_rows() for domain in opened]
+    neighbours = tuple(words_of(domain, size) for domain, size in zip(opened, sizes, strict=True)) if words else ()
     return Catalogue(tuple(domains), np.cumsum([0, *sizes]), features, widths, encoders, neighbours)
 
 

@@ -58,8 +58,8 @@ class Untrained:
 def untrained(domain: Domain) -> Untrained:
     """What texts and training parts of a domain tell. Raises DataError if its text features are there but stale."""
     has_texts = "text" in domain.manifest()
-    texts = unit_texts(domain) if has_texts else np.zeros((domain.rows(), 0), np.float32)
-    return from_sequences(domain.sequences(), texts, words_of(domain))
+    texts = unit_texts(domain) if has_texts else np.zeros((domain.core_rows(), 0), np.float32)
+    return from_sequences(domain.sequences(), texts, words_of(domain, len(texts)))
 
 
 def from_sequences(sequences: Sequences, texts: Floats, words: "csr_array") -> Untrained:
@@ -70,7 +70,7 @@ def from_sequences(sequences: Sequences, texts: Floats, words: "csr_array") -> U
 
 def unit_texts(domain: Domain) -> Floats:
     """Text vectors (N, d) of a domain scaled to unit length; zeros remain zeros. Raises DataError if there are none."""
-    return unit(domain.feature("text").values.astype(np.float32))
+    return unit(domain.core_feature("text").values.astype(np.float32))
 
 
 def unit(vectors: Floats) -> Floats:

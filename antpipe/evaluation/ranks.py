@@ -27,7 +27,7 @@ def read_ranks(store: Store, run: Path, domain: str, split: str = "test", index:
         raise DataError(f"{run} was not evaluated on {domain} (split {split}, index {index})", again)
     figures = json.loads(figures_path.read_text(encoding="utf-8"))
     ids, users = here.item_ids(), here.table("users", ["user_id"])["user_id"]
-    now = (checkpoint.describe(run).fingerprint, len(ids))
+    now = (checkpoint.describe(run).fingerprint, here.core_rows())
     if (figures["run_fingerprint"], figures["items"]) != now:
         raise DataError(f"{figures_path}: the run or the catalogue of {domain} changed since this evaluation", again)
     ranks = pl.DataFrame(read_parquet(path, None))

@@ -28,9 +28,10 @@ from antpipe.core.ranking import (
     unit_rows,
 )
 from antpipe.core.untrained import Untrained
+from antpipe.evaluation.served import open_served
 from antpipe.store.domain import Domain
 from antpipe.store.store import Store
-from antpipe.training.run import known_for, open_run
+from antpipe.training.run import known_for
 
 if TYPE_CHECKING:
     import polars as pl
@@ -48,7 +49,7 @@ class OpenRun:
 
     encoded: (N, D) vectors as the sequence encoder reads them; items: (N, E) the same scaled to length 1 (E is D), or
     with a floor those of core/floor.py. catalogue: the features they are made of. known: what a floor knows of the
-    domain.
+    domain. extra: the last of these items, if the store does not have them (serving/new_items.py), as rows of ITEMS.
     """
 
     run: Path
@@ -60,6 +61,7 @@ class OpenRun:
     items: Floats
     catalogue: Catalogue
     known: Untrained | None = None
+    extra: "pl.DataFrame | None" = None
 
     def added(self, part: Examples) -> Pairs:
         """What is added to the scores of some items after the histories of these examples."""
@@ -76,8 +78,8 @@ class OpenRun:
         """What the model reads of some items, given by row."""
         import torch
 
-        everywhere = self.catalogue.rows(self.domain.name)[rows]
-        return item_inputs(self.catalogue, self.model.widths, everywhere, torch.device("cpu"))
+        first = self.catalogue.rows(self.domain.name)[0]  # new items follow those of the domain
+        return item_inputs(self.catalogue, self.model.widths, first + rows, torch.device("cpu"))
 
     @cached_property
     def columns(self) -> "dict[str, pl.DataType]":
@@ -92,7 +94,11 @@ class OpenRun:
 
         found = pl.from_arrow(self.domain.table("items", list(columns)))
         assert isinstance(found, pl.DataFrame)
-        return found
+        found = found[: len(self.items) - (0 if self.extra is None else len(self.extra))]
+        if self.extra is None:
+            return found
+        there = [name for name in columns if name in self.extra.columns]  # not those that --keep-column kept
+        return pl.concat([found, self.extra.select(there)], how="diagonal")
 
     @cached_property
     def titles(self) -> "pl.DataFrame":
@@ -112,18 +118,19 @@ class OpenRun:
 
 
 def open_for(store: Store, run: Path, domain: str) -> OpenRun:
-    """Load a run and compute the vectors of a domain's items.
+    """Load a run and compute the vectors of a domain's items, with the cold ones, as they are now (served.py).
 
-    Raises DataError if the run cannot read the domain's features, or if they changed since it was trained on them.
+    Raises DataError if the run cannot read the domain's features, or does not know to which items its ids belong.
     """
     import torch
 
-    model, described, catalogue = open_run(store, run, domain)
+    model, described, catalogue = open_served(store, run, domain)
     encoded = catalogue_vectors(model, catalogue, domain, torch.device("cpu"))
     here, known = store.domain(domain), known_for(store, model, described, catalogue, domain)
     items = unit_rows(encoded.clone())
     items = items if known is None else items_with_floor(model, items, known)
-    return OpenRun(run, here, here.item_ids(), model, described.max_len, encoded, items, catalogue, known)
+    ids = here.item_ids()[: len(items)]  # without cold items, if the run knows items by their ids only
+    return OpenRun(run, here, ids, model, described.max_len, encoded, items, catalogue, known)
 
 
 def item_vectors(store: Store, run: Path, domain: str) -> tuple[list[str], Floats]:

@@ -7,6 +7,7 @@ A user's first item is never a target. The splits:
 - `time`: two cut timestamps, shared by the domains named together, decide. Interactions of equal time fall on the same
   side of a cut.
 - `given`: the split that came with the data.
+- `cold-items`: leave-one-out, but a random share of the items is taken out of training.
 - `auto`: `given` if the data came with a split, else `leave-one-out`.
 """
 
@@ -20,6 +21,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from antpipe.errors import DataError, UsageError
+from antpipe.features.splits import (
+    Cuts,
+    cut_timestamps,
+    ends_of_kept,
+    held_out_items,
+    kept_positions,
+    leave_one_out,
+    split_as_given,
+    split_by_time,
+)
 from antpipe.runtime.logs import log
 from antpipe.settings.base import flags_of
 from antpipe.settings.features import SequenceConfig
@@ -30,7 +41,6 @@ from antpipe.store.next_command import spell, supply_command
 from antpipe.store.order import cold_doubts, measure_cold_targets
 from antpipe.store.store import Store
 
-Cuts = tuple[int | None, int | None]
 PARTS = ("training", "validation", "test")
 
 
@@ -80,6 +90,9 @@ def build_sequences(
             np.concatenate([history.timestamps for history in histories]), config.valid_share, config.test_share
         )
     splits = [_ends(history, split, cuts) for history, split in zip(histories, chosen, strict=True)]
+    if config.split == "cold-items":
+        pairs = [_hold_out(history, ends, config) for history, ends in zip(histories, splits, strict=True)]
+        histories, splits = [history for history, _ in pairs], [ends for _, ends in pairs]
     if config.split == "time":
         for history, (train_end, _) in zip(histories, splits, strict=True):
             _require_training(history, train_end, config, alone=len(histories) == 1)
@@ -87,6 +100,8 @@ def build_sequences(
     for history, name, split in zip(histories, chosen, splits, strict=True):
         domain = history.domain
         parameters: dict[str, Any] = {"split": name, "max_len": config.max_len}
+        if name == "cold-items":
+            parameters |= {"cold_share": config.cold_share, "cold_seed": config.cold_seed}
         if cuts is not None:
             parameters |= {"valid_share": config.valid_share, "test_share": config.test_share, "cuts": list(cuts)}
         if not force and domain.is_fresh("sequences", parameters):
@@ -98,58 +113,6 @@ def build_sequences(
             results.append(write_sequences(history, *split, parameters, details))
         _warn_of_cold_targets(history, split, parameters)
     return results
-
-
-def leave_one_out(lengths: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """(U,) lengths -> train_end and valid_end, (U,) each: the last item is the test target of a sequence of at least
-    two, the one before it the validation target of a sequence of at least three."""
-    train_end = np.maximum(lengths - 2, 1)
-    valid_end = np.maximum(lengths - 1, 1)
-    return train_end.astype(np.int32), valid_end.astype(np.int32)
-
-
-def cut_timestamps(timestamps: NDArray[np.int64], valid_share: float, test_share: float) -> Cuts:
-    """The first timestamp of the validation and that of the test period; None for a period of share 0.
-
-    A share is rounded to whole interactions, at least one. Ties at a cut join the later period.
-    """
-    ordered = np.sort(timestamps)
-
-    def period(share: float) -> int:
-        return max(1, round(share * len(ordered))) if share else 0
-
-    test_start = max(0, len(ordered) - period(test_share))
-    valid_start = max(0, test_start - period(valid_share))
-    test_from = int(ordered[test_start]) if test_share else None
-    valid_from = int(ordered[valid_start]) if valid_share else None
-    return valid_from, test_from
-
-
-def split_by_time(
-    offsets: NDArray[np.int32], timestamps: NDArray[np.int64], cuts: Cuts
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """train_end and valid_end, (U,) each. timestamps[offsets[u]:offsets[u + 1]] are those of user u, ascending."""
-    valid_from, test_from = cuts
-
-    def earlier_than(cut: int) -> NDArray[np.int64]:
-        counted = np.concatenate([[0], np.cumsum(timestamps < cut)])
-        of_user: NDArray[np.int64] = np.diff(counted[offsets])
-        return of_user
-
-    lengths = np.diff(offsets).astype(np.int64)
-    valid_end = lengths if test_from is None else np.maximum(earlier_than(test_from), 1)
-    train_end = valid_end if valid_from is None else np.maximum(earlier_than(valid_from), 1)
-    return train_end.astype(np.int32), valid_end.astype(np.int32)
-
-
-def split_as_given(offsets: NDArray[np.int32], given: NDArray[np.int8]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """train_end and valid_end, (U,) each. given[offsets[u]:offsets[u + 1]] are the parts of user u, ascending."""
-
-    def up_to(part: int) -> NDArray[np.int64]:
-        counted = np.concatenate([[0], np.cumsum(given <= part)])
-        return np.maximum(np.diff(counted[offsets]), 1)
-
-    return up_to(0).astype(np.int32), up_to(1).astype(np.int32)
 
 
 def _split_of(history: History, config: SequenceConfig) -> str:
@@ -184,6 +147,32 @@ def _ends(history: History, split: str, cuts: Cuts | None) -> tuple[NDArray[np.i
     if cuts is not None:
         return split_by_time(history.offsets, history.timestamps, cuts)
     return leave_one_out(np.diff(history.offsets))
+
+
+def _hold_out(
+    history: History, ends: tuple[NDArray[np.int32], NDArray[np.int32]], config: SequenceConfig
+) -> tuple[History, tuple[NDArray[np.int32], NDArray[np.int32]]]:
+    """A history without the held-out items of its training parts, and its ends. Users of whom nothing is left go."""
+    held = held_out_items(history.domain.core_rows(), config.cold_share, config.cold_seed)
+    kept = kept_positions(history.offsets, history.items, ends[0], held)
+    offsets, *found = ends_of_kept(history.offsets, kept, *ends)
+    there = np.diff(offsets) > 0
+    train_end, valid_end = (end[there] for end in found)
+    if not (train_end > 1).any():
+        fewer = replace(config, cold_share=config.cold_share / 2)
+        raise DataError(
+            f"domain {history.domain.name}: without {int(held.sum())} of its items, no user has two in training",
+            _command(history.domain, fewer),
+        )
+    left = replace(
+        history,
+        user=history.user[there],
+        offsets=np.append(offsets[:-1][there], offsets[-1]),
+        items=history.items[kept],
+        timestamps=history.timestamps[kept],
+        given=None,
+    )
+    return left, (train_end, valid_end)
 
 
 def _command(domain: Domain, config: SequenceConfig) -> str:
@@ -238,7 +227,7 @@ def _warn_of_cold_targets(
 ) -> None:
     offsets = history.offsets.astype(np.int64)
     sequences = Sequences(history.user, offsets, history.items, *split, parameters["max_len"])
-    for doubt in cold_doubts(measure_cold_targets(sequences, history.domain.rows(), parameters["split"])):
+    for doubt in cold_doubts(measure_cold_targets(sequences, history.domain.core_rows(), parameters["split"])):
         log.warning(f"domain {history.domain.name}: {doubt}")
 
 

@@ -38,7 +38,7 @@ def find_recbole(path: Path, domain: str, store: Path, keep_without_metadata: bo
             "--keep-without-metadata",
             _command("recbole", path, domain, store, "--keep-without-metadata"),
         )
-    return TableSource(_one(path, whole[0], ".inter"), items, "import recbole", ("--path", str(path)))
+    return TableSource(_one(path, whole[0], ".inter"), items, "import recbole", ("--path", str(path)), cold=0)
 
 
 def _command(layout: str, path: Path, domain: str, store: Path, *more: str) -> str:

@@ -37,12 +37,14 @@ from antpipe.store.store import Store
 
 @dataclass(frozen=True)
 class TableSource:
-    """The files of one domain. source_format: in the manifest. flags: of the command, naming the files."""
+    """The files of one domain. source_format: in the manifest. flags: of the command, naming the files. cold: how many
+    items outside the k-core stay if the settings do not say (None: all)."""
 
     interactions: Path | None
     items: Path | None
     source_format: str
     flags: tuple[str, ...]
+    cold: int | None = None
 
 
 def table_source(interactions: Path | None, items: Path | None) -> TableSource:
@@ -83,7 +85,7 @@ def ingest_table(
         parameters = {
             "format": source.source_format,
             "files": [file_sha256(one.table.path) for one in columns.values()],
-            **cleaning_parameters(config, elsewhere),
+            **cleaning_parameters(config, elsewhere, source.cold),
             "columns": {name: one.roles for name, one in columns.items()},
             "time_unit": table.time_unit,
             "quotes": table.quotes is not False,
@@ -95,7 +97,8 @@ def ingest_table(
         if not force:
             before = target.manifest().get("items", {}).get("report", {}).get("picture_folder")
             moved = before not in (None, picture_folder)
-            if not moved and (fresh := fresh_result(target, parameters, config.max_rejects)):
+            cold = config.most_cold(source.cold) != 0
+            if not moved and (fresh := fresh_result(target, parameters, config.max_rejects, keeps_cold=cold)):
                 return fresh
             require_same_source(target, parameters, folder, command({}))
         rules = _rules(columns, config)
@@ -103,10 +106,11 @@ def ingest_table(
             log.info(one.in_words())
         log.info(rules)
         rejects = Rejects(config.max_rejects)
-        cleaned = _read(domain, columns, config, table, elsewhere, rejects)
+        cleaned = _read(domain, source, columns, config, table, elsewhere, rejects)
+    pictured = pl.concat([cleaned.items, cleaned.cold])["image_files"].list.len().sum()
     cleaned.report.update(
         folder=folder,
-        picture_folder=picture_folder if cleaned.items["image_files"].list.len().sum() else None,
+        picture_folder=picture_folder if pictured else None,
         limit=table.limit,
         rules=rules,
     )
@@ -157,6 +161,7 @@ def _columns(source: TableSource, config: IngestConfig, table: TableConfig) -> d
 
 def _read(
     domain: str,
+    source: TableSource,
     columns: Mapping[str, Columns],
     config: IngestConfig,
     table: TableConfig,
@@ -168,6 +173,6 @@ def _read(
         return Cleaned(items.table, INTERACTIONS.to_frame(), {"interactions": None, "items": items.facts})
     visits = read_interactions(columns["interactions"], table, rejects)
     described = partial(read_items, columns["items"], config.text_fields, rejects) if "items" in columns else None
-    cleaned = clean(domain, visits, described, elsewhere, config)
+    cleaned = clean(domain, visits, described, elsewhere, config, source.cold)
     cleaned.report["time_unit"] = visits.facts["time_unit"]
     return cleaned

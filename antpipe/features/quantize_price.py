@@ -28,12 +28,13 @@ CHUNK = 65_536
 class Prices:
     """The prices of a catalogue of N items.
 
-    logs: (N,) log(1 + price) in float64, NaN if the item has no price. categories: N names, '' if it has no category;
-    empty unless scope `category` asks for them.
+    logs: (N,) log(1 + price) in float64, NaN if the item has no price. core: how many of the items, the first, edges
+    are fitted on. categories: N names, '' if it has no category; empty unless scope `category` asks for them.
     """
 
     domain: Domain
     logs: NDArray[np.float64]
+    core: int
     categories: list[str]
 
 
@@ -42,22 +43,23 @@ def quantize_price(
 ) -> list[StageResult]:
     """Write price.arrow of each domain: (N, d) float16, with zeros and present = false for an item without a price.
 
-    d is `price_width` (sinusoid) or `bins` (onehot). Scope `domain` fits the edges on each catalogue, `global` on all
-    named domains together, `category` on each category of a domain (see `categories_of`). A category with fewer prices
-    than bins uses its domain's edges; the figures count such categories. A domain without any price gets an artefact
-    in which nothing is present, so that it keeps neither the other domains nor a training on other modalities waiting.
+    d is `price_width` (sinusoid) or `bins` (onehot). Scope `domain` fits the edges on the core of each catalogue,
+    `global` on those of all named domains together, `category` on each category of a domain (see `categories_of`). A
+    category with fewer prices than bins uses its domain's edges; the figures count such categories. A domain without
+    any price gets an artefact in which nothing is present, so that it keeps neither the other domains nor a training on
+    other modalities waiting.
     Raises DataError for a price that is negative or not finite.
     """
     read = [_read(store.domain(name), config.scope == "category") for name in dict.fromkeys(domains)]
     parameters = _parameters(config, [prices.domain for prices in read])
-    everything = np.concatenate([np.empty(0), *(prices.logs for prices in read)])
+    everything = np.concatenate([np.empty(0), *(prices.logs[: prices.core] for prices in read)])
     results = []
     for prices in read:
         domain = prices.domain
         if not force and domain.is_fresh("price", parameters):
             results.append(StageResult(domain.name, "price", "fresh", domain.entry("price")["figures"]))
             continue
-        edges = fit_edges(everything if config.scope == "global" else prices.logs, config.bins)
+        edges = fit_edges(everything if config.scope == "global" else prices.logs[: prices.core], config.bins)
         results.append(_write(prices, edges, config, parameters))
     return results
 
@@ -100,13 +102,13 @@ def onehot(bins: NDArray[np.int64], width: int) -> NDArray[np.float32]:
     return np.asarray(bins[:, None] == np.arange(width), dtype=np.float32)
 
 
-def categories_of(paths: Sequence[Sequence[str]]) -> list[str]:
+def categories_of(paths: Sequence[Sequence[str]], core: int | None = None) -> list[str]:
     """Each item's category: the first level at which the catalogue's paths differ, '' if the item's path is shorter.
 
     The levels above it, such as the shop's own name at the start of every path, say nothing. Items without a path are
-    ignored when the paths are compared.
+    ignored when the paths are compared. core: how many of the paths, the first, are compared (None: all).
     """
-    filled = [path for path in paths if path]
+    filled = [path for path in paths[:core] if path]
     depth = 0
     while filled and all(len(path) > depth for path in filled) and len({path[depth] for path in filled}) == 1:
         depth += 1
@@ -126,11 +128,9 @@ def _read(domain: Domain, with_categories: bool) -> Prices:
             build_command(domain, "items", force=True),
         )
     prices[missing] = np.nan
-    return Prices(
-        domain,
-        np.log1p(prices),
-        categories_of([path or [] for path in table["category"].to_pylist()]) if with_categories else [],
-    )
+    core = domain.core_rows()
+    paths = [path or [] for path in table["category"].to_pylist()] if with_categories else []
+    return Prices(domain, np.log1p(prices), core, categories_of(paths, core))
 
 
 def _parameters(config: PriceConfig, domains: Sequence[Domain]) -> dict[str, Any]:
@@ -145,10 +145,13 @@ def _parameters(config: PriceConfig, domains: Sequence[Domain]) -> dict[str, Any
 
 def _category_edges(prices: Prices, bins: int) -> dict[str, NDArray[np.float64]]:
     """Edges of the categories that have at least as many prices as there are bins."""
-    names = np.array(prices.categories, dtype=object)  # fixed-width strings would be as wide as the longest
-    counted, counts = np.unique(names[~np.isnan(prices.logs)], return_counts=True)
+    logs = prices.logs[: prices.core]
+    names = np.array(
+        prices.categories[: prices.core], dtype=object
+    )  # fixed-width strings would be as wide as the longest
+    counted, counts = np.unique(names[~np.isnan(logs)], return_counts=True)
     large = [str(name) for name, count in zip(counted, counts, strict=True) if name and count >= bins]
-    return {name: fit_edges(prices.logs[names == name], bins) for name in large}
+    return {name: fit_edges(logs[names == name], bins) for name in large}
 
 
 def _bins(

@@ -1,8 +1,9 @@
 """Stage `subset`: some users of a domain, as a domain of their own, to see what a recommender is worth with few data.
 
 The users of a domain are shuffled by a seed, and a subset has the first so many: subsets of one seed are nested. Its
-catalogue is whole, or cut to the items that its users met; no k-core is taken again. Split and features are those of
-the domain, row by row: nothing is computed again, and a subset is stale once the domain has changed.
+catalogue is whole, or cut to the items that its users met, and has no cold items; no k-core is taken again. Split and
+features are those of the domain, row by row: nothing is computed again, and a subset is stale once the domain has
+changed.
 """
 
 from collections.abc import Sequence
@@ -175,7 +176,7 @@ def _kept(whole: Domain, one: Subset) -> tuple[Ints, Ints]:
     """The users and the items of a subset, ascending."""
     users = np.sort(drawn_users(_users(whole), one.seed)[: one.users])
     if one.catalogue == "whole":
-        return users, np.arange(whole.rows())
+        return users, np.arange(whole.core_rows())
     met = whole.table("interactions", ["user", "item"])
     return users, np.unique(met["item"].to_numpy()[np.isin(met["user"].to_numpy(), users)]).astype(np.int64)
 

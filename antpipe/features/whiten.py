@@ -63,9 +63,9 @@ def whiten(
 ) -> list[StageResult]:
     """Write MODALITY_white.arrow of each domain: (N, k) float16, present where the raw features are, zeros elsewhere.
 
-    Scope `domain` fits the map on each catalogue, `global` on all named catalogues together; `like` takes the map of
-    another domain. Features of two catalogues are comparable only if their map is the same. The map itself is kept as
-    MODALITY_whitening.parquet (see `read_whitening`).
+    Scope `domain` fits the map on the core of each catalogue, `global` on those of all named domains together; `like`
+    takes the map of another domain. Features of two catalogues are comparable only if their map is the same. The map
+    itself is kept as MODALITY_whitening.parquet (see `read_whitening`).
     Raises DataError if raw features are missing or stale, do not vary, or must come from one encoder and do not,
     UsageError if `like` is one of the domains.
     """
@@ -75,6 +75,7 @@ def whiten(
     opened = [store.domain(name) for name in dict.fromkeys(domains)]
     versions = {domain.name: _version(domain, modality) for domain in opened}  # before they are mapped
     raw = {domain.name: domain.feature(modality) for domain in opened}
+    core = {domain.name: raw[domain.name].first(domain.core_rows()) for domain in opened}
     like = store.domain(config.like) if config.like else None
     encoders = _require_same_encoder(
         opened, modality, like if like else opened[0] if config.scope == "global" else None
@@ -93,7 +94,7 @@ def whiten(
             results.append(StageResult(domain.name, artefact, "fresh", domain.entry(artefact)["figures"]))
             continue
         if shared is None or (config.scope == "domain" and not like):
-            sources = list(raw.values()) if config.scope == "global" else [raw[domain.name]]
+            sources = list(core.values()) if config.scope == "global" else [core[domain.name]]
             shared = read_whitening(like, modality) if like else _fit(sources, config, domain, modality)
         details: dict[str, Any] = {"encoder": {**encoders[domain.name], "whitening": fit}, "flags": flags_of(config)}
         details |= {"domains": [one.name for one in opened]} if config.scope == "global" else {}

@@ -211,11 +211,13 @@ class SequenceConfig(Config):
     split: str = setting(
         "auto",
         "how positions are split into train, valid and test; auto: given if the data came with a split, "
-        "else leave-one-out",
-        ("auto", "leave-one-out", "time", "given"),
+        "else leave-one-out; cold-items: leave-one-out, with some items taken out of training altogether",
+        ("auto", "leave-one-out", "time", "given", "cold-items"),
     )
     valid_share: float = setting(0.1, "share of interactions in the validation period (--split time)", least=0, most=1)
     test_share: float = setting(0.1, "share of interactions in the test period (--split time)", least=0, most=1)
+    cold_share: float = setting(0.1, "share of items taken out of training (--split cold-items)", least=0, most=0.9)
+    cold_seed: int = setting(0, "seed by which these items are drawn", least=0)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from antpipe import __version__
+from antpipe.errors import SameCommand, UsageError
 from antpipe.settings.base import Config, setting
 
 
@@ -29,6 +30,27 @@ class IngestConfig(Config):
     drop_shared_users_from: tuple[str, ...] | None = setting(
         None, "drop users who also appear in these domains of the store (the targets, when ingesting a source)"
     )
+    cold_items: int | None = setting(
+        None,
+        "keep at most this many cold items: described items outside the k-core, which are recommended but not trained "
+        "on (default: all items of a table; none of Amazon's and RecBole's metadata, most of which may be unsold)",
+        least=0,
+    )
+    drop_cold: bool = setting(False, "leave out all cold items")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.drop_cold and self.cold_items:
+            raise UsageError(
+                f"--drop-cold leaves out all cold items, --cold-items {self.cold_items} keeps some: choose one of them",
+                SameCommand(without=("--drop-cold",)),
+            )
+
+    def most_cold(self, usual: int | None) -> int | None:
+        """How many cold items stay at most (None: all). usual: if these settings do not say."""
+        if self.drop_cold:
+            return 0
+        return usual if self.cold_items is None else self.cold_items
 
 
 # Benchmark splits of the 2023 release, as folders below `benchmark/`; auto reads the first one present.

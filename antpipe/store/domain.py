@@ -234,8 +234,17 @@ class Domain:
         return ids
 
     def rows(self) -> int:
-        """Number N of items."""
+        """Number N of items, with the cold ones: the rows of items.parquet and of every feature."""
         rows: int = self.entry("items")["rows"]
+        return rows
+
+    def core_rows(self) -> int:
+        """Number of items of the core, which come first; cold items follow.
+
+        Training, evaluation, statistics and everything fitted on a catalogue know the core alone.
+        """
+        entry = self.entry("items")
+        rows: int = entry["core_rows"] if "core_rows" in entry else entry["rows"]
         return rows
 
     def feature(self, modality: str) -> Feature:
@@ -252,6 +261,10 @@ class Domain:
                 f"{path}: {len(feature.values)} rows for {rows} items", build_command(self, modality, force=True)
             )
         return feature
+
+    def core_feature(self, modality: str) -> Feature:
+        """The same of the core's items. Raises as `feature` does."""
+        return self.feature(modality).first(self.core_rows())
 
     def sequences(self) -> Sequences:
         """The sequences of all users, mapped. Raises as `feature` does."""

@@ -44,9 +44,12 @@ class Overlap:
 
 
 def domain_figures(domain: Domain) -> Figures:
-    """The figures of a domain, counted in its tables. An item has an image if it has an image URL or file."""
+    """The figures of a domain, counted in its tables, without cold items.
+
+    An item has an image if it has an image URL or file.
+    """
     columns = ["text", "price", "image_urls", "image_files"]
-    items = pl.DataFrame(domain.table("items", columns))
+    items = pl.DataFrame(domain.table("items", columns))[: domain.core_rows()]
     users = domain.table("users", ["user"]).num_rows
     rows = domain.table("interactions", ["user"]).num_rows
     image = (pl.col("image_urls").list.len().fill_null(0) + pl.col("image_files").list.len().fill_null(0)) > 0
@@ -72,8 +75,8 @@ def overlaps(domains: list[Domain]) -> list[Overlap]:
     """The overlap of each pair of domains."""
     ids = {
         domain.name: {
-            column: pl.Series(column, domain.table(table, [column])[column].to_pylist(), pl.String)
-            for table, column in (("users", "user_id"), ("items", "item_id"))
+            column: pl.Series(column, domain.table(table, [column])[column][:rows].to_pylist(), pl.String)
+            for table, column, rows in (("users", "user_id", None), ("items", "item_id", domain.core_rows()))
         }
         for domain in domains
     }

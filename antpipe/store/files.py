@@ -33,6 +33,10 @@ class Feature:
     present: "NDArray[np.bool_]"
     mapping: mmap.mmap | None = None
 
+    def first(self, rows: int) -> "Feature":
+        """Those of the first items, as views."""
+        return Feature(self.values[:rows], self.present[:rows], self.mapping)
+
     def release(self) -> None:
         """Give back the memory of pages that were read; reading them again maps them again."""
         if self.mapping is not None and hasattr(mmap, "MADV_DONTNEED"):

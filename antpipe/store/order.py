@@ -74,7 +74,7 @@ def order_of(domain: Domain) -> Order | None:
     """
     entry = domain.entry("items")
     rows = pl.DataFrame(domain.table("interactions", ["user", "item", "timestamp"]))
-    ids = pl.DataFrame(domain.table("items", ["item_id"]))["item_id"]
+    ids = pl.DataFrame(domain.table("items", ["item_id"]))["item_id"][: domain.core_rows()]
     return measure_order(rows, ids, basis_of(entry["parameters"], entry.get("report", {})))
 
 
@@ -145,7 +145,7 @@ def cold_targets_of(domain: Domain) -> ColdTargets | None:
     if domain.state("sequences").status != "fresh":
         return None
     split = domain.entry("sequences")["parameters"]["split"]
-    return measure_cold_targets(domain.sequences(), domain.rows(), split)
+    return measure_cold_targets(domain.sequences(), domain.core_rows(), split)
 
 
 def measure_cold_targets(sequences: Sequences, items: int, split: str) -> ColdTargets:
@@ -235,9 +235,14 @@ def doubts(order: Order | None, cold: ColdTargets | None) -> list[str]:
 
 
 def cold_doubts(cold: ColdTargets) -> list[str]:
-    """Whether more test targets are cold than an order in time explains. A split by time may leave any share cold."""
+    """Whether more test targets are cold than an order in time explains. Other splits may leave any share cold."""
     share, chance, of = cold.test, cold.by_chance, cold.test_targets
-    if cold.split == "time" or share is None or chance is None or share <= max(MOST_COLD, TIMES_CHANCE * chance):
+    if (
+        cold.split in ("time", "cold-items")
+        or share is None
+        or chance is None
+        or share <= max(MOST_COLD, TIMES_CHANCE * chance)
+    ):
         return []
     if not is_beyond_chance(share * of, chance * of, of):
         return []

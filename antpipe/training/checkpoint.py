@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from antpipe.core.model import Ant
 
 FORMAT = 1
-LATER = {"negatives", "refit"}  # entries that descriptions written by antpipe 0.1.0 lack
+LATER = {"negatives", "refit", "id_tables"}  # entries that descriptions written by antpipe 0.1.0 lack
 OTHER_USERS = "other users"
 TRAIN_AGAIN = "antpipe train --help"  # a damaged folder does not say with which settings
 
@@ -36,6 +36,7 @@ class Checkpoint:
     started from. metrics: of the best epoch, on the validation split. negatives: whose next items were the in-batch
     negatives, where that is not left to `train`: OTHER_USERS, or "" for those of all rows (antpipe 0.1.0). refit: if
     the validation targets were trained on too, for how many `epochs`, and the fingerprint `of` the run that chose them.
+    id_tables: hashes of the ids of the items it was trained on, by domain, if it wrote them down (trained_items.py).
     """
 
     fingerprint: str
@@ -54,6 +55,7 @@ class Checkpoint:
     weights_sha256: str = ""
     negatives: str = ""
     refit: dict[str, Any] | None = None
+    id_tables: dict[str, str] = field(default_factory=dict)
     antpipe: str = __version__
     format: int = field(default=FORMAT)
 
@@ -94,7 +96,7 @@ def save(run: Path, model: "Ant", checkpoint: Checkpoint) -> None:
             sha256 = file_sha256(scratch)
         (run / ".weights").replace(folder.weights(sha256))
         write_json(folder.description, asdict(checkpoint) | {"weights_sha256": sha256})
-    for leftover in folder.other_weights(sha256):
+    for leftover in folder.leftovers(sha256, checkpoint.id_tables):
         leftover.unlink()
 
 

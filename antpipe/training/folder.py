@@ -1,6 +1,7 @@
 """The folder of a run: the name of every file in it, and who may write there."""
 
 import json
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import count
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from antpipe.errors import SameCommand
 from antpipe.store.lock import alone
+from antpipe.store.manifest import digest
 
 
 class RunFolder:
@@ -33,9 +35,19 @@ class RunFolder:
         """The weights file with this content."""
         return self.path / f"model-{sha256[:12]}.safetensors"
 
-    def other_weights(self, sha256: str) -> list[Path]:
-        """Weights files with any other content."""
-        return [path for path in self.path.glob("model-*.safetensors") if path != self.weights(sha256)]
+    def items(self, id_tables: Mapping[str, str]) -> Path:
+        """The ids of the items of these domains, by the hashes of their id tables (trained_items.py)."""
+        return self.path / f"items-{digest(id_tables)[:12]}.parquet"
+
+    def leftovers(self, sha256: str, id_tables: Mapping[str, str]) -> list[Path]:
+        """Weights with any other content, and ids of any other items."""
+        named = (self.weights(sha256), self.items(id_tables))
+        return [
+            path
+            for kind in ("model-*.safetensors", "items-*.parquet")
+            for path in self.path.glob(kind)
+            if path not in named
+        ]
 
     def evaluation(self, domain: str, split: str, index: str = "exact") -> Path:
         """Figures of an evaluation. Those of an approximate index have a file of their own."""

@@ -338,10 +338,19 @@ def take_over(winner: RunFolder, folder: RunFolder, decision: dict[str, Any]) ->
     """Make the winner's run that of the race's folder, and let the decision name its weights. The candidates go once
     all of that is on the disk."""
     sha256 = decision["weights_sha256"] = checkpoint.describe(winner.path).weights_sha256
-    for path in (winner.weights(sha256), winner.metrics, winner.cost, winner.description):  # it names the weights: last
+    id_tables = checkpoint.describe(winner.path).id_tables
+    items = [winner.items(id_tables)] if id_tables else []
+    files = (
+        winner.weights(sha256),
+        *items,
+        winner.metrics,
+        winner.cost,
+        winner.description,
+    )  # it names the others: last
+    for path in files:
         with atomic(folder.path / path.name) as scratch:
             shutil.copyfile(path, scratch)
-    for leftover in folder.other_weights(sha256):
+    for leftover in folder.leftovers(sha256, id_tables):
         leftover.unlink()
     write_json(folder.decision, decision)
     shutil.rmtree(folder.candidates)

@@ -262,4 +262,5 @@ def describe(request: RunRequest, actions: stages.Stage, start: Checkpoint | Non
         metrics={},
         negatives=negatives,
         refit=refit,
+        id_tables={name: store.domain(name).entry("items")["id_table"] for name in catalogue.domains},
     )

@@ -1,7 +1,7 @@
 """A run: one stage trained on domains of the store, from the request to its checkpoint folder."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -34,6 +34,7 @@ from antpipe.training.replay import out_of_memory
 from antpipe.training.request import FLOOR, PRETRAIN, Plan, RunRequest, reads_words
 from antpipe.training.state import Keeping, Position, begin, cost_of, position_of, read_header, remove_state
 from antpipe.training.tracking import require_tracker, tracking
+from antpipe.training.trained_items import write_items
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +118,7 @@ def run_stage(
             except DivergedError as error:
                 smaller = f"{training.lr / 10:g}"
                 raise DivergedError(error.message, command("--lr", smaller, "--force")) from None
-        return of_first(lambda: finish(folder, model, plan.described, at, device), world), False
+        return of_first(lambda: finish(folder, model, plan, at, device), world), False
 
 
 def run_and_refit(
@@ -198,9 +199,10 @@ def naming_what_to_lower(folder: RunFolder, training: TrainConfig, command: Call
     raise AntpipeError(f"{folder.path}: out of GPU memory ({there}); lower {less[0]}", command(*less)) from lack
 
 
-def finish(folder: RunFolder, model: "Ant", described: Checkpoint, at: Position, device: "torch.device") -> Checkpoint:
+def finish(folder: RunFolder, model: "Ant", plan: Plan, at: Position, device: "torch.device") -> Checkpoint:
     """Turn the unfinished run in the folder into a finished one."""
-    done = replace(described, best_epoch=at.best_epoch, metrics=at.best, epochs=len(at.rows))
+    written = write_items(folder, plan.request.store, plan.described.id_tables, plan.trained_on().sequences)
+    done = replace(plan.described, best_epoch=at.best_epoch, metrics=at.best, epochs=len(at.rows), id_tables=written)
     checkpoint.save(folder.path, model, done)
     write_json(folder.cost, cost_of(at, device))
     remove_state(folder)
@@ -297,30 +299,52 @@ def open_run(store: Store, run: Path, domain: str) -> tuple["Ant", Checkpoint, C
     or if the features of a trained domain changed since.
     """
     model, described = checkpoint.load(run)
-    seen = domain in described.domains
-    if model.ids is not None and not seen:
+    if changed := changes(store, run, described, domain):
+        why = f"{changed[0]} of {domain} changed since {run} was trained on it"
+        raise DataError(why, train_again(store, run, described))
+    domains = tuple(described.domains) if domain in described.domains else (domain,)
+    return model, described, readable(store, run, described, domains)
+
+
+def changes(store: Store, run: Path, described: Checkpoint, domain: str) -> list[str]:
+    """The artefacts of a domain that changed since a run was trained on it; none if it was not.
+
+    Raises DataError if the run has learned ids of other catalogues, or was trained without a modality that is there.
+    """
+    seen = described.domains.get(domain)
+    if seen is None and described.items is not None:
         known = ", ".join(described.domains) or "items unknown here"
         raise DataError(f"{run} has learned ids of {known}; {domain} is another catalogue")
+    here = store.domain(domain)
     for modality in described.modalities:
         artefact = artefact_of(modality, described.whitened())
-        if seen and artefact not in described.domains[domain] and modality in store.domain(domain).manifest():
+        if seen is not None and artefact not in seen and modality in here.manifest():
             why = f"{modality} of {domain} was built after {run} was trained without it"
             raise DataError(why, train_again(store, run, described))
-    for artefact, fingerprint in described.domains.get(domain, {}).items():
-        if store.domain(domain).entry(artefact)["fingerprint"] != fingerprint:
-            why = f"{artefact} of {domain} changed since {run} was trained on it"
-            raise DataError(why, train_again(store, run, described))
-    domains = tuple(described.domains) if seen else (domain,)
-    words = reads_words(described.stage, described.model_config(), from_json(TrainConfig, described.train))
-    catalogue = load_catalogue(store, domains, tuple(described.modalities), described.whitened(), words=words)
+    return [name for name, fingerprint in (seen or {}).items() if here.entry(name)["fingerprint"] != fingerprint]
+
+
+def readable(
+    store: Store, run: Path, described: Checkpoint, domains: Sequence[str], *, with_cold: bool = False
+) -> Catalogue:
+    """The catalogue of some domains, with features of the encoders that a run reads. Raises DataError for others."""
+    words = words_read_by(described)
+    catalogue = load_catalogue(
+        store, domains, tuple(described.modalities), described.whitened(), words=words, with_cold=with_cold
+    )
     for name, encoder in catalogue.encoders.items():
         trained, here = described.modalities[name], {"width": catalogue.widths[name], "encoder": encoder}
         if not fits(trained, here):
             raise DataError(
-                f"{run} reads {name} of {shown(trained)}; {domain} has {shown(here)}",
-                rebuild(store, domain, name, described),
+                f"{run} reads {name} of {shown(trained)}; {domains[0]} has {shown(here)}",
+                rebuild(store, domains[0], name, described),
             )
-    return model, described, catalogue
+    return catalogue
+
+
+def words_read_by(described: Checkpoint) -> bool:
+    """Whether a run reads the words of items."""
+    return reads_words(described.stage, described.model_config(), from_json(TrainConfig, described.train))
 
 
 def seen_by(described: Checkpoint, domain: str, sequences: Sequences) -> Sequences:

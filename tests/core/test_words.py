@@ -46,3 +46,14 @@ def test_shops_without_common_words_have_no_neighbours(texts: list[str | None]) 
     found = word_neighbours(texts)
     assert found.shape == (len(texts), len(texts))
     assert found.nnz == 0
+
+
+def test_new_items_change_nothing_among_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "NEIGHBOURS", 1)
+    texts = ["red scarf", "red scarf wool", "blue scarf", "blue kettle"]
+    before, after = word_neighbours(texts).toarray(), word_neighbours(texts, ["blue kettle", "unheard of"]).toarray()
+    assert (after[:4, :4] == before).all()
+    assert after[3, 4] == pytest.approx(1)  # closer than the only neighbour kept
+    assert after[0, 4] == 0
+    assert after[4, 3] == pytest.approx(1)
+    assert not after[5].any()

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from antpipe.errors import DataError, UsageError
-from antpipe.features.build_sequences import build_sequences, cut_timestamps, leave_one_out, split_by_time
+from antpipe.features.build_sequences import build_sequences
+from antpipe.features.splits import cut_timestamps, leave_one_out, split_by_time
 from antpipe.settings.features import SequenceConfig
 from antpipe.store.artefacts import StageResult
 from antpipe.store.domain import Domain

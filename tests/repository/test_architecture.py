@@ -40,7 +40,7 @@ HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 # What a person reads who wants to know how a run is trained and judged: all that these two modules reach.
 CORE_STARTS = ("antpipe.training.run", "antpipe.evaluation.evaluate")
 CORE_FOLDERS = {"errors", "runtime", "settings", "store", "core", "training", "evaluation"}
-CORE_LINES = 7400  # 6,000 until the floor, the steps of a GPU, refits and the checks of order came: a long afternoon
+CORE_LINES = 7450  # 6,000 until the floor, the steps of a GPU, refits and the checks of order came: a long afternoon
 TENSORS_ONLY = ("antpipe.core.model", "antpipe.core.losses", "antpipe.core.static")
 HEAVY = {"torch", "torchvision", "sentence_transformers", "open_clip", "timm", "faiss", "ray"}
 

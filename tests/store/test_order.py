@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 from scipy.stats import binom
 
-from antpipe.features.build_sequences import build_sequences, leave_one_out
+from antpipe.features.build_sequences import build_sequences
+from antpipe.features.splits import leave_one_out
 from antpipe.settings.features import SequenceConfig
 from antpipe.store.files import Sequences
 from antpipe.store.order import (

@@ -30,25 +30,32 @@ def make_domain(
     items: Sequence[Mapping[str, Any]],
     interactions: Sequence[tuple[Any, ...]] = (),
     pictures: Mapping[str, bytes] | None = None,
+    cold: Sequence[Mapping[str, Any]] = (),
 ) -> Domain:
     """A domain of these rows.
 
     items: one mapping an item, `item_id` and whatever else of the columns of ITEMS the test is about.
     interactions: (user_id, item_id, timestamp) or (user_id, item_id, timestamp, rating); without any, one user
-    meets every item. pictures: file contents by the names `image_files` uses. Rows: sorted by item_id.
+    meets every item. pictures: file contents by the names `image_files` uses. cold: items outside the core. Rows:
+    sorted by item_id, cold items last.
     """
     rows = interactions or [("somebody", item["item_id"], time) for time, item in enumerate(items)]
     domain = store.new_domain(name)
     with silenced():  # what ingest says of the order is not what these tests are about
         write_domain(
             domain,
-            parameters={"format": "table", "items": [str(item) for item in items], "rows": [str(row) for row in rows]},
+            parameters={
+                "format": "table",
+                "items": [str(item) for item in (*items, *cold)],
+                "rows": [str(row) for row in rows],
+            },
             items=pl.DataFrame([{**NOTHING_ELSE, **item} for item in items], schema=ITEMS),
             interactions=pl.DataFrame([(*row, None)[:4] for row in rows], schema=INTERACTIONS, orient="row"),
             rejects=pl.DataFrame(schema=REJECTS),
             report={},
             flags=[],
             pictures=pictures,
+            cold=pl.DataFrame([{**NOTHING_ELSE, **item} for item in cold], schema=ITEMS),
         )
     return domain
 

@@ -29,10 +29,12 @@ def make_trainable(
     items: int = 24,
     titles: bool = True,
     by_id: bool = True,
+    cold: int = 0,
 ) -> Domain:
     """A domain whose users walk around a ring of items, with random features of the given widths.
 
-    by_id: the ring is in the order of the ids, which `compare` doubts; or else in an order of its own.
+    by_id: the ring is in the order of the ids, which `compare` doubts; or else in an order of its own. cold: further
+    items, c000 and so on, outside the core, which does not depend on them.
     """
     rng = np.random.default_rng(seed)
     ring = np.arange(items) if by_id else np.random.default_rng(items).permutation(items)
@@ -40,15 +42,19 @@ def make_trainable(
         {"item_id": f"i{number:03}", "title": f"item {number}" if titles else None, "text": f"text {number}"}
         for number in range(items)
     ]
+    unsold = [
+        {"item_id": f"c{number:03}", "title": f"cold {number}", "text": f"new {number}"} for number in range(cold)
+    ]
     walks = [(user, int(rng.integers(items)), int(rng.integers(4, 9))) for user in range(40)]
     interactions = [
         (f"u{user:03}", f"i{ring[(start + step) % items]:03}", 1000 + step)
         for user, start, n in walks
         for step in range(n)
     ]
-    domain = make_domain(store, name, rows, interactions)
-    for modality, width in widths.items():
-        write_feature(domain, modality, rng.normal(size=(items, width)))
+    domain = make_domain(store, name, rows, interactions, cold=unsold)
+    for number, (modality, width) in enumerate(widths.items()):
+        of_cold = np.random.default_rng([seed, number]).normal(size=(cold, width))
+        write_feature(domain, modality, np.vstack([rng.normal(size=(items, width)), of_cold]))
     build_sequences(store, [name], SequenceConfig(max_len=10))
     return domain
 

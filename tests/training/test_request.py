@@ -124,9 +124,8 @@ def test_all_files_of_a_run_are_named_by_its_folder(store: Store, tmp_path: Path
     train_quickly(store, "scratch", ["Target"], tmp_path, epochs=1)
     assert run("evaluate", "--run", tmp_path, "--domains", "Target", "--store", store.root).code == 0
     folder = RunFolder(tmp_path)
-    weights = folder.weights(checkpoint.describe(tmp_path).weights_sha256)
+    described = checkpoint.describe(tmp_path)
+    made = {folder.weights(described.weights_sha256), folder.items(described.id_tables), folder.metrics, folder.cost}
     judged = {folder.evaluation("Target", "test"), folder.ranks("Target", "test")}
-    assert {folder.description, weights, folder.metrics, folder.cost, *judged, tmp_path / ".run.lock"} == set(
-        tmp_path.iterdir()
-    )
+    assert {folder.description, *made, *judged, tmp_path / ".run.lock"} == set(tmp_path.iterdir())
     assert json.loads(folder.description.read_text())["stage"] == "scratch"

@@ -42,9 +42,9 @@ def fixed(fit: Callable[[Domain], Scorer]) -> Callable[[Domain], tuple[Scorer, F
 
 
 BASELINES = {
-    "popularity": Baseline(("sequences",), fixed(lambda domain: popularity(domain.sequences(), domain.rows()))),
-    "item-knn": Baseline(("sequences",), fixed(lambda domain: item_knn(domain.sequences(), domain.rows()))),
-    "markov": Baseline(("sequences",), fixed(lambda domain: markov(domain.sequences(), domain.rows()))),
+    "popularity": Baseline(("sequences",), fixed(lambda domain: popularity(domain.sequences(), domain.core_rows()))),
+    "item-knn": Baseline(("sequences",), fixed(lambda domain: item_knn(domain.sequences(), domain.core_rows()))),
+    "markov": Baseline(("sequences",), fixed(lambda domain: markov(domain.sequences(), domain.core_rows()))),
     "tfidf-nearest": Baseline(("sequences", "items"), fixed(tfidf_nearest)),
     "text-nearest": Baseline(("sequences", "text"), fixed(text_nearest)),
     "tgh": Baseline(("sequences", "text"), fixed(tgh)),
@@ -73,7 +73,7 @@ def judge_baseline(store: Store, name: str, domain: str, folder: Path, split: st
     fingerprint = baseline_fingerprint(store, name, domain)
     began = time.perf_counter()
     score, chosen = BASELINES[name].fit(here)
-    ranks = rank_scores(score, part, here.rows())
+    ranks = rank_scores(score, part, here.core_rows())
     facts = {
         "domain": domain,
         "split": split,
@@ -83,7 +83,7 @@ def judge_baseline(store: Store, name: str, domain: str, folder: Path, split: st
         "seconds": time.perf_counter() - began,
         **chosen,
     }
-    counts = training_counts(here.sequences(), here.rows())
+    counts = training_counts(here.sequences(), here.core_rows())
     divided = divide(part, here.sequences(), load_catalogue(store, [domain], ()), domain, ())
     folder.mkdir(parents=True, exist_ok=True)
     return write_evaluation(folder, facts, part, ranks, counts, divided)

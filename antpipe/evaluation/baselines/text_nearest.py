@@ -16,12 +16,12 @@ LAST = 2  # items of the history that count
 
 def text_nearest(domain: Domain) -> Scorer:
     """Score of an item: the cosine of its text vector (text.arrow) and the sum of those of the last two items."""
-    return nearest_to_last(domain.feature("text").values.astype(np.float64))
+    return nearest_to_last(domain.core_feature("text").values.astype(np.float64))
 
 
 def tfidf_nearest(domain: Domain) -> Scorer:
     """The same with TF-IDF vectors: what texts tell without an encoder."""
-    texts = domain.table("items", ["text"])["text"].to_pylist()
+    texts = domain.table("items", ["text"])["text"][: domain.core_rows()].to_pylist()
     return nearest_to_last(tfidf([text or "" for text in texts], domain))
 
 

@@ -17,7 +17,7 @@ def tgh(domain: Domain) -> Scorer:
 
     g(i, j) = log1p(c(i, j)) / max over j of log1p(c(i, j)), where c counts how often j came right after i in training.
     """
-    texts, graph = unit_texts(domain), transitions(domain.sequences(), domain.rows())
+    texts, graph = unit_texts(domain), transitions(domain.sequences(), domain.core_rows())
     graph.data = np.log1p(graph.data)
     largest = graph.max(axis=1).toarray()
     graph = diags_array(GRAPH / np.where(largest > 0, largest, 1)).tocsr() @ graph

@@ -42,12 +42,14 @@ def write_domain(
     flags: Sequence[str],
     pictures: Mapping[str, bytes] | None = None,
     keep_order: bool = False,
+    cold: pl.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Give items and users dense ids, and write items, interactions, users and rejects in one step.
 
-    items: columns of ITEMS, perhaps kept ones too, one row per item. interactions: columns of INTERACTIONS, with
-    timestamps in ms, and perhaps of GIVEN_SPLIT; rows of equal user and time keep their order. Without interactions the
-    domain is only a catalogue.
+    items: columns of ITEMS, perhaps kept ones too, one row per item of the core. cold: the same of items outside it,
+    which follow the core in the order of their ids. interactions: columns of INTERACTIONS, with timestamps in ms, and
+    perhaps of GIVEN_SPLIT; rows of equal user and time keep their order. Without interactions the domain is only a
+    catalogue.
     Dense ids follow the sorted original ids, so they depend neither on row order nor on hash seeds. keep_order: items
     keep their order and users that of their first interaction, for features that come with their own numbering.
     pictures: file contents by the names that `image_files` uses. report: figures for the manifest, with the `folder` of
@@ -57,10 +59,11 @@ def write_domain(
     """
     if not len(items):
         raise AssertionError("an empty domain must be refused earlier, where the reason is known")
-    items, users, interactions = numbered_tables(items, interactions, keep_order)
+    core_rows = len(items)
+    items, users, interactions = numbered_tables(items, interactions, keep_order, cold)
     ids = items["item_id"].to_list()
     id_table = id_table_sha256(ids)
-    statistics = domain_statistics(items, interactions)
+    statistics = domain_statistics(items, interactions, core_rows)
     with domain.writing("items", parameters, id_table=id_table) as out:
         if pictures:
             folder = f"images-{id_table[:12]}"
@@ -74,9 +77,11 @@ def write_domain(
         out.parquet("users.parquet", users.to_arrow())
         out.parquet("rejects.parquet", rejects.select(REJECTS.names()).cast(REJECTS).to_arrow())
         out.details |= {"rows": len(items), "statistics": statistics, "report": dict(report), "flags": list(flags)}
+        if len(items) > core_rows:
+            out.details["core_rows"] = core_rows
         if "split" in interactions.columns:
             out.details["split"] = "given"
-    log_order(domain, measure_order(interactions, items["item_id"], basis_of(parameters, report)))
+    log_order(domain, measure_order(interactions, items["item_id"][:core_rows], basis_of(parameters, report)))
     return statistics
 
 
@@ -89,15 +94,17 @@ def log_order(domain: Domain, order: Order | None) -> None:
 
 
 def numbered_tables(
-    items: pl.DataFrame, interactions: pl.DataFrame, keep_order: bool = False
+    items: pl.DataFrame, interactions: pl.DataFrame, keep_order: bool = False, cold: pl.DataFrame | None = None
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Items, users and interactions with dense ids, as they are stored."""
-    items = items.select(pl.col(name).cast(kind) for name, kind in ITEMS.items()).hstack(items.drop(ITEMS.names()))
+    """Items, cold ones last, users and interactions with dense ids, as they are stored."""
+    items = in_schema(items)
     user, user_ids = numbered(interactions["user_id"].cast(pl.String))
     item, met = numbered(interactions["item_id"].cast(pl.String))
     if not keep_order:
         items, order = items.sort("item_id"), user_ids.arg_sort()
         user_ids, user = user_ids.gather(order), _inverse(order).gather(user)
+    if cold is not None:
+        items = pl.concat([items, in_schema(cold).sort("item_id")])
     items = items.with_row_index("item").with_columns(pl.col("item").cast(pl.Int32))
     row = met.to_frame("item_id").join(items.select("item", "item_id"), on="item_id", how="left", maintain_order="left")
     if row["item"].null_count():
@@ -113,6 +120,11 @@ def numbered_tables(
     return items, users, table
 
 
+def in_schema(items: pl.DataFrame) -> pl.DataFrame:
+    """The columns of ITEMS, with their types, then kept ones."""
+    return items.select(pl.col(name).cast(kind) for name, kind in ITEMS.items()).hstack(items.drop(ITEMS.names()))
+
+
 def _inverse(order: pl.Series) -> pl.Series:
     """The position of each number in a permutation (int32)."""
     inverse = np.empty(len(order), np.int32)
@@ -126,14 +138,17 @@ def completed(items: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([ITEMS.to_frame(), items], how="diagonal").with_columns(pl.col(lists).fill_null([]))
 
 
-def domain_statistics(items: pl.DataFrame, interactions: pl.DataFrame) -> dict[str, Any]:
-    """Size, density and coverage in the shape of the tables in papers."""
-    users, rows, catalogue = interactions["user"].n_unique(), len(interactions), len(items)
+def domain_statistics(items: pl.DataFrame, interactions: pl.DataFrame, core_rows: int | None = None) -> dict[str, Any]:
+    """Size, density and coverage of the core in the shape of the tables in papers. core_rows: how many of the items,
+    the first, are the core (None: all)."""
+    core = items.head(core_rows or len(items))
+    users, rows, catalogue = interactions["user"].n_unique(), len(interactions), len(core)
 
     def share(condition: pl.Expr) -> float:
-        """Rounded, but 0 only if it is exactly 0, since that decides what can be built."""
-        exact = float(items.select(condition.mean()).item())
-        return round(exact, 4) or (0.0001 if exact else 0.0)
+        """Rounded, but 0 only if no item has it, not even a cold one, since that decides what can be built."""
+        return round(float(core.select(condition.mean()).item()), 4) or (
+            0.0001 if items.select(condition.any()).item() else 0.0
+        )
 
     return {
         "users": users,

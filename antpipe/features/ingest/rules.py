@@ -7,7 +7,7 @@ Columns `user_id` and `item_id` can be of any type; integers from 0 need the lea
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -40,7 +40,8 @@ class RawInteractions:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a metadata file says: ITEMS of the items asked for, and the ids of all items in it. facts: its report."""
+    """What a metadata file says: ITEMS of the items asked for, in file order, and the ids of all items in it. facts:
+    its report."""
 
     table: pl.DataFrame
     ids: pl.Series
@@ -49,25 +50,32 @@ class Metadata:
 
 @dataclass(frozen=True)
 class Cleaned:
-    """The tables of a domain, ITEMS and INTERACTIONS with original ids, and the report for its manifest."""
+    """The tables of a domain, ITEMS and INTERACTIONS with original ids, and the report for its manifest.
+
+    items: of the core. cold: ITEMS outside it.
+    """
 
     items: pl.DataFrame
     interactions: pl.DataFrame
     report: dict[str, Any]
+    cold: pl.DataFrame = field(default_factory=ITEMS.to_frame)
 
 
 def clean(
     domain: str,
     raw: RawInteractions,
-    read_metadata: Callable[[set[str]], Metadata] | None,
+    read_metadata: Callable[[set[str], int | None], Metadata] | None,
     elsewhere: Mapping[str, pl.Series],
     config: IngestConfig,
+    usual_cold: int | None = 0,
 ) -> Cleaned:
     """Apply the rules.
 
-    read_metadata: reads the metadata of these items; None if there are none to read. elsewhere: users of other domains
-    who are dropped, by domain. Raises SettingsError if no interaction of the domain is left.
+    read_metadata: reads the metadata of these items and of so many others (None: all); None if there are none to read.
+    elsewhere: users of other domains who are dropped, by domain. usual_cold: how many items outside the k-core stay if
+    the settings do not say (None: all). Raises SettingsError if no interaction of the domain is left.
     """
+    most_cold = config.most_cold(usual_cold)
     shared = positions_of(raw.users, elsewhere)
     own = raw.table.filter(~pl.col("user_id").is_in(shared.implode())) if len(shared) else raw.table
     once = drop_repeats(own, config.repeats)
@@ -75,7 +83,7 @@ def clean(
     if read_metadata is not None:
         # The k-core of a part lies within the k-core of the whole, so the texts of other items need not be kept.
         core, _ = k_core(once, config.min_user, config.min_item)
-        metadata = read_metadata(set(raw.items.gather(core["item_id"].unique())))
+        metadata = read_metadata(set(raw.items.gather(core["item_id"].unique())), most_cold)
     described = pl.col("item_id").is_in(raw.items.is_in(metadata.ids.implode()).arg_true().implode())
     candidates = once if config.keep_without_metadata else once.filter(described)
     kept, rounds = k_core(candidates, config.min_user, config.min_item)
@@ -98,7 +106,11 @@ def clean(
     if not len(kept):
         raise _nothing_left(domain, report, config)
     interactions = raw.with_ids(kept)
-    return Cleaned(_items_of(interactions, metadata.table), interactions, report)
+    items = _items_of(interactions, metadata.table)
+    outside = int((~metadata.ids.is_in(items["item_id"].implode())).sum())
+    cold = _cold_of(items, metadata.table, most_cold)
+    report["cold"] = {"outside_the_core": outside, "kept": len(cold), "most": most_cold}
+    return Cleaned(items, interactions, report, cold)
 
 
 def drop_duplicate_lines(rows: pl.DataFrame) -> pl.DataFrame:
@@ -182,6 +194,15 @@ def _items_of(interactions: pl.DataFrame, described: pl.DataFrame) -> pl.DataFra
     met = interactions.select("item_id").unique()
     bare = met.join(described, on="item_id", how="anti").with_columns(text=pl.lit(""))
     return pl.concat([described.join(met, on="item_id", how="semi"), completed(bare)], how="diagonal")
+
+
+def _cold_of(core: pl.DataFrame, described: pl.DataFrame, most: int | None) -> pl.DataFrame:
+    """The first `most` (None: all) described items outside the core that have a text, a price or a picture."""
+    something = (pl.col("text") != "") | pl.col("price").is_not_null()
+    for pictures in ("image_urls", "image_files"):
+        something |= pl.col(pictures).list.len() > 0
+    cold = described.join(core, on="item_id", how="anti", maintain_order="left").filter(something)
+    return cold if most is None else cold.head(most)
 
 
 def _nothing_left(domain: str, report: Mapping[str, Any], config: IngestConfig) -> SettingsError:

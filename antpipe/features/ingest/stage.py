@@ -10,11 +10,12 @@ from antpipe.features.ingest.domain import domain_statistics, log_order, numbere
 from antpipe.features.ingest.rejects import Rejects
 from antpipe.features.ingest.rules import Cleaned
 from antpipe.features.ingest.shared_users import hashes_of
+from antpipe.runtime.logs import log
 from antpipe.settings.base import to_json
 from antpipe.settings.ingest import IngestConfig
 from antpipe.store.artefacts import StageResult
 from antpipe.store.domain import Domain
-from antpipe.store.next_command import ingest_command
+from antpipe.store.next_command import build_command, ingest_command
 from antpipe.store.order import basis_of, measure_order, order_of
 
 FILES = ("interactions", "items")  # of a report
@@ -46,22 +47,31 @@ def require_same_source(domain: Domain, parameters: Mapping[str, Any], folder: s
         )
 
 
-def cleaning_parameters(config: IngestConfig, elsewhere: Mapping[str, pl.Series]) -> dict[str, Any]:
+def cleaning_parameters(
+    config: IngestConfig, elsewhere: Mapping[str, pl.Series], usual_cold: int | None = 0
+) -> dict[str, Any]:
     """What the rules add to the parameters of a fingerprint.
 
-    `max_rejects` is left out: how many malformed lines are tolerated does not change what the good ones give.
+    `max_rejects` is left out: how many malformed lines are tolerated does not change what the good ones give. So is
+    the usual number of cold items (see `rules.clean`): what earlier versions ingested without them stays fresh.
     """
     parameters = to_json(config) | {"drop_shared_users_from": hashes_of(elsewhere)}
-    del parameters["max_rejects"]
-    return parameters
+    del parameters["max_rejects"], parameters["drop_cold"], parameters["cold_items"]
+    most = config.most_cold(usual_cold)
+    return parameters | ({} if most == usual_cold else {"cold_items": "all" if most is None else most})
 
 
 def fresh_result(
-    domain: Domain, parameters: Mapping[str, Any], max_rejects: int, duplicates_in: Sequence[str] = FILES
+    domain: Domain,
+    parameters: Mapping[str, Any],
+    max_rejects: int,
+    duplicates_in: Sequence[str] = FILES,
+    keeps_cold: bool = False,
 ) -> StageResult | None:
     """The result of an ingest that would only repeat what is there; None if it must run.
 
     It must also run if the domain has more malformed lines than are tolerated now. Warns of a doubtful order again.
+    keeps_cold: whether it would keep cold items, which earlier versions left out.
     """
     if not domain.is_fresh("items", parameters):
         return None
@@ -69,6 +79,9 @@ def fresh_result(
     figures = _figures(entry["report"], duplicates_in)
     if figures["malformed"] > max_rejects:
         return None
+    if "cold" not in entry["report"] and keeps_cold and entry["report"].get("interactions"):
+        command = build_command(domain, "items", force=True)
+        log.info(f"{domain.name}: ingested without the items outside the k-core; to add them: {command}")
     log_order(domain, order_of(domain))
     return StageResult(domain.name, "items", "fresh", entry["statistics"] | figures)
 
@@ -86,9 +99,10 @@ def finish(
     """Write a domain, unless it is a dry run. duplicates_in: the files whose duplicate lines are counted in figures."""
     figures = _figures(cleaned.report, duplicates_in)
     if dry_run:
-        items, _, interactions = numbered_tables(cleaned.items, cleaned.interactions)
-        log_order(domain, measure_order(interactions, items["item_id"], basis_of(parameters, cleaned.report)))
-        statistics = domain_statistics(items, interactions)
+        items, _, interactions = numbered_tables(cleaned.items, cleaned.interactions, cold=cleaned.cold)
+        ids = items["item_id"][: len(cleaned.items)]
+        log_order(domain, measure_order(interactions, ids, basis_of(parameters, cleaned.report)))
+        statistics = domain_statistics(items, interactions, len(cleaned.items))
         return StageResult(domain.name, "items", "would be built", statistics | figures)
     statistics = write_domain(
         domain,
@@ -98,6 +112,7 @@ def finish(
         rejects=rejects.table(),
         report=cleaned.report,
         flags=flags,
+        cold=cleaned.cold,
     )
     return StageResult(domain.name, "items", "built", statistics | figures)
 
@@ -119,4 +134,5 @@ def _figures(report: Mapping[str, Any], duplicates_in: Sequence[str]) -> dict[st
         "repeats_dropped": facts["repeats_dropped"],
         "items_without_metadata": facts["without_metadata"]["items"],
         "k_core_dropped": facts["k_core"]["interactions_dropped"],
+        **({"cold_items": facts["cold"]["kept"]} if "cold" in facts else {}),
     }

@@ -72,7 +72,8 @@ def test_interactions_and_items_become_a_domain(store: Store, tmp_path: Path, me
         "image_urls": [],
         "image_files": [],
     }
-    assert set(items(shop)) == {"x", "y"}
+    assert shop.item_ids() == ["x", "y", "unsold"]
+    assert shop.core_rows() == 2
     assert "goods.csv: comma-separated, item=id title=title price=price brand=brand" in messages
     assert messages[-2] == "visits.csv: 3 rows, times are s, from 1500000000000 to 1500000002000 ms"
 

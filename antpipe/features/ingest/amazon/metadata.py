@@ -4,6 +4,7 @@ One JSON object per line (2014: Python literals), with different keys in each re
 not checked.
 """
 
+import math
 import re
 from contextlib import closing
 from itertools import chain
@@ -57,15 +58,23 @@ class Product(Struct):
         return self.parent_asin or self.asin or ""
 
 
-def read_metadata(path: Path, text_fields: tuple[str, ...], rejects: Rejects, wanted: set[str]) -> Metadata:
-    """The wanted items of a metadata file. Of several lines of an item the first counts, the others are duplicates."""
+def read_metadata(
+    path: Path, text_fields: tuple[str, ...], rejects: Rejects, wanted: set[str], others: int | None = 0
+) -> Metadata:
+    """The wanted items of a metadata file and the first `others` (None: all) of the rest.
+
+    Of several lines of an item the first counts, the others are duplicates. Memory grows with the items that are
+    returned, and by an id for each of the rest.
+    """
+    left: float = math.inf if others is None else others
     ids: set[str] = set()
     parts, rows, release, good = [], [], "", 0
     with closing(read_records(path, lambda _: Product, list, rejects)) as records:
         for product in chain.from_iterable(piece for _, some in records for piece in some):
             release = release or release_of(product)
             good += 1
-            if product.item in wanted and product.item not in ids:
+            if product.item not in ids and (product.item in wanted or left):
+                left -= product.item not in wanted
                 rows.append(describe(product, text_fields))
                 if len(rows) == ROWS_AT_ONCE:  # a table takes a fraction of the memory of its rows as dictionaries
                     parts.append(pl.DataFrame(rows, schema=ITEMS))

@@ -4,7 +4,7 @@ import json
 import math
 import re
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from antpipe.store.next_command import first_lines
 BETWEEN_LEVELS = re.compile(r"\s*\|\s*|\s+>\s+")
 LONGEST_PATH = 1024
 EXAMPLES = 3
+ROWS_AT_ONCE = 10_000
 
 
 def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -> RawInteractions:
@@ -95,15 +96,23 @@ def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -
 
 
 def read_items(
-    columns: Columns, text_fields: tuple[str, ...], rejects: Rejects, wanted: set[str] | None = None, limit: int = 0
+    columns: Columns,
+    text_fields: tuple[str, ...],
+    rejects: Rejects,
+    wanted: Set[str] = frozenset(),
+    others: int | None = None,
+    limit: int = 0,
 ) -> Metadata:
-    """The wanted items (None: all). Of several rows of an item the first counts, the others are duplicates.
+    """The wanted items and the first `others` (None: all) of the rest.
 
-    limit: rows to read (0: all). Raises DataError if no row is usable.
+    Of several rows of an item the first counts, the others are duplicates. limit: rows to read (0: all). Raises
+    DataError if no row is usable.
     """
+    left: float = math.inf if others is None else others
     table, roles = columns.table, columns.roles
     flat = [(role, name) for role, names in roles.items() for name in names]
     ids: dict[str, None] = {}
+    parts: list[pl.DataFrame] = []
     rows: list[dict[str, Any]] = []
     kept: list[list[Any]] = []
     missing: list[str] = []
@@ -119,9 +128,13 @@ def read_items(
             rejects.add(table.path, row.line, str(error), _excerpt(row.values))
             continue
         good += 1
-        if item_id not in ids and (wanted is None or item_id in wanted):
+        if item_id not in ids and (item_id in wanted or left):
+            left -= item_id not in wanted
             rows.append(describe(item_id, values, text_fields, table.path.parent, missing))
             kept.append(values.get(KEPT, []))
+            if len(rows) == ROWS_AT_ONCE:  # a table takes a fraction of the memory of its rows as dictionaries
+                parts.append(pl.DataFrame(rows, schema=ITEMS))
+                rows = []
         ids[item_id] = None
     malformed = len(rejects.rows) - before
     if not good:
@@ -133,8 +146,9 @@ def read_items(
             f"{', '.join(missing[:EXAMPLES])}; embed-image --images DIR takes files named after the items"
         )
     facts = _facts(columns, line_counts(malformed, good, len(ids)), breaks)
-    described = pl.DataFrame(rows, schema=ITEMS).hstack(kept_columns(table, roles.get(KEPT, []), kept))
-    return Metadata(described, pl.Series("item_id", list(ids)), facts)
+    every = pl.concat([*parts, pl.DataFrame(rows, schema=ITEMS)])
+    every = every.hstack(kept_columns(table, roles.get(KEPT, []), kept))
+    return Metadata(every, pl.Series("item_id", list(ids)), facts)
 
 
 def describe(

@@ -1,0 +1,41 @@
+"""The items a run was trained on: RUN/items-HASH.parquet has a row for each, in the order of the rows of its catalogue.
+
+So a run with learned ids finds its items in a catalogue that changed since (evaluation/served.py).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from antpipe.core.transitions import training_items
+from antpipe.runtime.files import atomic
+from antpipe.runtime.logs import log
+from antpipe.store.files import Sequences
+from antpipe.store.store import Store
+from antpipe.training.folder import RunFolder
+
+
+def write_items(
+    folder: RunFolder, store: Store, id_tables: Mapping[str, str], sequences: Sequence[Sequences]
+) -> dict[str, str]:
+    """Write the ids of the core's items: columns domain, item_id, and trained, whether it occurs in training.
+
+    id_tables: the hashes by domain, which are returned. sequences: what was trained on, for each domain. Nothing is
+    written, and the result is empty, if a domain was ingested again since the run was planned.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parts = []
+    for (name, id_table), part in zip(id_tables.items(), sequences, strict=True):
+        domain = store.domain(name)
+        ids = domain.table("items", ["item_id"])["item_id"][: domain.core_rows()]
+        if domain.entry("items")["id_table"] != id_table:
+            log.warning(f"{name} was ingested again while this run was trained: the run does not know its items by id")
+            return {}
+        trained = np.bincount(training_items(part)[0], minlength=len(ids)) > 0
+        parts.append(pa.table({"domain": pa.repeat(name, len(ids)), "item_id": ids, "trained": pa.array(trained)}))
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with atomic(folder.items(id_tables), durable=True) as scratch:
+        pq.write_table(pa.concat_tables(parts), scratch, compression="zstd")
+    return dict(id_tables)
