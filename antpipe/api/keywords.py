@@ -156,6 +156,11 @@ class TableKeywords(TypedDict, total=False):
 
     map: Sequence[str]
     time_unit: str
+    date_format: str
+    encoding: str
+    where: str | None
+    drop_users: Sequence[str]
+    category_separator: str | None
     quotes: bool | None
     limit: int
 
