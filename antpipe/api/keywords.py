@@ -252,6 +252,7 @@ class EvaluateKeywords(TypedDict, total=False):
     split: str
     device: str
     block_size: int
+    beyond_accuracy: bool
     index: str
     nlist: int
     nprobe: int
@@ -280,6 +281,7 @@ class CompareKeywords(SubsetKeywords, total=False):
     pretrain_seeds: int
     leave_one_out: bool
     refit: bool
+    beyond_accuracy: bool
     pretrain_epochs: int | None
     pretrain_batch_size: int | None
 

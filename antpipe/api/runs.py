@@ -56,6 +56,12 @@ class Evaluation:
         slices: Mapping[str, Any] = self.figures["slices"]
         return slices
 
+    @property
+    def beyond(self) -> Mapping[str, Mapping[str, float]]:
+        """With `beyond_accuracy`, what the lists are like, by protocol: `beyond["all"]["coverage@10"]`; else empty."""
+        beyond: Mapping[str, Mapping[str, float]] = self.figures.get("beyond", {}).get("protocols", {})
+        return beyond
+
 
 @dataclass(frozen=True)
 class Run:
@@ -123,7 +129,17 @@ class Run:
         from antpipe.evaluation.evaluate import evaluate_run
 
         chosen = given(settings, config).resolve(EvaluateConfig)
-        return Evaluation(evaluate_run(self.store, self.folder, domain, chosen))
+        if chosen.beyond_accuracy and chosen.index != "exact":
+            raise UsageError(
+                f"--beyond-accuracy is about exact lists: it does not go with --index {chosen.index}",
+                SameCommand({"--index": "exact"}),
+            )
+        figures = evaluate_run(self.store, self.folder, domain, chosen)
+        if chosen.beyond_accuracy:
+            from antpipe.evaluation.beyond import beyond_accuracy
+
+            figures["beyond"] = beyond_accuracy(self.store, self.folder, domain, chosen.split)
+        return Evaluation(figures)
 
     def ranks(self, domain: str, split: str = "test") -> "pl.DataFrame":
         """The rank of each position's target, as `evaluate` wrote it, with original ids.

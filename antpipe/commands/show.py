@@ -82,9 +82,28 @@ def evaluations(results: Sequence[Mapping[str, Any]], slices: bool = False) -> s
         lines.append("protocol  " + "  ".join(f"{name:>9}" for name in names))
         for protocol, values in result["protocols"].items():
             lines.append(f"{protocol:<8}  " + "  ".join(f"{values[name]:9.4f}" for name in names))
+        if "beyond" in result:
+            lines += ["", *_beyond(result["beyond"])]
         if slices:
             lines += ["", *_slices(result, names)]
     return "\n".join(lines)
+
+
+def _beyond(beyond: Mapping[str, Any]) -> list[str]:
+    """What the lists are like: a row per protocol and cutoff."""
+    protocols = {
+        protocol: {tuple(name.split("@")): value for name, value in values.items()}
+        for protocol, values in beyond["protocols"].items()
+    }
+    names = list(dict.fromkeys(name for values in protocols.values() for name, _ in values))
+    lines = [f"{'lists':<12}" + "".join(f"{name:>12}" for name in names)]
+    for protocol, values in protocols.items():
+        for k in dict.fromkeys(k for _, k in values):
+            cells = (f"{values[name, k]:12.4g}" if (name, k) in values else f"{'-':>12}" for name in names)
+            lines.append(f"{f'{protocol}@{k}':<12}" + "".join(cells))
+    if beyond["vectors"]:
+        lines.append(f"distance: of the items' {beyond['vectors']} vectors")
+    return lines
 
 
 def _slices(result: Mapping[str, Any], names: Sequence[str]) -> list[str]:
