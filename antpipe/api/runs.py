@@ -256,8 +256,13 @@ def train(
     >>> run.stage, run.status
     ('relearn', 'trained')
     """
+    from antpipe.training import checkpoint
+    from antpipe.training.sharing import tell_shared_users
+
     chosen, out = given(settings, config, preset), Path(out)
     request = _request(store, stage, domains, start, chosen, refit=refit)
+    if request.source is not None:
+        tell_shared_users(request.store, checkpoint.describe(request.source).domains, request.domains)
     if stage == AUTO:
         from antpipe.training.race import run_auto
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from antpipe.store.artefacts import StageResult, State
     from antpipe.store.figures import Figures, Overlap
     from antpipe.training.groups import GroupRow
+    from antpipe.training.listing import RunSummary
 
 
 def inline(figures: Mapping[str, Any]) -> str:
@@ -178,6 +179,20 @@ def _order(row: "Figures") -> list[str]:
     of_cold = [cold.validation, cold.test] if cold else [None] * 2
     shares = ("-" if share is None else f"{share:.1%}" for share in of_order + of_cold)
     return [order.basis if order else "-", *shares]
+
+
+def overview(by_domain: "Mapping[str, Sequence[State]]", runs: "Sequence[RunSummary]", step: str) -> str:
+    """The states of artefacts, a line per run, and the next step; '' without domains."""
+    lines = [states(by_domain)] if by_domain else []
+    width = max((len(run.folder) for run in runs), default=0)
+    lines += [""] if runs else []
+    for run in runs:
+        trained = f"{run.stage}{', refit' if run.refit else ''} on {', '.join(run.domains)}"
+        reads = f"reads {', '.join(run.modalities) or 'ids'}"
+        stale = f"; changed since: {', '.join(run.changed)}" if run.changed else ""
+        lines.append(f"run  {run.folder:<{width}}  {trained}  {reads}{stale}")
+    lines += ["", f"next: {step}"] if step else []
+    return "\n".join(lines)
 
 
 def states(by_domain: "Mapping[str, Sequence[State]]") -> str:

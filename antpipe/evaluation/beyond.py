@@ -59,7 +59,7 @@ def _added(folder: Path, domain: Domain, split: str, best: Best) -> dict[str, An
 
 
 def figures_of(domain: Domain, part: Examples, best: Best) -> dict[str, Any]:
-    """`protocols`: by protocol the figures named `coverage@10` and so on; `vectors`: the modality that distances are of.
+    """`protocols`: by protocol the figures named `coverage@10` and so on; `vectors`: their modality.
 
     Without a modality of vectors, `vectors` is None and there are no distances.
     """
