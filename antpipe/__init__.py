@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         whiten,
     )
     from antpipe.api.judging import Comparison, compare, plan_comparison
-    from antpipe.api.overview import demo, encoders, stats, status
+    from antpipe.api.overview import demo, encoders, next_step, runs, stats, status
     from antpipe.api.runs import (
         Evaluation,
         Run,
@@ -82,7 +82,7 @@ _HOMES = {
         "import_ant_checkpoint",
     ),
     "antpipe.api.judging": ("compare", "plan_comparison", "Comparison"),
-    "antpipe.api.overview": ("status", "stats", "encoders", "demo"),
+    "antpipe.api.overview": ("status", "stats", "runs", "next_step", "encoders", "demo"),
     "antpipe.errors": (
         "AntpipeError",
         "UsageError",

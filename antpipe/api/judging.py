@@ -104,8 +104,12 @@ def compare(
     ['relearn']
     """
     from antpipe.comparison.run import run_comparison
+    from antpipe.training import checkpoint
+    from antpipe.training.sharing import tell_shared_users
 
     request = _request(store, targets, out, start, sources, runs, given(settings, config, preset))
+    begun = [name for run in request.origins for name in checkpoint.describe(run).domains]
+    tell_shared_users(request.store, [*request.sources, *begun], request.targets)
     return Comparison(request.out, run_comparison(request, force=force, progress=progress))
 
 

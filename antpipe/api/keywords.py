@@ -160,6 +160,11 @@ class TableKeywords(TypedDict, total=False):
 
     map: Sequence[str]
     time_unit: str
+    date_format: str
+    encoding: str
+    where: str | None
+    drop_users: Sequence[str]
+    category_separator: str | None
     quotes: bool | None
     keep_column: Sequence[str]
     limit: int
@@ -253,6 +258,7 @@ class EvaluateKeywords(TypedDict, total=False):
     split: str
     device: str
     block_size: int
+    beyond_accuracy: bool
     index: str
     nlist: int
     nprobe: int
@@ -281,6 +287,7 @@ class CompareKeywords(SubsetKeywords, total=False):
     pretrain_seeds: int
     leave_one_out: bool
     refit: bool
+    beyond_accuracy: bool
     pretrain_epochs: int | None
     pretrain_batch_size: int | None
 

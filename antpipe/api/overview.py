@@ -14,6 +14,7 @@ from antpipe.store.store import Store
 
 if TYPE_CHECKING:
     from antpipe.features.encoders.known import Encoder
+    from antpipe.training.listing import RunSummary
 
 
 def status(
@@ -29,6 +30,34 @@ def status(
     from antpipe.features.status import status as look
 
     return look(store_of(store), names_of(domains) if domains else None, verify=verify)
+
+
+def runs(store: Store | str | Path, folder: str | Path | None = None) -> "list[RunSummary]":
+    """The finished runs that were trained on domains of the store, with stage, domains and modalities.
+
+    folder: where runs are looked for, also below it (default: the folder that holds the store). A run whose data are
+    others now names them in `changed`.
+
+    >>> [run.stage for run in ant.runs("shop", "runs") if run.folder == "runs/toys"]
+    ['scratch']
+    """
+    from antpipe.training.listing import runs_of
+
+    place = store_of(store)
+    return runs_of(place, place.root.parent if folder is None else Path(folder))
+
+
+def next_step(store: Store | str | Path, states: Mapping[str, Sequence[State]], found: "Sequence[RunSummary]") -> str:
+    """The command that comes next for a store: build features, train, compare or recommend; '' if there is none.
+
+    states, found: what `status` and `runs` returned.
+
+    >>> ant.next_step("shop", ant.status("shop", ["Toys"]), ant.runs("shop", "runs")).split()[:2]
+    ['antpipe', 'recommend']
+    """
+    from antpipe.training.listing import next_step as step
+
+    return step(store_of(store), states, found)
 
 
 def stats(store: Store | str | Path, domains: str | Sequence[str] | None = None) -> dict[str, list[Any]]:

@@ -58,6 +58,12 @@ class Evaluation:
         slices: Mapping[str, Any] = self.figures["slices"]
         return slices
 
+    @property
+    def beyond(self) -> Mapping[str, Mapping[str, float]]:
+        """With `beyond_accuracy`, what the lists are like, by protocol: `beyond["all"]["coverage@10"]`; else empty."""
+        beyond: Mapping[str, Mapping[str, float]] = self.figures.get("beyond", {}).get("protocols", {})
+        return beyond
+
 
 @dataclass(frozen=True)
 class Run:
@@ -125,7 +131,17 @@ class Run:
         from antpipe.evaluation.evaluate import evaluate_run
 
         chosen = given(settings, config).resolve(EvaluateConfig)
-        return Evaluation(evaluate_run(self.store, self.folder, domain, chosen))
+        if chosen.beyond_accuracy and chosen.index != "exact":
+            raise UsageError(
+                f"--beyond-accuracy is about exact lists: it does not go with --index {chosen.index}",
+                SameCommand({"--index": "exact"}),
+            )
+        figures = evaluate_run(self.store, self.folder, domain, chosen)
+        if chosen.beyond_accuracy:
+            from antpipe.evaluation.beyond import beyond_accuracy
+
+            figures["beyond"] = beyond_accuracy(self.store, self.folder, domain, chosen.split)
+        return Evaluation(figures)
 
     def ranks(self, domain: str, split: str = "test") -> "pl.DataFrame":
         """The rank of each position's target, as `evaluate` wrote it, with original ids.
@@ -328,8 +344,13 @@ def train(
     >>> run.stage, run.status
     ('relearn', 'trained')
     """
+    from antpipe.training import checkpoint
+    from antpipe.training.sharing import tell_shared_users
+
     chosen, out = given(settings, config, preset), Path(out)
     request = _request(store, stage, domains, start, chosen, refit=refit)
+    if request.source is not None:
+        tell_shared_users(request.store, checkpoint.describe(request.source).domains, request.domains)
     if stage == AUTO:
         from antpipe.training.race import run_auto
 

@@ -1,5 +1,6 @@
 """Commands about the whole: what the store holds, which encoders there are, and the demonstration."""
 
+from pathlib import Path
 from typing import Annotated
 
 from antpipe import api
@@ -25,10 +26,16 @@ def status(
     call: Call,
     domains: SomeDomains = None,
     verify: Annotated[bool, flag("--verify", "read all files and compare their content hashes")] = False,
+    runs: Annotated[
+        Path | None, flag("--runs", "where runs are looked for [default: the folder that holds the store]")
+    ] = None,
 ) -> None:
-    """Show what is fresh, stale (why) or missing (next command)."""
+    """Show the states of artefacts, runs, and the next step."""
     states = api.overview.status(call.store, domains, verify=verify)
-    call.show(states, show.states(states) or empty(call))
+    found = [] if call.json else api.overview.runs(call.store, runs)
+    found = [run for run in found if set(run.domains) & set(states)]
+    step = api.overview.next_step(call.store, states, found) if states and not call.json else ""
+    call.show(states, show.overview(states, found, step) or empty(call))
 
 
 def empty(call: Call) -> str:

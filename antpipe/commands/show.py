@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from antpipe.store.artefacts import StageResult, State
     from antpipe.store.figures import Figures, Overlap
     from antpipe.training.groups import GroupRow
+    from antpipe.training.listing import RunSummary
 
 
 def inline(figures: Mapping[str, Any]) -> str:
@@ -84,9 +85,28 @@ def evaluations(results: Sequence[Mapping[str, Any]], slices: bool = False) -> s
         lines.append("protocol  " + "  ".join(f"{name:>9}" for name in names))
         for protocol, values in result["protocols"].items():
             lines.append(f"{protocol:<8}  " + "  ".join(f"{values[name]:9.4f}" for name in names))
+        if "beyond" in result:
+            lines += ["", *_beyond(result["beyond"])]
         if slices:
             lines += ["", *_slices(result, names)]
     return "\n".join(lines)
+
+
+def _beyond(beyond: Mapping[str, Any]) -> list[str]:
+    """What the lists are like: a row per protocol and cutoff."""
+    protocols = {
+        protocol: {tuple(name.split("@")): value for name, value in values.items()}
+        for protocol, values in beyond["protocols"].items()
+    }
+    names = list(dict.fromkeys(name for values in protocols.values() for name, _ in values))
+    lines = [f"{'lists':<12}" + "".join(f"{name:>12}" for name in names)]
+    for protocol, values in protocols.items():
+        for k in dict.fromkeys(k for _, k in values):
+            cells = (f"{values[name, k]:12.4g}" if (name, k) in values else f"{'-':>12}" for name in names)
+            lines.append(f"{f'{protocol}@{k}':<12}" + "".join(cells))
+    if beyond["vectors"]:
+        lines.append(f"distance: of the items' {beyond['vectors']} vectors")
+    return lines
 
 
 def _slices(result: Mapping[str, Any], names: Sequence[str]) -> list[str]:
@@ -185,6 +205,20 @@ def _order(row: "Figures") -> list[str]:
     of_cold = [cold.validation, cold.test] if cold else [None] * 2
     shares = ("-" if share is None else f"{share:.1%}" for share in of_order + of_cold)
     return [order.basis if order else "-", *shares]
+
+
+def overview(by_domain: "Mapping[str, Sequence[State]]", runs: "Sequence[RunSummary]", step: str) -> str:
+    """The states of artefacts, a line per run, and the next step; '' without domains."""
+    lines = [states(by_domain)] if by_domain else []
+    width = max((len(run.folder) for run in runs), default=0)
+    lines += [""] if runs else []
+    for run in runs:
+        trained = f"{run.stage}{', refit' if run.refit else ''} on {', '.join(run.domains)}"
+        reads = f"reads {', '.join(run.modalities) or 'ids'}"
+        stale = f"; changed since: {', '.join(run.changed)}" if run.changed else ""
+        lines.append(f"run  {run.folder:<{width}}  {trained}  {reads}{stale}")
+    lines += ["", f"next: {step}"] if step else []
+    return "\n".join(lines)
 
 
 def states(by_domain: "Mapping[str, Sequence[State]]") -> str:

@@ -27,12 +27,14 @@ from antpipe.comparison.verdict import (
 )
 from antpipe.core.ranking import PROTOCOLS
 from antpipe.errors import DataError, IntegrityError
+from antpipe.evaluation.beyond import means
 from antpipe.store.next_command import spell
 from antpipe.store.store import Store
 from antpipe.training.folder import RunFolder
 
 TESTED = ("recall@10", "ndcg@10")  # the metrics whose differences are tested; a verdict is about one of them
 KEYS = ("user", "position", "target")
+BEYOND = "beyond"  # key of the figures beyond accuracy, if they were asked for
 Floats = NDArray[np.float64]
 
 
@@ -233,6 +235,7 @@ def figures(arm: Arm, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "mix": arm.mix.name if arm.mix else None,
         "seeds": len(rows),
         "protocols": protocols,
+        **({BEYOND: means([row[BEYOND] for row in rows])} if all(BEYOND in row for row in rows) else {}),
         "differences": {},
         "verdict": None,
         "runs": runs,

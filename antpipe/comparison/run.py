@@ -217,6 +217,7 @@ def finish(job: Job, request: ComparisonRequest, force: bool, progress: Progress
     facts = fit_baseline(job) if untrained else train_job(job, request, force, progress)
     status = facts.pop("status")
     same = all(known.get(key) == facts[key] for key in ("fingerprint", "weights_sha256"))
+    same = same and (comparison.BEYOND in known or not request.config.beyond_accuracy)
     if same and ranks_of(job).exists():
         return {**known, "status": "fresh" if untrained else status}
     if untrained:
@@ -235,10 +236,21 @@ def finish(job: Job, request: ComparisonRequest, force: bool, progress: Progress
         **facts,
         **{key: found[key] for key in ("split", "items", "positions", "target_in_history", "protocols")},
     }
+    if request.config.beyond_accuracy:
+        record[comparison.BEYOND] = measure_beyond(job, request)
     path = request.out / job.record()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, record)
     return {**record, "status": status}
+
+
+def measure_beyond(job: Job, request: ComparisonRequest) -> dict[str, Any]:
+    """What the recommendations of a judged run are like, beyond accuracy."""
+    from antpipe.evaluation.beyond import beyond_accuracy, beyond_accuracy_of_baseline
+
+    if job.arm.kind == UNTRAINED:
+        return beyond_accuracy_of_baseline(request.store, job.arm.name, job.target, job.folder, SPLIT)
+    return beyond_accuracy(request.store, job.folder, job.target, SPLIT)
 
 
 def read_record(job: Job, request: ComparisonRequest) -> dict[str, Any]:

@@ -27,6 +27,8 @@ def tables_of(facts: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Ta
     """Figures, and differences to the control if there is one, by protocol."""
     for protocol in protocols_of(facts) if facts else ():
         yield figures(protocol, facts)
+        if all("beyond" in arm for arm in facts["arms"].values()):
+            yield beyond(protocol, facts)
         if any(arm["differences"] for arm in facts["arms"].values()):
             yield differences(protocol, facts, found)
 
@@ -119,6 +121,17 @@ def figures(protocol: str, facts: Mapping[str, Any]) -> Table:
         rows.append([name, seeds, *(with_spread(cell["mean"], cell["std"]) for cell in cells)])
     caption = f"Protocol {protocol}: mean ± standard deviation over seeds."
     return caption, ["arm", "seeds", *SHOWN], rows
+
+
+def beyond(protocol: str, facts: Mapping[str, Any]) -> Table:
+    """What the lists of each arm are like."""
+    names = list(dict.fromkeys(name for arm in facts["arms"].values() for name in arm["beyond"][protocol]))
+    shown = [name for name in names if name.endswith("@10")]
+    rows = []
+    for name, arm in facts["arms"].items():
+        values = arm["beyond"][protocol]
+        rows.append([name, *(f"{values[metric]:.4g}" if metric in values else "-" for metric in shown)])
+    return f"Protocol {protocol}, beyond accuracy: mean over seeds.", ["arm", *shown], rows
 
 
 def with_spread(mean: float, std: float | None) -> str:

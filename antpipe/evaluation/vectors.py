@@ -31,6 +31,7 @@ from antpipe.core.untrained import Untrained
 from antpipe.evaluation.served import open_served
 from antpipe.store.domain import Domain
 from antpipe.store.store import Store
+from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.run import known_for
 
 if TYPE_CHECKING:
@@ -122,9 +123,15 @@ def open_for(store: Store, run: Path, domain: str) -> OpenRun:
 
     Raises DataError if the run cannot read the domain's features, or does not know to which items its ids belong.
     """
+    return with_vectors(store, run, domain, *open_served(store, run, domain))
+
+
+def with_vectors(
+    store: Store, run: Path, domain: str, model: "Ant", described: Checkpoint, catalogue: Catalogue
+) -> OpenRun:
+    """A loaded run with the vectors of a domain's items, which are those of the catalogue."""
     import torch
 
-    model, described, catalogue = open_served(store, run, domain)
     encoded = catalogue_vectors(model, catalogue, domain, torch.device("cpu"))
     here, known = store.domain(domain), known_for(store, model, described, catalogue, domain)
     items = unit_rows(encoded.clone())

@@ -1,7 +1,7 @@
 """Stage `ingest table`: interactions and items from tables of any shop become a domain of the store."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from antpipe.features.ingest.table.columns import (
     parse_map,
     require_known,
 )
+from antpipe.features.ingest.table.cure import require_few
 from antpipe.features.ingest.table.files import open_table
 from antpipe.features.ingest.table.kept import KEPT, require_kept
 from antpipe.features.ingest.table.rows import read_interactions, read_items
@@ -33,6 +34,9 @@ from antpipe.store.artefacts import StageResult
 from antpipe.store.files import file_sha256
 from antpipe.store.next_command import ingest_command, spell
 from antpipe.store.store import Store
+
+# Settings that are part of the fingerprint if they are not the default.
+READING = ("date_format", "encoding", "where", "drop_users", "category_separator")
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,10 @@ def ingest_table(
     stage, target = ingest_command(source.source_format), store.new_domain(domain)
 
     def command(better: Mapping[str, Any]) -> str:
-        return spell(
-            stage, domains=[domain], store=store.root, flags=[*source.flags, *flags_with(better, config, table)]
-        )
+        flags = [*source.flags, *flags_with(better, config, table)]
+        switches = {"--force": force, "--dry-run": dry_run}
+        flags += [name for name, given in switches.items() if given]
+        return spell(stage, domains=[domain], store=store.root, flags=flags)
 
     with advised(stage, command):
         columns = _columns(source, config, table)
@@ -86,11 +91,12 @@ def ingest_table(
             "format": source.source_format,
             "files": [file_sha256(one.table.path) for one in columns.values()],
             **cleaning_parameters(config, elsewhere, source.cold),
-            "columns": {name: one.roles for name, one in columns.items()},
+            "columns": {name: one.described() for name, one in columns.items()},
             "time_unit": table.time_unit,
             "quotes": table.quotes is not False,
             **({"limit": table.limit} if table.limit else {}),
             **({"keep_column": list(table.keep_column)} if table.keep_column else {}),
+            **{name: getattr(table, name) for name in READING if getattr(table, name) != getattr(TableConfig, name)},
         }
         folder = " and ".join(str(one.table.path.resolve()) for one in columns.values())
         picture_folder = None if source.items is None else str(source.items.resolve().parent)
@@ -105,7 +111,7 @@ def ingest_table(
         for one in columns.values():
             log.info(one.in_words())
         log.info(rules)
-        rejects = Rejects(config.max_rejects)
+        rejects = Rejects(config.max_rejects, to_the_end=True)
         cleaned = _read(domain, source, columns, config, table, elsewhere, rejects)
     pictured = pl.concat([cleaned.items, cleaned.cold])["image_files"].list.len().sum()
     cleaned.report.update(
@@ -137,7 +143,7 @@ def _columns(source: TableSource, config: IngestConfig, table: TableConfig) -> d
         )
     wanted = parse_map(table)
     files = {"interactions": source.interactions, "items": source.items}
-    tables = {name: open_table(path, table.quotes) for name, path in files.items() if path is not None}
+    tables = {name: open_table(path, table.quotes, table.encoding) for name, path in files.items() if path is not None}
     require_known(list(tables.values()), wanted)
     columns = {}
     if "interactions" in tables:
@@ -169,10 +175,23 @@ def _read(
     rejects: Rejects,
 ) -> Cleaned:
     if "interactions" not in columns:
-        items = read_items(columns["items"], config.text_fields, rejects, limit=table.limit)
+        items = read_items(columns["items"], config.text_fields, rejects, table, limit=table.limit)
+        require_few(rejects, {columns["items"].table.path: items.facts["lines"]}, table)
         return Cleaned(items.table, INTERACTIONS.to_frame(), {"interactions": None, "items": items.facts})
     visits = read_interactions(columns["interactions"], table, rejects)
-    described = partial(read_items, columns["items"], config.text_fields, rejects) if "items" in columns else None
-    cleaned = clean(domain, visits, described, elsewhere, config, source.cold)
+    everywhere = replace(table, where=None)
+    described = (
+        partial(read_items, columns["items"], config.text_fields, rejects, everywhere) if "items" in columns else None
+    )
+    lines = {columns["interactions"].table.path: visits.facts["lines"]}
+    try:
+        cleaned = clean(domain, visits, described, elsewhere, config, source.cold)
+    except SettingsError:
+        if rejects.count(columns["interactions"].table.path) > config.max_rejects:  # the likelier cause
+            require_few(rejects, lines, table)
+        raise
+    if "items" in columns:
+        lines[columns["items"].table.path] = cleaned.report["items"]["lines"]
+    require_few(rejects, lines, table)
     cleaned.report["time_unit"] = visits.facts["time_unit"]
     return cleaned

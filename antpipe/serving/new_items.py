@@ -26,9 +26,10 @@ from antpipe.evaluation.vectors import OpenRun
 from antpipe.features.ingest.rejects import Rejects
 from antpipe.features.ingest.table.columns import ITEM_ROLES, Columns, choose_columns
 from antpipe.features.ingest.table.files import open_table, read_rows
-from antpipe.features.ingest.table.rows import read_items, to_id
+from antpipe.features.ingest.table.rows import read_items
+from antpipe.features.ingest.table.values import to_id
 from antpipe.features.recorded import features_like
-from antpipe.settings.ingest import IngestConfig
+from antpipe.settings.ingest import IngestConfig, TableConfig
 from antpipe.store.domain import Domain
 from antpipe.store.files import Feature
 from antpipe.store.store import Store
@@ -149,7 +150,7 @@ def _read(path: Path, domain: Domain) -> pl.DataFrame:
     columns = choose_columns(table, ITEM_ROLES, wanted, ("item",))
     _require_distinct(columns)
     fields = tuple(made_from.get("text_fields", IngestConfig.text_fields))
-    return read_items(columns, fields, Rejects(0)).table
+    return read_items(columns, fields, Rejects(0), TableConfig()).table
 
 
 def _require_distinct(columns: Columns) -> None:

@@ -46,6 +46,10 @@ class CompareConfig(SubsetConfig):
     refit: bool = setting(
         False, "also train each trained arm again on training + validation, for its best epoch; reported apart"
     )
+    beyond_accuracy: bool = setting(
+        False,
+        "also measure what the lists are like: coverage, Gini, popularity, novelty, distance within lists",
+    )
     pretrain_epochs: int | None = setting(None, "epochs of pre-training on --sources (default: --epochs)", least=1)
     pretrain_batch_size: int | None = setting(
         None, "training positions per step of pre-training on --sources (default: --batch-size)", least=1

@@ -17,6 +17,11 @@ class EvaluateConfig(Config):
     block_size: int = setting(
         0, "positions ranked at once (0: as many as fit in about 100 MB); does not change results", least=0, panel="Run"
     )
+    beyond_accuracy: bool = setting(
+        False,
+        "also measure what the lists are like: coverage, Gini, popularity, novelty, distance within lists",
+        panel="Output",
+    )
     index: str = setting(
         "exact", "search index; ivf and hnsw are approximate, and so are their figures", ("exact", "ivf", "hnsw")
     )

@@ -117,7 +117,8 @@ class TableConfig(Config):
     panel: ClassVar[str] = "Input"
     map: tuple[str, ...] = setting(
         (),
-        "columns as ROLE=COLUMN (user, item, time, rating; title, text, price, image, category, brand, description); "
+        "columns as ROLE=COLUMN (user, item, time, rating, quantity; title, text, price, image, category, brand, "
+        "description); "
         "text=COLUMN+COLUMN joins several; columns of other roles are found by their usual names",
     )
     time_unit: str = setting(
@@ -125,6 +126,25 @@ class TableConfig(Config):
         "unit of numeric times (auto: by their size; order: times only give an order, or the order of the rows if "
         "there is no time column)",
         ("auto", "s", "ms", "us", "ns", "order"),
+    )
+    date_format: str = setting(
+        "auto",
+        "how dates are written: day-first (31.12.2025), month-first (12/31/2025), year-first, or a pattern such as "
+        "'%d.%m.%Y %H:%M' (auto: ISO 8601, or the one order that all dates of the column allow)",
+    )
+    encoding: str = setting(
+        "auto",
+        "encoding of CSV and TSV files, such as cp1252, utf-16 or latin-1 (auto: the byte order mark, else UTF-8, "
+        "UTF-16 or cp1252, as the bytes show)",
+    )
+    where: str | None = setting(
+        None,
+        "read only the rows of the interactions (of the items if there are no interactions) of which this is true, "
+        "such as 'qty > 0' or 'status in (\"paid\", \"sent\") and not test'",
+    )
+    drop_users: tuple[str, ...] = setting((), "ids of users to leave out, such as one that stands for all guests")
+    category_separator: str | None = setting(
+        None, "what separates the levels of a category, such as / (default: ' > ' and |)"
     )
     quotes: bool | None = setting(
         None,

@@ -21,6 +21,7 @@ MADE_OF: dict[str, tuple[tuple[str, ...], str]] = {
     "text": (("with_text",), "no item has a text"),
     "pictures": (("with_image_url",), "no image URLs"),
     "image": (("with_image_url", "with_image_file"), "no item has a picture or an image URL"),
+    "price": (("with_price",), "no item has a price"),
     "sequences": (("interactions",), "a catalogue without interactions"),
 }
 
@@ -133,8 +134,11 @@ def _to_build(found: Standing, artefact: str, manifest: Mapping[str, Entry], dam
 def lacking(artefact: str, manifest: Mapping[str, Entry]) -> str:
     """Why the items of a domain cannot give an artefact; '' if they can, or if it was made from something else.
 
-    A statistic that was not counted when the items were ingested does not speak against it.
+    A statistic that was not counted when the items were ingested does not speak against it. Prices that are there can
+    be built again: quantize-price takes a domain without any.
     """
+    if artefact == "price" and artefact in manifest:
+        return ""
     counts = manifest.get("items", {}).get("statistics", {})
     names, why = MADE_OF.get(artefact, ((), ""))
     return "" if any(counts.get(name, 1) for name in names) or is_from_elsewhere(artefact, manifest) else why

@@ -1,6 +1,6 @@
 """Whether a checkpoint fits a model and the features of a domain."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +33,7 @@ def check_fit(store: Store, actions: stages.Stage, start: Checkpoint, wanted: Ch
         )
     sizes: tuple[str, ...] = SIZES if actions["encoder"] != stages.RESET else ()
     sizes += ("experts",) if reads_features_of_checkpoint(actions) and start.modalities else ()
-    for key in sizes:
-        trained, asked = getattr(start.model_config(), key), getattr(wanted.model_config(), key)
-        if trained != asked:
-            flag = f"--{flag_name(key)}"  # said, because variables, a file or a preset may ask for the other value
-            raise DataError(
-                f"{source} was trained with {key} {trained}, this run asks for {asked}",
-                SameCommand({flag: str(trained)}) if trained is not None else SameCommand(without=(flag,)),
-            )
-    for key, group in ADDED.items():
-        learned, wants = has(start, key), getattr(wanted.model_config(), key)
-        if actions[group] != stages.RESET and wants and not learned:
-            raise DataError(
-                f"{source} was trained without --{flag_name(key)}, which this stage takes from there",
-                SameCommand({f"--no-{flag_name(key)}": None}, without=(f"--{flag_name(key)}",)),
-            )
+    _require_same_shape(actions, start, wanted, sizes, source)
     if actions["positions"] != stages.RESET and start.max_len != wanted.max_len:
         raise DataError(
             f"{source} was trained with --max-len {start.max_len}, the domain's sequences have {wanted.max_len}",
@@ -64,6 +50,30 @@ def check_fit(store: Store, actions: stages.Stage, start: Checkpoint, wanted: Ch
                 )
             if there["encoder"] is None:
                 log.warning(f"{source} does not say what made its {name} features; only their width was compared")
+
+
+def _require_same_shape(
+    actions: stages.Stage, start: Checkpoint, wanted: Checkpoint, sizes: Sequence[str], source: Path
+) -> None:
+    """Refuse other sizes than those of kept parts, and parts that the checkpoint lacks: all at once, with the flags."""
+    found: list[str] = []
+    flags: dict[str, str | None] = {}
+    without: list[str] = []
+    for key in sizes:
+        trained, asked = getattr(start.model_config(), key), getattr(wanted.model_config(), key)
+        flag = f"--{flag_name(key)}"  # said, because variables, a file or a preset may ask for the other value
+        if trained != asked:
+            found.append(f"was trained with {key} {trained}, this run asks for {asked}")
+            flags |= {flag: str(trained)} if trained is not None else {}
+            without += [flag] if trained is None else []
+    for key, group in ADDED.items():
+        if actions[group] != stages.RESET and getattr(wanted.model_config(), key) and not has(start, key):
+            found.append(f"was trained without --{flag_name(key)}, which this stage takes from there")
+            flags[f"--no-{flag_name(key)}"] = None
+            without.append(f"--{flag_name(key)}")
+    if found:
+        again = "" if len(found) == 1 else f"; or train {source} again with the settings of this run"
+        raise DataError(f"{source} {'; it '.join(found)}{again}", SameCommand(flags, tuple(without)))
 
 
 def has(run: Checkpoint, key: str) -> bool:

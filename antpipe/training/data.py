@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from antpipe.core.batches import Examples, examples, sample, with_validation
 from antpipe.core.catalogue import Catalogue, load_catalogue
-from antpipe.errors import DataError
+from antpipe.errors import DataError, SameCommand
 from antpipe.settings.training import TrainConfig
 from antpipe.store.files import Sequences
 from antpipe.store.next_command import spell
@@ -32,6 +32,13 @@ def load_training_data(
 
     Raises DataError if the store lacks something, or if the domains do not go together.
     """
+    states = [store.domain(name).state(modality) for name in domains for modality in config.features()]
+    if states and not any(one.next_command or one.status in ("fresh", "partial") for one in states):
+        why = "; ".join(dict.fromkeys(one.why for one in states))
+        raise DataError(
+            f"{', '.join(domains)}: no features to learn from, and none to build: {why}; --modalities none learns ids",
+            SameCommand({"--modalities": "none", "--transductive": None}, without=("--no-transductive",)),
+        )
     catalogue = load_catalogue(store, domains, config.features(), config.whitened, words=words)
     sequences = tuple(store.domain(name).sequences() for name in domains)
     lengths = {part.max_len for part in sequences}

@@ -75,6 +75,10 @@ class RunRequest:
                 what, them = " or ".join(unread), "it" if len(unread) == 1 else "them"
                 where = ", ".join(self.domains)
                 log.info(f"{where}: {self.stage} does not read {what}: {self.source} was trained without {them}")
+            asked = request.training.features()
+            if lost := [name for name in begun.modalities if name in asked and name not in data.catalogue.widths]:
+                where, what = ", ".join(self.domains), " or ".join(lost)
+                log.info(f"{where}: {self.source} was trained on {what}, of which {self.stage} reads nothing here")
             check_fit(self.store, actions, begun, described, source=self.source)
             if start is None:
                 checkpoint.weights_file(self.source, begun)

@@ -94,7 +94,7 @@ def test_a_catalogue_that_lost_what_was_built_of_it_is_told_so(store: Store, tmp
 
 
 def test_training_does_not_propose_features_that_the_items_cannot_give(store: Store) -> None:
-    make_domain(store, "shop", [{"item_id": "a", "title": "a cup"}, {"item_id": "b"}])
+    make_domain(store, "shop", [{"item_id": "a", "title": "a cup", "price": 1.0}, {"item_id": "b"}])
     outcome = run("train", "--stage", "scratch", "--domains", "shop", "--out", "x", "--store", store.root)
     assert "shop: image is not built; the model works without it: no item has a picture or an image URL" in outcome.err
     assert "embed-image" not in outcome.err

@@ -120,7 +120,7 @@ def test_a_second_writer_waits_and_keeps_what_the_first_has_written(store: Store
 
 
 def test_what_was_never_built_is_missing_with_its_command(store: Store) -> None:
-    state = make_domain(store, "A", ITEMS).state("price")
+    state = make_domain(store, "A", [{"item_id": "a", "price": 1.0}]).state("price")
     assert (state.status, state.next_command) == ("missing", f"antpipe quantize-price --domains A --store {store.root}")
 
 

@@ -26,6 +26,7 @@ T = TypeVar("T")
 AT_ONCE = 1 << 22  # bytes per block
 PACKED_AT_ONCE = 1 << 23  # bytes of a .gz read in one go
 WAITING = 3  # blocks made ahead
+GZIP = b"\x1f\x8b"  # what gzip data begin with
 LINE_FEED = ord("\n")
 LONGEST_LINE = 1 << 24  # bytes
 ISAL_ERROR: Any = isal_zlib.error  # a class, though its stub file says an instance
@@ -115,7 +116,11 @@ def _blocks(path: Path) -> Generator[LineBlock, None, None]:
 
 
 def _is_packed(path: Path) -> bool:
-    return path.suffix.lower() == ".gz"
+    """Whether a file holds gzip data, by its name or by its content."""
+    if path.suffix.lower() == ".gz":
+        return True
+    with path.open("rb") as file:
+        return file.read(len(GZIP)) == GZIP
 
 
 def _cut(stream: Any, path: Path) -> Iterator[LineBlock]:

@@ -1,5 +1,7 @@
 """Malformed lines: how many are tolerated, and what is kept of them."""
 
+import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,33 +12,67 @@ from antpipe.features.ingest.advice import SettingsError
 from antpipe.features.ingest.domain import REJECTS
 
 EXCERPT = 200  # characters of a malformed line that are kept
+KINDS_SHOWN = 3
 
 
 @dataclass
 class Rejects:
-    """The malformed lines of one ingest, at most `limit` of them."""
+    """The malformed lines of one ingest, at most `limit` of them.
+
+    to_the_end: all are counted before there are too many; only the first of them, as many as are allowed, are kept in
+    `rows`. kinds: for each file and kind of reason, how many, and the first.
+    """
 
     limit: int
+    to_the_end: bool = False
     rows: list[dict[str, Any]] = field(default_factory=list)
     first: str = ""
+    total: int = 0
+    kinds: Counter[tuple[str, str]] = field(default_factory=Counter)
+    examples: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def add(self, path: Path, number: int, reason: str, line: bytes) -> None:
-        """Note a line. number: of the line, from 1. Raises SettingsError if there are too many."""
+        """Note a line. number: of the line, from 1. Raises SettingsError if there are too many (see `to_the_end`)."""
         excerpt = line.decode("utf-8", "replace")[:EXCERPT]
-        self.rows.append({"file": path.name, "line": number, "reason": reason, "excerpt": excerpt})
+        self.total += 1
+        kind = (path.name, kind_of(reason))
+        self.kinds[kind] += 1
+        self.examples.setdefault(kind, f"{path}:{number}: {reason}")
         self.first = self.first or f"{path}:{number}: {reason}"
-        count = len(self.rows)
-        if count > self.limit:
+        if self.total <= max(self.limit, 1) or not self.to_the_end:
+            self.rows.append({"file": path.name, "line": number, "reason": reason, "excerpt": excerpt})
+        if self.total > self.limit and not self.to_the_end:
             raise SettingsError(
-                f"{count} malformed {'line' if count == 1 else 'lines'} so far, {self.limit} allowed; the first: "
-                f"{self.first}",
+                f"{_lines(self.total)} so far, {self.limit} allowed; the first: {self.first}",
                 {"max_rejects": 10 * (self.limit + 1)},
             )
 
+    def require_few(self) -> None:
+        """Raises SettingsError, with all kinds of reasons, if there are too many. Call it when all files are read."""
+        if self.total <= self.limit:
+            return
+        often = [f"{count} like {self.examples[kind]}" for kind, count in self.kinds.most_common(KINDS_SHOWN)]
+        what = "; ".join(often) if len(self.kinds) > 1 else f"the first: {self.first}"
+        raise SettingsError(f"{_lines(self.total)}, {self.limit} allowed; {what}", {"max_rejects": self.total})
+
     def count(self, path: Path) -> int:
         """How many lines of a file are malformed."""
-        return sum(row["file"] == path.name for row in self.rows)
+        return sum(count for (name, _), count in self.kinds.items() if name == path.name)
+
+    def main_kind(self, path: Path) -> tuple[str, int]:
+        """The most frequent kind of reason in a file, and its count."""
+        own = {kind: count for (name, kind), count in self.kinds.items() if name == path.name}
+        return max(own.items(), key=lambda pair: pair[1], default=("", 0))
 
     def table(self) -> pl.DataFrame:
         """One row per malformed line, with the columns of REJECTS."""
         return pl.DataFrame(self.rows, schema=REJECTS)
+
+
+def kind_of(reason: str) -> str:
+    """A reason without what differs from line to line: "time 'soon' is neither …" is of the kind `time`."""
+    return re.split(r"['\"\d]", reason, maxsplit=1)[0].strip() or "values"
+
+
+def _lines(count: int) -> str:
+    return f"{count} malformed {'line' if count == 1 else 'lines'}"

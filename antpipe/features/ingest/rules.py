@@ -8,6 +8,7 @@ Columns `user_id` and `item_id` can be of any type; integers from 0 need the lea
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -166,13 +167,19 @@ def rules_in_words(config: IngestConfig, text: str) -> str:
     )
 
 
-def line_counts(malformed: int, good: int, kept: int) -> dict[str, int]:
-    """What became of the lines of a file: lines = kept + duplicate_lines + malformed. good: kept and duplicate ones."""
+def line_counts(
+    malformed: int, good: int, kept: int, dropped: Mapping[str, int] = MappingProxyType({})
+) -> dict[str, int]:
+    """What became of the lines of a file: lines = kept + duplicate_lines + malformed + those that were dropped.
+
+    good: kept and duplicate ones. dropped: by what was asked to drop them.
+    """
     return {
-        "lines": good + malformed,
+        "lines": good + malformed + sum(dropped.values()),
         "malformed": malformed,
         "duplicate_lines": good - kept,
         "kept": kept,
+        **dropped,
     }
 
 

@@ -19,6 +19,7 @@ from antpipe.store.next_command import build_command, ingest_command
 from antpipe.store.order import basis_of, measure_order, order_of
 
 FILES = ("interactions", "items")  # of a report
+DROPPED = ("where_dropped", "users_dropped")  # lines that were left out because the user asked for it
 # Their names in reports that `ingest amazon` of 0.1.0 wrote.
 RENAMED = {"reviews": "interactions", "metadata": "items"}
 
@@ -125,6 +126,7 @@ def _figures(report: Mapping[str, Any], duplicates_in: Sequence[str]) -> dict[st
         **({"limit": facts["limit"]} if facts["limit"] else {}),
         "malformed": sum(file["malformed"] for file in files.values()),
         "duplicate_lines": sum(file["duplicate_lines"] for name, file in files.items() if name in duplicates_in),
+        **{name: file[name] for file in files.values() for name in DROPPED if name in file},
     }
     if "interactions" not in files:
         return figures

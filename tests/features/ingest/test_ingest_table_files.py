@@ -15,8 +15,8 @@ from antpipe.errors import DataError, UsageError
 from antpipe.features.ingest.rejects import Rejects
 from antpipe.features.ingest.table.columns import INTERACTION_ROLES, ITEM_ROLES, choose_columns, parse_map
 from antpipe.features.ingest.table.files import Table, open_table, read_rows
-from antpipe.features.ingest.table.rows import to_id, to_rating
 from antpipe.features.ingest.table.times import Times, parse_time, to_milliseconds
+from antpipe.features.ingest.table.values import to_id, to_rating
 from antpipe.settings.ingest import TableConfig
 
 Rows = list[tuple[int, list[Any]]]
@@ -121,7 +121,7 @@ def test_atomic_files_know_no_quotes(tmp_path: Path) -> None:
     [
         ("a.csv", b"", "is empty"),
         ("a.csv", b"\n1,2\n", "is empty"),
-        ("a.csv", b"\xff\xfeu\x00", "not UTF-8"),
+        ("a.csv", b"u\xff", "not UTF-8"),
         ("a.csv", b'"u\n1', "not a header"),
         ("a.csv.gz", None, "cannot be read"),
         ("a.inter", b"user_id\titem_id\n", "is not NAME:TYPE"),

@@ -14,8 +14,8 @@ from pyarrow import feather
 from antpipe.errors import DataError
 from antpipe.features.ingest.rejects import Rejects
 from antpipe.features.ingest.table.files import open_table, read_rows
-from antpipe.features.ingest.table.rows import pictures_of, to_id
 from antpipe.features.ingest.table.times import Times, parse_time, to_milliseconds
+from antpipe.features.ingest.table.values import pictures_of, to_id
 from antpipe.features.ingest_table import ingest_table, table_source
 from antpipe.settings.ingest import TableConfig
 from antpipe.store.store import Store
@@ -75,7 +75,7 @@ def test_times_in_a_dictionary_are_dates_too(store: Store, tmp_path: Path, messa
     table = pa.table({"user": ["a", "b"], "item": ["x", "y"], "time": times})
     feather.write_feather(table, str(tmp_path / "a.feather"))
     take(store, tmp_path / "a.feather")
-    assert messages[-2] == "a.feather: 2 rows, times are date, from 31536000000 to 31536000000 ms"
+    assert messages[-2] == "a.feather: 2 rows, times are dates (their type says so), from 1971-01-01 to 1971-01-01"
 
 
 @pytest.mark.parametrize("value", [["a"], {"x": 1}])

@@ -56,7 +56,7 @@ def check_next(folder: Path, line: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("visits", "more", "says"),
     [
-        (VISITS + "b\n", "", "1 malformed line so far, 0 allowed"),
+        (VISITS + "b\n", "", "1 malformed line, 0 allowed"),
         (VISITS.replace("time", "when"), "", "no column looks like the time"),
         (TWO_ITEMS, "", "the item could be 'item_id' or 'product_id'"),
         (STRAY, "--keep-without-metadata", "a quote opens a value"),

@@ -7,7 +7,7 @@ not checked.
 import math
 import re
 from contextlib import closing
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ class Product(Struct):
     image_url: Texts = msgspec.field(name="imageURL", default=None)
     image_high: Texts = msgspec.field(name="imageURLHighRes", default=None)
     im_url: str | None = msgspec.field(name="imUrl", default=None)
-    images: list[dict[str, str | None]] | None = None
+    # A list of records; or, as the `datasets` library writes such a list, one record of lists.
+    images: list[dict[str, str | None]] | dict[str, list[str | None]] | None = None
 
     def __post_init__(self) -> None:
         if self.parent_asin is None and self.asin is None:
@@ -104,6 +105,8 @@ def image_urls(product: Product) -> list[str]:
     without the part between the dots is the full size.
     """
     pictures = product.images or []
+    if isinstance(pictures, dict):
+        pictures = [dict(zip(pictures, sizes, strict=True)) for sizes in zip_longest(*pictures.values())]
     urls = [picture.get("hi_res") or picture.get("large") or picture.get("thumb") for picture in pictures]
     for source in (product.image_high, product.image_url, product.image_thumbs, product.im_url):
         urls = urls or [_full_size(url) for url in _listed(source)]

@@ -1,48 +1,87 @@
 """Which column of a table is what: as --map says, or by the usual names of columns."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from antpipe.errors import DataError, UsageError
 from antpipe.features.ingest.advice import SettingsError
 from antpipe.features.ingest.table.files import Table
 from antpipe.settings.ingest import TableConfig
+from antpipe.store.next_command import first_lines
 
 # Groups of names, the surest group first; names of one group are equally sure. They are compared without case, blanks,
 # '_', '-' and '.'.
 UsualNames = tuple[tuple[str, ...], ...]
 # The usual names of the column of each role.
 INTERACTION_ROLES: Mapping[str, UsualNames] = {
-    "user": (("userid", "user", "reviewerid", "uid", "customerid", "visitorid"), ("sessionid",)),
-    "item": (("itemid", "item", "parentasin", "productid", "articleid", "movieid", "sku"), ("asin",), ("id",)),
+    "user": (
+        ("userid", "user", "reviewerid", "uid", "customerid", "visitorid"),
+        ("customer", "customernumber", "customerno", "clientid", "client", "buyerid", "buyer", "memberid"),
+        ("kunde", "kundennummer", "kundennr", "kundenid", "kundeid", "cliente"),
+        ("sessionid",),
+    ),
+    "item": (
+        ("itemid", "item", "parentasin", "productid", "articleid", "movieid", "sku"),
+        (
+            "itemno",
+            "itemnumber",
+            "productno",
+            "productnumber",
+            "productcode",
+            "articleno",
+            "articlenumber",
+            "stockcode",
+        ),
+        ("artikelnummer", "artikelnr", "artikelid", "produktnummer", "produktnr", "produktid"),
+        ("asin",),
+        ("ean", "gtin"),
+        ("product", "article", "artikel", "produkt"),
+        ("id",),
+    ),
     "time": (
         ("timestamp", "unixreviewtime", "ts"),
         ("time", "datetime", "eventtime", "createdat"),
         ("date", "tdat"),
+        ("orderdate", "ordertime", "orderedat", "purchasedate", "purchasedat", "invoicedate", "saledate"),
+        ("datum", "bestelldatum", "kaufdatum", "auftragsdatum", "rechnungsdatum", "zeitpunkt", "zeit", "fecha"),
     ),
-    "rating": (("rating",), ("overall", "stars", "score")),
+    "rating": (("rating",), ("overall", "stars", "score"), ("bewertung", "sterne")),
+    "quantity": (("quantity", "qty"), ("menge", "anzahl", "stück", "stueck", "stückzahl")),
 }
 ITEM_ROLES: Mapping[str, UsualNames] = {
-    "item": INTERACTION_ROLES["item"],
+    "item": (*INTERACTION_ROLES["item"][:-2], ("id",), ("product", "article", "artikel", "produkt")),
     "title": (
         ("title",),
         ("producttitle", "itemtitle", "movietitle", "productname", "itemname", "prodname", "productdisplayname"),
         ("name",),
+        ("titel", "bezeichnung", "artikelbezeichnung", "produktbezeichnung", "artikelname", "produktname"),
     ),
     "text": (("text", "itemtext"),),
-    "price": (("price",), ("formattedprice",)),
+    "price": (("price",), ("formattedprice",), ("unitprice", "saleprice", "preis", "einzelpreis", "verkaufspreis")),
     "image": (
         ("imageurlhighres",),
         ("images", "imageurls", "image", "imageurl", "imurl", "imagepath", "imagefile"),
         ("largeimageurl",),
         ("mediumimageurl",),
         ("smallimageurl",),
+        ("picture", "pictures", "pictureurl", "photo", "photos", "photourl", "imagelink", "thumbnail"),
+        ("bild", "bilder", "bildurl", "bilddatei", "foto", "fotos"),
     ),
-    "category": (("category", "categories", "categorypath"), ("maincategory", "maincat", "producttypename")),
-    "brand": (("brand",), ("store",), ("manufacturer",)),
-    "features": (("features", "feature", "bulletpoints"),),
-    "description": (("description", "descriptions", "productdescription"),),
+    "category": (
+        ("category", "categories", "categorypath"),
+        ("maincategory", "maincat", "producttypename"),
+        ("kategorie", "kategorien", "warengruppe", "produktkategorie"),
+    ),
+    "brand": (("brand",), ("store",), ("manufacturer",), ("vendor", "marke", "hersteller")),
+    "features": (("features", "feature", "bulletpoints"), ("merkmale", "eigenschaften")),
+    "description": (
+        ("description", "descriptions", "productdescription"),
+        ("beschreibung", "artikelbeschreibung", "produktbeschreibung", "langtext"),
+    ),
 }
+SMALLEST_VALUE = 1000  # numbers from here are not names of columns
 ROLES = tuple(dict.fromkeys((*INTERACTION_ROLES, *ITEM_ROLES)))
 
 
@@ -52,6 +91,10 @@ class Columns:
 
     table: Table
     roles: dict[str, list[str]]
+
+    def described(self) -> dict[str, list[str]]:
+        """The columns by role that go into the domain; the quantity only warns of returns."""
+        return {role: columns for role, columns in self.roles.items() if role != "quantity"}
 
     def in_words(self) -> str:
         """The file, its format and its columns by role, for the user."""
@@ -104,6 +147,8 @@ def choose_columns(
         elif role in required:
             raise _unclear(table, f"no column looks like the {role}", role)
     for role, names in chosen.items():
+        if any(_is_data(name) for name in names):
+            raise _no_header(table)
         twice = next((name for name in names if table.columns.count(name) > 1), None)
         if twice is not None:
             raise _unclear(table, f"there are {table.columns.count(twice)} columns {twice!r}", role)
@@ -126,7 +171,29 @@ def usual_columns(columns: Iterable[str], usual: UsualNames) -> list[str]:
     return next(filter(None, found), [])
 
 
+def _is_data(name: str) -> bool:
+    """Whether the name of a column is more likely a value, such as a time, a price or a date: the file has no header.
+
+    Small whole numbers are names that pandas gives.
+    """
+    try:
+        number = float(name)
+        return isfinite(number) and (not name.isdecimal() or number >= SMALLEST_VALUE)
+    except ValueError:
+        return bool(re.fullmatch(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}.*|https?://.*", name))
+
+
+def _no_header(table: Table) -> DataError:
+    return DataError(
+        f"{table.path}: line 1 looks like data, not like a header: {', '.join(table.columns)}; put a line with the "
+        "names of the columns above it",
+        first_lines(table.path),
+    )
+
+
 def _unclear(table: Table, why: str, role: str) -> DataError:
+    if any(_is_data(name) for name in table.columns) and why.startswith("no column looks"):
+        return _no_header(table)
     return DataError(
         f"{table.path}: {why}; columns there: {', '.join(table.columns)}; name it with --map {role}=COLUMN"
     )

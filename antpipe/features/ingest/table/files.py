@@ -1,40 +1,39 @@
 """Rows of a table file with their line numbers: CSV, TSV, RecBole's atomic files (all also .gz), Parquet, Arrow IPC.
 
-A row is malformed if it has more or fewer values than there are columns, if it is not UTF-8, or if a quoted value
-continues after its closing quote. A quoted value may hold line breaks; the line of a row is the one where it begins.
-Empty lines are not rows. In Parquet and Arrow files the line is the number of the row, from 1.
+A row is malformed if it has more or fewer values than there are columns, if it is not in the encoding of the file, or
+if a quoted value continues after its closing quote. A quoted value may hold line breaks; the line of a row is the one
+where it begins. Empty lines are not rows. In Parquet and Arrow files the line is the number of the row, from 1.
 """
 
 import csv
 import gzip
 import io
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import polars as pl
 
 from antpipe.errors import DataError
 from antpipe.features.ingest.advice import SettingsError
 from antpipe.features.ingest.ids import inexact_id, is_inexact_text, require_exact
-from antpipe.features.ingest.lines import LONGEST_LINE
+from antpipe.features.ingest.lines import GZIP, LONGEST_LINE
 from antpipe.features.ingest.rejects import EXCERPT, Rejects
+from antpipe.features.ingest.table.binary import ARROW, PARQUET, batches, damaged, is_date, plain, types_of
+from antpipe.features.ingest.table.encoding import NAMES as ENCODINGS
+from antpipe.features.ingest.table.encoding import UTF_8, encoding_of, require_encoding
 from antpipe.features.ingest.table.quotes import QuoteCheck
-from antpipe.store.next_command import first_lines, shell
+from antpipe.store.next_command import first_lines, spell
 
-DELIMITED, PARQUET, ARROW = (
-    (".csv", ".tsv", ".tab", ".inter", ".item"),
-    (".parquet", ".pq"),
-    (".arrow", ".ipc", ".feather"),
-)
+DELIMITED = (".csv", ".tsv", ".tab", ".inter", ".item")
 NAMES = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
+BETWEEN_FIELDS = {"\t": "", ",": ", commas between fields", " ": ", blanks between fields"}  # of atomic files
 # RecBole: the header of an atomic file names columns as NAME:TYPE, values are never quoted
 # (recbole.io/docs/user_guide/data/atomic_files.html).
 ATOMIC, ATOMIC_TYPES = (".inter", ".item"), ("token", "token_seq", "float", "float_seq")
-BATCH = 16_384
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,7 @@ class Table:
 
     form: the format in words. dates: columns whose type says that they are times; they come as milliseconds since 1970.
     delimiter: of text files. quotes: whether they enclose values. check_quotes: refuse quotes that swallow rows.
+    encoding: of text files, as Python knows it. types: of the columns of other files, as polars knows them.
     """
 
     path: Path
@@ -52,6 +52,8 @@ class Table:
     delimiter: str = ""
     quotes: bool = False
     check_quotes: bool = False
+    encoding: str = UTF_8
+    types: Mapping[str, pl.DataType] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,25 +82,28 @@ class LineBreaks:
             self.first, self.last = row.line, row.last
 
 
-def open_table(path: Path, quotes: bool | None) -> Table:
+def open_table(path: Path, quotes: bool | None, encoding: str = "auto") -> Table:
     """The columns of a file, whose name tells its format.
 
     quotes: whether they enclose values of text files; None: yes, but those that swallow what looks like rows are
-    refused when the rows are read. Raises DataError if the file cannot be read or has no columns.
+    refused when the rows are read. encoding: of text files; auto: detected, for which the whole file is read. Raises
+    DataError if the file cannot be read or has no columns, UsageError for an unknown encoding.
     """
+    asked = None if encoding == "auto" else require_encoding(encoding)
     if not path.is_file():
         raise DataError(f"{path}: no such file" if not path.exists() else f"{path}: is not a file")
     suffix = _suffix(path)
     if suffix in DELIMITED:
-        return _open_text(path, suffix, quotes)
+        return _open_text(path, suffix, quotes, asked)
     if path.suffix.lower() not in PARQUET + ARROW:
         known = ", ".join((*(f"{name}[.gz]" for name in DELIMITED), *PARQUET, *ARROW))
         raise DataError(f"{path}: unknown format; its name must end in one of {known}")
-    schema = next(_batches(path), None)
+    schema = next(batches(path), None)
     if schema is None:
         raise DataError(f"{path}: empty")
-    dates = frozenset(field.name for field in schema.schema if _is_date(field.type))
-    return Table(path, "Parquet" if path.suffix.lower() in PARQUET else "Arrow IPC", schema.schema.names, dates)
+    dates = frozenset(column.name for column in schema.schema if is_date(column.type))
+    form = "Parquet" if path.suffix.lower() in PARQUET else "Arrow IPC"
+    return Table(path, form, schema.schema.names, dates, types=types_of(schema))
 
 
 def read_rows(
@@ -113,56 +118,91 @@ def read_rows(
     return (_text_rows if table.delimiter else _batch_rows)(table, wanted, keys, rejects, limit)
 
 
-def _damaged(path: Path, why: str) -> DataError:
-    """The next command shows the damage, as far as it can be shown."""
-    look = ("gzip", "-t") if path.suffix.lower() == ".gz" else ("ls", "-l")
-    return DataError(f"{path}: {why}; make or download it again", shell(*look, path))
-
-
-# -- text -----------------------------------------------------------------------------------------------------
-
-
 def _suffix(path: Path) -> str:
     return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
 
 
-def _open_text(path: Path, suffix: str, asked: bool | None) -> Table:
+def _open_text(path: Path, suffix: str, asked: bool | None, asked_encoding: str | None) -> Table:
     quotes = asked is not False and suffix not in ATOMIC
+    encoding = asked_encoding or UTF_8
     try:
-        with _stream(path) as stream:
+        if asked_encoding is None:
+            with _raw(path) as raw, suppress(EOFError, gzip.BadGzipFile, zlib.error):  # told when the rows are read
+                encoding = encoding_of(raw)
+        with _stream(path, encoding) as stream:
             first = stream.readline()
         delimiter = "\t"
         if suffix == ".csv":  # the most frequent separator: European programs write semicolons
             delimiter = max(NAMES, key=first.count)
-        with _stream(path) as stream:
+        if suffix in ATOMIC:
+            delimiter = next((sign for sign in BETWEEN_FIELDS if _is_atomic(first.split(sign))), "\t")
+        with _stream(path, encoding) as stream:
             columns: list[str] = next(_reader(stream, delimiter, quotes), [])
     except csv.Error as error:
         raise _no_header(path, f"is not a header: {error}") from None
+    except UnicodeError:
+        raise _other_encoding(path, encoding, asked_encoding) from None
     except (OSError, EOFError, zlib.error) as error:
-        raise _damaged(path, f"cannot be read: {error}") from None
+        raise damaged(path, f"cannot be read: {error}") from None
     if not any(column.strip() for column in columns):
         raise _no_header(path, "is not a header: it is empty")
     if any("\ud800" <= letter <= "\udfff" for column in columns for letter in column):
-        raise _no_header(path, "is not a header: it is not UTF-8")
+        raise _other_encoding(path, encoding, asked_encoding)
     columns = [column.strip() for column in columns]
     if suffix in ATOMIC:
-        for column in columns:
-            if column.rpartition(":")[2] not in ATOMIC_TYPES:
-                why = f"is not a header: {column!r} is not NAME:TYPE with a type of {', '.join(ATOMIC_TYPES)}"
-                raise _no_header(path, why)
-        columns = [column.rpartition(":")[0] for column in columns]
-    form = "atomic file" if suffix in ATOMIC else f"{NAMES[delimiter]}-separated"
-    return Table(path, form, columns, delimiter=delimiter, quotes=quotes, check_quotes=quotes and asked is None)
+        columns = _atomic_columns(path, suffix, columns)
+    form = f"atomic file{BETWEEN_FIELDS[delimiter]}" if suffix in ATOMIC else f"{NAMES[delimiter]}-separated"
+    if encoding != UTF_8:
+        form += f", {ENCODINGS.get(encoding, encoding)}" + (" (detected)" if asked_encoding is None else "")
+    check = quotes and asked is None
+    return Table(path, form, columns, delimiter=delimiter, quotes=quotes, check_quotes=check, encoding=encoding)
+
+
+def _atomic_columns(path: Path, suffix: str, header: Sequence[str]) -> list[str]:
+    """The names in the header of an atomic file. Raises DataError if they have no types, or for rows of histories."""
+    for column in header:
+        if not _is_atomic([column]):
+            why = f"is not a header: {column!r} is not NAME:TYPE with a type of {', '.join(ATOMIC_TYPES)}"
+            raise _no_header(path, why)
+    columns = [column.rpartition(":")[0] for column in header]
+    if suffix == ".inter" and (histories := [name for name in columns if name.endswith("_list")]):
+        raise DataError(
+            f"{path}: its rows are histories with a target ({histories[0]}), not interactions; `antpipe import "
+            "unisrec` reads such files, split into .train.inter, .valid.inter and .test.inter",
+            spell("import unisrec", flags=["--help"]),
+        )
+    return columns
+
+
+def _is_atomic(columns: Sequence[str]) -> bool:
+    """Whether all of these are NAME:TYPE."""
+    return all(
+        name and kind in ATOMIC_TYPES and not {" ", ",", "\t"} & set(name)
+        for name, _, kind in (column.strip().rpartition(":") for column in columns)
+    )
 
 
 def _no_header(path: Path, why: str) -> DataError:
     return DataError(f"{path}: line 1 {why}", first_lines(path))
 
 
-def _stream(path: Path) -> io.TextIOWrapper:
-    """The text of a file, perhaps with a byte order mark. Bytes that are not UTF-8 become surrogates."""
-    raw: Any = gzip.GzipFile(path) if path.suffix.lower() == ".gz" else path.open("rb")
-    return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
+def _other_encoding(path: Path, encoding: str, asked: str | None) -> DataError:
+    why = f"is not a header: it is not {ENCODINGS.get(encoding, encoding)}"
+    if asked is None:
+        return _no_header(path, f"{why}; name its encoding with --encoding, such as cp1251, cp850 or gbk")
+    return SettingsError(f"{path}: line 1 {why}", {"encoding": "auto"})
+
+
+def _raw(path: Path) -> BinaryIO:
+    """The bytes of a file, unpacked if its name or its content says that they are gzip data."""
+    with path.open("rb") as file:
+        packed = path.suffix.lower() == ".gz" or file.read(len(GZIP)) == GZIP
+    return cast(BinaryIO, gzip.GzipFile(path) if packed else path.open("rb"))
+
+
+def _stream(path: Path, encoding: str) -> io.TextIOWrapper:
+    """The text of a file. Bytes that are not in its encoding become surrogates; in UTF-16 they are an error."""
+    return io.TextIOWrapper(_raw(path), encoding=encoding, errors="surrogateescape", newline="")
 
 
 def _reader(stream: io.TextIOWrapper, delimiter: str, quotes: bool) -> Any:
@@ -173,10 +213,10 @@ def _reader(stream: io.TextIOWrapper, delimiter: str, quotes: bool) -> Any:
 
 
 def _text_rows(table: Table, wanted: list[int], ids: list[int], rejects: Rejects, limit: int) -> Iterator[TableRow]:
-    width, line, rows = len(table.columns), 1, 0
+    line, rows = 1, 0
     check = QuoteCheck(table.path, table.columns, table.delimiter) if table.check_quotes else None
     try:
-        with _stream(table.path) as stream:
+        with _stream(table.path, table.encoding) as stream:
             reader = _reader(stream, table.delimiter, table.quotes)
             next(reader)
             while not limit or rows < limit:
@@ -196,7 +236,7 @@ def _text_rows(table: Table, wanted: list[int], ids: list[int], rejects: Rejects
                 if check is not None and (check.learning or reader.line_num > line):
                     check.see(row, line, reader.line_num)
                 joined = table.delimiter.join(row)
-                reason = _defect(joined, len(row), width, reader.line_num - line)
+                reason = _defect(joined, len(row), table, reader.line_num - line)
                 if reason:
                     rejects.add(table.path, line, reason, joined[:EXCERPT].encode("utf-8", "surrogateescape"))
                     continue
@@ -207,16 +247,22 @@ def _text_rows(table: Table, wanted: list[int], ids: list[int], rejects: Rejects
                 yield TableRow(line, [row[column] for column in wanted], hash(tuple(row)), reader.line_num)
             if check is not None:
                 check.settle()
+    except UnicodeError as error:
+        name = ENCODINGS.get(table.encoding, table.encoding)
+        raise SettingsError(
+            f"{table.path}: it is not {name} after line {line - 1} ({error}); name its encoding with --encoding",
+            {"encoding": "auto"},
+        ) from None
     except (OSError, EOFError, zlib.error) as error:
-        raise _damaged(table.path, f"breaks off or is corrupt after line {line - 1}: {error}") from None
+        raise damaged(table.path, f"breaks off or is corrupt after line {line - 1}: {error}") from None
 
 
-def _defect(joined: str, values: int, width: int, more_lines: int) -> str:
+def _defect(joined: str, values: int, table: Table, more_lines: int) -> str:
     if not joined.isascii() and not _is_utf8(joined):
-        return "not UTF-8"
-    if values != width:
+        return f"not {ENCODINGS.get(table.encoding, table.encoding)}"
+    if values != len(table.columns):
         hint = f" (with {more_lines} more line(s) inside quotes)" if more_lines else ""
-        return f"{values} value(s), the header has {width}{hint}"
+        return f"{values} value(s), the header has {len(table.columns)}{hint}"
     return ""
 
 
@@ -241,38 +287,13 @@ def _is_utf8(text: str) -> bool:
 # -- Parquet and Arrow ----------------------------------------------------------------------------------------
 
 
-def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """All rows, batch by batch. The first batch has no rows and only shows the columns."""
-    try:
-        if path.suffix.lower() in PARQUET:
-            file = pq.ParquetFile(path)
-            yield _no_rows(file.schema_arrow)
-            yield from file.iter_batches(BATCH)
-            return
-        with pa.memory_map(str(path)) as source:
-            whole = source.read(6) == b"ARROW1"
-            source.seek(0)
-            reader = pa.ipc.open_file(source) if whole else pa.ipc.open_stream(source)
-            yield _no_rows(reader.schema)
-            if whole:
-                yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
-            else:
-                yield from reader
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(path, f"cannot be read: {str(error).splitlines()[0]}") from None
-
-
-def _no_rows(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
-
-
 def _batch_rows(table: Table, wanted: list[int], ids: list[int], rejects: Rejects, limit: int) -> Iterator[TableRow]:
     line = 0
-    for batch in _batches(table.path):
+    for batch in batches(table.path):
         for at in ids:
             column = batch.column(at)[: limit - line] if limit else batch.column(at)
             require_exact(column, f"{table.path}:", table.columns[at], line + 1)
-        columns = [_plain(table.path, name, column) for name, column in zip(table.columns, batch.columns, strict=True)]
+        columns = [plain(table.path, name, column) for name, column in zip(table.columns, batch.columns, strict=True)]
         for row in zip(*columns, strict=True):
             if limit and line == limit:
                 return
@@ -283,29 +304,3 @@ def _batch_rows(table: Table, wanted: list[int], ids: list[int], rejects: Reject
             else:
                 excerpt = repr(values)[:EXCERPT].encode("utf-8", "surrogateescape")
                 rejects.add(table.path, line, "not UTF-8", excerpt)
-
-
-def _is_date(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
-
-
-def _plain(path: Path, name: str, column: pa.Array) -> list[Any]:
-    """Python values: times as milliseconds, bytes as text."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column = column.dictionary_decode()
-        kind = column.type
-    try:
-        if _is_date(kind):
-            zone = kind.tz if pa.types.is_timestamp(kind) else None
-            return column.cast(pa.timestamp("ms", zone), safe=False).cast(pa.int64()).to_pylist()  # type: ignore[no-any-return]
-        if pa.types.is_duration(kind):
-            return column.cast(pa.int64()).to_pylist()  # type: ignore[no-any-return]
-        if any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
-            column = column.cast(pa.large_binary())
-            kind = column.type
-        values: list[Any] = column.to_pylist()
-    except (ValueError, pa.ArrowException) as error:
-        raise _damaged(path, f"column {name!r} of type {kind} cannot be read: {error}") from None
-    return [value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value for value in values]

@@ -7,23 +7,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from antpipe.errors import DataError
 from antpipe.features.ingest.advice import SettingsError
+from antpipe.features.ingest.ids import EXACT_BITS
+from antpipe.features.ingest.table.dates import DateFormat
+from antpipe.features.ingest.table.files import Table
 
 # The size of a time between 1973 and 5138 tells its unit. Smaller numbers are not such times, but positions or days.
 UNITS = {"s": (1e8, 1e11), "ms": (1e11, 1e14), "us": (1e14, 1e17), "ns": (1e17, 1e20)}
 PER_MILLISECOND = {"ms": 1, "us": 1_000, "ns": 1_000_000}
 LARGEST = 10**19
 LATEST = 10**14  # milliseconds, the year 5138
+# Numbers that are dates written without signs, by their digits: 20251231, 202512311030, 20251231103000.
+COMPACT = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S", 17: "%Y%m%d%H%M%S%.3f"}
+FIRST_YEAR, LAST_YEAR = 1970, 2100
 
 
 @dataclass
 class Times:
-    """The times of the good rows of a file, as they are read. dates: whether they are dates; None before the first."""
+    """The times of the good rows of a file, as they are read. dates: whether they are dates; None before the first.
+
+    form: how dates are written; None: by ISO 8601.
+    """
 
     typed: bool = False  # the type of the column says that they are times, in milliseconds
+    form: DateFormat | None = None
     dates: bool | None = None
     whole: "array[int]" = field(default_factory=lambda: array("q"))
     part: "array[float]" = field(default_factory=lambda: array("d"))
@@ -31,7 +42,7 @@ class Times:
 
     def add(self, line: int, value: Any) -> None:
         """Raises ValueError if the value is not a time, or not of the same kind as those before."""
-        whole, part, is_date = (value, 0.0, True) if self.typed else parse_time(value)
+        whole, part, is_date = (value, 0.0, True) if self.typed else parse_time(value, self.form)
         if value is None:
             raise ValueError("no time")
         if whole < 0 or part < 0:
@@ -47,13 +58,15 @@ class Times:
         self.line.append(line)
 
 
-def parse_time(value: Any) -> tuple[int, float, bool]:
+def parse_time(value: Any, form: DateFormat | None = None) -> tuple[int, float, bool]:
     """(whole, fraction, False) for a number, (milliseconds, 0, True) for a date by ISO 8601 (UTC if it names no zone).
 
-    Raises ValueError if it is neither.
+    form: how dates are written instead; then there are no numbers. Raises ValueError if it is neither.
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         raise ValueError("no time")
+    if form is not None:
+        return form.milliseconds(value), 0.0, True
     if isinstance(value, int) and not isinstance(value, bool):
         return value, 0.0, False
     text = str(value).strip()
@@ -83,7 +96,8 @@ def _milliseconds(text: str) -> int:
 
 
 def to_milliseconds(times: Times, unit: str, path: Path) -> tuple[NDArray[np.int64], str]:
-    """(rows,) timestamps in ms, and the unit found: `date`, s, ms, us, ns or order (then they stay as they are).
+    """(rows,) timestamps in ms, and the unit found: `date`, s, ms, us, ns or order (then they stay as they are, or if
+    they have fractions that thousandths do not tell apart, become ranks).
 
     unit: auto, or one of those except `date`. Raises DataError if the sizes show two units, if a time lies beyond the
     year 5138 in this unit, or if a unit is given for dates.
@@ -96,6 +110,8 @@ def to_milliseconds(times: Times, unit: str, path: Path) -> tuple[NDArray[np.int
                 f"{path}: its times are dates, so --time-unit {unit} means nothing", {"time_unit": "auto"}
             )
         return whole, "order" if unit == "order" else "date"
+    if unit == "auto" and not part.any() and (dates := _compact_dates(whole)) is not None:
+        return dates, "date"
     if unit == "auto":
         unit = _unit_of(whole, times, path)
     if unit == "order" and not part.any():
@@ -108,7 +124,10 @@ def to_milliseconds(times: Times, unit: str, path: Path) -> tuple[NDArray[np.int
             {"time_unit": "auto"},
         )
     if unit in ("s", "order"):  # fractions count
-        return whole * 1000 + np.rint(part * 1000).astype(np.int64), unit
+        fine = whole * 1000 + np.rint(part * 1000).astype(np.int64)
+        if unit == "order" and len(np.unique(fine)) < len(np.unique(exact := np.stack([whole, part], 1), axis=0)):
+            return np.unique(exact, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64), unit
+        return fine, unit
     return whole // per_millisecond, unit
 
 
@@ -126,3 +145,36 @@ def _unit_of(whole: NDArray[np.int64], times: Times, path: Path) -> str:
             "all count the same, say what with --time-unit"
         )
     return ("order", *UNITS)[int(found[0])] if len(found) else "order"
+
+
+def _compact_dates(whole: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Milliseconds, if all these numbers are dates written without signs; else None."""
+    digits = len(str(whole[0])) if len(whole) else 0
+    if digits not in COMPACT or whole.min() < 10 ** (digits - 1) or whole.max() >= 10**digits:
+        return None
+    text = pl.Series(whole).cast(pl.String)
+    if digits == 17:  # chrono wants a point before fractions
+        text = text.str.slice(0, 14) + "." + text.str.slice(14)
+    moments = text.str.to_datetime(COMPACT[digits], time_unit="ms", strict=False)
+    if moments.null_count() or not moments.dt.year().is_between(FIRST_YEAR, LAST_YEAR).all():
+        return None
+    return moments.cast(pl.Int64).to_numpy()
+
+
+def require_exact_times(table: Table, column: str | None, times: Times) -> None:
+    """Raises DataError for times in a column of float32 that rounds them: seconds of today to 128."""
+    if column is None or table.types.get(column) != pl.Float32:
+        return
+    if max(times.whole, default=0) >= 2 ** EXACT_BITS[32]:
+        raise DataError(
+            f"{table.path}: the times in column {column!r} are float32, whose whole numbers are exact only below 2^24, "
+            "so different times became the same; write them as integers, from data in which they are still whole",
+        )
+
+
+def in_words(milliseconds: int, unit: str) -> str:
+    """A time as people write it: 2025-12-31, or with the time of day if there is one (UTC); or a number."""
+    if unit == "order":
+        return str(milliseconds)
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return f"{moment:%Y-%m-%d}" if milliseconds % 86_400_000 == 0 else f"{moment:%Y-%m-%d %H:%M:%S}"

@@ -1,0 +1,60 @@
+"""What helps if rows of a table cannot be read: the cause, where it is one of the settings or of the file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from antpipe.errors import DataError
+from antpipe.features.ingest.advice import SettingsError
+from antpipe.features.ingest.rejects import Rejects
+from antpipe.settings.ingest import TableConfig
+from antpipe.store.next_command import first_lines
+
+MOST = 0.5  # share of a file's rows from which one reason is a cause, and tolerating the rows no cure
+
+
+def no_row(path: Path, rejects: Rejects, malformed: int, dropped: Mapping[str, int], config: TableConfig) -> DataError:
+    """No row of a file is usable. dropped: rows that --where and --drop-users left out."""
+    if malformed:
+        kind, _ = rejects.main_kind(path)
+        what = f"{rejects.examples[path.name, kind]}; no row of {malformed + sum(dropped.values())} is usable"
+        return _cure(kind, path, what, config) or DataError(
+            f"{what}; name the right columns with --map ROLE=COLUMN", first_lines(path)
+        )
+    if sum(dropped.values()):
+        how = f"--where {config.where!r}" if dropped.get("where_dropped") else "--drop-users"
+        better = {"where": None} if dropped.get("where_dropped") else {"drop_users": ()}
+        return SettingsError(f"{path}: {how} leaves none of its {sum(dropped.values())} rows", better)
+    return DataError(f"{path}: it has a header, but no row", first_lines(path))
+
+
+def require_few(rejects: Rejects, lines: Mapping[Path, int], config: TableConfig) -> None:
+    """Raises DataError if there are too many malformed rows: with the cause if most of a file have the same.
+
+    lines: rows of each file.
+    """
+    if rejects.total <= rejects.limit:
+        return
+    for path, count in lines.items():
+        kind, times = rejects.main_kind(path)
+        if times >= MOST * max(count, 1):
+            what = f"{rejects.examples[path.name, kind]}; {times} of {count} rows are like this"
+            if cure := _cure(kind, path, what, config):
+                raise cure
+    rejects.require_few()
+
+
+def _cure(kind: str, path: Path, what: str, config: TableConfig) -> DataError | None:
+    """The error for a cause that is known, else None. kind: as of rejects.kind_of. what: happened."""
+    if kind.startswith("time") and config.date_format != "auto":
+        return SettingsError(f"{what}; they do not fit --date-format {config.date_format}", {"date_format": "auto"})
+    if kind.startswith("time"):
+        return DataError(
+            f"{what}; say how its dates are written with --date-format, such as '%d.%m.%Y %H:%M', or name the column "
+            "of the times with --map time=COLUMN",
+            first_lines(path),
+        )
+    if kind.startswith("not ") and kind != "not a row:":
+        if config.encoding != "auto":
+            return SettingsError(f"{what}; its encoding is not {config.encoding}", {"encoding": "auto"})
+        return DataError(f"{what}; name its encoding with --encoding, such as cp1251, cp850 or gbk", first_lines(path))
+    return None
