@@ -28,7 +28,7 @@ from antpipe.core.model import Ant
 from antpipe.settings.model import ModelConfig
 from antpipe.settings.training import TrainConfig
 from antpipe.training.data import TrainingData
-from antpipe.training.loop import pretraining_loss, target_loss
+from antpipe.training.step_loss import pretraining_loss, target_loss
 from benchmarks import plain_training as plain
 from benchmarks.synthetic_shops import MAX_LEN, WIDTHS, training_data
 from benchmarks.train_sizes import FULL, QUICK

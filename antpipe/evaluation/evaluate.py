@@ -8,8 +8,8 @@ import numpy as np
 
 from antpipe.core.batches import Examples, examples
 from antpipe.core.catalogue import Ints
-from antpipe.core.device_floor import known_on
-from antpipe.core.device_ranking import evaluate_on_device, example_blocks
+from antpipe.core.gpu.floor import known_on
+from antpipe.core.gpu.ranking import evaluate_on_device, example_blocks
 from antpipe.core.ranking import PROTOCOLS, Ranks, scoring, summary
 from antpipe.errors import DataError
 from antpipe.evaluation.approximate import build_index, recall_of_exact

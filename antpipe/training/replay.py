@@ -17,9 +17,9 @@ import numpy as np
 
 from antpipe.core.batches import Candidates, Windows, step_windows
 from antpipe.core.catalogue import Catalogue, DeviceFeatures, ItemInputs, feature_kind, features_on, item_inputs
-from antpipe.core.device_floor import DeviceKnown, known_on
-from antpipe.core.packing import WHOLE, PackedBatch, Shape, packed_batch, plan_shape
-from antpipe.core.static import static_loss, step_of
+from antpipe.core.gpu.floor import DeviceKnown, known_on
+from antpipe.core.gpu.packing import WHOLE, PackedBatch, Shape, packed_batch, plan_shape
+from antpipe.core.gpu.static import static_loss, step_of
 from antpipe.core.untrained import Untrained
 from antpipe.runtime.logs import log
 from antpipe.settings.training import TrainConfig

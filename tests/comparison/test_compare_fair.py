@@ -15,7 +15,7 @@ from antpipe.comparison.run import budget_of, run_comparison, what_would_be_done
 from antpipe.errors import DataError, UsageError
 from antpipe.settings.comparison import CompareConfig, RaceConfig
 from antpipe.store.store import Store
-from antpipe.training import checkpoint, loop
+from antpipe.training import checkpoint, validation
 from antpipe.training import race as racing
 from antpipe.training.folder import RunFolder
 from tests.support.commands import run
@@ -330,7 +330,7 @@ def test_an_unfinished_run_of_other_settings_in_the_folder_of_a_later_seed_is_re
     store: Store, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, "validate", failing_at(1, loop.validate, KeyboardInterrupt(), after=False))
+        patch.setattr(validation, "validate", failing_at(1, validation.validate, KeyboardInterrupt(), after=False))
         train_quickly(
             store, "relearn", ["Target"], tmp_path / "out/Target/source/relearn-2", source, save_every=0, seed=2, lr=0.1
         )

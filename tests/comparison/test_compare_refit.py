@@ -15,7 +15,7 @@ from antpipe.comparison.table import as_markdown, as_text
 from antpipe.errors import UsageError
 from antpipe.settings.comparison import CompareConfig, RaceConfig
 from antpipe.store.store import Store
-from antpipe.training import checkpoint, loop
+from antpipe.training import checkpoint, loop, validation
 from antpipe.training.run import run_stage
 from tests.support.releases import snapshot
 from tests.support.trainable import MODEL, TRAINING, make_trainable, train_quickly
@@ -161,7 +161,7 @@ def test_runs_that_never_beat_their_floor_are_refitted_as_that_floor(
     def validate(_: Any, data: Any, *__: Any) -> dict[str, float]:
         return {loop.SELECTION: next(found)} if data.validation else {}
 
-    monkeypatch.setattr(loop, "validate", validate)
+    monkeypatch.setattr(validation, "validate", validate)
     model = replace(MODEL, floor=True)
     request = asked(store, tmp_path, model=model, source_model=model)
     refits = run_comparison(request)["targets"]["Target"]["refit"]["arms"]["scratch"]["runs"]

@@ -19,7 +19,8 @@ from antpipe.core.untrained import BACKWARD, DECAY, LAST, REACH, SPREAD, TERMS, 
 from antpipe.settings.model import FLOOR, ModelConfig
 from antpipe.settings.training import TrainConfig
 from antpipe.store.files import Sequences
-from antpipe.training.loop import sized, target_loss
+from antpipe.training.loop import sized
+from antpipe.training.step_loss import target_loss
 
 N, WIDTH, MAX_LEN = 30, 5, 8
 

@@ -16,7 +16,8 @@ from antpipe.errors import UsageError
 from antpipe.settings.training import TrainConfig
 from antpipe.store.store import Store
 from antpipe.training.data import load_training_data
-from antpipe.training.loop import drawn_items, hidden_states, pretraining_loss
+from antpipe.training.loop import drawn_items
+from antpipe.training.step_loss import hidden_states, pretraining_loss
 from tests.core.test_batches import make_sequences
 from tests.support.trainable import MODEL, make_trainable
 

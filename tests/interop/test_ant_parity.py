@@ -14,7 +14,7 @@ from antpipe.core.catalogue import ItemInputs
 from antpipe.core.model import Ant
 from antpipe.interop.ant_reference import rename
 from antpipe.settings.training import TrainConfig
-from antpipe.training.loop import pretraining_loss, target_loss
+from antpipe.training.step_loss import pretraining_loss, target_loss
 from tests.support import ant_quirks
 from tests.support.golden_report import TABLES, Golden, Report, read_golden
 

@@ -13,7 +13,7 @@ from antpipe.settings.presets import PRESETS, TARGET, find_preset
 from antpipe.settings.sources import resolve
 from antpipe.settings.training import TrainConfig
 from antpipe.store.store import Store
-from antpipe.training import loop
+from antpipe.training import validation
 from tests.support.commands import run
 from tests.support.trainable import make_trainable
 
@@ -150,7 +150,7 @@ def test_the_command_an_interrupted_run_proposes_continues_it_without_the_preset
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "validate", interrupt)
+        patch.setattr(validation, "validate", interrupt)
         stopped = run(*asked, "--out", tmp_path / "run")
     [line] = [line for line in stopped.err.splitlines() if "next: antpipe train" in line]
     assert "--preset" not in line

@@ -10,7 +10,7 @@ import torch
 from antpipe.errors import UsageError
 from antpipe.runtime import devices
 from antpipe.store.store import Store
-from antpipe.training import checkpoint, loop
+from antpipe.training import checkpoint, loop, validation
 from antpipe.training.run import build_model
 from tests.support.commands import run
 from tests.support.interruptions import CONFIG, Killed, asked, command, failing_at, result, trained, two_shops
@@ -45,7 +45,7 @@ def test_a_compiled_run_is_resumed_bit_equal_and_names_its_weights_like_any_othe
     assert set(result(tmp_path / "whole")["weights"]) == set(plain["weights"])
     assert result(tmp_path / "whole")["rows"][0]["loss"] == pytest.approx(plain["rows"][0]["loss"], rel=0.05)
     model, _ = checkpoint.load(tmp_path / "whole")  # as `antpipe evaluate` does: nothing compiled
-    assert loop.validate(model, asked(store, COMPILED).plan().data, torch.device("cpu")) == done.metrics
+    assert validation.validate(model, asked(store, COMPILED).plan().data, torch.device("cpu")) == done.metrics
 
 
 @pytest.mark.usefixtures("backend")
@@ -56,7 +56,7 @@ def test_parts_repeated_in_a_step_are_compiled_but_not_for_validation(store: Sto
     devices.compile_parts(model)
     counted = torch._dynamo.utils.counters["stats"]
     counted.clear()
-    loop.validate(model, plan.data, torch.device("cpu"))
+    validation.validate(model, plan.data, torch.device("cpu"))
     assert not counted["unique_graphs"]
     model.encode_blocks(torch.randn(5, MODEL.width), [(1, 5)])
     assert counted["unique_graphs"] >= MODEL.layers

@@ -20,10 +20,11 @@ from antpipe.features.build_sequences import build_sequences
 from antpipe.settings.features import SequenceConfig
 from antpipe.settings.training import TrainConfig
 from antpipe.store.store import Store
-from antpipe.training import loop
+from antpipe.training import loop, step_loss, validation
 from antpipe.training.data import TrainingData, load_training_data
-from antpipe.training.loop import fit, pretraining_loss
+from antpipe.training.loop import fit
 from antpipe.training.state import Position
+from antpipe.training.step_loss import pretraining_loss
 from tests.support.shops import make_domain
 from tests.support.trainable import MODEL, TRAINING, make_trainable, write_feature
 
@@ -75,7 +76,7 @@ def test_the_model_ends_with_the_weights_of_its_best_epoch(
         after.append(weights_of(model))
         return found()
 
-    monkeypatch.setattr(loop, "validate", validate)
+    monkeypatch.setattr(validation, "validate", validate)
     at = run(model, data)
     assert (at.best_epoch, at.best) == (2, {loop.SELECTION: 0.5})
     final = weights_of(model)
@@ -86,7 +87,7 @@ def test_the_model_ends_with_the_weights_of_its_best_epoch(
 def test_the_first_of_equally_good_epochs_is_kept(
     model: Ant, data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "validate", scripted([0.2, 0.2, 0.2]))
+    monkeypatch.setattr(validation, "validate", scripted([0.2, 0.2, 0.2]))
     assert run(model, data).best_epoch == 1
 
 
@@ -158,7 +159,7 @@ def test_own_next_items_are_negatives_of_pretraining_only_in_reference(
     inputs = item_inputs(data.catalogue, model.widths, batch.items, CPU)
     config = replace(TRAINING, reference=reference, image_text_weight=0.0)
     items = model.items(inputs.features, inputs.ids, inputs.present).fused
-    hidden = loop.hidden_states(model, items, batch)
+    hidden = step_loss.hidden_states(model, items, batch)
     scores = cosine_scores(hidden, items[torch.from_numpy(batch.targets)]).detach().double() / MODEL.temperature
     expected = 0.0
     for i, row in enumerate(scores):

@@ -16,7 +16,7 @@ from antpipe.core.ranking import metrics
 from antpipe.evaluation.vectors import open_for
 from antpipe.store.files import Sequences
 from antpipe.store.store import Store
-from antpipe.training import checkpoint, loop
+from antpipe.training import checkpoint, loop, validation
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import RunFolder
 from antpipe.training.run import run_and_refit
@@ -44,7 +44,7 @@ def judging(monkeypatch: pytest.MonkeyPatch) -> Judging:
         def validate(_: Any, data: Any, *__: Any) -> dict[str, float]:
             return {loop.SELECTION: next(found)} if data.validation else {}
 
-        monkeypatch.setattr(loop, "validate", validate)
+        monkeypatch.setattr(validation, "validate", validate)
 
     return instead
 

@@ -14,13 +14,14 @@ from antpipe.core.model import Ant
 from antpipe.errors import AntpipeError, DivergedError
 from antpipe.settings.training import TrainConfig
 from antpipe.store.store import Store
-from antpipe.training import loop, replay, state
+from antpipe.training import loop, replay, state, validation
 from antpipe.training.data import TrainingData, load_training_data
 from antpipe.training.folder import RunFolder
-from antpipe.training.loop import fit, floors_of, prepared_on, validate
+from antpipe.training.loop import fit
 from antpipe.training.parallel import ALONE, World
 from antpipe.training.replay import ahead, out_of_memory, replays
 from antpipe.training.state import Position
+from antpipe.training.validation import floors_of, prepared_on, validate
 from tests.support.interruptions import CONFIG, Killed, failing_at, result, trained, two_shops
 from tests.support.trainable import MODEL
 
@@ -101,7 +102,7 @@ def test_validation_prepared_on_a_device_gives_the_metrics_of_the_cpu(
     data, (_, model) = data_of(store), fitted(store, replace(CONFIG, epochs=1), floor=floor)
     floors = floors_of(model, data)
     wanted = validate(model, data, CPU, floors=floors)
-    monkeypatch.setattr(loop, "evaluate", None)
+    monkeypatch.setattr(validation, "evaluate", None)
     assert validate(model, data, CPU, None, prepared_on(data, CPU, floors)) == wanted
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from antpipe.errors import IntegrityError, UsageError
 from antpipe.settings.training import TrainConfig
 from antpipe.store.store import Store
-from antpipe.training import checkpoint, loop, state
+from antpipe.training import checkpoint, loop, state, validation
 from antpipe.training import run as runs
 from antpipe.training.folder import RunFolder
 from antpipe.training.run import run_stage
@@ -66,8 +66,8 @@ def test_the_step_test_above_kills_at_every_step(store: Store, tmp_path: Path) -
 MOMENTS = [
     (state.Keeping, "save", True),
     (state.Keeping, "save", False),
-    (loop, "validate", False),
-    (loop, "validate", True),
+    (validation, "validate", False),
+    (validation, "validate", True),
     (state, "add_row", False),
     (state, "add_row", True),
     (checkpoint, "write_tensors", False),

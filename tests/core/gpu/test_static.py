@@ -9,18 +9,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from antpipe.core import static
 from antpipe.core.batches import Candidates, batches, step_windows, training_windows
 from antpipe.core.catalogue import Ints, item_inputs
-from antpipe.core.device_floor import known_on
 from antpipe.core.floor import known_of, link_counts, recent
+from antpipe.core.gpu import static
+from antpipe.core.gpu.floor import known_on
+from antpipe.core.gpu.packing import WHOLE, PackedBatch, Shape, pack, packed_batch, plan_shape
+from antpipe.core.gpu.static import static_loss, step_of
 from antpipe.core.model import Ant
-from antpipe.core.packing import WHOLE, PackedBatch, Shape, pack, packed_batch, plan_shape
-from antpipe.core.static import static_loss, step_of
 from antpipe.core.untrained import Untrained
 from antpipe.settings.model import ModelConfig
 from antpipe.settings.training import TrainConfig
-from antpipe.training.loop import pretraining_loss, target_loss
+from antpipe.training.step_loss import pretraining_loss, target_loss
 from benchmarks.synthetic_shops import MAX_LEN, WIDTHS, training_data
 
 CPU = torch.device("cpu")

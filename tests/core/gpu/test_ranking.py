@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from antpipe.core import device_ranking
 from antpipe.core.batches import Examples, examples
 from antpipe.core.catalogue import features_on
-from antpipe.core.device_floor import known_on
-from antpipe.core.device_ranking import Floor, count_ranks, evaluate_on_device, example_blocks, in_order
 from antpipe.core.floor import items_with_floor, known_in, queries_with_floor, weights_of
+from antpipe.core.gpu import ranking as gpu_ranking
+from antpipe.core.gpu.floor import known_on
+from antpipe.core.gpu.ranking import Floor, count_ranks, evaluate_on_device, example_blocks, in_order
 from antpipe.core.model import Ant
 from antpipe.core.ranking import PROTOCOLS, Ranks, evaluate, floor_pairs, rank_examples
 from antpipe.core.untrained import Untrained
@@ -139,7 +139,7 @@ def test_a_model_with_a_floor_is_judged_as_on_the_cpu(with_texts: bool) -> None:
 def test_blocks_are_bounded_by_the_links_of_their_last_items(monkeypatch: pytest.MonkeyPatch) -> None:
     known = known_in(DATA.catalogue, WIDTHS, "shop-1", DATA.sequences[1])
     (whole,) = example_blocks(PART, 60, CPU, known=known)
-    monkeypatch.setattr(device_ranking, "LINKS_AT_ONCE", whole.links // 4)
+    monkeypatch.setattr(gpu_ranking, "LINKS_AT_ONCE", whole.links // 4)
     blocks = example_blocks(PART, 60, CPU, known=known)
     assert len(blocks) >= 4
     assert all(block.links <= whole.links // 4 for block in blocks)
@@ -168,7 +168,7 @@ def test_ranks_do_not_depend_on_what_is_computed_at_once(monkeypatch: pytest.Mon
         ("EXACT_AT_ONCE", 64),
         ("PAIRS_AT_ONCE", 9),
     ):
-        monkeypatch.setattr(device_ranking, name, least)
+        monkeypatch.setattr(gpu_ranking, name, least)
     assert len(example_blocks(part, 90, CPU)) > 10
     parts = counted_ranks(queries, items, part, 0, 0.5)
     assert all(np.array_equal(whole.by_protocol[name], parts.by_protocol[name]) for name in PROTOCOLS)

@@ -1,8 +1,8 @@
 """Steps of one fixed shape, for a GPU: windows packed into rows of equal length, and everything padded.
 
 A GPU can replay a recorded step if its shapes never change. So a step is planned somewhat larger than the steps of the
-run are, and what is missing is padding, which has no weight in the loss (core/static.py). A step that does not fit gets
-twice, four times … the shape.
+run are, and what is missing is padding, which has no weight in the loss (core/gpu/static.py). A step that does not fit
+gets twice, four times … the shape.
 """
 
 from bisect import bisect_right

@@ -13,8 +13,8 @@ import numpy as np
 from antpipe.core import ranking
 from antpipe.core.batches import Examples
 from antpipe.core.catalogue import Catalogue, DeviceFeatures, Ints
-from antpipe.core.device_floor import MOST_SHARES, DeviceKnown, links_at, links_of, shares
 from antpipe.core.floor import COSINE, link_counts, weights_of
+from antpipe.core.gpu.floor import MOST_SHARES, DeviceKnown, links_at, links_of, shares
 from antpipe.core.ranking import DEPTH, Ranks, catalogue_vectors, score_of_history
 from antpipe.core.untrained import LAST, NOVELTY, TEXT, Untrained
 

@@ -1,4 +1,4 @@
-"""The losses of a step in a fixed shape (core/packing.py): those of losses.py, with weights instead of exact sizes.
+"""The losses of a step in a fixed shape (core/gpu/packing.py): those of losses.py, with weights instead of exact sizes.
 
 Nothing here waits for a GPU, and no shape depends on data, so that a step can be recorded once and replayed.
 """
@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from antpipe.core.catalogue import ItemInputs
-from antpipe.core.device_floor import DeviceKnown, links_of
 from antpipe.core.floor import COSINE, text_recent
+from antpipe.core.gpu.floor import DeviceKnown, links_of
+from antpipe.core.gpu.packing import WHOLE, Shape
 from antpipe.core.losses import Known
 from antpipe.core.model import Ant
-from antpipe.core.packing import WHOLE, Shape
 from antpipe.core.untrained import TEXT
 from antpipe.settings.training import TrainConfig
 

@@ -1,0 +1,1 @@
+"""The same batches, losses and ranks in fixed shapes, for a GPU."""
