@@ -42,6 +42,10 @@ if TYPE_CHECKING:
 STEPS_OF_A_PASS = 16  # over the data of a small shop, whose batches may be smaller
 SELECTION = "recall@10"  # of protocol `all` on the validation split: chooses the best epoch
 AT_START = f"start_{SELECTION}"  # the same of the floor, before a model with one is trained
+# An epoch counts if it beats the floor by more standard errors than chance would in one of twenty runs. Hits of a floor
+# and of a run that began there correlate by .85 to .93 (docs/results.md).
+STANDARD_ERRORS = 1.645
+CORRELATION = 0.9
 SHOWN = ("loss", f"valid_{SELECTION}", "seconds")  # while it trains; the rest is in RUN/metrics.jsonl
 
 
@@ -62,9 +66,9 @@ def fit(
     data: without validation examples nothing is chosen, the last epoch counts. keep: keeps the run on disk and
     continues one that is there; without it, training leaves nothing on disk. update: gets the epochs done (a fraction
     between epochs) and the latest figures. world: this process among those that train together. Returns the final
-    position: the best epoch (from 1; 0 is the floor that a model on a target began with), its validation metrics (the
-    mean over domains) and the figures of all epochs. Raises DivergedError if the loss is not finite, Paused if `keep`
-    asks for a pause, and KeyboardInterrupt after Ctrl-C.
+    position: the best epoch (from 1; 0: the floor that a model on a target began with, which no epoch beat beyond
+    chance), its metrics (the mean over domains) and the figures of all epochs. Raises DivergedError if the loss is not
+    finite, Paused if `keep` asks for a pause, and KeyboardInterrupt after Ctrl-C.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     windows = windows_to_train(data, config, in_batch=pretraining and config.in_batch())
@@ -73,12 +77,11 @@ def fit(
     static = replays(device, world, config)
     optimiser = adam(trained, config.lr, device, recorded=static)
     epoch_positions = passes * int(windows.targets.sum()) + 1  # one more: an epoch is not done before its validation
-    candidates = Candidates(len(data.catalogue), drawn_items(len(data.catalogue), pretraining, config))
-    setup = Setup(
-        model, data.catalogue, windows, candidates, config, optimiser, device, pretraining, world, passes, known
-    )
+    items = Candidates(len(data.catalogue), drawn_items(len(data.catalogue), pretraining, config))
+    setup = Setup(model, data.catalogue, windows, items, config, optimiser, device, pretraining, world, passes, known)
     steps: Any = StaticSteps(setup) if static else ExactSteps(setup)
     judge = validating(model, data, device, lambda: steps.features)
+    begun = {name: value.clone() for name, value in scalars_of(model).items()}
     seed_dropout(config.seed, world)
     state = keep.begin(model, optimiser) if keep else Training(model, optimiser)
     at, under_way = state.at, deque[tuple[Any, Callable[[], float]]]()
@@ -95,8 +98,7 @@ def fit(
             at.step_done(value, len(batch.targets), lap)
             update(at.epoch - 1 + at.positions / epoch_positions, config.epochs, note_of(at.figures()))
 
-    if data.validation:
-        judge_beginning(state, lambda: of_first(judge, world), pretraining)
+    judge_beginning(state, lambda: of_first(judge, world), not pretraining and bool(data.validation))
 
     while not at.finished:
         model.train()
@@ -120,6 +122,8 @@ def fit(
         if keep:
             keep.after_epoch(state)
     model.load_state_dict(state.best_weights)
+    if begun and at.best_epoch and data.validation and not pretraining:
+        keep_floor_unless_beaten(model, at, begun, lambda: of_first(judge, world), data)
     at.gpu_features_mb = steps.features_mb()
     return at
 
@@ -190,11 +194,11 @@ def take_if_best(state: Training, epoch: int, valid: dict[str, float]) -> None:
         state.best_weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
 
 
-def judge_beginning(state: Training, judge: Callable[[], dict[str, float]], pretraining: bool) -> None:
+def judge_beginning(state: Training, judge: Callable[[], dict[str, float]], on_target: bool) -> None:
     """Judge a floor alone, and with the vectors that the model begins with: training on a target has to beat both."""
     import torch
 
-    if state.model.floor is None or pretraining or state.at.best:
+    if state.model.floor is None or not on_target or state.at.best:
         return
     cosine = state.model.floor["cosine"]
     begun = cosine.detach().clone()
@@ -202,6 +206,48 @@ def judge_beginning(state: Training, judge: Callable[[], dict[str, float]], pret
         with torch.no_grad():
             cosine.copy_(weight)
         take_if_best(state, 0, judge())
+
+
+def scalars_of(model: "Ant") -> dict[str, "torch.Tensor"]:
+    """The weights of a floor's terms and of the history; none of a model without a floor."""
+    if model.floor is None or model.history_score is None:
+        return {}
+    return {**{name: value.detach() for name, value in model.floor.items()}, "history": model.history_score.detach()}
+
+
+def keep_floor_unless_beaten(
+    model: "Ant",
+    at: Position,
+    begun: "Mapping[str, torch.Tensor]",
+    judge: Callable[[], dict[str, float]],
+    data: TrainingData,
+) -> None:
+    """Give a trained model the weights of the floor alone, unless its best epoch beats that beyond chance.
+
+    begun: the weights that the run began with. Judged by a few hundred positions, one of some epochs is always better
+    by chance, and no better elsewhere.
+    """
+    positions = sum(map(len, data.validation.values()))
+    best, trained = at.best, {name: value.clone() for name, value in scalars_of(model).items()}
+    for name, value in scalars_of(model).items():
+        value.copy_(begun[name])
+    scalars_of(model)["cosine"].zero_()
+    floor = judge()
+    if beyond_chance(best[SELECTION], floor[SELECTION], positions):
+        for name, value in scalars_of(model).items():
+            value.copy_(trained[name])
+        return
+    log.info(
+        f"epoch {at.best_epoch} is not better than the floor beyond chance: valid_{SELECTION} {best[SELECTION]:.4f} "
+        f"against {floor[SELECTION]:.4f} of {positions:,} positions; the floor is kept"
+    )
+    at.best_epoch, at.best = 0, floor
+
+
+def beyond_chance(recall: float, floor: float, positions: int) -> bool:
+    """Whether a recall is above that of a floor by more than STANDARD_ERRORS of their difference."""
+    error = math.sqrt(2 * (1 - CORRELATION) * floor * (1 - floor) / positions)
+    return recall - floor > STANDARD_ERRORS * error
 
 
 def without_training(model: "Ant", data: TrainingData, device: "torch.device") -> Position:

@@ -42,7 +42,7 @@ CORE_STARTS = ("antpipe.training.run", "antpipe.evaluation.evaluate")
 CORE_FOLDERS = {"errors", "runtime", "settings", "store", "core", "training", "evaluation"}
 # Steps and ranks of a GPU are a second reading: what they compute is that of the core, in fixed shapes.
 GPU = "antpipe.core.gpu"
-CORE_LINES, GPU_LINES = 6800, 900
+CORE_LINES, GPU_LINES = 6850, 900
 TENSORS_ONLY = ("antpipe.core.model", "antpipe.core.losses", "antpipe.core.gpu.static")
 HEAVY = {"torch", "torchvision", "sentence_transformers", "open_clip", "timm", "faiss", "ray"}
 
