@@ -70,15 +70,25 @@ def fit(
     chance), its metrics (the mean over domains) and the figures of all epochs. Raises DivergedError if the loss is not
     finite, Paused if `keep` asks for a pause, and KeyboardInterrupt after Ctrl-C.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     windows = windows_to_train(data, config, in_batch=pretraining and config.in_batch())
     config, passes = sized(config, int(windows.targets.sum()))
     known = known_of(data.sequences, data.catalogue) if reads_known(model, config) else None
     static = replays(device, world, config)
-    optimiser = adam(trained, config.lr, device, recorded=static)
+    optimiser = adam(trained_by(model), config.lr, device, recorded=static)
     epoch_positions = passes * int(windows.targets.sum()) + 1  # one more: an epoch is not done before its validation
-    items = Candidates(len(data.catalogue), drawn_items(len(data.catalogue), pretraining, config))
-    setup = Setup(model, data.catalogue, windows, items, config, optimiser, device, pretraining, world, passes, known)
+    setup = Setup(
+        model,
+        data.catalogue,
+        windows,
+        candidates_of(data, pretraining, config),
+        config,
+        optimiser,
+        device,
+        pretraining,
+        world,
+        passes,
+        known,
+    )
     steps: Any = StaticSteps(setup) if static else ExactSteps(setup)
     judge = validating(model, data, device, lambda: steps.features)
     begun = {name: value.clone() for name, value in scalars_of(model).items()}
@@ -291,6 +301,14 @@ def windows_to_train(data: TrainingData, config: TrainConfig, *, in_batch: bool)
             SameCommand({"--pretrain-drawn": "1000"}),
         )
     return windows
+
+
+def trained_by(model: "Ant") -> "list[torch.nn.Parameter]":
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def candidates_of(data: TrainingData, pretraining: bool, config: TrainConfig) -> Candidates:
+    return Candidates(len(data.catalogue), drawn_items(len(data.catalogue), pretraining, config))
 
 
 def drawn_items(size: int, pretraining: bool, config: TrainConfig) -> int:
