@@ -37,7 +37,13 @@ def open_served(store: Store, run: Path, domain: str) -> tuple["Ant", Checkpoint
     if not described.modalities and not words_read_by(described):
         return open_run(store, run, domain)
     changed = changes(store, run, described, domain)
-    catalogue = readable(store, run, described, [domain], with_cold=True)
+    try:
+        catalogue = readable(store, run, described, [domain], with_cold=True)
+    except DataError as error:
+        if not changed:
+            raise
+        why = f"{changed[0]} of {domain} changed since {run} was trained on it: {error.message}"
+        raise DataError(why, train_again(store, run, described)) from None
     model, described = checkpoint.load(run)
     ids = store.domain(domain).item_ids()
     rows = read_items(run, described, domain)

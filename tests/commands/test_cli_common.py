@@ -49,6 +49,7 @@ from antpipe.settings.ingest import (
 )
 from antpipe.settings.model import ModelConfig
 from antpipe.settings.sections import CONFIGS
+from antpipe.settings.serving import RecommendConfig, SimilarConfig
 from antpipe.settings.training import TrainConfig
 from antpipe.store.store import Store
 from tests.support.commands import ingested, names_of, run, run_named, words_of
@@ -72,6 +73,8 @@ SETTINGS: dict[str, tuple[type[Config], ...]] = {
     "train": (TrainConfig, ModelConfig, RaceConfig),
     "evaluate": (EvaluateConfig,),
     "compare": (CompareConfig, ComparedTraining, ModelConfig, RaceConfig),
+    "recommend": (RecommendConfig,),
+    "similar": (SimilarConfig,),
     "demo": (DemoConfig,),
 }
 HEAVY = {
