@@ -18,6 +18,16 @@ if TYPE_CHECKING:
         ingest_sample,
         ingest_table,
     )
+    from antpipe.api.exports import (
+        export_faiss,
+        export_huggingface,
+        export_onnx,
+        export_recbole,
+        export_unisrec,
+        export_vectors,
+        hub_pull,
+        hub_push,
+    )
     from antpipe.api.features import (
         build_sequences,
         embed_image,
@@ -47,6 +57,7 @@ if TYPE_CHECKING:
         PartialError,
         UsageError,
     )
+    from antpipe.export.folder import Exported
     from antpipe.store.artefacts import StageResult, State
     from antpipe.store.domain import Domain
     from antpipe.store.store import Store
@@ -83,6 +94,17 @@ _HOMES = {
     ),
     "antpipe.api.judging": ("compare", "plan_comparison", "Comparison"),
     "antpipe.api.overview": ("status", "stats", "runs", "next_step", "encoders", "demo"),
+    "antpipe.api.exports": (
+        "export_vectors",
+        "export_faiss",
+        "export_onnx",
+        "export_recbole",
+        "export_unisrec",
+        "export_huggingface",
+        "hub_push",
+        "hub_pull",
+    ),
+    "antpipe.export.folder": ("Exported",),
     "antpipe.errors": (
         "AntpipeError",
         "UsageError",

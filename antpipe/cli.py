@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from antpipe import __version__
-from antpipe.commands import features, imports, ingest, judging, overview, training, using
+from antpipe.commands import exports, features, imports, ingest, judging, overview, training, using
 from antpipe.commands.flags import app
 from antpipe.errors import AntpipeError, SameCommand, UsageError
 from antpipe.runtime.logs import log
@@ -21,7 +21,8 @@ from antpipe.settings.sections import CONFIGS
 from antpipe.settings.sources import check_environment
 from antpipe.training.parallel import world_of
 
-COMMANDS = (ingest, imports, features, training, judging, using, overview)  # loaded, so that they register
+# Loading these modules registers their commands.
+COMMANDS = (ingest, imports, features, training, judging, using, exports, overview)
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 

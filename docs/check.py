@@ -39,6 +39,7 @@ MACHINE = {"items_per_second", "positions_per_second", "seconds"}  # speeds: any
 WIDTH = 112  # longer lines of output are wrapped when a page is rewritten
 WRAPPED = "    "  # what a wrapped line begins with; no command prints lines that begin so
 MARKER = re.compile(r"^<!-- docs-check: (run|slow|skip)(?:, (.*?))? -->$")
+GROUPS = (["ingest"], ["import"], ["export"], ["hub"])  # words that a command's own name follows
 NUMBER = re.compile(r"(\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?|\.\d+)")
 BETWEEN = "\x1e"  # what the shell prints between two commands
 
@@ -262,7 +263,7 @@ def antpipe_commands(text: str) -> Iterator[tuple[tuple[str, ...], set[str]]]:
     for start in [at for at, word in enumerate(words) if word == "antpipe"]:
         end = next(at for at in range(start, len(words)) if words[at] and set(words[at]) <= set(";|&()<>"))
         part = words[start + 1 : end]
-        names = part[: 2 if part[:1] in (["ingest"], ["import"]) else 1]
+        names = part[: 2 if part[:1] in GROUPS else 1]
         yield tuple(names), {word.split("=")[0] for word in part if word.startswith("--")}
 
 

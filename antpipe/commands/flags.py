@@ -48,6 +48,8 @@ PIPELINE = (
     "compare",
     "recommend",
     "similar",
+    "export",
+    "hub",
     "demo",
 )
 # Panels of a command's help. Flags without a panel come first: those that nearly every call needs.
@@ -80,6 +82,10 @@ ingest = new_app("Turn raw reviews and a catalogue into domains of the store.")
 app.add_typer(ingest, name="ingest", rich_help_panel=DATA)
 imports = new_app("Take over what other tools made.")
 app.add_typer(imports, name="import", rich_help_panel=DATA)
+exports = new_app("Hand over a run or a domain to other tools.")
+app.add_typer(exports, name="export", rich_help_panel=USING)
+hub = new_app("Upload runs to a model hub, and download them.")
+app.add_typer(hub, name="hub", rich_help_panel=USING)
 
 
 def plain(text: str) -> str:

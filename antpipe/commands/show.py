@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from antpipe.api.runs import Run
+    from antpipe.export.folder import Exported
     from antpipe.features.encoders.known import Encoder
     from antpipe.serving.batch import Written
     from antpipe.store.artefacts import StageResult, State
@@ -38,6 +39,16 @@ def run(found: "Run") -> str:
     best = {f"valid_{name}": value for name, value in found.metrics.items()}
     figures = {"best_epoch": found.checkpoint.best_epoch, "epochs": found.checkpoint.epochs, **best}
     return f"{found.folder}  {found.stage}  {found.status}  {inline(figures)}"
+
+
+def export(found: "Exported") -> str:
+    """The line of an export."""
+    return f"{found.folder}  {found.kind}  exported  {inline(found.figures)}"
+
+
+def export_data(found: "Exported") -> dict[str, Any]:
+    """The same for --json: the folder, and what export.json holds."""
+    return {"folder": str(found.folder), **found.about}
 
 
 def race_plan(plan: Mapping[str, Any]) -> str:

@@ -109,7 +109,7 @@ class ModalityExperts(nn.Module):
             noise = torch.randn(len(x), len(self.weight), dtype=self.weight.dtype, device=x.device)
         gates = self.gate(x, noise)  # (n, K)
         x = dropout(x, self.dropout, self.training)
-        outputs = F.linear(x, self.weight.flatten(0, 1)).view(len(x), *self.weight.shape[:2])  # (n, K, D)
+        outputs = F.linear(x, self.weight.flatten(0, 1)).view(x.shape[0], *self.weight.shape[:2])  # (n, K, D)
         if self.shift is not None:
             constant = -torch.einsum("kdi,ki->kd", self.weight, self.shift)  # (K, D)
         else:

@@ -18,8 +18,8 @@ def list_count(n: int, asked: int) -> int:
     return min(n, asked) if asked else max(1, min(round(4 * sqrt(n)), n // LEAST_PER_LIST))
 
 
-def build_index(items: Floats, config: EvaluateConfig) -> tuple[Search, dict[str, Any]]:
-    """A search over unit vectors (N, D) with config.index, `ivf` or `hnsw`, and the parameters of the index."""
+def build_index(items: Floats, config: EvaluateConfig) -> tuple[Any, dict[str, Any]]:
+    """A FAISS index over unit vectors (N, D) of the kind config.index, `ivf` or `hnsw`, and its parameters."""
     import faiss
 
     n, width = items.shape
@@ -42,7 +42,7 @@ def build_index(items: Floats, config: EvaluateConfig) -> tuple[Search, dict[str
         finally:
             faiss.omp_set_num_threads(threads)
         sizes = {"hnsw_m": config.hnsw_m, "ef_construction": config.ef_construction, "ef_search": config.ef_search}
-    return index.search, {"kind": config.index, **sizes}
+    return index, {"kind": config.index, **sizes}
 
 
 def recall_of_exact(queries: Floats, items: Floats, search: Search) -> dict[str, float]:

@@ -54,7 +54,8 @@ def evaluate_run(store: Store, run: Path, domain: str, config: EvaluateConfig) -
     else:
         scores, search = scoring(model, catalogue, domain, part, device, known), None
         if config.index != "exact":
-            search, index = build_index(scores.items, config)
+            found, index = build_index(scores.items, config)
+            search = found.search
             index |= recall_of_exact(scores.queries, scores.items, search)
         ranks = scores.ranks(part, config.block_size, search)
     counts = training_counts(shown, n)

@@ -47,7 +47,7 @@ def open_served(store: Store, run: Path, domain: str) -> tuple["Ant", Checkpoint
     model, described = checkpoint.load(run)
     ids = store.domain(domain).item_ids()
     rows = read_items(run, described, domain)
-    if rows is None and not changed:
+    if rows is None and not changed and model.ids is not None:
         rows = _rows_of(store, described, domain, ids)
     if rows is None and model.ids is not None:
         raise DataError(

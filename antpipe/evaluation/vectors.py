@@ -154,8 +154,13 @@ def user_vectors(store: Store, run: Path, domain: str) -> tuple[list[str], Float
     inner product with `item_vectors` is the score of an item, without the history score, and with a floor without its
     transitions. Raises DataError as `open_for`, and if the domain has no sequences.
     """
-    sequences = store.domain(domain).sequences()
-    opened = open_for(store, run, domain)
+    store.domain(domain).sequences()  # raises before anything is computed
+    return vectors_of_users(open_for(store, run, domain))
+
+
+def vectors_of_users(opened: OpenRun) -> tuple[list[str], Floats]:
+    """The same of a run that is open. Raises DataError if the domain has no sequences."""
+    sequences = opened.domain.sequences()
     ids = opened.domain.table("users", ["user_id"])["user_id"].to_pylist()
     starts, ends = sequences.offsets[:-1], sequences.offsets[1:]
     vectors = opened.after(Examples(sequences.user, sequences.items, starts, ends, opened.max_len))

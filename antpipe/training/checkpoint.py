@@ -140,7 +140,9 @@ def describe(run: Path) -> Checkpoint:
 
 def weights_file(run: Path, checkpoint: Checkpoint) -> Path:
     """The weights file of a run. Raises IntegrityError unless it is the one the description names."""
-    path = RunFolder(run).weights(checkpoint.weights_sha256)
+    folder = RunFolder(run)
+    path = folder.weights(checkpoint.weights_sha256)
+    path = folder.published if folder.published.is_file() and not path.exists() else path
     if not path.is_file() or file_sha256(path) != checkpoint.weights_sha256:
         raise damaged(f"{path}: missing, or not the weights its description names")
     return path

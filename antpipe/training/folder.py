@@ -23,6 +23,7 @@ class RunFolder:
         self.path = path
         self.description = path / "checkpoint.json"  # what the finished run is; written last, so the rest is complete
         self.state = path / "state.safetensors"  # everything that decides how an unfinished run continues
+        self.published = path / "model.safetensors"  # the weights of a run that was exported for a model hub
         self.metrics = path / "metrics.jsonl"  # one row per epoch
         self.cost = path / "cost.json"  # time and memory; the description is the same byte for byte in equal runs
         self.bad_batch = path / "nan-batch.npz"  # the batch whose loss was not finite

@@ -17,6 +17,9 @@ pytestmark = pytest.mark.usefixtures("here")
 FUNCTIONS = [name for name in ant.__all__ if inspect.isfunction(getattr(ant, name))]
 WITHOUT_EXAMPLE = {
     "demo",  # minutes
+    "export_onnx",  # slow, and needs a library that is not always there
+    "hub_push",  # needs a hub
+    "hub_pull",
     "import_ant_checkpoint",  # needs a file that only the authors' code writes
 }
 METHODS = ("open", "evaluate", "ranks", "item_vectors", "user_vectors", "recommend", "recommend_to_file", "similar")

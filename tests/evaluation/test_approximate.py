@@ -32,7 +32,8 @@ def test_the_default_is_four_times_the_square_root_of_the_items_unless_there_are
 )
 def test_an_index_that_searches_everything_gives_the_exact_ranks(config: EvaluateConfig) -> None:
     queries, items = shop()
-    search, _ = build_index(items, config)
+    index, _ = build_index(items, config)
+    search = index.search
     rng = np.random.default_rng(0)
     part = make_examples(rng.integers(0, 900, (80, 5)).tolist(), rng.integers(0, 900, 80).tolist())
     exact, got = rank_examples(queries, items, part), rank_examples(queries, items, part, search=search)
@@ -47,7 +48,8 @@ def test_a_narrow_search_reports_its_recall_and_is_reproducible(index: str) -> N
     config = EvaluateConfig(index=index, nlist=30, nprobe=1, hnsw_m=4, ef_construction=4, ef_search=4)
     found = []
     for _ in range(2):
-        search, sizes = build_index(items, config)
+        built, sizes = build_index(items, config)
+        search = built.search
         assert sizes["kind"] == index
         recall = recall_of_exact(queries, items, search)
         _, exact = nearest(queries, items, 10)

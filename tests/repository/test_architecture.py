@@ -28,6 +28,7 @@ LAYERS = (
     {"training"},
     {"evaluation"},
     {"serving"},
+    {"export"},
     {"comparison"},
     {"interop"},
     {"demonstration"},

@@ -1,0 +1,144 @@
+"""`export huggingface`: a run as a folder for a model hub: weights, configuration, evaluations and a model card.
+
+The folder is a run too: `Run.open`, `--run` and `--from` take it as it is, and so does whoever downloads it.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from antpipe.errors import DataError
+from antpipe.export.folder import README, Exported, exporting, require_free
+from antpipe.export.model_card import UNKNOWN, Shown, card
+from antpipe.runtime.logs import log
+from antpipe.store.next_command import spell
+from antpipe.store.store import Store
+from antpipe.training import checkpoint
+from antpipe.training.checkpoint import Checkpoint
+from antpipe.training.folder import RunFolder
+
+
+def export_huggingface(
+    store: Store,
+    run: Path,
+    out: Path,
+    *,
+    domains: Sequence[str] | None = None,
+    name: str | None = None,
+    licence: str = UNKNOWN,
+    comparison: Path | None = None,
+    force: bool = False,
+) -> Exported:
+    """Write model.safetensors, config.json, checkpoint.json, the evaluations of the run, and README.md, the card.
+
+    domains: whose evaluations the card shows (default: all). comparison: a folder of `compare` with the verdict on this
+    run. Raises DataError if the run was not evaluated on one of the domains, if the comparison has no such run, or if
+    `out` is there.
+    """
+    require_free(out, force=force)
+    described = checkpoint.describe(run)
+    weights = checkpoint.weights_file(run, described)
+    evaluations = evaluations_of(store, run, described, domains)
+    verdicts = verdicts_on(comparison, described) if comparison else []
+    sizes = {domain: statistics(store, domain) for domain in described.domains}
+    with exporting("huggingface", out, force=force) as draft:
+        folder = RunFolder(draft.path)
+        shutil.copyfile(weights, folder.published)
+        shutil.copyfile(RunFolder(run).description, folder.description)
+        for path in kept(RunFolder(run), described):
+            shutil.copyfile(path, draft.path / path.name)
+        for path, _ in evaluations:
+            shutil.copyfile(path, draft.path / path.name)
+        draft.json("config.json", config_of(described))
+        shown = Shown(name or run.resolve().name, licence, verdicts)
+        draft.text(README, card(described, [figures for _, figures in evaluations], sizes, shown))
+        draft.facts |= {"run": {"fingerprint": described.fingerprint, "stage": described.stage}, "license": licence}
+        draft.figures |= {
+            "parameters": sum(tensor.numel() for tensor in described.build("meta").state_dict().values()),
+            "evaluations": len(evaluations),
+            "verdicts": len(verdicts),
+        }
+        about = draft.about("huggingface")
+    if licence == UNKNOWN:
+        log.warning(
+            f"{out / README}: states no licence; name one with --license, as the hub spells it (mit, cc-by-4.0)"
+        )
+    return Exported(out, about)
+
+
+def kept(folder: RunFolder, described: Checkpoint) -> list[Path]:
+    """Files of a run that it does well without: its cost, and to which items its learned ids belong."""
+    ids = [folder.items(described.id_tables)] if described.items is not None else []
+    return [path for path in (folder.cost, *ids) if path.is_file()]
+
+
+def config_of(described: Checkpoint) -> dict[str, Any]:
+    """config.json, by which hubs recognise a model; checkpoint.json says the same and more to antpipe."""
+    return {
+        "model_type": "antpipe",
+        "architectures": ["Ant"],
+        "antpipe_version": described.antpipe,
+        "stage": described.stage,
+        "max_len": described.max_len,
+        "items": described.items,
+        "modalities": described.modalities,
+        **described.model,
+    }
+
+
+def evaluations_of(
+    store: Store, run: Path, described: Checkpoint, domains: Sequence[str] | None
+) -> list[tuple[Path, dict[str, Any]]]:
+    """The files and figures of a run's evaluations, without those of an earlier run in its folder."""
+    found = []
+    for path in sorted(run.glob("evaluation-*.json")):
+        figures = json.loads(path.read_text(encoding="utf-8"))
+        if figures.get("run_fingerprint") != described.fingerprint:
+            log.warning(f"{path}: of an earlier run in this folder; left out")
+        elif domains is None or figures["domain"] in domains:
+            found.append((path, figures))
+    for domain in domains or ():
+        if domain not in {figures["domain"] for _, figures in found}:
+            command = spell("evaluate", domains=[domain], store=store.root, flags=["--run", run])
+            raise DataError(f"{run} was not evaluated on {domain}, so the card has nothing to say of it", command)
+    return found
+
+
+def verdicts_on(comparison: Path, described: Checkpoint) -> list[dict[str, Any]]:
+    """What a comparison says of the arm of this run, by target: arm, seeds, metric, difference, verdict and why."""
+    path = comparison / "comparison.json"
+    try:
+        outcome = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: no finished comparison: {error}", "antpipe compare --help") from None
+    found = []
+    for target, facts in outcome["targets"].items():
+        for arm, figures in facts["arms"].items():
+            if described.fingerprint not in {row["fingerprint"] for row in figures["runs"]}:
+                continue
+            metric, protocol = outcome["metric"], outcome["protocol"]
+            found.append(
+                {
+                    "target": target,
+                    "arm": arm,
+                    "control": outcome["control"],
+                    "seeds": figures["seeds"],
+                    "metric": metric,
+                    "protocol": protocol,
+                    "mean": figures["protocols"][protocol][metric],
+                    "verdict": figures["verdict"],
+                }
+            )
+    if not found:
+        raise DataError(f"{path}: none of its runs is this one ({described.stage}, {described.fingerprint[:12]})")
+    return found
+
+
+def statistics(store: Store, domain: str) -> dict[str, Any]:
+    """The size of a domain, from its manifest; empty if the store does not have it any more."""
+    if domain not in store.domains():
+        return {}
+    found: dict[str, Any] = store.domain(domain).manifest().get("items", {}).get("statistics", {})
+    return found

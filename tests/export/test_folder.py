@@ -1,0 +1,61 @@
+"""The folder of an export: complete or absent, and never in place of anything else."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from antpipe.errors import DataError, SameCommand
+from antpipe.export.folder import exporting
+from antpipe.store.files import file_sha256
+
+
+def export(out: Path, content: str, *, force: bool = False) -> None:
+    with exporting("vectors", out, force=force) as draft:
+        draft.text("a.txt", content)
+
+
+def test_an_export_lists_its_files_with_sizes_and_hashes(tmp_path: Path) -> None:
+    export(tmp_path / "out", "abc")
+    about = json.loads((tmp_path / "out" / "export.json").read_text(encoding="utf-8"))
+    assert about["kind"] == "vectors"
+    assert about["files"] == {"a.txt": {"bytes": 3, "sha256": file_sha256(tmp_path / "out" / "a.txt")}}
+
+
+def test_an_export_that_is_there_is_replaced_only_by_force(tmp_path: Path) -> None:
+    export(tmp_path / "out", "first")
+    with pytest.raises(DataError, match="is there already") as caught:
+        export(tmp_path / "out", "second")
+    assert caught.value.next_command == SameCommand({"--force": None})
+    assert (tmp_path / "out" / "a.txt").read_text(encoding="utf-8") == "first"
+    export(tmp_path / "out", "third", force=True)
+    assert (tmp_path / "out" / "a.txt").read_text(encoding="utf-8") == "third"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_something_else_is_not_replaced_even_by_force(tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "out"
+    if kind == "file":
+        out.write_text("mine", encoding="utf-8")
+    else:
+        out.mkdir()
+        (out / "mine.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(DataError, match="holds something else") as caught:
+        export(out, "new", force=True)
+    assert caught.value.next_command == SameCommand({"--out": str(tmp_path / "out-2")})
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    export(tmp_path / "out", "abc")
+    assert (tmp_path / "out" / "export.json").is_file()
+
+
+def test_an_export_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    export(tmp_path / "out", "first")
+    with pytest.raises(OSError, match="disk full"), exporting("vectors", tmp_path / "out", force=True) as draft:
+        draft.text("a.txt", "half")
+        raise OSError("disk full")
+    assert (tmp_path / "out" / "a.txt").read_text(encoding="utf-8") == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
