@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         plan_training,
         train,
     )
+    from antpipe.api.serving import serve, service
     from antpipe.errors import (
         AntpipeError,
         DataError,
@@ -81,6 +82,7 @@ _HOMES = {
         "Vectors",
         "import_ant_checkpoint",
     ),
+    "antpipe.api.serving": ("serve", "service"),
     "antpipe.api.judging": ("compare", "plan_comparison", "Comparison"),
     "antpipe.api.overview": ("status", "stats", "encoders", "demo"),
     "antpipe.errors": (
