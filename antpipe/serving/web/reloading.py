@@ -86,7 +86,7 @@ def load(store: Store, run: Path, domain: str, cache: int) -> Loaded:
 def stamp_of(store: Store, run: Path, domain: str) -> Stamp:
     """Time, size and number of the files that say what a run and a domain are; None for one that is missing."""
     found: list[tuple[int, int, int] | None] = []
-    for path in (RunFolder(run).description, store.domain(domain).path / MANIFEST):
+    for path in (RunFolder(run).description, store.root / domain / MANIFEST):
         try:
             facts = path.stat()
         except OSError:

@@ -4,6 +4,7 @@ import ipaddress
 import os
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from antpipe.errors import DataError, SameCommand, UsageError
 from antpipe.runtime.logs import log
@@ -11,10 +12,14 @@ from antpipe.serving.web.reloading import Current, Loaded, load
 from antpipe.settings.serving import ServeConfig
 from antpipe.store.store import Store
 
+if TYPE_CHECKING:
+    import uvicorn
+
 TOKEN = "ANTPIPE_TOKEN"
 INSTALL = "pip install 'antpipe[serve]'"
 SHORTEST = 16  # characters of a token
 MB = 1_000_000
+BACKLOG = 2048  # connections that wait to be accepted
 
 
 def require_libraries() -> None:
@@ -56,12 +61,13 @@ def current_run(store: Store, run: Path, domain: str, config: ServeConfig) -> Cu
 
 
 def bound_socket(config: ServeConfig) -> socket.socket:
-    """A socket at the address and port. Raises UsageError if it cannot be had."""
+    """A socket that listens at the address and port. Raises UsageError if it cannot be had."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     found = socket.socket(family, socket.SOCK_STREAM)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((config.host, config.port))
+        found.listen(BACKLOG)
     except OSError as error:
         found.close()
         where = f"--host {config.host} --port {config.port}: {error.strerror or error}"
@@ -76,18 +82,13 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def run_service(current: Current, config: ServeConfig) -> None:
-    """Answer requests until Ctrl-C or SIGTERM. Raises UsageError as token_of and bound_socket."""
+def make_server(current: Current, config: ServeConfig, token: str | None) -> "uvicorn.Server":
+    """A server for sockets like those of bound_socket."""
     import uvicorn
 
     from antpipe.serving.web.app import make_app
     from antpipe.serving.web.connections import bounded_protocol
 
-    token = token_of(config)
-    listening = bound_socket(config)
-    host, port = listening.getsockname()[:2]
-    if token is None and not is_loopback(config.host):
-        log.warning(f"--host {config.host}: without a token (--token-file), whoever reaches this address can ask")
     settings = uvicorn.Config(
         make_app(current, config, token),
         http=bounded_protocol(config.max_connections, config.timeout),
@@ -97,10 +98,20 @@ def run_service(current: Current, config: ServeConfig) -> None:
         server_header=False,
         timeout_graceful_shutdown=int(config.timeout) + 1,
     )
+    return uvicorn.Server(settings)
+
+
+def run_service(current: Current, config: ServeConfig) -> None:
+    """Answer requests until Ctrl-C or SIGTERM. Raises as token_of and bound_socket."""
+    token = token_of(config)
+    listening = bound_socket(config)
+    host, port = listening.getsockname()[:2]
+    if token is None and not is_loopback(config.host):
+        log.warning(f"--host {config.host}: without a token (--token-file), whoever reaches this address can ask")
     shown = f"[{host}]" if ":" in host else host
     log.info(f"{current.domain}: serving {current.run} at http://{shown}:{port}/ (Ctrl-C stops it)")
     try:
-        uvicorn.Server(settings).run(sockets=[listening])
+        make_server(current, config, token).run(sockets=[listening])
     except KeyboardInterrupt:  # uvicorn has answered what was in progress and passes the signal on
         log.info("stopped")
     finally:
