@@ -44,7 +44,7 @@ from benchmarks.recommend import WAYS, opened
 SIZES, QUICK = (20_000, 50_000), (60, 400)  # users, items
 SERVICES = ("straightforward", "antpipe")
 K = 10
-MOST_IN_PROGRESS = 200  # requests that the load tool has open at a time; a later one waits
+MOST_IN_PROGRESS = 64  # requests that the load tool has open at a time; a later one waits
 
 
 @dataclass
@@ -158,24 +158,28 @@ async def ask(pool: httpcore2.AsyncConnectionPool, url: str, body: bytes) -> tup
 
 async def at_a_rate(url: str, asked: Sequence[bytes], rate: float) -> Load:
     """Requests that are due at a fixed rate, whether earlier ones are answered or not."""
-    seconds, failed = [], 0
+    seconds, failed, due = [], 0, asyncio.Queue[tuple[bytes, float] | None]()
 
-    async def one(pool: httpcore2.AsyncConnectionPool, body: bytes, due: float) -> None:
+    async def one() -> None:
         nonlocal failed
-        async with room:
-            status, _ = await ask(pool, url, body)
-        if status == 200:
-            seconds.append(time.perf_counter() - due)
-        else:
-            failed += 1
+        async with httpcore2.AsyncConnectionPool(max_connections=1) as pool:  # one pool for all would be slow
+            while (request := await due.get()) is not None:
+                status, _ = await ask(pool, url, request[0])
+                if status == 200:
+                    seconds.append(time.perf_counter() - request[1])
+                else:
+                    failed += 1
 
-    room = asyncio.Semaphore(MOST_IN_PROGRESS)
-    async with httpcore2.AsyncConnectionPool(max_connections=MOST_IN_PROGRESS) as pool, asyncio.TaskGroup() as group:
+    async with asyncio.TaskGroup() as group:
+        for _ in range(MOST_IN_PROGRESS):
+            group.create_task(one())
         began = time.perf_counter()
         for number, body in enumerate(asked):
-            due = began + number / rate
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            group.create_task(one(pool, body, due))
+            moment = began + number / rate
+            await asyncio.sleep(max(0.0, moment - time.perf_counter()))
+            due.put_nowait((body, moment))
+        for _ in range(MOST_IN_PROGRESS):
+            due.put_nowait(None)
     return Load(seconds, failed, time.perf_counter() - began)
 
 

@@ -20,6 +20,7 @@ from antpipe.settings.serving import ServeConfig
 from antpipe.store.store import Store
 
 CACHE = 1_000_000
+ANY_PORT = ServeConfig(port=0)
 Loads = Callable[[str], Loaded]
 Serving = Callable[..., AbstractContextManager[str]]
 
@@ -52,9 +53,7 @@ def serving(shop: Path, loaded: Loads) -> Serving:
     """Serves a loaded run at a free port: `with serving(run, config, token) as url`."""
 
     @contextmanager
-    def serve(
-        run: Loaded | None = None, config: ServeConfig = ServeConfig(port=0), token: str | None = None
-    ) -> Iterator[str]:  # noqa: B008
+    def serve(run: Loaded | None = None, config: ServeConfig = ANY_PORT, token: str | None = None) -> Iterator[str]:
         server = make_server(current_of(shop, run or loaded("strong")), config, token)
         listening = bound_socket(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

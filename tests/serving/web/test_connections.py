@@ -26,8 +26,7 @@ def connect(url: str) -> socket.socket:
     address = urlsplit(url)
     assert address.hostname is not None
     assert address.port is not None
-    found = socket.create_connection((address.hostname, address.port), timeout=20)
-    return found
+    return socket.create_connection((address.hostname, address.port), timeout=20)
 
 
 def received(connection: socket.socket) -> bytes:

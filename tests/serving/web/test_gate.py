@@ -22,7 +22,7 @@ TOKEN = "correct horse battery".replace(" ", "-")
 SMALL = ServeConfig(max_body=1000, max_requests=2, timeout=0.1)
 
 
-async def fine(scope: Any, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+async def fine(_: Any, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
     """An application that answers with the length of the body."""
     body = (await receive())["body"]
     await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -164,7 +164,7 @@ def test_a_weak_token_is_refused(tmp_path: Path, token: str) -> None:
 
 
 def test_a_token_file_that_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="--token-file .*none"):
+    with pytest.raises(DataError, match=r"--token-file .*none"):
         token_of(ServeConfig(token_file=tmp_path / "none"))
 
 

@@ -196,7 +196,7 @@ def test_signs_of_patterns_are_searched_as_they_are(client: TestClient) -> None:
 # -- watching ---------------------------------------------------------------------------------------------------------
 
 
-def test_health_and_readiness(client: TestClient, opened: Open) -> None:
+def test_health_and_readiness(client: TestClient) -> None:
     assert client.get("/health").json() == {"status": "ok"}
     found = client.get("/ready").json()
     assert (found["ready"], found["reload"], found["items"], found["users"]) == (True, "ok", ITEMS, USERS)
