@@ -104,8 +104,8 @@ class Service:
         self.metrics.loads[outcome] += 1
 
 
-def make_app(current: Current, limits: ServeConfig, token: str | None = None) -> Gate:
-    """The application. token: what requests must bring; None: nothing."""
+def make_app(current: Current, limits: ServeConfig, token: str | None = None, *, local_only: bool = False) -> Gate:
+    """The application. token: what requests must bring; None: nothing. local_only: see Gate."""
     service = Service(current, limits)
     app = FastAPI(
         title="antpipe",
@@ -119,7 +119,7 @@ def make_app(current: Current, limits: ServeConfig, token: str | None = None) ->
     add_watching(app, service)
     add_page(app)
     add_errors(app)
-    return Gate(app, limits, token, service.metrics)
+    return Gate(app, limits, token, service.metrics, local_only)
 
 
 def add_asking(app: FastAPI, service: Service) -> None:

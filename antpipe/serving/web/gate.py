@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN = ("/", "/health", "/ready")  # paths that need no token; /ready says more with one
 UNBOUNDED = ("/health", "/ready", "/metrics")  # answered however many requests are in progress
+LOCAL = re.compile(rb"(?i)(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?")  # the header Host
 OTHER = "other"  # stands in figures for paths that are no route
 
 
@@ -32,12 +34,17 @@ class ClosedError(Exception):
 
 @dataclass(frozen=True)
 class Gate:
-    """An ASGI application around another one. token: None if none is needed."""
+    """An ASGI application around another one.
+
+    token: None if none is needed. local_only: answer only requests that are addressed to this machine by a name of
+    loopback, so that no web page can ask under a name of its own (DNS rebinding).
+    """
 
     app: App
     limits: ServeConfig
     token: str | None
     metrics: Metrics
+    local_only: bool = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -59,6 +66,10 @@ class Gate:
         scope["antpipe_authorised"] = authorised = self._may(headers.get(b"authorization", b""))
         if self.metrics.in_progress > limits.max_requests and path not in UNBOUNDED:
             await sent.refuse(503, f"{limits.max_requests} requests are in progress", "ask again in a second")
+        elif self.local_only and not LOCAL.fullmatch(headers.get(b"host", b"")):
+            await sent.refuse(
+                421, "without a token, only requests to localhost are answered", "start with --token-file"
+            )
         elif not authorised and path not in OPEN:
             await sent.refuse(401, "no valid token", "send the header Authorization: Bearer TOKEN")
         elif too_long(headers.get(b"content-length", b""), limits.max_body):

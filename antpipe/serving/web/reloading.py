@@ -46,7 +46,11 @@ class Current:
         """Look for changed files every so many seconds, for ever. told: gets the outcome of each load."""
         while True:
             await asyncio.sleep(every)
-            outcome = await asyncio.to_thread(self.refresh)
+            try:
+                outcome = await asyncio.to_thread(self.refresh)
+            except Exception:  # a bug must not end the service, nor be tried for ever in silence
+                log.exception(f"{self.run}: changed, but cannot be loaded; the run loaded before still serves")
+                outcome, self.failure = "failed", "unexpected error: see the log"
             if outcome:
                 told(outcome)
 

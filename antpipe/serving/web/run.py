@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,7 +91,7 @@ def make_server(current: Current, config: ServeConfig, token: str | None) -> "uv
     from antpipe.serving.web.connections import bounded_protocol
 
     settings = uvicorn.Config(
-        make_app(current, config, token),
+        make_app(current, config, token, local_only=token is None and is_loopback(config.host)),
         http=bounded_protocol(config.max_connections, config.timeout),
         ws="none",
         log_config=None,
@@ -110,9 +111,7 @@ def run_service(current: Current, config: ServeConfig) -> None:
         log.warning(f"--host {config.host}: without a token (--token-file), whoever reaches this address can ask")
     shown = f"[{host}]" if ":" in host else host
     log.info(f"{current.domain}: serving {current.run} at http://{shown}:{port}/ (Ctrl-C stops it)")
-    try:
+    # After Ctrl-C, uvicorn answers what is in progress and then passes the signal on.
+    with listening, suppress(KeyboardInterrupt):
         make_server(current, config, token).run(sockets=[listening])
-    except KeyboardInterrupt:  # uvicorn has answered what was in progress and passes the signal on
-        log.info("stopped")
-    finally:
-        listening.close()
+    log.info("stopped")

@@ -125,6 +125,22 @@ def test_only_the_token_opens_the_gate(header: str | None, status: int) -> None:
     assert asyncio.run(passed(gate(token=TOKEN), headers=headers))[0] == status
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8000", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:8000", 200),
+        ("evil.example:8000", 421),
+        ("localhost.evil.example", 421),
+        ("", 421),
+    ],
+)
+def test_without_a_token_only_names_of_loopback_are_answered(host: str, status: int) -> None:
+    door = Gate(fine, SMALL, None, Metrics(), local_only=True)
+    assert asyncio.run(passed(door, headers={"host": host}))[0] == status
+
+
 def test_page_and_health_need_no_token_and_readiness_says_less_without(shop: Path, loaded: Loads) -> None:
     with TestClient(make_app(current_of(shop, loaded("strong")), ServeConfig(), TOKEN)) as client:
         assert client.get("/").status_code == client.get("/health").status_code == 200

@@ -127,3 +127,20 @@ def test_nothing_on_disk_is_needed_to_answer(current: Current) -> None:
         assert client.post("/recommend", json={"user": "x", "unknown": "popularity"}).status_code == 200
         assert client.post("/similar", json={"item": "i03", "by": "image"}).status_code == 200
         assert client.get("/items/i03").json()["title"] == "Thing 3"
+
+
+def test_a_bug_while_loading_is_logged_and_the_service_goes_on(
+    current: Current, shop: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("antpipe.serving.web.reloading.load", broken)
+    with TestClient(make_app(current, ServeConfig(reload_every=0.05))) as client, caplog.at_level("ERROR"):
+        replace_run(current, shop, "strong")
+        deadline = time.monotonic() + 30
+        while client.get("/ready").json()["reload"] == "ok" and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert client.get("/ready").json()["reload_failed"] == "unexpected error: see the log"
+        assert asked_of(client)
+    assert "a bug" in caplog.text

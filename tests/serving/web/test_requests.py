@@ -123,7 +123,7 @@ def test_fewer_than_k_are_said_so(client: TestClient) -> None:
         ({"items": ["i01"], "k": 21}, "k = 21: this service gives at most 20"),
         ({"items": ["i01"], "k": 0}, "k: Input should be greater than or equal to 1"),
         ({"items": ["i01"], "k": "5"}, "k: Input should be a valid integer"),
-        ({"items": ["i01"], "wher": "x"}, "wher: no such field"),
+        ({"items": ["i01"], "filter": "x"}, "filter: no such field"),
         ({"items": "i01"}, "items: Input should be a valid list"),
         ({"items": ["i01"], "diversify": 2}, "diversify: Input should be less than or equal to 1"),
         ({"items": ["i01"], "user": "u01"}, "give either `user` or `items`"),
