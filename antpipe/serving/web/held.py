@@ -47,8 +47,9 @@ class HeldRun(OpenRun):
 
     @cached_property
     def table(self) -> pl.DataFrame:
-        """The catalogue's items, one row per item, in order."""
-        return super().describing([name for name in self.columns if name not in NOT_HELD])
+        """What the catalogue says of each item that the run knows, in order."""
+        found = super().describing([name for name in self.columns if name not in NOT_HELD])
+        return found.head(len(self.item_ids))
 
     @cached_property
     def fingerprint(self) -> str:

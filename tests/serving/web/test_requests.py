@@ -148,6 +148,28 @@ def test_what_is_not_json_is_refused(client: TestClient) -> None:
     assert (answer.status_code, answer.json()["what"]) == (400, "the request is not JSON")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"user": "\\ud800"}',
+        b'{"items": ["i01"], "where": "title = \'\\ud800\'"}',
+        b'{"items": ["i01"], "k": 1e999}',
+        b'{"items": ["i01"], "k": NaN}',
+        b'{"items": ["i01"], "diversify": NaN}',
+        b'{"items": ["i01"], "k": ' + b"9" * 5000 + b"}",
+        b'{"\\u0000": 1}',
+        b"\xff\xfe",
+        b"null",
+        b"",
+    ],
+)
+def test_odd_json_is_refused_and_never_a_bug(client: TestClient, body: bytes) -> None:
+    answer = client.post("/recommend", content=body, headers={"content-type": "application/json"})
+    assert 400 <= answer.status_code < 500, answer.text
+    assert set(answer.json()) == {"what", "next"}
+
+
 # -- similar, items ---------------------------------------------------------------------------------------------------
 
 
