@@ -74,6 +74,7 @@ def held_run(users: int, items: int, way: str) -> HeldRun:
         price=pl.lit(1.5),
         currency=pl.lit("EUR"),
         image_urls=pl.lit([], pl.List(pl.String)),
+        image_files=pl.lit([], pl.List(pl.String)),
     )
     spans = zip(part.start.tolist(), part.end.tolist(), strict=True)
     histories = {f"u{number}": part.items[a:b] for number, (a, b) in enumerate(spans)}

@@ -1,5 +1,6 @@
 """What a request asks of a held run, checked, and the answer as plain data."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,12 @@ from antpipe.serving.web.held import CENTS, HeldRun, Offers
 from antpipe.serving.web.messages import MOST_FOUND, RecommendRequest, SimilarRequest
 
 FEW = 200  # excluded items that are left out after the search, not before it
+PICTURES = (  # how files begin, by media type
+    (rb"\x89PNG\r\n\x1a\n", "image/png"),
+    (rb"\xff\xd8\xff", "image/jpeg"),
+    (rb"GIF8[79]a", "image/gif"),
+    (rb"RIFF....WEBP", "image/webp"),
+)
 NEXT_FILTER = "loosen `where`, `exclude` or `only`"
 NEXT_UNKNOWN = 'ask with one that is known, or with "unknown": "popularity"'
 
@@ -164,3 +171,22 @@ def described(held: HeldRun, item: str) -> dict[str, Any]:
     if found["price"] is not None:
         found["price"] = round(found["price"], CENTS)
     return found | {"interactions": int(held.popularity[row])}
+
+
+def picture(held: HeldRun, item: str) -> tuple[bytes, str]:
+    """The picture file of an item and its media type. The catalogue names the file, the request only the item.
+
+    Raises RefusedError if there is none that a browser can show.
+    """
+    row = held.row_of.get(item)
+    name = None if row is None else held.picture_files[row]
+    if name is None:
+        raise RefusedError(404, f"no picture of an item {item!r}", "GET /items/ID tells what there is")
+    try:
+        content = (held.domain.path / name).read_bytes()
+    except OSError:
+        raise RefusedError(404, f"the picture of {item!r} is not there any more", "ask again later") from None
+    kind = next((kind for begin, kind in PICTURES if re.match(begin, content, re.DOTALL)), None)
+    if kind is None:
+        raise RefusedError(404, f"the picture of {item!r} has a format that browsers do not show", "use PNG or JPEG")
+    return content, kind

@@ -147,6 +147,13 @@ def add_asking(app: FastAPI, service: Service) -> None:
         """What the catalogue says of an item."""
         return Json(answers.described(service.current.loaded.held, item_id))
 
+    @app.get("/pictures/{item_id:path}", responses={200: {"content": {"image/*": {}}}, **REFUSALS})
+    async def picture(item_id: str) -> Response:
+        """The picture of an item whose `picture` is a path."""
+        content, kind = await service.aside(answers.picture, service.current.loaded.held, item_id)
+        headers = {"x-content-type-options": "nosniff", "content-security-policy": "default-src 'none'"}
+        return Response(content, media_type=kind, headers=headers)
+
 
 def add_watching(app: FastAPI, service: Service) -> None:
     """The routes for those who run the service."""
@@ -182,7 +189,7 @@ def add_page(app: FastAPI) -> None:
     [style] = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
     policy = (
         f"default-src 'none'; script-src {hash_of(script)}; style-src {hash_of(style)}; connect-src 'self'; "
-        "img-src https: http:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "img-src https: http: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     headers = {
         "content-security-policy": policy,

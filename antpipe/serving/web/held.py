@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import numpy as np
 import polars as pl
@@ -78,9 +79,17 @@ class HeldRun(OpenRun):
 
     @cached_property
     def pictures(self) -> list[str | None]:
-        """The first URL of a picture of each item, if it has one that a browser can load."""
-        first = pl.col("image_urls").list.first()
-        return self.table.select(pl.when(first.str.contains("^https?://")).then(first)).to_series().to_list()
+        """Where a browser finds a picture of each item: its first URL, or else a path of the service."""
+        urls = self.table.select(pl.col("image_urls").list.first()).to_series().to_list()
+        return [
+            url if url is not None and url.startswith(("https://", "http://")) else path_of(item) if file else None
+            for item, url, file in zip(self.item_ids, urls, self.picture_files, strict=True)
+        ]
+
+    @cached_property
+    def picture_files(self) -> list[str | None]:
+        """The first picture file of each item, as seen from the folder of the domain."""
+        return self.table.select(pl.col("image_files").list.first()).to_series().to_list()
 
     @cached_property
     def histories(self) -> dict[str, History]:
@@ -105,6 +114,11 @@ class HeldRun(OpenRun):
     def everything(self) -> Offer:
         """All items, without any filter."""
         return offer_of(self)
+
+
+def path_of(item: str) -> str:
+    """The path of an item's picture, relative to that of the service."""
+    return f"pictures/{quote(item, safe='')}"
 
 
 def hold(store: Store, run: Path, domain: str) -> HeldRun:

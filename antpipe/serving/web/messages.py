@@ -85,7 +85,7 @@ class Why(BaseModel):
 
 
 class Card(BaseModel):
-    """An item as it is listed. picture: a URL."""
+    """An item as it is listed. picture: a URL, or a path of this service."""
 
     item_id: str
     title: str

@@ -1,18 +1,24 @@
 """What the service answers, beside what the functions of an opened run give."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from starlette.testclient import TestClient
 
+import antpipe as ant
 from antpipe.evaluation.vectors import OpenRun
 from antpipe.serving.offer import offer_of
 from antpipe.serving.recommend import Wishes, history_of, recommend_after, user_histories
 from antpipe.serving.similar import similar_items
 from antpipe.serving.web.messages import RecommendRequest, SimilarRequest
+from antpipe.store.store import Store
 from tests.serving.conftest import ITEMS, USERS
+from tests.support.shops import make_domain, picture
+from tests.support.trainable import WIDTHS, write_feature
 
 Open = Callable[[str], OpenRun]
 FIELDS = ("rank", "item_id", "title")
@@ -200,6 +206,50 @@ def test_an_unknown_item_is_not_found_whatever_its_name(client: TestClient, item
     answer = client.get(f"/items/{item}")
     assert answer.status_code == 404
     assert "no item" in answer.json()["what"]
+
+
+def test_a_picture_is_that_of_the_catalogue_or_its_url(shop: Path, tmp_path: Path) -> None:
+    pictures = {"p.png": picture(1), "q.jpg": picture(2, form="JPEG"), "r.svg": b"<svg/>", "s.png": picture(3)}
+    items = [
+        {"item_id": "a/b", "image_files": ["p.png", "s.png"], "image_urls": ["ftp://example.org/no"]},
+        {"item_id": "jpeg", "image_files": ["q.jpg"]},
+        {"item_id": "svg", "image_files": ["r.svg"]},
+        {"item_id": "gone", "image_files": ["s.png"]},
+        {"item_id": "url", "image_files": ["s.png"], "image_urls": ["https://example.org/u.png"]},
+        {"item_id": "none"},
+    ]
+    domain = make_domain(Store(tmp_path), "Pictured", items, pictures=pictures)
+    for modality, width in WIDTHS.items():
+        write_feature(domain, modality, np.random.default_rng(1).normal(size=(len(items), width)))
+    ant.build_sequences(tmp_path, "Pictured", max_len=6)
+    with TestClient(ant.service(tmp_path, shop / "runs" / "plain", "Pictured")) as client:
+        shown = {one["item_id"]: one["picture"] for one in ask(client, items=["none"], k=5)["items"]}
+        assert shown == {
+            "a/b": "pictures/a%2Fb",
+            "jpeg": "pictures/jpeg",
+            "svg": "pictures/svg",
+            "gone": "pictures/gone",
+            "url": "https://example.org/u.png",
+        }
+        found = client.get(f"/{shown['a/b']}")
+        assert (found.content, found.headers["content-type"]) == (pictures["p.png"], "image/png")
+        assert client.get("/pictures/jpeg").headers["content-type"] == "image/jpeg"
+        for path in domain.path.glob("images-*/s.png"):
+            path.unlink()
+        for item in ("svg", "gone", "none", "unheard of", "..%2f..%2fitems.parquet"):
+            assert client.get(f"/pictures/{item}").status_code == 404, item
+
+
+def test_a_catalogue_without_interactions_is_served_after_known_items(shop: Path, tmp_path: Path) -> None:
+    items = pl.DataFrame({"item": ["a", "b", "c"], "title": ["Red kite", "Blue kite", "Kettle"]})
+    ant.ingest_table(tmp_path, "Alone", items=items)
+    for modality, width in WIDTHS.items():
+        write_feature(ant.Store(tmp_path).domain("Alone"), modality, np.ones((3, width)))
+    with TestClient(ant.service(tmp_path, shop / "runs" / "plain", "Alone")) as client:
+        assert {one["item_id"] for one in ask(client, items=["b"])["items"]} == {"a", "c"}
+        assert "catalogue without interactions" in refused(client, 422, items=[], unknown="popularity")
+        assert refused(client, 404, user="nobody") == "no user 'nobody'"
+        assert [one["item_id"] for one in client.get("/items?search=kite").json()["items"]] == ["a", "b"]
 
 
 def test_a_search_finds_titles_with_all_words_the_most_popular_first(client: TestClient, opened: Open) -> None:
