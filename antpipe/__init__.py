@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         plan_training,
         train,
     )
+    from antpipe.api.serving import serve, service
     from antpipe.errors import (
         AntpipeError,
         DataError,
@@ -92,6 +93,7 @@ _HOMES = {
         "Vectors",
         "import_ant_checkpoint",
     ),
+    "antpipe.api.serving": ("serve", "service"),
     "antpipe.api.judging": ("compare", "plan_comparison", "Comparison"),
     "antpipe.api.overview": ("status", "stats", "runs", "next_step", "encoders", "demo"),
     "antpipe.api.exports": (

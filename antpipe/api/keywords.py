@@ -313,6 +313,23 @@ class SimilarKeywords(TypedDict, total=False):
     where: str | None
 
 
+class ServeKeywords(TypedDict, total=False):
+    """The section `[serve]`."""
+
+    host: str
+    port: int
+    token_file: str | Path | None
+    max_k: int
+    max_body: int
+    max_requests: int
+    max_connections: int
+    timeout: float
+    batch: int
+    wait: float
+    cache: int
+    reload_every: float
+
+
 class DemoKeywords(TypedDict, total=False):
     """The section `[demo]`."""
 

@@ -48,6 +48,7 @@ PIPELINE = (
     "compare",
     "recommend",
     "similar",
+    "serve",
     "export",
     "hub",
     "demo",
@@ -57,7 +58,22 @@ INPUT, OUTPUT, RUN = "Input", "Output", "Run"
 PANELS = (None, INPUT, "Model", "Optimisation")  # in this order; others follow, then these:
 LAST_PANELS = (RUN, OUTPUT)
 # Settings whose flags come first, without a panel.
-MOST_USED = ("epochs", "encoder", "arms", "seeds", "min_user", "min_item", "bins", "max_len", "split", "map", "k", "by")
+MOST_USED = (
+    "epochs",
+    "encoder",
+    "arms",
+    "seeds",
+    "min_user",
+    "min_item",
+    "bins",
+    "max_len",
+    "split",
+    "map",
+    "k",
+    "by",
+    "host",
+    "port",
+)
 
 
 class Ordered(TyperGroup):

@@ -81,3 +81,18 @@ def similar(
     """List the items that are most like an item."""
     rows = api.runs.Run.open(run, call.store).similar(domains, item, **call.settings).to_dicts()
     call.show(rows, show.recommendations(rows))
+
+
+@command(
+    app,
+    "serve",
+    USING,
+    takes=api.serving.serve,
+    examples=[
+        "antpipe serve --run runs/shop --domains Shop",
+        "antpipe serve --run runs/shop --domains Shop --port 9000 --token-file token.txt",
+    ],
+)
+def serve(call: Call, run: RunFolder, domains: OneDomain) -> None:
+    """Answer requests for recommendations over HTTP."""
+    api.serving.serve(call.store, run, domains, **call.settings)

@@ -117,6 +117,11 @@ class OpenRun:
         """The row of each item, by its original id."""
         return {item: row for row, item in enumerate(self.item_ids)}
 
+    @cached_property
+    def popularity(self) -> Ints:
+        """(N,) the number of interactions of each item. Raises DataError for a catalogue without interactions."""
+        return np.bincount(self.domain.sequences().items, minlength=len(self.items))
+
 
 def open_for(store: Store, run: Path, domain: str) -> OpenRun:
     """Load a run and compute the vectors of a domain's items, with the cold ones, as they are now (served.py).

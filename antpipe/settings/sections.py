@@ -24,7 +24,7 @@ from antpipe.settings.ingest import (
     TableConfig,
 )
 from antpipe.settings.model import ModelConfig
-from antpipe.settings.serving import RecommendConfig, SimilarConfig
+from antpipe.settings.serving import RecommendConfig, ServeConfig, SimilarConfig
 from antpipe.settings.training import TrainConfig
 
 CONFIGS: tuple[type[Config], ...] = (
@@ -50,5 +50,6 @@ CONFIGS: tuple[type[Config], ...] = (
     CompareConfig,
     RecommendConfig,
     SimilarConfig,
+    ServeConfig,
     DemoConfig,
 )

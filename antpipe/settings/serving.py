@@ -53,3 +53,25 @@ class SimilarConfig(Config):
         ("fused", *MODALITIES, "id"),
     )
     where: str | None = setting(None, WHERE)
+
+
+@dataclass(frozen=True)
+class ServeConfig(Config):
+    """Where a service listens, and what bounds it."""
+
+    section: ClassVar[str] = "serve"
+    panel: ClassVar[str] = "Limits"
+    host: str = setting("127.0.0.1", "address to listen on; any but this one may be reached from other machines")
+    port: int = setting(8000, "port to listen on (0: any free one)", least=0, most=65535)
+    token_file: Path | None = setting(
+        None, "file with the bearer token that requests must carry [else $ANTPIPE_TOKEN, else none]", panel="Input"
+    )
+    max_k: int = setting(100, "most items per answer", least=1)
+    max_body: int = setting(1_000_000, "most bytes per request; a larger one gets 413", least=1000)
+    max_requests: int = setting(256, "requests in progress; further ones get 503", least=1)
+    max_connections: int = setting(512, "open connections; further ones get 503 and are closed", least=1)
+    timeout: float = setting(10.0, "seconds for a request, and for a connection to send one", least=0.1)
+    batch: int = setting(64, "most requests answered together", least=1)
+    wait: float = setting(2.0, "milliseconds to wait for further requests to answer together", least=0, most=1000)
+    cache: int = setting(256, "MB of item vectors kept for filters that were used before", least=0)
+    reload_every: float = setting(1.0, "seconds between looks for a new checkpoint or a changed domain", least=0.05)

@@ -20,6 +20,7 @@ WITHOUT_EXAMPLE = {
     "export_onnx",  # slow, and needs a library that is not always there
     "hub_push",  # needs a hub
     "hub_pull",
+    "serve",  # runs until Ctrl-C
     "import_ant_checkpoint",  # needs a file that only the authors' code writes
 }
 METHODS = ("open", "evaluate", "ranks", "item_vectors", "user_vectors", "recommend", "recommend_to_file", "similar")
@@ -40,6 +41,8 @@ def test_the_example_of_a_public_function_runs(
     tests = doctest.DocTestFinder(recurse=False).find(public(name), name, globs={"ant": ant})
     examples = [test for test in tests if test.examples]
     assert examples, f"{name} has no example"
+    if name == "service":
+        pytest.importorskip("fastapi", reason="pip install 'antpipe[serve]'")
     for test in examples:
         printed: list[str] = []
         result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=printed.append)

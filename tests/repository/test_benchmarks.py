@@ -1,11 +1,13 @@
 """The benchmarks compare equal things, and run; their figures are for quiet machines and are not judged here."""
 
 import argparse
+import asyncio
 import gzip
 import os
 import re
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -15,7 +17,8 @@ import pytest
 import torch
 
 from antpipe.core.batches import training_windows
-from benchmarks import embed_image, gpu, recommend, verdict
+from antpipe.settings.serving import ServeConfig
+from benchmarks import embed_image, gpu, recommend, serve, verdict
 from benchmarks.embed_text import made_up
 from benchmarks.evaluate import QUICK as EVALUATED
 from benchmarks.evaluate import our_metrics, plain_metrics, split_of, vectors_of
@@ -210,3 +213,20 @@ def test_the_benchmark_of_recommendations_finds_the_same_both_ways() -> None:
         row = recommend.compare(40, 300, 5, way)
         assert row.startswith(way)
         assert row.endswith("100.00%")
+
+
+def test_the_benchmark_of_the_service_gets_the_same_from_both_and_prints_a_row_per_load() -> None:
+    asked, found = serve.bodies(serve.QUICK[1], 12), []
+    for name in serve.SERVICES:
+        server, listening = serve.server_of(name, serve.QUICK, serve.WAYS[0]), serve.bound_socket(ServeConfig(port=0))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            found.append(asyncio.run(serve.answers(url, asked)))
+            for load in (serve.by_clients(url, asked, 3), serve.at_a_rate(url, asked, 500.0)):
+                assert asyncio.run(load).row(name, "12").split()[:4] == [name, "12", "12", "0"]
+        finally:
+            server.should_exit = True
+            thread.join()
+    assert serve.same_answers(*found) > 0.99

@@ -1,0 +1,153 @@
+"""What requests and answers hold. Unknown fields are refused by name."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from antpipe.runtime.conditions import LONGEST
+from antpipe.serving.similar import FUSED, ID
+from antpipe.settings.model import MODALITIES
+from antpipe.settings.serving import WHERE, RecommendConfig
+
+ID_LENGTH = 1000  # characters
+SEARCH_LENGTH = 200
+MOST_FOUND = 50  # items of a search
+By = Literal["fused", "text", "image", "price", "id"]
+assert set(By.__args__) == {FUSED, ID, *MODALITIES}  # type: ignore[attr-defined]
+ItemId = Field(max_length=ID_LENGTH)
+
+
+class Asked(BaseModel):
+    """Fields that requests share."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    k: int = Field(RecommendConfig.k, ge=1, description="number of items")
+    where: str | None = Field(None, max_length=LONGEST, description=WHERE)
+
+
+class RecommendRequest(Asked):
+    """For whom, and which items may be recommended. Give either `user` or `items`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"user": "U42", "k": 5},
+                {"items": ["B01", "B07"], "k": 5, "where": "price < 50", "explain": True},
+                {"items": [], "unknown": "popularity"},
+            ]
+        }
+    )
+    user: str | None = Field(None, max_length=ID_LENGTH, description="a user of the domain (original id)")
+    items: list[str] | None = Field(None, description="item ids of a history, oldest first")
+    exclude: list[str] = Field([], description="item ids that are not recommended")
+    only: list[str] | None = Field(None, description="item ids: nothing else is recommended")
+    include_seen: bool = Field(RecommendConfig.include_seen, description="items of the history may come again")
+    diversify: float = Field(
+        RecommendConfig.diversify, ge=0, le=1, allow_inf_nan=False, description="how much likeness to others counts"
+    )
+    explain: bool = Field(RecommendConfig.explain, description="say what each score owes most to")
+    unknown: Literal["error", "popularity"] = Field(
+        RecommendConfig.unknown,  # type: ignore[arg-type]
+        description="what unknown users and items lead to; popularity: they are skipped, and no history gets the most "
+        "popular items",
+    )
+
+
+class SimilarRequest(Asked):
+    """Which items to compare with one."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"item": "B01", "by": "text", "k": 5}]})
+    item: str = Field(max_length=ID_LENGTH, description="an item of the domain (original id)")
+    by: By = Field(FUSED, description="the run's item vectors (fused), the features of one modality, or learned ids")  # type: ignore[arg-type]
+
+
+class Worth(BaseModel):
+    """What a modality adds to a score."""
+
+    modality: str
+    worth: float
+
+
+class Because(BaseModel):
+    """What an item of the history adds to a score."""
+
+    item_id: str
+    worth: float
+
+
+class Why(BaseModel):
+    """What a score owes most to (docs/recommend.md)."""
+
+    modality: str
+    modalities: list[Worth]
+    because: list[Because]
+    method: str
+
+
+class Card(BaseModel):
+    """An item as it is listed. picture: a URL, or a path of this service."""
+
+    item_id: str
+    title: str
+    price: float | None
+    currency: str | None
+    picture: str | None
+
+
+class Ranked(Card):
+    """An item of an answer, best first from rank 1."""
+
+    rank: int
+    score: float
+    why: Why | None = Field(None, description="only with `explain`")
+
+
+class RankedAnswer(BaseModel):
+    """The best items. run: the fingerprint of the run that found them. note: why there are fewer than k, or that these
+    are the most popular items."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "items": [
+                        {
+                            "item_id": "B01",
+                            "title": "Steel kettle",
+                            "price": 19.9,
+                            "currency": "EUR",
+                            "picture": None,
+                            "rank": 1,
+                            "score": 0.31,
+                        }
+                    ],
+                    "run": "0c4f…",
+                    "note": None,
+                }
+            ]
+        }
+    )
+    items: list[Ranked]
+    run: str
+    note: str | None
+
+
+class FoundAnswer(BaseModel):
+    """Items whose title holds all words of a search; those with the most interactions come first."""
+
+    items: list[Card]
+
+
+class Refusal(BaseModel):
+    """Why a request was not answered, and what to do next."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"what": "no user 'U43'", "next": 'ask with a known user, or "unknown": "popularity"'}]
+        }
+    )
+    what: str
+    next: str
+
+
+Details = dict[str, Any]
