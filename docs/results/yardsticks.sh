@@ -14,7 +14,7 @@ for target in "$@"; do
         --items "$tables/$target.items.csv.gz" --time-unit order
     antpipe embed-text --domains "$target" --encoder packaged/all-MiniLM-L6-v2
     antpipe build-sequences --domains "$target"
-    common=(--target "$target" --seeds 3 --epochs 20 --valid-sample 10000 --save-every 3600 --preset strong)
+    common=(--target "$target" --seeds 3 --epochs 20 --valid-sample 10000 --save-every 3600 --preset strong --no-words)
     # SASRec has a search of its own, so it is trained with settings of its own.
     antpipe compare --arms sasrec --modalities text --layers 2 --hidden-dropout 0.5 --attention-dropout 0.5 \
         --smallest-batch 0 --least-steps 0 --out "$work/$target-sasrec" "${common[@]}"

@@ -15,7 +15,19 @@ FOLDER = REPOSITORY / "docs" / "results"
 PAGE = (REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")
 OUTCOMES = sorted(FOLDER.glob("*/*/comparison.json"))
 KNOWN = {flag_name(name) for config in CONFIGS for name in config.__dataclass_fields__}
-OF_COMMANDS = {"domain", "domains", "target", "sources", "interactions", "items", "modality", "stage", "out", "preset"}
+OF_COMMANDS = {
+    "domain",
+    "domains",
+    "target",
+    "sources",
+    "interactions",
+    "items",
+    "modality",
+    "stage",
+    "out",
+    "preset",
+    "run",
+}
 
 
 def name_of(path: Path) -> str:
@@ -64,19 +76,34 @@ def test_what_was_trained_is_ahead_of_the_best_published_figures_as_the_page_say
 @each_outcome
 def test_each_outcome_is_the_mean_of_the_results_beside_it(path: Path) -> None:
     found = json.loads(path.read_text(encoding="utf-8"))
-    (target,) = found["targets"]
-    runs: dict[str, list[float]] = {}
+    runs: dict[tuple[str, str], list[float]] = {}
     for file in (path.parent / "results").rglob("*.json"):
         run = json.loads(file.read_text(encoding="utf-8"))
-        assert run["target"] == target
-        runs.setdefault(run["arm"], []).append(run["protocols"]["all"]["recall@10"])
-    arms = found["targets"][target]["arms"]
-    means = {name: arm["protocols"]["all"]["recall@10"]["mean"] for name, arm in arms.items()}
+        runs.setdefault((run["target"], run["arm"]), []).append(run["protocols"]["all"]["recall@10"])
+    means = {
+        (target, name): arm["protocols"]["all"]["recall@10"]["mean"]
+        for target, one in found["targets"].items()
+        for name, arm in one["arms"].items()
+    }
     assert {name: sum(values) / len(values) for name, values in runs.items()} == pytest.approx(means)
 
 
-@pytest.mark.parametrize("script", ["run.sh", "yardsticks.sh"])
+@pytest.mark.parametrize("script", ["run.sh", "small.sh", "yardsticks.sh"])
 def test_the_scripts_use_flags_there_are(script: str) -> None:
     lines = (FOLDER / script).read_text(encoding="utf-8").splitlines()
     flags = set(re.findall(r"(?<=--)[a-z][a-z-]+", "\n".join(line for line in lines if not line.startswith("#"))))
     assert {flag for flag in flags if flag.removeprefix("no-") not in KNOWN | OF_COMMANDS | {"resume"}} == set()
+
+
+@pytest.mark.parametrize("target", ["Beauty", "Sports", "Toys", "Games"])
+@pytest.mark.parametrize("users", [500, 1000, 2000, 4000])
+def test_the_small_shops_are_those_of_the_outcomes(target: str, users: int) -> None:
+    found = json.loads((FOLDER / "small" / target / "comparison.json").read_text(encoding="utf-8"))
+    name = f"{target}-{users}-users"
+    arms = {arm: one["protocols"]["all"] for arm, one in found["targets"][name]["arms"].items()}
+    plain = json.loads((FOLDER / "small" / "without-words.json").read_text(encoding="utf-8"))[name]
+    floor = {metric: arms["floor"][metric]["mean"] for metric in plain}
+    nearest = {metric: arms["text-nearest"][metric]["mean"] for metric in plain}
+    cells = [" / ".join(f"{one[metric]:.4f}".removeprefix("0") for metric in plain) for one in (nearest, plain, floor)]
+    more = f"{floor['recall@10'] / plain['recall@10'] - 1:+.0%}"
+    assert f"| {target}, {users:,} | {found['targets'][name]['items']:,} | {' | '.join(cells)} | {more} |" in PAGE
