@@ -3,7 +3,8 @@
 **Modalities.** The score is a sum over what the item's vector is made of, so its parts are exact: `text`, `image`,
 `price` and `id` by their projections, `image × text` by the product that the model adds, `history` by the bonus of
 seen items. A run with a floor (core/floor.py) adds its texts to `text`, and has `words` (shared rare words),
-`transitions`, `history` and `novelty`.
+`transitions`, `history` and `novelty`. They are named in the order of how much more they are worth to this item than to
+the average of AVERAGED items from all over the catalogue: what is alike for all items explains no rank.
 
 **Items of the history.** The encoder is not a sum over them, so each one is left out in turn: it is worth the score
 minus the score without it (leave-one-out). A run that is nothing but a floor is a sum over the last items; its parts
@@ -28,26 +29,30 @@ if TYPE_CHECKING:
 EXACT, LEAVE_ONE_OUT, POPULARITY = "exact", "leave-one-out", "popularity"
 PRODUCT = "image × text"
 NAMED = 3  # items of the history that are named
+AVERAGED = 64
 DIGITS = 6  # adding 0.0 to a rounded number turns -0.0 into 0.0
 
 
 def explain(opened: OpenRun, history: History, items: Ints) -> list[dict[str, Any]]:
     """Why each of these items (k,), by row, has its score after a history.
 
-    Returns a mapping per item: `modality`, the first of `modalities`, which say what each one is worth to the score,
-    largest first; `because`, up to NAMED items of the history that raise the score most, with what they are worth,
-    largest first; and the `method` of the latter. An empty history explains nothing but popularity.
+    Returns a mapping per item: `modality`, the first of `modalities`, which say what each one is worth to the score, with
+    that first which sets the item apart most; `because`, up to NAMED items of the history that raise the score most, with what
+    they are worth, largest first; and the `method` of the latter. An empty history explains nothing but popularity.
     """
     if not len(history):
         return [{"modality": POPULARITY, "modalities": [], "because": [], "method": POPULARITY} for _ in items]
     if not len(items):
         return []
     part = as_examples([history], opened.max_len)
-    modalities = modality_shares(opened, part, items)
+    others = np.unique(np.linspace(0, len(opened.items) - 1, AVERAGED).astype(np.int64))
+    modalities = modality_shares(opened, part, np.concatenate([items, others]))
+    usual = {name: float(values[len(items) :].mean()) for name, values in modalities.items()}
     read, worth, method = history_shares(opened, history, part, items)
     found = []
     for column in range(len(items)):
-        shares = _largest_first([(name, float(values[column])) for name, values in modalities.items()])
+        shares = [(name, float(values[column])) for name, values in modalities.items()]
+        shares.sort(key=lambda one: usual[one[0]] - one[1])
         because = [(opened.item_ids[row], float(worth[place, column])) for place, row in enumerate(read.tolist())]
         because = [one for one in _largest_first(because) if one[1] > 0][:NAMED]
         found.append(

@@ -68,11 +68,15 @@ def test_a_single_item_has_the_whole_score(opened: Open) -> None:
     assert worth[0] == pytest.approx(scores_of(run, history), abs=1e-9)
 
 
-def test_reasons_name_the_largest_first_and_only_items_that_raise_the_score(opened: Open) -> None:
+def test_reasons_name_first_what_sets_an_item_apart_and_only_items_that_raise_the_score(opened: Open) -> None:
     run = opened("strong")
-    for reason in explain(run, HISTORY, np.arange(ITEMS)):
-        worths = [one["worth"] for one in reason["modalities"]]
-        assert worths == sorted(worths, reverse=True)
+    shares = modality_shares(run, as_examples([HISTORY], run.max_len), np.arange(ITEMS))  # fewer than AVERAGED
+    for row, reason in enumerate(explain(run, HISTORY, np.arange(ITEMS))):
+        apart = {name: float(values[row] - values.mean()) for name, values in shares.items()}
+        named_apart = [apart[one["modality"]] for one in reason["modalities"]]
+        assert named_apart == pytest.approx(sorted(apart.values(), reverse=True), abs=1e-9)
+        worths = {one["modality"]: one["worth"] for one in reason["modalities"]}
+        assert worths == pytest.approx({name: float(values[row]) for name, values in shares.items()}, abs=1e-6)
         assert reason["modality"] == reason["modalities"][0]["modality"]
         named = [one["worth"] for one in reason["because"]]
         assert named == sorted(named, reverse=True)
