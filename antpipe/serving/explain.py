@@ -36,9 +36,10 @@ DIGITS = 6  # adding 0.0 to a rounded number turns -0.0 into 0.0
 def explain(opened: OpenRun, history: History, items: Ints) -> list[dict[str, Any]]:
     """Why each of these items (k,), by row, has its score after a history.
 
-    Returns a mapping per item: `modality`, the first of `modalities`, which say what each one is worth to the score, with
-    that first which sets the item apart most; `because`, up to NAMED items of the history that raise the score most, with what
-    they are worth, largest first; and the `method` of the latter. An empty history explains nothing but popularity.
+    Returns a mapping per item: `modality`, the first of `modalities`, which say what each is worth to the score (that
+    which sets the item apart most comes first); `because`, up to NAMED items of the history that raise the score most,
+    with what they are worth, largest first; and the `method` of the latter. An empty history explains nothing but
+    popularity.
     """
     if not len(history):
         return [{"modality": POPULARITY, "modalities": [], "because": [], "method": POPULARITY} for _ in items]
