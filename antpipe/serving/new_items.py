@@ -80,12 +80,16 @@ def describe_new_items(store: Store, opened: OpenRun, rows: pl.DataFrame) -> New
         )
     described = checkpoint.describe(opened.run)
     features = features_like(store, name, rows, reads, described.whitened())
-    there = np.zeros(len(rows), np.bool_)
+    words = words_read_by(described)
+    there = rows["text"].is_not_null().to_numpy() if words else np.zeros(len(rows), np.bool_)
     for feature in features.values():
         there |= feature.present
     if not there.all():
         bare = rows["item_id"].filter(pl.Series(~there)).to_list()
-        what = " or ".join(features) or "nothing: it knows items by their ids only, or their vectors were imported"
+        what = (
+            " or ".join([*features, *(["words"] if words else [])])
+            or "nothing: it knows items by their ids only, or their vectors were imported"
+        )
         raise DataError(f"--new-items: {_some(bare)}: nothing to go by; this run reads {what}", WITHOUT)
     return NewItems(rows, features)
 
