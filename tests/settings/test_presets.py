@@ -173,8 +173,6 @@ def test_a_preset_that_does_not_fit_a_run_is_refused_with_the_flag_that_override
     refused = run(*asked, *flags, *words, "--out", tmp_path / "run")
     assert refused.code == 3
     [following] = [line for line in refused.err.splitlines() if line.startswith("antpipe: next: ")]
-    assert following.endswith(f" {flag}")
+    assert f" {flag}" in following
     repaired = run(*shlex.split(following.removeprefix("antpipe: next: "))[1:])
-    assert (
-        repaired.code == 0 or flag.split(maxsplit=1)[0] not in repaired.err.splitlines()[0]
-    )  # the next difference, if any
+    assert repaired.code == 0, repaired.err

@@ -276,11 +276,12 @@ def test_a_damaged_state_is_refused(store: Store, tmp_path: Path) -> None:
 
 def test_a_finished_run_leaves_no_state_and_no_scratch_files(store: Store, tmp_path: Path) -> None:
     trained(store, tmp_path)
-    [weights] = tmp_path.glob("model-*.safetensors")
+    [weights], [items] = tmp_path.glob("model-*.safetensors"), tmp_path.glob("items-*.parquet")
     assert {path.name for path in tmp_path.iterdir()} == {
         "checkpoint.json",
         "cost.json",
         "metrics.jsonl",
         weights.name,
+        items.name,
         ".run.lock",
     }

@@ -148,10 +148,11 @@ def test_an_error_in_one_download_stops_the_others(
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(workers, "check_and_keep", broken)
+    before = set(threading.enumerate())  # other tests may have left some
     with pytest.raises(ZeroDivisionError):
         fetch_images(Store(domain.root), "shop", QUICK)
     assert sum(server.hits.values()) < COUNT
-    assert threading.active_count() < 20
+    assert len(set(threading.enumerate()) - before) < 10
 
 
 def test_half_written_files_of_a_killed_run_are_removed(domain: Domain) -> None:
