@@ -314,7 +314,7 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
 
 
 def test_help_is_there_in_less_than_0_4_seconds() -> None:
-    """Processor time, which other work on the machine does not change much; about a hundredth of a second per command."""
+    """Processor time, which other work on the machine does not change much; about .01 s per command."""
     taken = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
