@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
+    from antpipe.evaluation.vectors import OpenRun
     from antpipe.serving.batch import Written
     from antpipe.training.checkpoint import Checkpoint
     from antpipe.training.request import RunRequest
@@ -211,7 +212,6 @@ class Run:
         """
         import polars as pl
 
-        from antpipe.evaluation.vectors import open_for
         from antpipe.serving.recommend import (
             WHY,
             history_of,
@@ -226,12 +226,7 @@ class Run:
         who = [users] if isinstance(users, str) else list(users)
         if not who and not histories:
             raise UsageError("name users or histories to recommend for")
-        opened = open_for(self.store, self.folder, domain)
-        if new_items is not None:
-            from antpipe.serving.new_items import describe_new_items, read_new_items, with_new_items
-
-            added = read_new_items(Path(new_items), self.store.domain(domain))
-            opened = with_new_items(opened, describe_new_items(self.store, opened, added))
+        opened = self._opened(domain, new_items)
         rows = [*user_histories(opened, who, chosen.unknown)]
         rows += [history_of(opened, items, chosen.unknown) for items in histories]
         found = recommend_after(opened, rows, offer=offer_for(opened, chosen), wishes=wishes_of(chosen))
@@ -255,6 +250,7 @@ class Run:
         *,
         users: str | Path | Sequence[str] | None = None,
         items_file: str | Path | None = None,
+        new_items: str | Path | None = None,
         force: bool = False,
         config: str | Path | None = None,
         progress: Progress = silent,
@@ -263,14 +259,13 @@ class Run:
         """Recommendations for many users or histories, in a .parquet, .csv or .jsonl file (docs/recommend.md).
 
         users: `all`, a file with one id per line, or ids. items_file: in place of users, a file with one history per
-        line, for people the store does not know. force: replace the file. An interrupted call continues when it is
-        repeated. Raises as `recommend`, and UsageError if the file is there.
+        line, for people the store does not know. new_items: as for `recommend`. force: replace the file. An
+        interrupted call continues when it is repeated. Raises as `recommend`, and UsageError if the file is there.
 
         >>> run = ant.Run.open("runs/toys", "shop")
         >>> run.recommend_to_file("Toys", "recs.parquet", users="all", k=3, force=True).rows
         60
         """
-        from antpipe.evaluation.vectors import open_for
         from antpipe.serving.audience import histories_in, these_users
         from antpipe.serving.batch import recommend_to_file, require_writable
         from antpipe.serving.recommend import offer_for, wishes_of
@@ -279,13 +274,25 @@ class Run:
         if (users is None) == (items_file is None):
             raise UsageError("name either --users or --items-file")
         require_writable(path, force=force)
-        opened = open_for(self.store, self.folder, domain)
+        opened = self._opened(domain, new_items)
         if items_file is not None:
             audience = histories_in(opened, Path(items_file), chosen.unknown)
         else:
             audience = these_users(opened, users or (), chosen.unknown)
         offer = offer_for(opened, chosen)
         return recommend_to_file(opened, audience, offer, wishes_of(chosen), path, force=force, progress=progress)
+
+    def _opened(self, domain: str, new_items: str | Path | None) -> "OpenRun":
+        """The run opened for a domain, with the new items of a file."""
+        from antpipe.evaluation.vectors import open_for
+
+        opened = open_for(self.store, self.folder, domain)
+        if new_items is None:
+            return opened
+        from antpipe.serving.new_items import describe_new_items, read_new_items, with_new_items
+
+        added = read_new_items(Path(new_items), self.store.domain(domain))
+        return with_new_items(opened, describe_new_items(self.store, opened, added))
 
     @takes(SimilarConfig)
     def similar(

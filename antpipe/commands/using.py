@@ -49,12 +49,17 @@ def recommend(
         raise UsageError(f"{named[0]} writes a file: name it with --out", SameCommand({"--out": "recommendations.csv"}))
     if out is not None and not many:
         raise UsageError(f"--out is for --users and --items-file; {named[0]} prints", SameCommand(without=("--out",)))
-    if out is not None and new_items is not None:
-        raise UsageError("--new-items goes with --user and --items, not with a file", SameCommand(without=("--out",)))
     opened = api.runs.Run.open(run, call.store)
     if out is not None:
         written = opened.recommend_to_file(
-            domains, out, users=users, items_file=items_file, force=force, progress=on_stderr, **call.settings
+            domains,
+            out,
+            users=users,
+            items_file=items_file,
+            new_items=new_items,
+            force=force,
+            progress=on_stderr,
+            **call.settings,
         )
         call.show(show.written_as_data(written), show.written(written))
         return

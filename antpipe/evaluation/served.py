@@ -4,6 +4,7 @@ Evaluation judges a run on the data it was made for, so `open_run` refuses a dom
 today's catalogue: cold items and new ones are described by their content, and known items keep their learned ids.
 """
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,7 +59,7 @@ def open_served(store: Store, run: Path, domain: str) -> tuple["Ant", Checkpoint
     if changed:
         log.info(f"{domain} changed since {run} was trained on it ({', '.join(changed)}){_difference(rows, ids)}")
     if model.ids is not None and rows is not None:
-        give_ids(model, np.array([rows.get(item, -1) for item in ids], np.int64))
+        model = with_ids(model, np.array([rows.get(item, -1) for item in ids], np.int64))
     return model, described, catalogue
 
 
@@ -73,8 +74,9 @@ def read_items(run: Path, described: Checkpoint, domain: str) -> dict[str, int] 
     return {item: row if trained else -1 for row, (of, item, trained) in rows if of == domain}
 
 
-def give_ids(model: "Ant", rows: Ints) -> None:
-    """Let a model have the id vectors of these rows (N,) of its own, zeros for -1, as those of N items."""
+def with_ids(model: "Ant", rows: Ints) -> "Ant":
+    """A model that shares the weights of this one but has ids for N other items: the vectors of these rows (N,), zeros
+    for -1."""
     import torch
 
     assert model.ids is not None
@@ -82,7 +84,9 @@ def give_ids(model: "Ant", rows: Ints) -> None:
     known = torch.from_numpy(rows >= 0)
     weights = torch.zeros(len(rows), trained.shape[1], dtype=trained.dtype)
     weights[known] = trained[torch.from_numpy(rows)[known]]
-    model.ids = torch.nn.Embedding(len(weights), weights.shape[1], _weight=weights)
+    found = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+    found.ids = torch.nn.Embedding(len(weights), weights.shape[1], _weight=weights)
+    return found
 
 
 def _rows_of(store: Store, described: Checkpoint, domain: str, ids: list[str]) -> dict[str, int] | None:

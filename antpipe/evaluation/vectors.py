@@ -28,6 +28,7 @@ from antpipe.core.ranking import (
     unit_rows,
 )
 from antpipe.core.untrained import Untrained
+from antpipe.core.words import WordIndex, index_words
 from antpipe.evaluation.served import open_served
 from antpipe.store.domain import Domain
 from antpipe.store.store import Store
@@ -111,6 +112,16 @@ class OpenRun:
             return titles.with_columns(text=pl.lit(None, pl.String))
         begins = pl.when(pl.col("title").is_null()).then(pl.col("text").str.head(TEXT_BEGINS)).alias("text")
         return self.describing(["title", "text"]).select("title", begins)
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether it compares the words of items."""
+        return bool(self.catalogue.words)
+
+    @cached_property
+    def word_index(self) -> WordIndex | None:
+        """The words of its items, to compare those of new ones; None if it does not read them."""
+        return index_words(self.describing(["text"])["text"].to_list()) if self.reads_words else None
 
     @cached_property
     def row_of(self) -> dict[str, int]:

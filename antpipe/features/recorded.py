@@ -4,9 +4,10 @@ Nothing is written to the domain. A modality that its items lack, or whose vecto
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +37,7 @@ from antpipe.store.next_command import build_command
 from antpipe.store.store import Store
 
 C = TypeVar("C", bound=Config)
+Describer = Callable[[pl.DataFrame], Feature]  # of items with the columns of ITEMS
 TOKENS = 2048  # per batch
 STAGES = {"text": "embed-text", "image": "embed-image", "price": "quantize-price"}
 
@@ -49,10 +51,24 @@ def features_like(
     Pictures at URLs are fetched; one that cannot be had is missing. Raises DataError if an encoder is not available or
     is not the one that made the features of the domain.
     """
+    return describe_with(describers_like(store, name, modalities, whitened), items)
+
+
+def describe_with(describers: Mapping[str, Describer], items: pl.DataFrame) -> dict[str, Feature]:
+    """The features of some items by these describers; see `features_like`."""
+    return {modality: describer(items) for modality, describer in describers.items()}
+
+
+def describers_like(
+    store: Store, name: str, modalities: Sequence[str], whitened: Sequence[str] = ()
+) -> dict[str, Describer]:
+    """What makes the features of `features_like`, by modality, for whoever describes items again and again: encoders
+    are loaded when they are needed first, and stay. Raises DataError as there."""
     domain = store.domain(name)
     made_by = store.domain(drawn_from(store, name))  # the features of a subset are those of its whole domain
     manifest = made_by.manifest()
-    found = {}
+    makers = {"text": _texts, "image": _pictures, "price": _prices}
+    found: dict[str, Describer] = {}
     for modality in modalities:
         if modality not in domain.manifest() or modality not in manifest:
             continue
@@ -60,16 +76,12 @@ def features_like(
         if entry.get("stage") != STAGES[modality] or "came_with_items" in entry:
             log.warning(f"{name}: new items have no {modality}: its vectors were made elsewhere, by {entry['stage']}")
             continue
-        if modality == "price":
-            found[modality] = _prices(made_by, entry, items)
-        else:
-            found[modality] = (_texts if modality == "text" else _pictures)(made_by, entry, items)
-        if modality in whitened:
-            found[modality] = _whitened(domain, modality, found[modality])
+        raw = makers[modality](made_by, entry)
+        found[modality] = _whitened(domain, modality, raw) if modality in whitened else raw
     return found
 
 
-def _texts(domain: Domain, entry: Mapping[str, Any], items: pl.DataFrame) -> Feature:
+def _texts(domain: Domain, entry: Mapping[str, Any]) -> Describer:
     config, recipe = settings_in(entry["flags"], TextConfig), entry["recipe"]
     settings = TextSettings(
         located=locate_text_encoder(config.encoder, build_command(domain, "text"), recipe["backend"]),
@@ -84,15 +96,20 @@ def _texts(domain: Domain, entry: Mapping[str, Any], items: pl.DataFrame) -> Fea
         token_budget=TOKENS,
     )
     _require_same(domain, "text", text_recipe(settings), recipe)
-    texts = items["text"].fill_null("").to_list()
-    present = np.array([bool(text) for text in texts])
-    values = np.zeros((len(texts), entry["width"]), np.float16)
-    if present.any():
-        values[present] = text_embedder.make_embedder(settings)([text for text in texts if text], lambda _: None).values
-    return Feature(values, present)
+    embedder, width = cache(lambda: text_embedder.make_embedder(settings)), entry["width"]
+
+    def describe(items: pl.DataFrame) -> Feature:
+        texts = items["text"].fill_null("").to_list()
+        present = np.array([bool(text) for text in texts])
+        values = np.zeros((len(texts), width), np.float16)
+        if present.any():
+            values[present] = embedder()([text for text in texts if text], lambda _: None).values
+        return Feature(values, present)
+
+    return describe
 
 
-def _pictures(domain: Domain, entry: Mapping[str, Any], items: pl.DataFrame) -> Feature:
+def _pictures(domain: Domain, entry: Mapping[str, Any]) -> Describer:
     config, recipe = settings_in(entry["flags"], ImageConfig), entry["recipe"]
     settings = ImageSettings(
         located=locate_image_encoder(config.encoder, build_command(domain, "image")),
@@ -105,18 +122,23 @@ def _pictures(domain: Domain, entry: Mapping[str, Any], items: pl.DataFrame) -> 
         workers=0,
     )
     _require_same(domain, "image", image_recipe(settings), recipe)
-    with tempfile.TemporaryDirectory(prefix="antpipe-pictures-") as folder:
-        fetched = _fetched(domain, items, Path(folder))
-        files = [
-            [PictureFile(path, file_sha256(Path(path))) for path in [*(row or []), *more][: config.max_images]]
-            for row, more in zip(items["image_files"].to_list(), fetched, strict=True)
-        ]
-        if not any(files):
-            return Feature(np.zeros((len(items), entry["width"]), np.float16), np.zeros(len(items), np.bool_))
-        made = image_embedder.make_embedder(settings)(files, lambda _: None)
-    for item, why in made.failures:
-        log.warning(f"new item {items['item_id'][item]!r}: picture {why}")
-    return Feature(np.asarray(made.values, np.float16), np.asarray(made.present))
+    embedder, width = cache(lambda: image_embedder.make_embedder(settings)), entry["width"]
+
+    def describe(items: pl.DataFrame) -> Feature:
+        with tempfile.TemporaryDirectory(prefix="antpipe-pictures-") as folder:
+            fetched = _fetched(domain, items, Path(folder))
+            files = [
+                [PictureFile(path, file_sha256(Path(path))) for path in [*(row or []), *more][: config.max_images]]
+                for row, more in zip(items["image_files"].to_list(), fetched, strict=True)
+            ]
+            if not any(files):
+                return Feature(np.zeros((len(items), width), np.float16), np.zeros(len(items), np.bool_))
+            made = embedder()(files, lambda _: None)
+        for item, why in made.failures:
+            log.warning(f"new item {items['item_id'][item]!r}: picture {why}")
+        return Feature(np.asarray(made.values, np.float16), np.asarray(made.present))
+
+    return describe
 
 
 def _fetched(domain: Domain, items: pl.DataFrame, folder: Path) -> list[list[str]]:
@@ -147,26 +169,35 @@ def _fetched(domain: Domain, items: pl.DataFrame, folder: Path) -> list[list[str
     return found
 
 
-def _prices(domain: Domain, entry: Mapping[str, Any], items: pl.DataFrame) -> Feature:
-    logs = np.log1p(items["price"].cast(pl.Float64).fill_null(np.nan).to_numpy())
-    present = ~np.isnan(logs)
-    bins = np.zeros(len(logs), np.int64)
-    bins[present] = find_bins(logs[present], np.array(entry["edges"]))
-    if own := entry.get("category_edges"):
-        core = domain.core_rows()
-        paths = [path or [] for path in domain.table("items", ["category"])["category"][:core].to_pylist()]
-        names = categories_of([*paths, *(path or [] for path in items["category"].to_list())], core)[core:]
-        for row in np.flatnonzero(present):
-            if names[row] in own:
-                bins[row] = find_bins(logs[[row]], np.array(own[names[row]]))[0]
+def _prices(domain: Domain, entry: Mapping[str, Any]) -> Describer:
+    core, width, own = domain.core_rows(), entry["width"], entry.get("category_edges")
+    paths = [path or [] for path in domain.table("items", ["category"])["category"][:core].to_pylist()] if own else []
     code = sinusoid if entry["parameters"]["encoding"] == "sinusoid" else onehot
-    values = np.where(present[:, None], code(bins, entry["width"]), 0).astype(np.float16)
-    return Feature(values, present)
+
+    def describe(items: pl.DataFrame) -> Feature:
+        logs = np.log1p(items["price"].cast(pl.Float64).fill_null(np.nan).to_numpy())
+        present = ~np.isnan(logs)
+        bins = np.zeros(len(logs), np.int64)
+        bins[present] = find_bins(logs[present], np.array(entry["edges"]))
+        if own:
+            names = categories_of([*paths, *(path or [] for path in items["category"].to_list())], core)[core:]
+            for row in np.flatnonzero(present):
+                if names[row] in own:
+                    bins[row] = find_bins(logs[[row]], np.array(own[names[row]]))[0]
+        return Feature(np.where(present[:, None], code(bins, width), 0).astype(np.float16), present)
+
+    return describe
 
 
-def _whitened(domain: Domain, modality: str, raw: Feature) -> Feature:
-    whitened = read_whitening(domain, modality).apply(raw.values)
-    return Feature(np.where(raw.present[:, None], whitened, 0).astype(np.float16), raw.present)
+def _whitened(domain: Domain, modality: str, raw: Describer) -> Describer:
+    whitening = read_whitening(domain, modality)
+
+    def describe(items: pl.DataFrame) -> Feature:
+        found = raw(items)
+        values = np.where(found.present[:, None], whitening.apply(found.values), 0)
+        return Feature(values.astype(np.float16), found.present)
+
+    return describe
 
 
 def _require_same(domain: Domain, modality: str, now: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:

@@ -110,7 +110,7 @@ def recommend_to_file(
 def _key(opened: OpenRun, audience: Audience, offer: Offer, wishes: Wishes, size: int) -> str:
     """What the recommendations depend on, hashed."""
     arrays = hashlib.sha256()
-    for array in (audience.items, audience.start, audience.end, offer.rows, opened.encoded.numpy()):
+    for array in (audience.items, audience.start, audience.end, offer.rows, opened.encoded.numpy(), opened.items):
         arrays.update(np.ascontiguousarray(array).data)
     run = checkpoint.describe(opened.run)
     return digest(
@@ -120,6 +120,7 @@ def _key(opened: OpenRun, audience: Audience, offer: Offer, wishes: Wishes, size
             {name: entry["fingerprint"] for name, entry in opened.domain.manifest().items()},
             arrays.hexdigest(),
             opened.item_ids,
+            [] if opened.extra is None else opened.extra["text"].to_list(),  # their words
             audience.owners.to_dicts() if len(audience) < SHARD else _hash_of(audience.owners),
             [wishes.k, wishes.include_seen, wishes.diversify, wishes.explain, size],
         ]

@@ -1,12 +1,13 @@
 """Products that are in no store yet, described by the encoders of a domain and offered among its items.
 
 `read_new_items` reads a file as `ingest table` would; `describe_new_items` makes the features that a run reads;
-`with_new_items` adds them to an opened run. Nothing is written to the store.
+`with_new_items` adds them to an opened run. Nothing is written to the store, and the opened run stays as it is.
 """
 
+import json
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,22 +20,21 @@ from antpipe.core.catalogue import Catalogue
 from antpipe.core.floor import items_with_floor
 from antpipe.core.ranking import catalogue_vectors, unit_rows
 from antpipe.core.untrained import Untrained, unit
-from antpipe.core.words import word_neighbours
+from antpipe.core.words import neighbours_in
 from antpipe.errors import DataError, SameCommand
-from antpipe.evaluation.served import give_ids
+from antpipe.evaluation.served import with_ids
 from antpipe.evaluation.vectors import OpenRun
 from antpipe.features.ingest.rejects import Rejects
 from antpipe.features.ingest.table.columns import ITEM_ROLES, Columns, choose_columns
 from antpipe.features.ingest.table.files import open_table, read_rows
 from antpipe.features.ingest.table.rows import read_items
 from antpipe.features.ingest.table.values import to_id
-from antpipe.features.recorded import features_like
+from antpipe.features.recorded import Describer, describe_with, describers_like
 from antpipe.settings.ingest import IngestConfig, TableConfig
 from antpipe.store.domain import Domain
 from antpipe.store.files import Feature
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
-from antpipe.training.run import words_read_by
 
 NEW = "new items"  # their place in a catalogue, beside its domain
 JSON = (".json", ".jsonl", ".ndjson")
@@ -57,13 +57,26 @@ def read_new_items(path: Path, domain: Domain) -> pl.DataFrame:
     of the same parts as the domain's. Paths of pictures start at the folder of the file. Raises DataError for a file
     that cannot be read, a malformed row, or an id that is there twice.
     """
-    try:
-        if path.suffix.lower() not in JSON or not path.is_file():
-            return _read(path, domain)
-        with tempfile.TemporaryDirectory(prefix="antpipe-items-") as folder:
-            return _read(_as_parquet(path, Path(folder)), domain)
-    except DataError as error:
-        raise DataError(f"--new-items {path}: {error.message.removeprefix(f'{path}: ')}", WITHOUT) from None
+    reads, made = path, None
+    with tempfile.TemporaryDirectory(prefix="antpipe-items-") as folder:
+        try:
+            if path.suffix.lower() in JSON and path.is_file():
+                reads = made = _as_parquet(path, Path(folder) / f"{path.stem}.parquet")
+            return _read(reads, domain)
+        except DataError as error:
+            message = error.message.removeprefix(f"{path}: ").removeprefix(f"{made}: ").removeprefix(f"{made}:")
+            raise DataError(f"--new-items {path}: {message}", WITHOUT) from None
+
+
+def rows_of_new_items(items: Sequence[Mapping[str, Any]], domain: Domain) -> pl.DataFrame:
+    """The same of items that are given as names and values, without pictures. Raises DataError as `read_new_items`."""
+    with tempfile.TemporaryDirectory(prefix="antpipe-items-") as folder:
+        path = Path(folder) / "items.json"
+        path.write_text(json.dumps([dict(item) for item in items]), encoding="utf-8")
+        try:
+            return read_new_items(path, domain)
+        except DataError as error:
+            raise DataError(error.message.replace(f"--new-items {path}", "--new-items")) from None
 
 
 def describe_new_items(store: Store, opened: OpenRun, rows: pl.DataFrame) -> NewItems:
@@ -72,16 +85,33 @@ def describe_new_items(store: Store, opened: OpenRun, rows: pl.DataFrame) -> New
     Raises DataError, naming items, if the domain has one of these ids or if one has nothing that the run reads, and if
     the encoders of the domain are not available.
     """
-    name, reads = opened.domain.name, list(opened.model.widths)
-    known = sorted({*opened.domain.item_ids(), *opened.item_ids} & set(rows["item_id"]))
+    require_new(opened, rows, opened.domain.item_ids())
+    return described_by(opened, rows, describers_for(store, opened))
+
+
+def describers_for(store: Store, opened: OpenRun) -> dict[str, Describer]:
+    """What makes the features of new items that an opened run reads (features/recorded.py)."""
+    whitened = checkpoint.describe(opened.run).whitened()
+    return describers_like(store, opened.domain.name, list(opened.model.widths), whitened)
+
+
+def require_new(opened: OpenRun, rows: pl.DataFrame, ids: Sequence[str]) -> None:
+    """Raises DataError if one of the rows is an item that the run, or a catalogue with these ids, has."""
+    known = sorted({*ids, *opened.item_ids} & set(rows["item_id"]))
     if known:
         raise DataError(
-            f"--new-items: {name} has {_some(known)} already; ingest the changed catalogue instead", WITHOUT
+            f"--new-items: {opened.domain.name} has {_some(known)} already; ingest the changed catalogue instead",
+            WITHOUT,
         )
-    described = checkpoint.describe(opened.run)
-    features = features_like(store, name, rows, reads, described.whitened())
-    words = words_read_by(described)
-    there = rows["text"].is_not_null().to_numpy() if words else np.zeros(len(rows), np.bool_)
+
+
+def described_by(opened: OpenRun, rows: pl.DataFrame, describers: Mapping[str, Describer]) -> NewItems:
+    """New items with the features that these make. Raises DataError, naming items, if one has nothing that the run
+    reads."""
+    features = describe_with(describers, rows)
+    words = opened.reads_words
+    told = (rows["text"].fill_null("") != "").to_numpy()
+    there = told if words else np.zeros(len(rows), np.bool_)
     for feature in features.values():
         there |= feature.present
     if not there.all():
@@ -95,15 +125,15 @@ def describe_new_items(store: Store, opened: OpenRun, rows: pl.DataFrame) -> New
 
 
 def with_new_items(opened: OpenRun, new: NewItems) -> OpenRun:
-    """An opened run that also offers new items: rows after those of its domain. They have no learned id, no transitions
-    and the novelty of an item that nobody bought."""
+    """A run like an opened one that also offers new items: rows after those of its domain. They have no learned id, no
+    transitions and the novelty of an item that nobody bought."""
     import torch
 
     before, n = len(opened.items), len(new.rows)
     catalogue = _joined(opened.catalogue, new)
     model = opened.model
     if model.ids is not None:
-        give_ids(model, np.append(np.arange(before), np.full(n, -1)))
+        model = with_ids(model, np.append(np.arange(before), np.full(n, -1)))
     encoded = catalogue_vectors(model, catalogue, NEW, torch.device("cpu"))
     items, known = unit_rows(encoded.clone()), opened.known
     if known is not None:
@@ -113,25 +143,18 @@ def with_new_items(opened: OpenRun, new: NewItems) -> OpenRun:
         items = items_with_floor(model, items, own)
         steps = known.steps.copy()
         steps.resize((before + n, before + n))
-        words = _words_with(opened, new)
+        words = neighbours_in(opened.word_index, before, new.rows["text"].to_list())
         known = Untrained(np.vstack([known.texts, own.texts]), words, steps, np.append(known.new, own.new))
     return replace(
         opened,
         item_ids=[*opened.item_ids, *new.rows["item_id"]],
+        model=model,
         encoded=torch.cat([opened.encoded, encoded]),
         items=np.vstack([opened.items, items]),
         catalogue=catalogue,
         known=known,
         extra=new.rows if opened.extra is None else pl.concat([opened.extra, new.rows]),
     )
-
-
-def _words_with(opened: OpenRun, new: NewItems) -> csr_array:
-    """The word neighbours of all items, new ones last; none if the run reads none."""
-    if not words_read_by(checkpoint.describe(opened.run)):
-        size = len(opened.items) + len(new.rows)
-        return csr_array((size, size))
-    return word_neighbours(opened.describing(["text"])["text"].to_list(), new.rows["text"].to_list())
 
 
 def _joined(catalogue: Catalogue, new: NewItems) -> Catalogue:
@@ -167,8 +190,8 @@ def _require_distinct(columns: Columns) -> None:
         raise DataError(f"{columns.table.path}: {_some(twice)} is there more than once")
 
 
-def _as_parquet(path: Path, folder: Path) -> Path:
-    """A JSON file as Parquet, with the paths of its pictures made absolute."""
+def _as_parquet(path: Path, out: Path) -> Path:
+    """A JSON file as the Parquet file `out`, with the paths of its pictures made absolute."""
     try:
         if path.suffix.lower() == ".json":
             frame = pl.read_json(path, infer_schema_length=None)
@@ -177,7 +200,6 @@ def _as_parquet(path: Path, folder: Path) -> Path:
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"{path}: not a JSON list of items, or one item per line: {reason}") from None
-    out = folder / f"{path.stem}.parquet"
     frame.write_parquet(out)
     for name in choose_columns(open_table(out, None), ITEM_ROLES, {}, ("item",)).roles.get("image", []):
         if frame.schema[name] == pl.String:

@@ -162,11 +162,13 @@ def titles_of(opened: OpenRun, rows: Ints) -> Mapping[int, str]:
     """The title of each of these items (any shape, -1 for none), by row; the start of the text if it has none."""
     wanted = np.unique(rows[rows >= 0])
     found = opened.titles[wanted]
-    shown = (
-        textwrap.shorten(text or "", TITLE_WIDTH, placeholder=" …") if title is None else title
-        for title, text in found.select("title", "text").iter_rows()
-    )
+    shown = (text_begin(text) if title is None else title for title, text in found.select("title", "text").iter_rows())
     return dict(zip(wanted.tolist(), shown, strict=True))
+
+
+def text_begin(text: str | None) -> str:
+    """What is shown of the text of an item without a title."""
+    return textwrap.shorten(text or "", TITLE_WIDTH, placeholder=" …")
 
 
 # -- histories --------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+import antpipe as ant
 from antpipe.errors import DataError
 from antpipe.evaluation.vectors import OpenRun, open_for
 from antpipe.features.build_sequences import build_sequences
@@ -227,3 +228,13 @@ def test_the_command_ranks_them_and_a_refusal_names_what_works(shop: Path, tmp_p
     assert "Brand new" in done.out
     refused = run(*asked, "--new-items", csv(tmp_path, "i02,Known,6,"))
     check_refusal(refused, 3, "'i02'", next_command="--items i02")
+
+
+def test_a_file_for_all_users_holds_what_each_would_get_alone(shop: Path, tmp_path: Path) -> None:
+    new, out = csv(tmp_path, "new3,Thing 3,6,", "hose,Garden hose,9,"), tmp_path / "all.parquet"
+    asked = ["recommend", "--run", shop / "floor", "--domains", "Shop", "--store", shop / "store", "--new-items", new]
+    assert run(*asked, "--users", "all", "--k", "12", "--out", out).code == 0
+    rows = pl.read_parquet(out)
+    assert {"new3", "hose"} < set(rows["item_id"])
+    alone = ant.Run.open(shop / "floor", shop / "store").recommend("Shop", users=["u3"], k=12, new_items=new)
+    assert rows.filter(user_id="u3")["item_id"].to_list() == alone["item_id"].to_list()

@@ -10,6 +10,7 @@ import polars as pl
 from antpipe.errors import AntpipeError
 from antpipe.evaluation.vectors import History
 from antpipe.serving.explain import explain
+from antpipe.serving.offer import offer_of
 from antpipe.serving.recommend import DIGITS, NOBODY, Wishes
 from antpipe.serving.similar import similar_items
 from antpipe.serving.web.batching import Best, Question
@@ -45,11 +46,13 @@ def require_k(k: int, most: int) -> None:
         raise RefusedError(422, f"k = {k}: this service gives at most {most}", f'ask with "k": {most} or less')
 
 
-def question(held: HeldRun, offers: Offers, asked: RecommendRequest) -> Question:
+def question(held: HeldRun, offers: Offers | None, asked: RecommendRequest) -> Question:
     """What to search for, with as many more items as `exclude` may take away (see without_excluded).
 
-    Evaluates filters, so it takes milliseconds if there are some. Raises RefusedError.
+    Evaluates filters and describes new items, so it takes milliseconds or more if there are some. Raises RefusedError.
     """
+    if asked.new_items:
+        held, offers = with_new_items(held, asked), None
     history = history_of(held, asked)
     later = left_out_later(asked)
     if asked.only is not None:
@@ -57,11 +60,24 @@ def question(held: HeldRun, offers: Offers, asked: RecommendRequest) -> Question
         if unknown:
             raise RefusedError(422, f"only: no item {unknown[0]!r}", "name items of the catalogue")
     try:
-        offer = offers.get(asked.where, () if later else asked.exclude, asked.only)
+        exclude = () if later else asked.exclude
+        if offers is None:  # those of the run do not have the new items
+            offer = offer_of(held, asked.where, exclude, asked.only)
+        else:
+            offer = offers.get(asked.where, exclude, asked.only)
     except AntpipeError as error:
         raise refused_by(error, NEXT_FILTER) from None
     wishes = Wishes(asked.k + (len(asked.exclude) if later else 0), asked.include_seen, asked.diversify)
     return Question(held, history, offer, wishes)
+
+
+def with_new_items(held: HeldRun, asked: RecommendRequest) -> HeldRun:
+    """The run with the new items of a request. Raises RefusedError."""
+    try:
+        return held.with_new([item.model_dump(exclude_none=True) for item in asked.new_items])
+    except AntpipeError as error:
+        what = error.message.replace("--new-items", "new_items")
+        raise RefusedError(422, what, "correct `new_items`, or ask without") from None
 
 
 def left_out_later(asked: RecommendRequest) -> bool:

@@ -75,11 +75,9 @@ class Service:
     async def recommend(self, asked: RecommendRequest) -> dict[str, Any]:
         answers.require_k(asked.k, self.limits.max_k)
         held, offers = self.current.loaded.held, self.current.loaded.offers
-        filtered = asked.where is not None or asked.exclude or asked.only is not None
+        slow = asked.where is not None or asked.exclude or asked.only is not None or asked.new_items
         searched = (
-            await self.aside(answers.question, held, offers, asked)
-            if filtered
-            else answers.question(held, offers, asked)
+            await self.aside(answers.question, held, offers, asked) if slow else answers.question(held, offers, asked)
         )
         best = await self.batcher.ask(searched)
         if asked.explain:

@@ -4,12 +4,12 @@ What is on disk may be replaced while it serves; nothing of the replacement mixe
 """
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -20,9 +20,11 @@ from antpipe.core.catalogue import Ints
 from antpipe.core.floor import queries_with_floor
 from antpipe.core.ranking import LEAST_ROWS, Floats, unit_rows
 from antpipe.errors import DataError
-from antpipe.evaluation.vectors import History, OpenRun, open_for
+from antpipe.evaluation.vectors import TEXT_BEGINS, History, OpenRun, open_for
+from antpipe.features.recorded import Describer
+from antpipe.serving.new_items import described_by, describers_for, require_new, rows_of_new_items, with_new_items
 from antpipe.serving.offer import Offer, offer_of
-from antpipe.serving.recommend import NOBODY, titles_of
+from antpipe.serving.recommend import NOBODY, text_begin
 from antpipe.store.next_command import build_command
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
@@ -48,7 +50,7 @@ class HeldRun(OpenRun):
 
     @cached_property
     def table(self) -> pl.DataFrame:
-        """What the catalogue says of each item that the run knows, in order."""
+        """What the catalogue says of each item that the run knows, in order; of new items, what they came with."""
         found = super().describing([name for name in self.columns if name not in NOT_HELD])
         return found.head(len(self.item_ids))
 
@@ -58,10 +60,42 @@ class HeldRun(OpenRun):
         return checkpoint.describe(self.run).fingerprint
 
     @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """Of the domain."""
+        return self.domain.manifest()
+
+    @cached_property
+    def describers(self) -> dict[str, Describer]:
+        """What makes the features of new items; made when the first come. Raises DataError as `describers_for`."""
+        return describers_for(Store(self.domain.root), self)
+
+    def with_new(self, items: Sequence[Mapping[str, Any]]) -> "HeldRun":
+        """The same run with new items in addition, given as names and values. Raises DataError, naming items, and while
+        the domain is being replaced."""
+        rows = rows_of_new_items(items, self.domain)
+        require_new(self, rows, self.item_ids)
+        new = described_by(self, rows, self.describers)
+        if self.domain.manifest() != self.manifest:
+            raise DataError(f"{self.domain.name} is being replaced; ask again in some seconds")
+        found = with_new_items(self, new)
+        assert isinstance(found, HeldRun)
+        n = len(rows)
+        there = [name for name in self.table.columns if name in rows.columns]  # not those that --keep-column kept
+        known = {name: self.__dict__[name] for name in ("fingerprint", "manifest", "histories", "columns")}
+        found.__dict__.update(known, table=pl.concat([self.table, rows.select(there)], how="diagonal"))
+        found.__dict__.update(
+            popularity=np.append(self.popularity, np.zeros(n, np.int64)),
+            shown=self.shown + shown_of(rows),
+            prices=self.prices + prices_of(rows),
+            currencies=self.currencies + rows["currency"].to_list(),
+            pictures=[*self.pictures, *(None for _ in range(n))],
+        )
+        return found
+
+    @cached_property
     def shown(self) -> list[str]:
         """What stands for each item: its title, or the start of its text."""
-        found = titles_of(self, np.arange(len(self.item_ids)))
-        return [found[row] for row in range(len(self.item_ids))]
+        return shown_of(self.table)
 
     @cached_property
     def folded(self) -> pl.Series:
@@ -71,7 +105,7 @@ class HeldRun(OpenRun):
     @cached_property
     def prices(self) -> list[float | None]:
         """Of each item, as it was written: the store keeps float32."""
-        return self.table["price"].cast(pl.Float64).round(CENTS).to_list()
+        return prices_of(self.table)
 
     @cached_property
     def currencies(self) -> list[str | None]:
@@ -116,6 +150,16 @@ class HeldRun(OpenRun):
         return offer_of(self)
 
 
+def shown_of(table: pl.DataFrame) -> list[str]:
+    """The title of each row of a table of items, or the start of its text."""
+    shown = table.select("title", pl.col("text").str.head(TEXT_BEGINS))
+    return [text_begin(text) if title is None else title for title, text in shown.iter_rows()]
+
+
+def prices_of(table: pl.DataFrame) -> list[float | None]:
+    return table["price"].cast(pl.Float64).round(CENTS).to_list()
+
+
 def path_of(item: str) -> str:
     """The path of an item's picture, relative to that of the service."""
     return f"pictures/{quote(item, safe='')}"
@@ -131,7 +175,7 @@ def hold(store: Store, run: Path, domain: str) -> HeldRun:
     if held.table["item_id"].to_list() != held.item_ids:
         again = build_command(held.domain, "items", force=True)
         raise DataError(f"domain {domain}: its items were replaced while they were read", again)
-    for name in ("fingerprint", "row_of", "titles", "shown", "folded", "prices", "currencies", "pictures"):
+    for name in ("fingerprint", "manifest", "row_of", "titles", "shown", "folded", "prices", "currencies", "pictures"):
         getattr(held, name)
     for name in ("histories", "popularity", "everything"):
         getattr(held, name)

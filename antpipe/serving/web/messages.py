@@ -10,7 +10,9 @@ from antpipe.settings.model import MODALITIES
 from antpipe.settings.serving import WHERE, RecommendConfig
 
 ID_LENGTH = 1000  # characters
+TEXT_LENGTH = 100_000
 SEARCH_LENGTH = 200
+MOST_NEW = 100
 MOST_FOUND = 50  # items of a search
 By = Literal["fused", "text", "image", "price", "id"]
 assert set(By.__args__) == {FUSED, ID, *MODALITIES}  # type: ignore[attr-defined]
@@ -25,6 +27,20 @@ class Asked(BaseModel):
     where: str | None = Field(None, max_length=LONGEST, description=WHERE)
 
 
+class NewItem(BaseModel):
+    """A product that the catalogue does not have. The encoders of the domain describe it; its text is made of the same
+    parts as that of the items there. Pictures are not read."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    item_id: str = Field(min_length=1, max_length=ID_LENGTH)
+    title: str | None = Field(None, max_length=TEXT_LENGTH)
+    description: str | None = Field(None, max_length=TEXT_LENGTH)
+    features: str | None = Field(None, max_length=TEXT_LENGTH)
+    brand: str | None = Field(None, max_length=ID_LENGTH)
+    category: list[str] | None = Field(None, max_length=20, description="from the widest to the narrowest")
+    price: float | None = Field(None, ge=0, allow_inf_nan=False, strict=False)
+
+
 class RecommendRequest(Asked):
     """For whom, and which items may be recommended. Give either `user` or `items`."""
 
@@ -34,11 +50,15 @@ class RecommendRequest(Asked):
                 {"user": "U42", "k": 5},
                 {"items": ["B01", "B07"], "k": 5, "where": "price < 50", "explain": True},
                 {"items": [], "unknown": "popularity"},
+                {"user": "U42", "new_items": [{"item_id": "N1", "title": "Copper kettle", "price": 24.5}]},
             ]
         }
     )
     user: str | None = Field(None, max_length=ID_LENGTH, description="a user of the domain (original id)")
     items: list[str] | None = Field(None, description="item ids of a history, oldest first")
+    new_items: list[NewItem] = Field(
+        [], max_length=MOST_NEW, description="products to rank among those of the catalogue; `items` may name them too"
+    )
     exclude: list[str] = Field([], description="item ids that are not recommended")
     only: list[str] | None = Field(None, description="item ids: nothing else is recommended")
     include_seen: bool = Field(RecommendConfig.include_seen, description="items of the history may come again")
