@@ -359,6 +359,10 @@ class EmbedImageKeywords(ImageKeywords, EngineKeywords):
     """The sections `[embed-image]`, `[engine]`."""
 
 
+class RecommendToFileKeywords(RecommendKeywords, EngineKeywords):
+    """The sections `[recommend]`, `[engine]`."""
+
+
 class RunKeywords(TrainKeywords, ModelKeywords, RaceKeywords):
     """The sections `[train]`, `[model]`, `[race]`."""
 

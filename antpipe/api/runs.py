@@ -5,12 +5,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
-from antpipe.api.keywords import EvaluateKeywords, RecommendKeywords, RunKeywords, SimilarKeywords
+from antpipe.api.keywords import (
+    EvaluateKeywords,
+    RecommendKeywords,
+    RecommendToFileKeywords,
+    RunKeywords,
+    SimilarKeywords,
+)
 from antpipe.api.settings import Given, default_store, given, names_of, store_of, takes
 from antpipe.errors import SameCommand, UsageError
 from antpipe.runtime.progress import Progress, silent
 from antpipe.settings.comparison import RaceConfig
 from antpipe.settings.evaluation import EvaluateConfig
+from antpipe.settings.features import EngineConfig
 from antpipe.settings.model import ModelConfig
 from antpipe.settings.serving import RecommendConfig, SimilarConfig
 from antpipe.settings.training import TrainConfig
@@ -22,7 +29,6 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-    from antpipe.evaluation.vectors import OpenRun
     from antpipe.serving.batch import Written
     from antpipe.training.checkpoint import Checkpoint
     from antpipe.training.request import RunRequest
@@ -212,6 +218,7 @@ class Run:
         """
         import polars as pl
 
+        from antpipe.serving.prepare import open_with
         from antpipe.serving.recommend import (
             WHY,
             history_of,
@@ -226,7 +233,7 @@ class Run:
         who = [users] if isinstance(users, str) else list(users)
         if not who and not histories:
             raise UsageError("name users or histories to recommend for")
-        opened = self._opened(domain, new_items)
+        opened = open_with(self.store, self.folder, domain, Path(new_items) if new_items is not None else None)
         rows = [*user_histories(opened, who, chosen.unknown)]
         rows += [history_of(opened, items, chosen.unknown) for items in histories]
         found = recommend_after(opened, rows, offer=offer_for(opened, chosen), wishes=wishes_of(chosen))
@@ -242,7 +249,7 @@ class Run:
             schema=RECOMMENDED | ({"why": WHY} if chosen.explain else {}),
         )
 
-    @takes(RecommendConfig)
+    @takes(RecommendConfig, EngineConfig)
     def recommend_to_file(
         self,
         domain: str,
@@ -254,7 +261,7 @@ class Run:
         force: bool = False,
         config: str | Path | None = None,
         progress: Progress = silent,
-        **settings: Unpack[RecommendKeywords],
+        **settings: Unpack[RecommendToFileKeywords],
     ) -> "Written":
         """Recommendations for many users or histories, in a .parquet, .csv or .jsonl file (docs/recommend.md).
 
@@ -266,33 +273,24 @@ class Run:
         >>> run.recommend_to_file("Toys", "recs.parquet", users="all", k=3, force=True).rows
         60
         """
-        from antpipe.serving.audience import histories_in, these_users
         from antpipe.serving.batch import recommend_to_file, require_writable
-        from antpipe.serving.recommend import offer_for, wishes_of
+        from antpipe.serving.on_ray import engine_for
+        from antpipe.serving.prepare import BatchRequest, prepare
 
-        chosen, path = given(settings, config).resolve(RecommendConfig), Path(out)
-        if (users is None) == (items_file is None):
-            raise UsageError("name either --users or --items-file")
+        given_settings, path = given(settings, config), Path(out)
+        chosen, files = given_settings.resolve(RecommendConfig), [items_file, new_items]
         require_writable(path, force=force)
-        opened = self._opened(domain, new_items)
-        if items_file is not None:
-            audience = histories_in(opened, Path(items_file), chosen.unknown)
-        else:
-            audience = these_users(opened, users or (), chosen.unknown)
-        offer = offer_for(opened, chosen)
-        return recommend_to_file(opened, audience, offer, wishes_of(chosen), path, force=force, progress=progress)
-
-    def _opened(self, domain: str, new_items: str | Path | None) -> "OpenRun":
-        """The run opened for a domain, with the new items of a file."""
-        from antpipe.evaluation.vectors import open_for
-
-        opened = open_for(self.store, self.folder, domain)
-        if new_items is None:
-            return opened
-        from antpipe.serving.new_items import describe_new_items, read_new_items, with_new_items
-
-        added = read_new_items(Path(new_items), self.store.domain(domain))
-        return with_new_items(opened, describe_new_items(self.store, opened, added))
+        request = BatchRequest(
+            self.store, self.folder, domain, chosen, users, *(Path(one) if one is not None else None for one in files)
+        )
+        found = prepare(request)
+        engine = engine_for(given_settings.resolve(EngineConfig), request, found)
+        return recommend_to_file(
+            *(found.opened, found.audience, found.offer, found.wishes, path),
+            force=force,
+            progress=progress,
+            engine=engine,
+        )
 
     @takes(SimilarConfig)
     def similar(

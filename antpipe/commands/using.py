@@ -1,5 +1,6 @@
 """Commands that use runs."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
@@ -8,13 +9,16 @@ from antpipe.commands import show
 from antpipe.commands.flags import INPUT, OUTPUT, RUN, USING, Call, OneDomain, RunFolder, app, command, flag
 from antpipe.errors import SameCommand, UsageError
 from antpipe.runtime.terminal import on_stderr
+from antpipe.settings.features import EngineConfig
+
+ENGINE = tuple(field.name for field in fields(EngineConfig))
 
 
 @command(
     app,
     "recommend",
     USING,
-    takes=api.runs.Run.recommend,
+    takes=api.runs.Run.recommend_to_file,
     examples=[
         "antpipe recommend --run runs/shop --domains Shop --user U42",
         "antpipe recommend --run runs/shop --domains Shop --items B01,B07 --k 5 --where 'price < 50'",
@@ -63,6 +67,11 @@ def recommend(
         )
         call.show(show.written_as_data(written), show.written(written))
         return
+    on_cluster = [f"--{name.replace('_', '-')}" for name in call.settings if name in ENGINE]
+    if on_cluster:
+        raise UsageError(
+            f"{', '.join(on_cluster)}: only with --users or --items-file", SameCommand(without=tuple(on_cluster))
+        )
     histories = [[part.strip() for part in items.split(",") if part.strip()]] if items is not None else []
     who = [user] if user is not None else []
     frame = opened.recommend(domains, users=who, histories=histories, new_items=new_items, **call.settings)

@@ -1,14 +1,15 @@
-"""Recommendations for many at once, into one file: shard by shard, with bounded memory, resumable.
+"""Recommendations for many at once, into one file: part by part, with bounded memory, resumable.
 
-A finished shard is a Parquet file in the folder OUT.parts. When all are there, they become OUT in one step, and the
+A finished part is a Parquet file in the folder OUT.parts. When all are there, they become OUT in one step, and the
 folder goes. What is in the folder belongs to one request: its key covers everything the recommendations depend on.
 """
 
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,17 +34,29 @@ from antpipe.store.manifest import digest
 from antpipe.training import checkpoint
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
-SHARD = 8192  # histories
-CANDIDATES_AT_ONCE = 1 << 21  # of a shard; they take about 50 bytes each
+LARGEST_PART = 8192  # histories
+CANDIDATES_AT_ONCE = 1 << 21  # of a part; they take about 50 bytes each
 PLAN = "plan.json"
 FOUND = pl.Schema({"rank": pl.Int32, "item_id": pl.String, "score": pl.Float64, "title": pl.String})
 WHY = pl.Schema({"modality": pl.String, "because": pl.String, "method": pl.String})
 
 
 @dataclass(frozen=True)
+class Part:
+    """Some of the histories, and the file of their recommendations."""
+
+    number: int
+    block: slice
+    path: Path
+
+
+Engine = Callable[[Sequence[Part]], Iterator[int]]  # writes parts, and gives their numbers as they are written
+
+
+@dataclass(frozen=True)
 class Written:
     """A file of recommendations. histories: how many it is for, of which `popular` had no history and `fewer` got less
-    than k items; rows: recommendations; items: that were offered; continued: shards that an earlier run had finished.
+    than k items; rows: recommendations; items: that were offered; continued: parts that an earlier run had finished.
     """
 
     path: Path
@@ -75,15 +88,17 @@ def recommend_to_file(
     *,
     force: bool = False,
     progress: Progress = silent,
+    engine: Engine | None = None,
 ) -> Written:
     """Write recommendations for an audience to a .parquet, .csv or .jsonl file.
 
     One row per recommendation: what names the history, then FOUND, with wishes.explain also WHY. An interrupted call
-    continues when it is repeated. force: replace the file, and discard shards of another request. Raises UsageError as
-    require_writable, and for shards of another request without force.
+    continues when it is repeated. force: replace the file, and discard parts of another request. engine: writes the
+    parts in place of this process (on_ray.py). Raises UsageError as require_writable, and for parts of another
+    request without force.
     """
     require_writable(out, force=force)
-    size = min(SHARD, max(1, CANDIDATES_AT_ONCE // pool_size(min(wishes.k, len(offer.rows)), wishes.diversify)))
+    size = min(LARGEST_PART, max(1, CANDIDATES_AT_ONCE // pool_size(min(wishes.k, len(offer.rows)), wishes.diversify)))
     blocks = [slice(start, min(start + size, len(audience))) for start in range(0, len(audience), size)]
     folder = out.with_name(f"{out.name}.parts")
     with alone(folder, "recommendations"):
@@ -92,11 +107,12 @@ def recommend_to_file(
         if any(there):
             log.info(f"{sum(there)} of {len(paths)} parts were finished by an earlier run; continuing")
         try:
+            parts = [Part(*one) for one in zip(range(len(blocks)), blocks, paths, strict=True)]
+            missing = [part for part, finished in zip(parts, there, strict=True) if not finished]
+            here = partial(write_part, opened, audience, offer, wishes)
+            numbers = engine(missing) if engine and missing else map(here, missing)
             with progress("recommend") as update:
-                for block in _paced(blocks, there, update, len(audience)):
-                    found = best_after(opened, audience.histories(block), offer, wishes)
-                    with atomic(paths[block.start // size], durable=True) as scratch:
-                        _table(opened, audience, block, found, wishes).write_parquet(scratch)
+                _show(numbers, missing, len(audience), update)
         except KeyboardInterrupt:
             kept = sum(path.is_file() for path in paths)
             raise Interrupted(f"interrupted; {kept} of {len(paths)} parts kept; the same command continues") from None
@@ -109,20 +125,25 @@ def recommend_to_file(
 
 def _key(opened: OpenRun, audience: Audience, offer: Offer, wishes: Wishes, size: int) -> str:
     """What the recommendations depend on, hashed."""
+    vectors = [hashlib.sha256(array.data).hexdigest() for array in (opened.encoded.numpy(), opened.items)]
+    return digest([__version__, key_of_request(opened, audience, offer, wishes), vectors, size])
+
+
+def key_of_request(opened: OpenRun, audience: Audience, offer: Offer, wishes: Wishes) -> str:
+    """The same without the vectors that were computed from the run: for processors that round differently."""
     arrays = hashlib.sha256()
-    for array in (audience.items, audience.start, audience.end, offer.rows, opened.encoded.numpy(), opened.items):
+    for array in (audience.items, audience.start, audience.end, offer.rows):
         arrays.update(np.ascontiguousarray(array).data)
     run = checkpoint.describe(opened.run)
     return digest(
         [
-            __version__,
             [run.fingerprint, run.weights_sha256],
             {name: entry["fingerprint"] for name, entry in opened.domain.manifest().items()},
             arrays.hexdigest(),
             opened.item_ids,
-            [] if opened.extra is None else opened.extra["text"].to_list(),  # their words
-            audience.owners.to_dicts() if len(audience) < SHARD else _hash_of(audience.owners),
-            [wishes.k, wishes.include_seen, wishes.diversify, wishes.explain, size],
+            [] if opened.extra is None else opened.extra["text"].to_list(),
+            _hash_of(audience.owners),
+            [wishes.k, wishes.include_seen, wishes.diversify, wishes.explain],
         ]
     )
 
@@ -135,7 +156,7 @@ def _hash_of(owners: pl.DataFrame) -> str:
 
 
 def _begin(folder: Path, key: str, parts: int, *, force: bool) -> list[Path]:
-    """The files of all shards, finished or not, of the request with this key. Those of another one are discarded."""
+    """The files of all parts, finished or not, of the request with this key. Those of another one are discarded."""
     plan = folder / PLAN
     try:
         before = json.loads(plan.read_text(encoding="utf-8"))["key"]
@@ -157,20 +178,26 @@ def _begin(folder: Path, key: str, parts: int, *, force: bool) -> list[Path]:
     return [folder / f"part-{number:05}.parquet" for number in range(parts)]
 
 
-def _paced(blocks: Iterable[slice], there: list[bool], update: Update, total: int) -> Iterator[slice]:
-    """The blocks that are not there, while progress is shown."""
-    done, begun, fresh = 0, time.monotonic(), 0
-    for block, finished in zip(blocks, there, strict=True):
-        if not finished:
-            yield block
-            fresh += block.stop - block.start
-        done += block.stop - block.start
+def write_part(opened: OpenRun, audience: Audience, offer: Offer, wishes: Wishes, part: Part) -> int:
+    """Compute the recommendations of a part and write its file. Returns its number."""
+    found = best_after(opened, audience.histories(part.block), offer, wishes)
+    with atomic(part.path, durable=True) as scratch:
+        _table(opened, audience, part.block, found, wishes).write_parquet(scratch)
+    return part.number
+
+
+def _show(numbers: Iterable[int], missing: Sequence[Part], total: int, update: Update) -> None:
+    """Show the progress of missing parts, by number, as they are written."""
+    sizes = {part.number: part.block.stop - part.block.start for part in missing}
+    begun, fresh, done = time.monotonic(), 0, total - sum(sizes.values())
+    for number in numbers:
+        fresh += sizes[number]
         rate = fresh / max(time.monotonic() - begun, 1e-9)
-        update(done, total, f"{rate:.0f} histories/s" if fresh else "")
+        update(done + fresh, total, f"{rate:.0f} histories/s")
 
 
 def _table(opened: OpenRun, audience: Audience, block: slice, found: Top, wishes: Wishes) -> pl.DataFrame:
-    """The rows of one shard."""
+    """The rows of one part."""
     real = found.rows >= 0
     number, place = np.nonzero(real)
     rows = found.rows[real]

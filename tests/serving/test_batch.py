@@ -48,7 +48,7 @@ def one_by_one(opened: OpenRun, users: list[str], wishes: Wishes) -> list[tuple[
 def test_a_file_for_all_users_holds_what_each_user_gets_alone(
     opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(batch, "SHARD", 7)
+    monkeypatch.setattr(batch, "LARGEST_PART", 7)
     wishes = Wishes(4, diversify=0.3 if name == "plain" else 0.0)
     found = write(opened(name), tmp_path / "recs.parquet", wishes)
     users = [f"u{user:02}" for user in range(USERS)]
@@ -58,7 +58,7 @@ def test_a_file_for_all_users_holds_what_each_user_gets_alone(
 
 
 def test_all_formats_hold_the_same_rows(opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "SHARD", 11)
+    monkeypatch.setattr(batch, "LARGEST_PART", 11)
     frames = []
     for suffix in batch.SUFFIXES:
         write(opened("plain"), tmp_path / f"recs{suffix}")
@@ -84,7 +84,7 @@ def stop_after(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_interrupted_batch_leaves_no_file_and_continues_where_it_was(
     opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:
-    monkeypatch.setattr(batch, "SHARD", 7)
+    monkeypatch.setattr(batch, "LARGEST_PART", 7)
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="2 of 5 parts kept") as stopped:
         stop_after(2, patch)
         write(opened("strong"), tmp_path / "recs.csv")
@@ -106,7 +106,7 @@ def test_an_interrupted_batch_leaves_no_file_and_continues_where_it_was(
 def test_parts_of_another_request_are_not_taken_over(
     opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    monkeypatch.setattr(batch, "SHARD", 7)
+    monkeypatch.setattr(batch, "LARGEST_PART", 7)
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         stop_after(1, patch)
         write(opened("plain"), tmp_path / "recs.csv")
@@ -121,7 +121,7 @@ def test_parts_of_another_request_are_not_taken_over(
 
 
 def test_a_damaged_part_is_named(opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "SHARD", 7)
+    monkeypatch.setattr(batch, "LARGEST_PART", 7)
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         stop_after(1, patch)
         write(opened("plain"), tmp_path / "recs.csv")

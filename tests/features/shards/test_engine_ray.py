@@ -17,6 +17,7 @@ import pytest
 
 from antpipe.errors import AntpipeError, DataError, IntegrityError, UsageError
 from antpipe.features.shards import ray as engine_ray
+from antpipe.features.shards.cluster import check_address, check_versions, number_of, room_of, versions
 from antpipe.features.shards.compute import AS_IT_IS, Engine, Pace, Packing, compute, compute_here
 from antpipe.features.shards.engine import engine_of, worker_cpus, worker_device
 from antpipe.features.shards.folder import ShardFolder, open_shards, remove_shards, shard_place
@@ -24,11 +25,7 @@ from antpipe.features.shards.plan import Shard, cut
 from antpipe.features.shards.ray import (
     Worker,
     WorkerTask,
-    check_address,
-    check_versions,
     compute_on_ray,
-    room_of,
-    versions,
     written_inputs,
 )
 from antpipe.runtime.progress import Update, ignore
@@ -160,7 +157,7 @@ def test_the_command_writes_the_same_bytes_as_without_ray(
 def test_an_error_of_a_worker_is_that_of_the_embedder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worker, folder, make = worker_in(tmp_path, ["a", "refused"])
     answers = [worker(row(number, [number])) for number in range(2)]
-    monkeypatch.setattr(engine_ray, "computed", lambda *_: [(a["number"][0], a["error"][0]) for a in answers])
+    monkeypatch.setattr(engine_ray, "computed", lambda *_: map(number_of, answers))
     numbers = on_ray(TWO)(cut(np.arange(2), 1), make, Contents([]), folder, lambda _: None)
     assert next(numbers) == 0
     with pytest.raises(DataError, match="a content is refused") as caught:
