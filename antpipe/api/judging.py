@@ -67,6 +67,24 @@ class Comparison:
         schema = {"target": pl.String, "arm": pl.String, "protocol": pl.String, "metric": pl.String}
         return pl.DataFrame(rows, schema={**schema, "mean": pl.Float64, "std": pl.Float64}, orient="row")
 
+    def paper_table(
+        self, form: str = "latex", *, metrics: Sequence[str] = (), arms: Sequence[str] = (), protocol: str = ""
+    ) -> str:
+        """A table for a paper, with the best of each column in bold: `markdown`, `latex` (for booktabs), or `csv` (one
+        row per figure, with differences, intervals and p values).
+
+        metrics: columns per target (none: recall@10 and ndcg@10). arms: rows, in this order (none: all). protocol: none
+        for that of the verdict. Raises UsageError, naming what the comparison does not have.
+
+        >>> found = ant.compare("shop", ["Toys"], start="runs/beauty", arms=["scratch", "relearn"], seeds=1, epochs=1,
+        ...                     out="cmp")
+        >>> found.paper_table("csv", metrics=["recall@10"]).splitlines()[0][:30]
+        'target,arm,protocol,metric,mea'
+        """
+        from antpipe.comparison.paper import METRICS, paper_table
+
+        return paper_table(self.figures, form, metrics or METRICS, arms, protocol)
+
     def __str__(self) -> str:
         from antpipe.comparison.table import as_text
 

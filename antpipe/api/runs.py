@@ -124,12 +124,18 @@ class Run:
 
     @takes(EvaluateConfig)
     def evaluate(
-        self, domain: str, *, config: str | Path | None = None, **settings: Unpack[EvaluateKeywords]
+        self,
+        domain: str,
+        *,
+        per_user: str | Path | None = None,
+        config: str | Path | None = None,
+        **settings: Unpack[EvaluateKeywords],
     ) -> Evaluation:
         """Rank the whole catalogue of a domain for every position of a split, under both protocols.
 
-        Writes the figures and the rank of every position into the run's folder. Raises DataError if the run cannot
-        read the domain, or the domain changed since the run was trained on it.
+        Writes the figures and the rank of every position into the run's folder. per_user: a Parquet file for the rank
+        and the metrics of each position, with original ids (docs/files.md). Raises DataError if the run cannot read the
+        domain, or the domain changed since the run was trained on it.
 
         >>> run = ant.Run.open("runs/toys", "shop")
         >>> sorted(run.evaluate("Toys").metrics)
@@ -148,6 +154,10 @@ class Run:
             from antpipe.evaluation.beyond import beyond_accuracy
 
             figures["beyond"] = beyond_accuracy(self.store, self.folder, domain, chosen.split)
+        if per_user is not None:
+            from antpipe.evaluation.ranks import read_ranks, write_per_user
+
+            write_per_user(read_ranks(self.store, self.folder, domain, chosen.split, chosen.index), Path(per_user))
         return Evaluation(figures)
 
     def ranks(self, domain: str, split: str = "test") -> "pl.DataFrame":

@@ -24,6 +24,8 @@ from antpipe.errors import UsageError
 from antpipe.runtime.terminal import on_stderr
 from antpipe.training.parallel import world_of
 
+TEXT = "text"
+
 
 @command(
     app,
@@ -37,12 +39,17 @@ def evaluate(
     run: RunFolder,
     domains: Domains,
     slices: Annotated[bool, flag("--slices", "also print the figures of each slice", OUTPUT)] = False,
+    per_user: Annotated[
+        Path | None, flag("--per-user", "Parquet file for the rank and metrics of each user", OUTPUT)
+    ] = None,
 ) -> None:
     """Rank the whole catalogue for each test position."""
     if world_of().rank:  # of several processes, the first one evaluates
         return
-    opened = api.runs.Run.open(run, call.store)
-    results = [opened.evaluate(name, **call.settings).figures for name in api.settings.names_of(domains)]
+    opened, names = api.runs.Run.open(run, call.store), api.settings.names_of(domains)
+    if per_user is not None and (len(names) > 1 or per_user.suffix != ".parquet"):
+        raise UsageError(f"--per-user {per_user}: one .parquet file for one domain")
+    results = [opened.evaluate(name, per_user=per_user, **call.settings).figures for name in names]
     call.show(results, show.evaluations(results, slices))
 
 
@@ -55,6 +62,7 @@ def evaluate(
         "antpipe compare --target Shop --from runs/source --seeds 5 --out cmp",
         "antpipe compare --target Shop --sources Beauty,Sports --arms scratch,relearn,baselines --out cmp",
         "antpipe compare --target Shop --sources Beauty,Sports --target-users 500,1000,2000 --out curve",
+        "antpipe compare --target Shop --from runs/source --out cmp --format latex --columns recall@10,ndcg@10",
     ],
 )
 def compare(
@@ -68,15 +76,23 @@ def compare(
     ] = None,
     dry_run: Annotated[bool, flag("--dry-run", "say what would be trained", RUN)] = False,
     force: Force = False,
+    form: Annotated[
+        str, flag("--format", "what is printed: text, or a table as markdown, csv or latex", OUTPUT)
+    ] = TEXT,
+    columns: Annotated[str | None, flag("--columns", "metrics of that table, separated by commas", OUTPUT)] = None,
+    rows: Annotated[str | None, flag("--rows", "arms of that table, in this order", OUTPUT)] = None,
 ) -> None:
     """Train several arms with equal seeds and test the transfer."""
+    chosen = {"--columns": columns, "--rows": rows}
+    for name in [name for name, value in chosen.items() if value is not None and form == TEXT]:
+        raise UsageError(f"{name} {chosen[name]}: only with --format markdown, csv or latex")
     start = [Path(part) for part in api.settings.names_of(origins, "--from")] if origins else []
     runs = given_runs(given or ())
     if dry_run:
-        rows = api.judging.plan_comparison(
+        planned = api.judging.plan_comparison(
             call.store, targets, out=out, start=start, sources=sources or (), runs=runs, force=force, **call.settings
         )
-        call.show(rows, show.to_do(rows))
+        call.show(planned, show.to_do(planned))
         return
     found = api.judging.compare(
         call.store,
@@ -89,6 +105,10 @@ def compare(
         progress=on_stderr,
         **call.settings,
     )
+    if form != TEXT:
+        of_table = {name: api.settings.names_of(value, name) if value else [] for name, value in chosen.items()}
+        call.show(found.figures, found.paper_table(form, metrics=of_table["--columns"], arms=of_table["--rows"]))
+        return
     call.show(found.figures, f"{found}\n\n{out / 'comparison.json'}, {out / 'comparison.md'}")
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import polars as pl
 
+from antpipe.core.ranking import CUTOFFS, PROTOCOLS
 from antpipe.errors import DataError
+from antpipe.runtime.files import atomic
 from antpipe.store.files import read_parquet
 from antpipe.store.next_command import spell
 from antpipe.store.store import Store
@@ -36,3 +38,23 @@ def read_ranks(store: Store, run: Path, domain: str, split: str = "test", index:
         pl.Series("item_id", ids)[ranks["target"]],
         pl.exclude("user", "target"),
     )
+
+
+def write_per_user(ranks: pl.DataFrame, path: Path) -> None:
+    """Write ranks, as `read_ranks` gives them, with the metrics of each position as a Parquet file.
+
+    Further columns are Float64, named METRIC@K_PROTOCOL, such as ndcg@10_all; the mean of one over all rows is the
+    figure that `evaluate` prints. docs/files.md describes the file.
+    """
+    columns = []
+    for protocol in PROTOCOLS:
+        rank = pl.col(f"rank_{protocol}")
+        for k in CUTOFFS:
+            hit = (rank <= k).fill_null(value=False)
+            gains = {"recall": pl.lit(1.0), "ndcg": 1 / (rank + 1).log(2), "mrr": 1 / rank}
+            columns += [
+                pl.when(hit).then(gain).otherwise(0.0).alias(f"{metric}@{k}_{protocol}")
+                for metric, gain in gains.items()
+            ]
+    with atomic(path, durable=True) as scratch:
+        ranks.with_columns(columns).write_parquet(scratch)

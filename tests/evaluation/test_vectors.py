@@ -11,7 +11,7 @@ from polars.testing import assert_frame_equal
 
 from antpipe.errors import DataError, UsageError
 from antpipe.evaluation.evaluate import evaluate_run
-from antpipe.evaluation.ranks import read_ranks
+from antpipe.evaluation.ranks import read_ranks, write_per_user
 from antpipe.evaluation.vectors import item_vectors, open_for, user_vectors
 from antpipe.serving.recommend import history_of, recommend, recommend_after, user_histories
 from antpipe.settings.evaluation import EvaluateConfig
@@ -88,6 +88,16 @@ def test_ranks_have_the_original_ids_of_users_and_targets(folder: Path) -> None:
     last = {users[row["user"]]: items[row["item"]] for row in bought.iter_rows(named=True)}
     assert dict(zip(ranks["user_id"], ranks["item_id"], strict=True)) == last  # leave-one-out
     assert ranks.columns == ["user_id", "item_id", "position", "seen", "occurrences", "rank_all", "rank_unseen"]
+
+
+def test_the_metrics_of_each_user_average_to_the_figures(folder: Path, tmp_path: Path) -> None:
+    figures = json.loads((folder / "run" / "evaluation-Ring-test.json").read_text(encoding="utf-8"))
+    write_per_user(read_ranks(*asked(folder)), tmp_path / "users.parquet")
+    found = pl.read_parquet(tmp_path / "users.parquet")
+    assert found.columns[:2] == ["user_id", "item_id"]
+    for protocol, values in figures["protocols"].items():
+        for metric, value in values.items():
+            assert found[f"{metric}_{protocol}"].mean() == pytest.approx(value)
 
 
 def test_ranks_of_another_split_are_refused_with_the_command_that_computes_them(folder: Path) -> None:
