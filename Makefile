@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test check coverage docs-check clean
+.PHONY: demo test check coverage docs docs-check clean
 
 demo: $(READY)
 	$(BIN)/antpipe demo --store demo-store
@@ -27,6 +27,10 @@ check: $(READY)
 	$(BIN)/codespell
 	$(BIN)/mypy
 
+# The pages as a site, in site/.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 # Reruns the commands printed in README and docs. UPDATE=1 rewrites their output, SLOW=1 includes the demo.
 docs-check: $(READY)
 	$(BIN)/python docs/check.py $(if $(UPDATE),--update) $(if $(SLOW),--slow)
@@ -40,4 +44,4 @@ $(READY): pyproject.toml
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) demo-store demo-store-runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build *.egg-info
+	rm -rf $(VENV) demo-store demo-store-runs site .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build *.egg-info

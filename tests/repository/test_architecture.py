@@ -174,23 +174,23 @@ def test_every_document_a_module_points_at_is_in_the_repository(module: str) -> 
         assert (REPOSITORY / name).is_file(), name
 
 
-# -- README ---------------------------------------------------------------------------------------------------
+# -- the page of commands -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def readme() -> str:
-    return (REPOSITORY / "README.md").read_text(encoding="utf-8")
+def commands_page() -> str:
+    return (REPOSITORY / "docs" / "pipeline.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("command", sorted(names_of(app)))
-def test_every_command_is_in_the_readme(readme: str, command: str) -> None:
-    assert f"`antpipe {command}" in readme
+def test_every_command_is_on_the_page_of_commands(commands_page: str, command: str) -> None:
+    assert f"`antpipe {command}" in commands_page
 
 
-def test_every_command_in_a_table_of_the_readme_is_one_of_the_app(readme: str) -> None:
+def test_every_command_on_that_page_is_one_of_the_app(commands_page: str) -> None:
     known = set(names_of(app))
     groups = {name.split()[0] for name in known if " " in name}
-    rows = [line for line in readme.splitlines() if line.startswith("|")]
+    rows = [line for line in commands_page.splitlines() if line.startswith("|")]
     named = [match for row in rows for match in re.findall(r"`antpipe ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?", row)]
     assert named
     assert {word for word, _ in named} <= known | groups
