@@ -142,9 +142,9 @@ def all_settings() -> str:
     lines = [
         "# Settings",
         "",
-        "Generated from the code. The flag `--lr` of section `train` is also the variable `ANTPIPE_TRAIN_LR`, and `lr`",
-        "below `[train]` in a TOML file (`--config`). In Python it is the keyword `lr`. A flag beats the variable, which",
-        "beats TOML, which beats a preset, which beats the default.",
+        "Generated from the code. The flag `--lr` of section `train` is also the variable `ANTPIPE_TRAIN_LR`,",
+        "and `lr` below `[train]` in a TOML file (`--config`). In Python it is the keyword `lr`. A flag beats",
+        "the variable, which beats TOML, which beats a preset, which beats the default.",
         "",
     ]
     for config in CONFIGS:

@@ -174,7 +174,7 @@ def test_every_document_a_module_points_at_is_in_the_repository(module: str) -> 
         assert (REPOSITORY / name).is_file(), name
 
 
-# -- the page of commands -----------------------------------------------------------------------------------------------
+# -- the page of commands -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
