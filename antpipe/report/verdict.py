@@ -1,0 +1,119 @@
+"""The verdict of a report in sentences, for who reads nothing else."""
+
+from collections.abc import Sequence
+
+from antpipe.comparison.plan import UNTRAINED
+from antpipe.comparison.table import over_targets, remarks
+from antpipe.comparison.verdict import EQUIVALENT, NEGATIVE, NONE, POSITIVE
+from antpipe.report.figure import listed, metric_name, percent
+from antpipe.report.findings import Findings, Judged
+
+MEANING = {
+    POSITIVE: "better than {control}",
+    NEGATIVE: "worse than {control}",
+    EQUIVALENT: "as good as {control}",
+    NONE: "not shown to differ from {control}",
+}
+
+
+def headline(found: Findings) -> str:
+    """One sentence on all targets."""
+    if not found.judged:
+        return "Nothing was judged yet: the runs of this report have no evaluation."
+    tested = [one for one in found.judged if any(verdict["word"] for verdict in one.verdicts().values())]
+    if not tested:
+        return untested(found.judged)
+    if len(tested) == 1:
+        return on_one(tested[0])
+    words = {one.label: {str(verdict["word"]) for verdict in one.verdicts().values()} for one in tested}
+    helped = [label for label, said in words.items() if POSITIVE in said and NEGATIVE not in said]
+    hurt = [label for label, said in words.items() if NEGATIVE in said and POSITIVE not in said]
+    mixed = [label for label, said in words.items() if {POSITIVE, NEGATIVE} <= said]
+    rest = [label for label in words if label not in (*helped, *hurt, *mixed)]
+    parts = [
+        f"{verb} on {len(labels)} ({listed(labels)})"
+        for verb, labels in (
+            ("helped", helped),
+            ("hurt", hurt),
+            ("helped or hurt, depending on the arm,", mixed),
+            ("made no difference that was shown", rest),
+        )
+        if labels
+    ]
+    return f"Of {len(tested)} targets, transfer {', '.join(parts)}."
+
+
+def on_one(one: Judged) -> str:
+    """The verdicts on one target in a sentence."""
+    said: dict[str, list[str]] = {}
+    for name, verdict in one.verdicts().items():
+        if verdict["word"]:
+            said.setdefault(verdict["word"], []).append(name)
+    words = [word for word in MEANING if word in said]
+    verb = {
+        POSITIVE: "helped",
+        NEGATIVE: "hurt",
+        EQUIVALENT: "made no difference that matters",
+        NONE: "was not shown to make a difference",
+    }[words[0]]
+    phrases = []
+    for word in words:
+        are = "is" if len(said[word]) == 1 else "are"
+        phrases.append(f"{listed([with_change(one, name) for name in said[word]])} {are} {meaning(one, word)}")
+    start = f"Transfer {verb} on {one.label}" if len(words) == 1 else f"Transfer on {one.label}"
+    return f"{start}: {'; '.join(phrases)} in {metric_name(one.rules['metric'])}."
+
+
+def meaning(one: Judged, word: str) -> str:
+    return MEANING[word].format(control=one.rules["control"])
+
+
+def with_change(one: Judged, name: str) -> str:
+    """An arm with its relative difference to the control."""
+    change = one.arms[name]["differences"].get(one.rules["protocol"], {}).get(one.rules["metric"])
+    if not change or not change["control"]:
+        return name
+    return f"{name} ({percent(change['difference'] / change['control'])})"
+
+
+def untested(judged: Sequence[Judged]) -> str:
+    """What to say if no target has a verdict."""
+    arms = list(dict.fromkeys(name for one in judged for name in one.arms))
+    plain = all(arm["kind"] == UNTRAINED for one in judged for arm in one.arms.values())
+    why = "the arms are baselines that learn from no other shop" if plain else why_untested(judged)
+    if len(judged) > 1:
+        return f"No verdict on transfer: {why}. Here are {len(arms)} arms on {len(judged)} targets."
+    [one] = judged
+    best, metric = one.best()[0], metric_name(one.rules["metric"])
+    mean = f"{one.metric_of(best)['mean']:.4f}"
+    if len(arms) == 1:
+        return f"No verdict on transfer: {why}. {best} reaches {metric} {mean} on {one.label}."
+    chance = "" if one.finished else "; whether that is more than chance was not tested"
+    return f"No verdict on transfer: {why}. {best} has the highest {metric} on {one.label}, {mean}{chance}."
+
+
+def why_untested(judged: Sequence[Judged]) -> str:
+    if not any(one.finished for one in judged):
+        return "these are single runs, and only a comparison tests differences"
+    said = [verdict["why"] for one in judged for verdict in one.verdicts().values()]
+    return said[0] if said else "no arm that transfers was compared with one that does not"
+
+
+def lines(found: Findings) -> list[str]:
+    """One sentence per target, and the means over targets; none if the headline says it all."""
+    sentences = []
+    for one in found.judged if len(found.judged) > 1 or any(one.verdicts() for one in found.judged) else ():
+        best, metric = one.best()[0], one.rules["metric"]
+        verdicts = {name: verdict for name, verdict in one.verdicts().items() if verdict["word"]}
+        said = [f"{with_change(one, name)} is {meaning(one, verdict['word'])}" for name, verdict in verdicts.items()]
+        top = f"best is {best} with {metric_name(metric)} {one.metric_of(best)['mean']:.4f}"
+        plain = " (a baseline that is not trained)" if one.arms[best]["kind"] == UNTRAINED else ""
+        sentences.append(f"{one.label}: {'; '.join([*said, top])}{plain}.")
+    for outcome in found.outcomes.values():
+        sentences += over_targets({"pooled": {}, "pooled_by_users": {}, **outcome})
+    return sentences
+
+
+def remarks_on(one: Judged) -> list[str]:
+    """The verdicts with their reasons, and what else a reader should know of a target."""
+    return remarks(one.target, one.facts, {"sources": {}, **one.rules})
