@@ -9,7 +9,7 @@ from antpipe.report.render import to_svg
 from antpipe.report.theme import on_page
 from antpipe.report.users import Example
 
-WIDE, NARROW = 760, 340  # pixels; a screen shows one of the two
+WIDE, NARROW = 860, 340  # pixels; a screen shows one of the two
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,14 @@ class Lines:
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """How large what follows is, in words."""
+
+    kind: ClassVar[str] = "sizes"
+    text: str
+
+
+@dataclass(frozen=True)
 class Users:
     """Example users."""
 
@@ -52,7 +60,7 @@ class Users:
     examples: Sequence[Example]
 
 
-Block = Drawing | Table | Lines | Users
+Block = Drawing | Table | Lines | Sizes | Users
 
 
 @dataclass(frozen=True)

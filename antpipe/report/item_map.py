@@ -15,6 +15,7 @@ from antpipe.serving.recommend import titles_of
 
 MOST_CATEGORIES = 7
 REST, NONE = "other", "without category"
+FEW = 400  # points; fewer are drawn larger
 TITLE, CATEGORY = 80, 32  # letters shown
 
 
@@ -111,7 +112,12 @@ def draw_map(theme: Theme, rows: Rows, order: Sequence[str]) -> Spec:
     axis = {"field": "x", "type": "quantitative", "axis": None, "scale": {"zero": False, "nice": False, "padding": 10}}
     content = {
         "data": {"values": rows},
-        "mark": {"type": "point", "filled": True, "size": 34 if theme.narrow else 46, "opacity": 0.75},
+        "mark": {
+            "type": "point",
+            "filled": True,
+            "size": (90 if len(rows) < FEW else 46) / (1.5 if theme.narrow else 1),
+            "opacity": 0.75,
+        },
         "encoding": {
             "x": axis,
             "y": {**axis, "field": "y"},

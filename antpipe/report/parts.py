@@ -1,6 +1,6 @@
 """Figures of parts of the test split, and of what the lists of recommendations are like."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from antpipe.report.curves import by_arm
@@ -82,8 +82,14 @@ def is_whole(group: Mapping[str, Any], part: str) -> bool:
     return bool(group[part]["positions"] == sum(one["positions"] for one in group.values()))
 
 
+def room_for(names: Iterable[str], most: int) -> int:
+    """About as many pixels as the longest name takes, at most so many."""
+    return min(most, 12 + 7 * max(map(len, names)))
+
+
 def draw_slices(theme: Theme, rows: Rows, arms: Sequence[str], metric: str) -> Spec:
     groups = [group for group in GROUPS if any(row["group"] == group for row in rows)]
+    extent = room_for((row["part"] for row in rows), theme.label)
     top = 1.05 * max(row["value"] for row in rows) or 1.0
     parts = []
     for group in groups:
@@ -98,12 +104,12 @@ def draw_slices(theme: Theme, rows: Rows, arms: Sequence[str], metric: str) -> S
             {
                 "title": {"text": GROUPS[group], "anchor": "start", "frame": "group", "fontSize": 12},
                 "data": {"values": own},
-                "width": theme.width - theme.label - 30,
+                "width": theme.width - extent - 30,
                 "height": {"step": 22},
                 "mark": {"type": "point", "filled": True, "size": 80, "opacity": 0.9},
                 "encoding": {
                     "x": x,
-                    "y": ordinal("part", order, minExtent=theme.label, maxExtent=theme.label, grid=True),
+                    "y": ordinal("part", order, minExtent=extent, maxExtent=extent, grid=True),
                     **by_arm(theme, arms),
                     "description": {"field": "says"},
                 },
@@ -144,7 +150,8 @@ def beyond_rows(one: Judged, arms: Sequence[str], protocol: str) -> Rows:
 def draw_beyond(theme: Theme, rows: Rows) -> Spec:
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     columns = 1 if theme.narrow else 2
-    room = theme.width // columns - theme.label // (1 if theme.narrow else 2) - 40
+    extent = room_for(arms, theme.label // (1 if theme.narrow else 2))
+    room = theme.width // columns - extent - 40
     parts = []
     for measure in [name for name in BEYOND if any(row["measure"] == name for row in rows)]:
         own = [row | {"says": f"{row['arm']}: {row['value']:.4g}"} for row in rows if row["measure"] == measure]
@@ -154,7 +161,6 @@ def draw_beyond(theme: Theme, rows: Rows) -> Spec:
             "legend": None,
             "scale": {"domain": arms, "range": [theme.series(place) for place in range(len(arms))]},
         }
-        extent = theme.label // (1 if theme.narrow else 2)
         parts.append(
             {
                 "title": {"text": BEYOND[measure], "anchor": "start", "frame": "group", "fontSize": 12},

@@ -9,17 +9,23 @@ from antpipe.report.theme import Spec
 from antpipe.store.next_command import shell
 
 VEGA_LITE = "6.1"
+INSTALL = shell("pip", "install", "antpipe[report]")
 LIBRARIES = {"vl_convert": "vl-convert-python", "jinja2": "jinja2"}
+
+
+def missing_libraries() -> list[str]:
+    """The libraries of a report that are not installed."""
+    return [name for module, name in LIBRARIES.items() if find_spec(module) is None]
 
 
 def require_libraries() -> None:
     """Raise UsageError unless the libraries of a report are installed."""
-    missing = [name for module, name in LIBRARIES.items() if find_spec(module) is None]
+    missing = missing_libraries()
     if missing:
         are = "are" if missing[1:] else "is"
         raise UsageError(
             f"reports and figures need {' and '.join(missing)}, which {are} missing",
-            shell("pip", "install", "antpipe[report]"),
+            INSTALL,
         )
 
 

@@ -7,9 +7,9 @@ from antpipe.comparison.plan import UNTRAINED
 from antpipe.errors import AntpipeError
 from antpipe.evaluation.vectors import OpenRun
 from antpipe.report.arms import arms_figure, differences_figure
-from antpipe.report.blocks import Block, Lines, Missing, Numbers, Panel, Section, Table, Users
+from antpipe.report.blocks import Block, Lines, Missing, Numbers, Panel, Section, Sizes, Table, Users
 from antpipe.report.curves import curve_figure, remarks_of
-from antpipe.report.figure import listed, metric_name
+from antpipe.report.figure import listed, metric_name, shortened
 from antpipe.report.findings import SPLIT, Findings, Judged
 from antpipe.report.item_map import map_figure, map_of
 from antpipe.report.parts import beyond_figure, slices_figure
@@ -26,6 +26,7 @@ Found = Section | Missing
 TABLED = ("recall@10", "ndcg@10", "mrr@10", "recall@50")
 MOST_TARGETS = 24  # with panels of their own; all are in the verdict
 MOST_OPENED = 6  # runs' domains with a map and example users: their vectors are computed
+MOST_LETTERS = 1000  # of a remark
 ARMS_OF_USERS = 2  # whose recommendations a user is shown with
 
 
@@ -34,10 +35,10 @@ def arms_section(found: Findings, numbers: Numbers) -> Found:
     title = "Arms"
     panels = []
     for one in found.judged[:MOST_TARGETS]:
-        blocks: list[Block] = [numbers.drawn(arms_figure(one))]
+        blocks: list[Block] = [Sizes(sizes_of(one)), numbers.drawn(arms_figure(one))]
         if difference := differences_figure(one):
             blocks.append(numbers.drawn(difference))
-        blocks.append(Lines(remarks_on(one)))
+        blocks.append(Lines([shortened(line, MOST_LETTERS) for line in remarks_on(one)]))
         blocks += [arm_table(one, protocol) for protocol in protocols_of(one)]
         panels.append(Panel(one.label, blocks))
     if not panels:
@@ -67,14 +68,31 @@ def arm_table(one: Judged, protocol: str) -> Table:
         seeds = "" if arm["kind"] == UNTRAINED else str(arm["seeds"])
         word = (arm["verdict"] or {}).get("word") or ""
         rows.append([name, seeds, *cells, word])
-    facts = one.facts
-    sizes = [f"{facts[key]:,} {word}" for key, word in SIZES.items() if facts.get(key) is not None]
-    caption = f"{one.label}, protocol {protocol}: mean ± standard deviation over seeds ({', '.join(sizes)})"
+    caption = f"All figures, protocol {protocol}: mean ± standard deviation over seeds"
     head = ["arm", "seeds", *(metric_name(metric) for metric in TABLED), "verdict"]
     return Table(caption, head, rows, filtered=len(rows) > 12, folded=True)
 
 
+def sizes_of(one: Judged) -> str:
+    """How much a target has."""
+    return " · ".join(f"{one.facts[key]:,} {word}" for key, word in SIZES.items() if one.facts.get(key) is not None)
+
+
 SIZES = {"users": "users", "positions": "test positions", "items": "items"}
+
+
+def untested(found: Findings, store: Store) -> list[Missing]:
+    """What tests the differences of runs that are here, if any were not tested."""
+    for one in found.judged:
+        here = {arm: paths for arm, paths in one.folders.items() if paths and one.arms[arm]["kind"] != UNTRAINED}
+        if one.finished or one.control not in here or len(here) < 2 or one.target not in store.domains():
+            continue
+        flags = ["--target", one.target, "--arms", ",".join(here)]
+        for arm, paths in here.items():
+            flags += ["--run", f"{arm}={','.join(map(str, paths))}"]
+        command = spell("compare", store=store.root, flags=[*flags, "--out", "compare"])
+        return [Missing("Verdict on transfer", "these runs were not compared", command)]
+    return []
 
 
 def transfer_section(found: Findings, store: Store, numbers: Numbers) -> Found:
@@ -244,8 +262,8 @@ def users_block(opened: Mapping[str, OpenRun], config: ReportConfig, pictures: P
     shown, users = examples_of(opened, config.users, config.k, config.seed, pictures, protocol=protocol)
     hits = sum(one.hit for one in shown)
     about = (
-        f"{len(shown)} of {users:,} {SPLIT} positions, drawn at random (seed {config.seed}). What was bought next is "
-        f"among the first {config.k} for {hits} of them."
+        f"{len(shown)} of {users:,} {SPLIT} positions, drawn at random (seed {config.seed}). For {hits} of them, "
+        f"{listed(list(opened))} {'has' if len(opened) == 1 else 'have'} what was bought next among the first {config.k}."
     )
     return Users(about, shown)
 

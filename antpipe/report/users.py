@@ -1,4 +1,4 @@
-"""Example users: what they bought, what was recommended to them, and what they bought next."""
+"""Example users: what they bought, what is recommended to them, and what they bought next."""
 
 import base64
 import io
@@ -48,7 +48,7 @@ class Suggested:
 
 @dataclass(frozen=True)
 class Example:
-    """A user. history: its latest items, the latest first; `earlier` ones are not shown. bought: what came next."""
+    """A user. history: the latest items, oldest first; `earlier` ones are not shown. bought: what came next."""
 
     user: str
     history: Sequence[Card]
@@ -151,7 +151,7 @@ def examples_of(
             place = items.index(target) + 1 if target in items else None
             suggested.append(Suggested(arm, [marked(cards[item], item == target) for item in items], place))
         history = histories[number]
-        latest = [cards[item] for item in history[-HISTORY:][::-1].tolist()]
+        latest = [cards[item] for item in history[-HISTORY:].tolist()]
         name = shortened(users[int(part.user[row])].as_py(), TITLE)
         shown.append(Example(name, latest, max(0, len(history) - HISTORY), cards[target], suggested))
     return shown, len(part)

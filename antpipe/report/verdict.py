@@ -94,15 +94,15 @@ def untested(judged: Sequence[Judged]) -> str:
 
 def why_untested(judged: Sequence[Judged]) -> str:
     if not any(one.finished for one in judged):
-        return "these are single runs, and only a comparison tests differences"
+        return "these runs were not compared, and only a comparison tests differences"
     said = [verdict["why"] for one in judged for verdict in one.verdicts().values()]
     return said[0] if said else "no arm that transfers was compared with one that does not"
 
 
 def lines(found: Findings) -> list[str]:
-    """One sentence per target, and the means over targets; none if the headline says it all."""
+    """One sentence per target, if there are several, and the means over targets."""
     sentences = []
-    for one in found.judged if len(found.judged) > 1 or any(one.verdicts() for one in found.judged) else ():
+    for one in found.judged if len(found.judged) > 1 else ():
         best, metric = one.best()[0], one.rules["metric"]
         verdicts = {name: verdict for name, verdict in one.verdicts().items() if verdict["word"]}
         said = [f"{with_change(one, name)} is {meaning(one, verdict['word'])}" for name, verdict in verdicts.items()]

@@ -18,6 +18,7 @@ from antpipe.report.sections import (
     opened_sections,
     slices_section,
     transfer_section,
+    untested,
 )
 from antpipe.report.users import Pictures
 from antpipe.report.verdict import headline, lines
@@ -61,7 +62,7 @@ def write_report(
     found = gather(runs, comparisons)
     numbers, pictures = Numbers(), Pictures(config.pictures)
     steps: list[Callable[[], Sequence[Section | Missing]]] = [
-        lambda: [arms_section(found, numbers)],
+        lambda: [*untested(found, store), arms_section(found, numbers)],
         lambda: [transfer_section(found, store, numbers), curves_section(found, store, numbers)],
         lambda: [slices_section(found, numbers), beyond_section(found, store, numbers)],
         lambda: [catalogue_section(found, store, numbers)],

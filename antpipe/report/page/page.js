@@ -83,23 +83,36 @@ for (const table of document.querySelectorAll("table[data-filtered]")) {
   table.closest(".scroll").before(tools);
 }
 
+/* Example users, one at a time, of those that the filter leaves. */
 for (const users of document.querySelectorAll(".users")) {
   const { tools, field, status } = searchField("Only users with these words");
-  const id = "hits-" + ++number, check = element("label", { class: "check" });
+  const id = "hits-" + ++number, check = element("label", { class: "check", for: id });
   const box = element("input", { type: "checkbox", id });
   check.append(box, document.createTextNode("only those whose next purchase was recommended"));
   tools.insertBefore(check, status);
-  const all = [...users.querySelectorAll(".user")];
+  const pager = element("div", { class: "pager" }), where = element("span", { role: "status" });
+  const back = element("button", { type: "button" }, "← Previous"), on = element("button", { type: "button" }, "Next →");
+  pager.append(back, on, where);
+  const all = [...users.querySelectorAll(".user")], texts = all.map((one) => one.textContent.toLowerCase());
+  let left = all, now = 0;
+  const show = () => {
+    all.forEach((one) => { one.hidden = one !== left[now]; });
+    back.disabled = now === 0;
+    on.disabled = now >= left.length - 1;
+    where.textContent = left.length ? "User " + (now + 1) + " of " + left.length : "No user is left.";
+  };
   const narrow = () => {
     const words = wordsOf(field);
-    all.forEach((one) => {
-      one.hidden = !holds(one.textContent.toLowerCase(), words) || (box.checked && one.dataset.hit !== "yes");
-    });
-    status.textContent = all.filter((one) => !one.hidden).length + " of " + all.length + " users";
+    left = all.filter((one, place) => holds(texts[place], words) && (!box.checked || one.dataset.hit === "yes"));
+    now = 0;
+    show();
   };
+  back.addEventListener("click", () => { now -= 1; show(); });
+  on.addEventListener("click", () => { now += 1; show(); });
   field.addEventListener("input", narrow);
   box.addEventListener("change", narrow);
-  users.before(tools);
+  users.before(tools, pager);
+  show();
 }
 
 const MOST_FOUND = 24;
