@@ -90,6 +90,12 @@ class Findings:
         """The domains that targets and runs are about, each once."""
         return list(dict.fromkeys([*(one.target for one in self.judged), *self.loose]))
 
+    def subjects(self) -> list[str]:
+        """What a report is about: targets, or the domains that they were drawn from for learning curves, and domains."""
+        drawn = {point["target"]: name for name, (curve, _) in self.curves.items() for point in curve["points"]}
+        names = [drawn.get(one.target, one.target) for one in self.judged]
+        return list(dict.fromkeys(names or self.domains()))
+
 
 def gather(runs: Sequence[Path], comparisons: Sequence[Path]) -> Findings:
     """Read comparisons and runs.

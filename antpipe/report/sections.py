@@ -263,7 +263,7 @@ def users_block(opened: Mapping[str, OpenRun], config: ReportConfig, pictures: P
     hits = sum(one.hit for one in shown)
     about = (
         f"{len(shown)} of {users:,} {SPLIT} positions, drawn at random (seed {config.seed}). For {hits} of them, "
-        f"{listed(list(opened))} {'has' if len(opened) == 1 else 'have'} what was bought next among the first {config.k}."
+        f"what was bought next is among the first {config.k} of {' or '.join(opened)}."
     )
     return Users(about, shown)
 

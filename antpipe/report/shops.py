@@ -38,12 +38,14 @@ class Shop:
 
 def describe(domain: Domain) -> Shop:
     """Count in the tables of a domain, without cold items. Raises DataError if there are none."""
-    columns = ["text", "price", "currency", "image_urls", "image_files"]
-    items = pl.DataFrame(domain.table("items", columns))[: domain.core_rows()]
+    core = domain.core_rows()
+    columns = ["price", "currency", "image_urls", "image_files"]
+    items = pl.DataFrame(domain.table("items", columns))[:core]
+    text = (
+        pl.DataFrame(domain.table("items", ["text"]))[:core].select((pl.col("text").fill_null("") != "").mean()).item()
+    )
     image = (pl.col("image_urls").list.len().fill_null(0) + pl.col("image_files").list.len().fill_null(0)) > 0
-    text, pictured, priced = items.select(
-        (pl.col("text").fill_null("") != "").mean(), image.mean(), pl.col("price").is_not_null().mean()
-    ).row(0)
+    pictured, priced = items.select(image.mean(), pl.col("price").is_not_null().mean()).row(0)
     prices = items["price"].drop_nulls().cast(pl.Float64).to_numpy()
     currencies = items["currency"].drop_nulls().value_counts(sort=True)
     entry = domain.manifest().get("price", {})

@@ -45,23 +45,33 @@ def headline(found: Findings) -> str:
 
 def on_one(one: Judged) -> str:
     """The verdicts on one target in a sentence."""
-    said: dict[str, list[str]] = {}
-    for name, verdict in one.verdicts().items():
-        if verdict["word"]:
-            said.setdefault(verdict["word"], []).append(name)
-    words = [word for word in MEANING if word in said]
+    words = list(by_word(one))
     verb = {
         POSITIVE: "helped",
         NEGATIVE: "hurt",
         EQUIVALENT: "made no difference that matters",
         NONE: "was not shown to make a difference",
     }[words[0]]
-    phrases = []
-    for word in words:
-        are = "is" if len(said[word]) == 1 else "are"
-        phrases.append(f"{listed([with_change(one, name) for name in said[word]])} {are} {meaning(one, word)}")
     start = f"Transfer {verb} on {one.label}" if len(words) == 1 else f"Transfer on {one.label}"
-    return f"{start}: {'; '.join(phrases)} in {metric_name(one.rules['metric'])}."
+    return f"{start}: {'; '.join(phrases(one))} in {metric_name(one.rules['metric'])}."
+
+
+def by_word(one: Judged) -> dict[str, list[str]]:
+    """Judged arms by their verdict, in the order of MEANING."""
+    said: dict[str, list[str]] = {word: [] for word in MEANING}
+    for name, verdict in one.verdicts().items():
+        if verdict["word"]:
+            said[verdict["word"]].append(name)
+    return {word: names for word, names in said.items() if names}
+
+
+def phrases(one: Judged) -> list[str]:
+    """What each verdict on a target says, with its arms."""
+    found = []
+    for word, names in by_word(one).items():
+        are = "is" if len(names) == 1 else "are"
+        found.append(f"{listed([with_change(one, name) for name in names])} {are} {meaning(one, word)}")
+    return found
 
 
 def meaning(one: Judged, word: str) -> str:
@@ -104,8 +114,7 @@ def lines(found: Findings) -> list[str]:
     sentences = []
     for one in found.judged if len(found.judged) > 1 else ():
         best, metric = one.best()[0], one.rules["metric"]
-        verdicts = {name: verdict for name, verdict in one.verdicts().items() if verdict["word"]}
-        said = [f"{with_change(one, name)} is {meaning(one, verdict['word'])}" for name, verdict in verdicts.items()]
+        said = phrases(one)
         top = f"best is {best} with {metric_name(metric)} {one.metric_of(best)['mean']:.4f}"
         plain = " (a baseline that is not trained)" if one.arms[best]["kind"] == UNTRAINED else ""
         sentences.append(f"{one.label}: {'; '.join([*said, top])}{plain}.")

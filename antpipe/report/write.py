@@ -76,7 +76,7 @@ def write_report(
         update(len(steps), len(steps))
     sections = [one for one in made if isinstance(one, Section)]
     missing = [one for one in made if isinstance(one, Missing)]
-    named = listed(list(dict.fromkeys(one.target for one in found.judged)) or found.domains())
+    named = listed(found.subjects(), 4)
     first = headline(found)
     inputs = [str(path) for path in (*comparisons, *runs)]
     page = render(f"Report on {named}", first, lines(found), sections, missing, inputs, pictures.urls)
