@@ -91,7 +91,7 @@ class Findings:
         return list(dict.fromkeys([*(one.target for one in self.judged), *self.loose]))
 
     def subjects(self) -> list[str]:
-        """What a report is about: targets, or the domains that they were drawn from for learning curves, and domains."""
+        """What a report is about: its targets, or the domains of learning curves that they were drawn from."""
         drawn = {point["target"]: name for name, (curve, _) in self.curves.items() for point in curve["points"]}
         names = [drawn.get(one.target, one.target) for one in self.judged]
         return list(dict.fromkeys(names or self.domains()))

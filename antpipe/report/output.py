@@ -18,7 +18,7 @@ def require_writable(out: Path, suffixes: Sequence[str], what: str, *, force: bo
     if out.is_dir():
         raise UsageError(f"--out {out}: is a folder", SameCommand({"--out": str(out / f"{what}{suffixes[0]}")}))
     if not out.parent.exists():
-        raise UsageError(f"--out {out}: there is no folder {out.parent}", shell("mkdir", "-p", out.parent))
+        raise UsageError(f"--out {out}: there is no folder {out.parent}", SameCommand({"--out": out.name}))
     if out.exists() and not force:
         raise UsageError(f"--out {out}: is there; --force replaces it", SameCommand({"--force": None}))
     save(out.with_name(f".{out.name}.probe"), b"", keep=False)

@@ -30,11 +30,15 @@ def require_libraries() -> None:
 
 
 def to_svg(spec: Spec, alt: str, name: str) -> str:
-    """An SVG element whose alternative text is `alt`. name: makes its ids different from those of other figures."""
+    """An SVG element whose alternative text is `alt`. name: begins its ids, which differ from those of other figures.
+
+    The same specification gives the same text: vl-convert counts its ids through all figures of a process.
+    """
     import vl_convert
 
     found: str = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
-    found = re.sub(r'(\bid="|url\(#)', rf"\g<1>{name}-", found)
+    ids = {old: f"{name}-{number}" for number, old in enumerate(re.findall(r' id="([^"]+)"', found))}
+    found = re.sub(r'( id="|url\(#)([^")]+)', lambda match: match[1] + ids.get(match[2], match[2]), found)
     return found.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
 
 

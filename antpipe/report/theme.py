@@ -22,7 +22,7 @@ LIGHT = {
     "good": "#0b7a5b",
     "bad": "#b3372b",
     "plain": "#5b6b7b",
-    "faint": "#aab3bb",
+    "faint": "#87919b",
     "c0": "#1f6fb2",
     "c1": "#c45a11",
     "c2": "#0f8467",

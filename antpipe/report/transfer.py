@@ -9,7 +9,7 @@ from antpipe.report.theme import Spec, Theme, frame
 
 LEAVING = "leave one source out"
 STARTING = "start from one source"
-STRONGEST = 0.55  # opacity of the largest value: black or white text stays readable on it
+STRONGEST = 0.5  # opacity of the largest value: black or white text stays readable on it
 
 
 def transfer_figures(judged: Sequence[Judged], outcomes: Mapping[str, Mapping[str, Any]]) -> dict[str, Figure]:
