@@ -134,12 +134,11 @@ def test_items_of_a_map_are_found_by_their_titles(page: Page) -> None:
 
 
 def test_a_mark_says_what_it_is_under_the_pointer(page: Page) -> None:
-    mark = "[...document.querySelectorAll('#arms ~ * .drawing [aria-roledescription=bar]')].find(one => one.getBoundingClientRect().width)"
+    bars = "[...document.querySelectorAll('#arms ~ * .drawing [aria-roledescription=bar]')]"
+    mark = f"{bars}.find(one => one.getBoundingClientRect().width)"
     page.run(f"{mark}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
-    left, top = page.run(
-        f"(() => {{ const at = {mark}.getBoundingClientRect(); return [at.left + 3, at.top + 3]; }})()"
-    )
-    page.ask("Input.dispatchMouseEvent", type="mouseMoved", x=left, y=top)
+    left, top = page.run(f"[{mark}.getBoundingClientRect()].flatMap(at => [at.left, at.top])")
+    page.ask("Input.dispatchMouseEvent", type="mouseMoved", x=left + 3, y=top + 3)
     page.wait("!document.getElementById('tip').hidden")
     assert page.run("document.getElementById('tip').textContent") == page.run(f"{mark}.getAttribute('aria-label')")
 
