@@ -6,6 +6,7 @@ from pathlib import Path
 from antpipe.comparison.plan import UNTRAINED
 from antpipe.errors import AntpipeError
 from antpipe.evaluation.vectors import OpenRun
+from antpipe.features.subset import drawn_from
 from antpipe.report.arms import arms_figure, differences_figure
 from antpipe.report.blocks import Block, Lines, Missing, Numbers, Panel, Section, Sizes, Table, Users
 from antpipe.report.curves import curve_figure, remarks_of
@@ -119,8 +120,8 @@ def target_and_others(found: Findings, store: Store) -> tuple[str | None, list[s
     """A target that is in the store, and the other domains that could be sources."""
     ready = [name for name in store.domains() if "sequences" in store.domain(name).manifest()]
     target = next((one.target for one in found.judged if one.target in ready), None)
-    targets = {one.target for one in found.judged}
-    return target, [name for name in ready if name not in targets]
+    taken = {drawn_from(store, one.target) for one in found.judged}
+    return target, [name for name in ready if drawn_from(store, name) == name and name not in taken]
 
 
 def curves_section(found: Findings, store: Store, numbers: Numbers) -> Found:
