@@ -145,7 +145,7 @@ def by_role(theme: Theme, rows: Rows) -> dict[str, Any]:
     """The colours of the roles that occur, with a legend if there are several."""
     there = {row["role"] for row in rows}
     roles = [role for role in COLOURS if role in there]
-    legend = {"title": None, "columns": 2 if theme.narrow else 4, "symbolType": "square"}
+    legend = {"title": None, "columns": 2 if theme.narrow else 6, "symbolType": "square"}
     return {
         "field": "role",
         "type": "nominal",

@@ -24,6 +24,7 @@ from antpipe.store.next_command import spell
 from antpipe.store.store import Store
 
 Found = Section | Missing
+SIZES = {"users": "users", "positions": "test positions", "items": "items"}
 TABLED = ("recall@10", "ndcg@10", "mrr@10", "recall@50")
 MOST_TARGETS = 24  # with panels of their own; all are in the verdict
 MOST_OPENED = 6  # runs' domains with a map and example users: their vectors are computed
@@ -67,19 +68,16 @@ def arm_table(one: Judged, protocol: str) -> Table:
             spread = f" ± {figure['std']:.4f}" if figure and figure["std"] is not None else ""
             cells.append(f"{figure['mean']:.4f}{spread}" if figure else "")
         seeds = "" if arm["kind"] == UNTRAINED else str(arm["seeds"])
-        word = (arm["verdict"] or {}).get("word") or ""
-        rows.append([name, seeds, *cells, word])
+        word = [(arm["verdict"] or {}).get("word") or ""] if one.verdicts() else []
+        rows.append([name, seeds, *cells, *word])
     caption = f"All figures, protocol {protocol}: mean ± standard deviation over seeds"
-    head = ["arm", "seeds", *(metric_name(metric) for metric in TABLED), "verdict"]
+    head = ["arm", "seeds", *(metric_name(metric) for metric in TABLED), *(["verdict"] if one.verdicts() else [])]
     return Table(caption, head, rows, filtered=len(rows) > 12, folded=True)
 
 
 def sizes_of(one: Judged) -> str:
     """How much a target has."""
     return " · ".join(f"{one.facts[key]:,} {word}" for key, word in SIZES.items() if one.facts.get(key) is not None)
-
-
-SIZES = {"users": "users", "positions": "test positions", "items": "items"}
 
 
 def untested(found: Findings, store: Store) -> list[Missing]:

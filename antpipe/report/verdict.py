@@ -30,17 +30,14 @@ def headline(found: Findings) -> str:
     hurt = [label for label, said in words.items() if NEGATIVE in said and POSITIVE not in said]
     mixed = [label for label, said in words.items() if {POSITIVE, NEGATIVE} <= said]
     rest = [label for label in words if label not in (*helped, *hurt, *mixed)]
-    parts = [
-        f"{verb} on {len(labels)} ({listed(labels)})"
-        for verb, labels in (
-            ("helped", helped),
-            ("hurt", hurt),
-            ("helped or hurt, depending on the arm,", mixed),
-            ("made no difference that was shown", rest),
-        )
-        if labels
-    ]
-    return f"Of {len(tested)} targets, transfer {', '.join(parts)}."
+    said = (
+        ("helped on {}", helped),
+        ("hurt on {}", hurt),
+        ("helped or hurt, depending on the arm, on {}", mixed),
+        ("made no difference that was shown on {}", rest),
+    )
+    parts = [f"{verb.format(len(labels))} ({listed(labels)})" for verb, labels in said if labels]
+    return f"Of {len(tested)} targets, transfer {'; '.join(parts)}."
 
 
 def on_one(one: Judged) -> str:

@@ -50,7 +50,7 @@ def test_several_targets_are_counted(tmp_path: Path) -> None:
         tmp_path, {"Toys": usual(), "Pets": usual("NEGATIVE", -0.01), "Games": usual("NONE", 0.0), "Tools": usual()}
     )
     assert headline(found) == (
-        "Of 4 targets, transfer helped on 2 (Toys and Tools), hurt on 1 (Pets), made no difference that was shown on 1 "
+        "Of 4 targets, transfer helped on 2 (Toys and Tools); hurt on 1 (Pets); made no difference that was shown on 1 "
         "(Games)."
     )
     assert lines(found)[0] == ("Toys: relearn (+20.0%) is better than scratch; best is relearn with NDCG@10 0.1200.")
