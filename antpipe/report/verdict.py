@@ -100,6 +100,8 @@ def untested(judged: Sequence[Judged]) -> str:
 
 
 def why_untested(judged: Sequence[Judged]) -> str:
+    if all(len(one.arms) == 1 for one in judged):
+        return "there is one arm, and nothing to compare it with"
     if not any(one.finished for one in judged):
         return "these runs were not compared, and only a comparison tests differences"
     said = [verdict["why"] for one in judged for verdict in one.verdicts().values()]

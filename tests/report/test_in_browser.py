@@ -137,6 +137,7 @@ def test_a_mark_says_what_it_is_under_the_pointer(page: Page) -> None:
     bars = "[...document.querySelectorAll('#arms ~ * .drawing [aria-roledescription=bar]')]"
     mark = f"{bars}.find(one => one.getBoundingClientRect().width)"
     page.run(f"{mark}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+    page.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")  # scrolling hides it
     left, top = page.run(f"[{mark}.getBoundingClientRect()].flatMap(at => [at.left, at.top])")
     page.ask("Input.dispatchMouseEvent", type="mouseMoved", x=left + 3, y=top + 3)
     page.wait("!document.getElementById('tip').hidden")
