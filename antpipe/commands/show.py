@@ -164,7 +164,7 @@ def written_as_data(found: "Written") -> dict[str, Any]:
 
 def report(found: "WrittenReport") -> str:
     """What a report says first, where it is, and what it lacks."""
-    lines = [found.headline, f"{found.path}  written  {inline({'bytes': found.bytes})}"]
+    lines = [found.headline, f"{found.path}  written  {max(found.bytes / 1e6, 0.1):.1f} MB"]
     lines += [f"    {title}: not shown: {why}" for title, why in found.missing.items()]
     return "\n".join(lines)
 
