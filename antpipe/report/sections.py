@@ -269,6 +269,10 @@ def users_block(opened: Mapping[str, OpenRun], config: ReportConfig, pictures: P
 
 def about_users(config: ReportConfig, pictures: Pictures) -> str:
     said = "What users bought, what they are recommended, and what they bought next."
-    said += f" {pictures.missing} pictures are gone or damaged." if pictures.missing else ""
-    said += f" {pictures.left} further pictures were left out, for size." if pictures.left else ""
+    said += f" {counted(pictures.missing)} gone or damaged." if pictures.missing else ""
+    said += f" {counted(pictures.left)} left out, for size." if pictures.left else ""
     return said if config.pictures else f"{said} Pictures were left out (--no-pictures)."
+
+
+def counted(pictures: int) -> str:
+    return "1 picture is" if pictures == 1 else f"{pictures:,} pictures are"
