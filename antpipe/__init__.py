@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     )
     from antpipe.api.judging import Comparison, compare, plan_comparison
     from antpipe.api.overview import demo, encoders, next_step, runs, stats, status
+    from antpipe.api.reporting import plot, write_report
     from antpipe.api.runs import (
         Evaluation,
         Run,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from antpipe.export.folder import Exported
+    from antpipe.report.write import WrittenReport
     from antpipe.store.artefacts import StageResult, State
     from antpipe.store.domain import Domain
     from antpipe.store.store import Store
@@ -95,6 +97,8 @@ _HOMES = {
     ),
     "antpipe.api.serving": ("serve", "service"),
     "antpipe.api.judging": ("compare", "plan_comparison", "Comparison"),
+    "antpipe.api.reporting": ("write_report", "plot"),
+    "antpipe.report.write": ("WrittenReport",),
     "antpipe.api.overview": ("status", "stats", "runs", "next_step", "encoders", "demo"),
     "antpipe.api.exports": (
         "export_vectors",

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from antpipe import __version__
-from antpipe.commands import exports, features, imports, ingest, judging, overview, training, using
+from antpipe.commands import exports, features, imports, ingest, judging, overview, reporting, training, using
 from antpipe.commands.flags import app
 from antpipe.errors import AntpipeError, SameCommand, UsageError
 from antpipe.runtime.logs import log
@@ -22,7 +22,7 @@ from antpipe.settings.sources import check_environment
 from antpipe.training.parallel import world_of
 
 # Loading these modules registers their commands.
-COMMANDS = (ingest, imports, features, training, judging, using, exports, overview)
+COMMANDS = (ingest, imports, features, training, judging, reporting, using, exports, overview)
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 

@@ -330,6 +330,28 @@ class ServeKeywords(TypedDict, total=False):
     reload_every: float
 
 
+class ReportKeywords(TypedDict, total=False):
+    """The section `[report]`."""
+
+    users: int
+    k: int
+    map_items: int
+    pictures: bool
+    seed: int
+
+
+class PlotKeywords(TypedDict, total=False):
+    """The section `[plot]`."""
+
+    target: str | None
+    metric: str | None
+    protocol: str | None
+    width: int
+    scale: float
+    map_items: int
+    seed: int
+
+
 class DemoKeywords(TypedDict, total=False):
     """The section `[demo]`."""
 

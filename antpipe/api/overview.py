@@ -100,7 +100,8 @@ def demo(
 ) -> Mapping[str, Any]:
     """The whole pipeline on generated shops: scratch, finetune and relearn on the smallest one, over several seeds.
 
-    Returns `target`, `seeds`, the figures of the `arms`, and their `table` as text. Takes about two minutes.
+    Returns `target`, `seeds`, the figures of the `arms`, their `table` as text, and the path of a `report` (None if its
+    libraries are missing). Takes about two minutes.
     """
     from antpipe.demonstration import run_demo
 

@@ -46,6 +46,8 @@ PIPELINE = (
     "train",
     "evaluate",
     "compare",
+    "report",
+    "plot",
     "recommend",
     "similar",
     "serve",

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from antpipe.api.runs import Run
     from antpipe.export.folder import Exported
     from antpipe.features.encoders.known import Encoder
+    from antpipe.report.write import WrittenReport
     from antpipe.serving.batch import Written
     from antpipe.store.artefacts import StageResult, State
     from antpipe.store.figures import Figures, Overlap
@@ -158,6 +159,17 @@ def written(found: "Written") -> str:
 
 
 def written_as_data(found: "Written") -> dict[str, Any]:
+    return dataclasses.asdict(found) | {"path": str(found.path)}
+
+
+def report(found: "WrittenReport") -> str:
+    """What a report says first, where it is, and what it lacks."""
+    lines = [found.headline, f"{found.path}  written  {max(found.bytes / 1e6, 0.1):.1f} MB"]
+    lines += [f"    {title}: not shown: {why}" for title, why in found.missing.items()]
+    return "\n".join(lines)
+
+
+def report_as_data(found: "WrittenReport") -> dict[str, Any]:
     return dataclasses.asdict(found) | {"path": str(found.path)}
 
 

@@ -24,6 +24,7 @@ from antpipe.settings.ingest import (
     TableConfig,
 )
 from antpipe.settings.model import ModelConfig
+from antpipe.settings.report import PlotConfig, ReportConfig
 from antpipe.settings.serving import RecommendConfig, ServeConfig, SimilarConfig
 from antpipe.settings.training import TrainConfig
 
@@ -48,6 +49,8 @@ CONFIGS: tuple[type[Config], ...] = (
     RaceConfig,
     EvaluateConfig,
     CompareConfig,
+    ReportConfig,
+    PlotConfig,
     RecommendConfig,
     SimilarConfig,
     ServeConfig,

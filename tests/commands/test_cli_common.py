@@ -48,6 +48,7 @@ from antpipe.settings.ingest import (
     TableConfig,
 )
 from antpipe.settings.model import ModelConfig
+from antpipe.settings.report import PlotConfig, ReportConfig
 from antpipe.settings.sections import CONFIGS
 from antpipe.settings.serving import RecommendConfig, ServeConfig, SimilarConfig
 from antpipe.settings.training import TrainConfig
@@ -73,6 +74,8 @@ SETTINGS: dict[str, tuple[type[Config], ...]] = {
     "train": (TrainConfig, ModelConfig, RaceConfig),
     "evaluate": (EvaluateConfig,),
     "compare": (CompareConfig, ComparedTraining, ModelConfig, RaceConfig),
+    "report": (ReportConfig,),
+    "plot": (PlotConfig,),
     "recommend": (RecommendConfig,),
     "similar": (SimilarConfig,),
     "serve": (ServeConfig,),
@@ -108,13 +111,20 @@ def trainable(tmp_path: Path) -> Path:
 def test_the_demo_prints_json_and_speaks_on_stderr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def instead(store: Store, config: DemoConfig, *, force: bool, progress: Progress) -> dict[str, Any]:  # noqa: ARG001
         log.info("a step")
-        return {"table": "a table", "seeds": config.seeds, "force": force, "store": str(store.root)}
+        return {
+            "table": "a table",
+            "report": "page.html",
+            "seeds": config.seeds,
+            "force": force,
+            "store": str(store.root),
+        }
 
     monkeypatch.setattr("antpipe.demonstration.run_demo", instead)
     words = ("demo", "--store", tmp_path, "--seeds", "2")
-    assert run(*words).out == "a table\n"
+    assert run(*words).out == "a table\n\nreport: page.html\n"
     outcome = run(*words, "--json")
-    assert outcome.json() == {"table": "a table", "seeds": 2, "force": False, "store": str(tmp_path)}
+    expected = {"table": "a table", "report": "page.html", "seeds": 2, "force": False, "store": str(tmp_path)}
+    assert outcome.json() == expected
     assert outcome.err == "antpipe: a step\n"
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from antpipe import demonstration
 from antpipe.runtime.logs import log
+from antpipe.runtime.progress import silent
 from antpipe.settings.demo import DemoConfig
 from antpipe.settings.ingest import SampleConfig
 from antpipe.store.artefacts import StageResult
@@ -31,6 +32,14 @@ def test_what_the_encoders_fall_back_to_is_said(
     assert messages.count(f"{demonstration.TARGET}: in fp32 instead") == 2
 
 
+def test_without_the_libraries_of_a_report_the_demo_ends_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    monkeypatch.setattr(demonstration, "missing_libraries", lambda: ["vl-convert-python"])
+    assert demonstration.report(Store(tmp_path / "store"), tmp_path / "runs", SMALL, progress=silent) is None
+    assert messages == ["no report: vl-convert-python missing; pip install 'antpipe[report]'"]
+
+
 @pytest.mark.slow
 def test_the_demo_ends_in_a_table_of_all_arms_and_does_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
@@ -42,6 +51,9 @@ def test_the_demo_ends_in_a_table_of_all_arms_and_does_nothing_twice(
     assert set(result["arms"]) == {"scratch", "finetune", "relearn"}
     for line in ("protocol all", "protocol unseen", "scratch", "finetune", "relearn"):
         assert line in result["table"]
+    page = Path(result["report"])
+    assert page == tmp_path / "store-runs" / "report.html"
+    assert '<h2 id="map">Map of the items</h2>' in page.read_text(encoding="utf-8")
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "store-runs").glob("*/checkpoint.json")}
     assert len(stamps) == 4
     assert demonstration.run_demo(Store(tmp_path / "store"), SMALL) == result

@@ -31,6 +31,7 @@ LAYERS = (
     {"export"},
     {"comparison"},
     {"interop"},
+    {"report"},
     {"demonstration"},
     {"api"},
     {"commands"},

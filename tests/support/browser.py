@@ -71,6 +71,7 @@ class _Pipe:
 
     def __init__(self, read: int, write: int) -> None:
         self.read, self.write, self.number, self.rest = read, write, 0, b""
+        self.events: list[dict[str, Any]] = []  # what the browser tells unasked, of domains that were enabled
 
     def ask(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
         self.number += 1
@@ -79,6 +80,8 @@ class _Pipe:
         os.write(self.write, json.dumps(message).encode() + b"\0")
         while True:
             found = self._next()
+            if "method" in found:
+                self.events.append(found)
             if found.get("id") == self.number:
                 assert "error" not in found, found
                 result: dict[str, Any] = found["result"]
