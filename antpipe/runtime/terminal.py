@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from antpipe.runtime.logs import log
-from antpipe.runtime.progress import Update
+from antpipe.runtime.progress import Update, ignore
 
 QUIET_SECONDS = 5.0  # between plain lines
 
@@ -36,8 +36,22 @@ def shown_on_stderr() -> Iterator[None]:
 
 
 @contextmanager
+def quieter() -> Iterator[None]:
+    """Show warnings only, and no progress, within this block."""
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+@contextmanager
 def on_stderr(label: str) -> Iterator[Update]:
     """The Progress of the command line: a bar if stderr is a terminal, else a plain line every few seconds."""
+    if not log.isEnabledFor(logging.INFO):
+        yield ignore
+        return
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -343,3 +343,12 @@ def test_no_heavy_library_is_loaded_to_answer(words: list[str]) -> None:
     [loaded] = [line for line in program("-c", script).stderr.splitlines() if line.startswith("loaded ")]
     assert "antpipe.cli" in loaded.split()
     assert HEAVY & set(loaded.split()) == set()
+
+
+def test_quiet_leaves_results_and_warnings(tmp_path: Path) -> None:
+    words = ["ingest", "sample", "--users", "40", "--items", "40", "--store", tmp_path / "store"]
+    loud, quiet = run(*words), run(*words, "--force", "--quiet")
+    assert loud.code == quiet.code == 0
+    assert "antpipe: " in loud.err
+    assert quiet.err == ""
+    assert quiet.out == loud.out
