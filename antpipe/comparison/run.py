@@ -35,7 +35,7 @@ from antpipe.runtime.logs import each_message_once, log
 from antpipe.runtime.process import continued_by
 from antpipe.runtime.progress import Progress, silent
 from antpipe.settings.evaluation import EvaluateConfig
-from antpipe.store.files import write_json
+from antpipe.store.documents import write_json
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import RunFolder

@@ -27,7 +27,7 @@ from antpipe.serving.explain import explain
 from antpipe.serving.offer import Offer
 from antpipe.serving.recommend import DIGITS, Wishes, best_after, log_shortfall, titles_of
 from antpipe.serving.top import Top
-from antpipe.store.files import write_json
+from antpipe.store.documents import write_json
 from antpipe.store.lock import alone
 from antpipe.store.manifest import digest
 from antpipe.training import checkpoint
@@ -95,7 +95,7 @@ def recommend_to_file(
             with progress("recommend") as update:
                 for block in _paced(blocks, there, update, len(audience)):
                     found = best_after(opened, audience.histories(block), offer, wishes)
-                    with atomic(paths[block.start // size], durable=True) as scratch:
+                    with atomic(paths[block.start // size]) as scratch:
                         _table(opened, audience, block, found, wishes).write_parquet(scratch)
         except KeyboardInterrupt:
             kept = sum(path.is_file() for path in paths)
@@ -222,7 +222,7 @@ def _merge(paths: list[Path], out: Path) -> None:
     import pyarrow.parquet as pq
 
     suffix = out.suffix.lower()
-    with atomic(out, durable=True) as scratch:
+    with atomic(out) as scratch:
         if suffix == ".parquet":
             with pq.ParquetWriter(scratch, pq.read_schema(paths[0])) as writer:
                 for path in paths:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from antpipe.store.files import damage_to, map_batch, matrix_of
+from antpipe.runtime.logs import log
+from antpipe.store.files import damage_to, map_batch, map_feature, rot_in
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,14 +29,19 @@ class Earlier:
 def earlier_feature(path: Path, entry: Mapping[str, Any]) -> Earlier | None:
     """The vectors of MODALITY.arrow as its manifest entry describes it, whether or not the catalogue changed since.
 
-    None if there is no entry, the file is not its own, or the file does not say what its vectors were made of.
+    None if there is no entry, the file is not its own, or the file does not say what its vectors were made of; and,
+    with a warning, if it is damaged.
     """
     import numpy as np
+    import pyarrow as pa
 
     if not entry or damage_to(path, entry, entry["id_table"]):
         return None
-    batch, _ = map_batch(path)
-    if "content" not in batch.schema.names:
+    if why := rot_in(path, entry):
+        log.warning(f"{why}; its vectors are not used again")
+        return None
+    feature, (batch, _) = map_feature(path), map_batch(path)
+    if "content" not in batch.schema.names or batch.schema.field("content").type != pa.binary(16):
         return None
     content = np.frombuffer(batch.column("content").buffers()[1], np.uint8)[: 16 * len(batch)].reshape(-1, 16)
-    return Earlier(matrix_of(batch), batch.column("present").to_numpy(zero_copy_only=False), content)
+    return Earlier(feature.values, feature.present, content)

@@ -80,7 +80,10 @@ def build_command(
     if artefact == "items":
         if not entry:
             return CHOOSE_INGEST
-        stage = ingest_command(entry["parameters"]["format"])
+        form = entry["parameters"].get("format")
+        if not isinstance(form, str):
+            return CHOOSE_INGEST
+        stage = ingest_command(form)
     own = manifest.get("items", {}).get("parameters", {}).get("of", domain.name)
     domains = entry.get("domains", [own]) if stage != "ingest sample" else []  # which names its own
     return spell(stage, domains=domains, store=domain.root, flags=[*flags, *(["--force"] if force else [])])

@@ -5,7 +5,6 @@ them to the full number of epochs (Jamieson and Talwalkar 2016, https://arxiv.or
 its own state, so the winner is the run it would have been alone. The test split is never read.
 """
 
-import json
 import math
 import os
 import shutil
@@ -23,11 +22,11 @@ from antpipe.runtime.progress import Progress, silent
 from antpipe.settings.base import flags_of
 from antpipe.settings.comparison import RaceConfig
 from antpipe.settings.training import TrainConfig
-from antpipe.store.files import write_json
+from antpipe.store.documents import read_json, write_json
 from antpipe.store.manifest import digest
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
-from antpipe.training.folder import RunFolder, another_folder
+from antpipe.training.folder import TRAIN_AGAIN, RunFolder, another_folder
 from antpipe.training.loop import AT_START, SELECTION
 from antpipe.training.parallel import world_of
 from antpipe.training.request import RunRequest
@@ -313,7 +312,7 @@ def race_there(folder: RunFolder, fingerprint: str, *, resume: bool) -> str:
     if folder.candidates.exists():
         if not resume:
             raise UsageError(f"{out} holds an unfinished race: --resume continues it, --force starts over")
-        begun = json.loads(folder.race.read_text(encoding="utf-8")) if folder.race.exists() else {}
+        begun = read_json(folder.race, dict[str, str], TRAIN_AGAIN) if folder.race.exists() else {}
         if begun.get("fingerprint") != fingerprint:
             raise UsageError(
                 f"{out} holds an unfinished race of other candidates, settings or data; --force replaces it",

@@ -21,13 +21,14 @@ from antpipe.runtime.progress import Progress, silent
 from antpipe.settings.base import flag_name, from_json
 from antpipe.settings.training import LATER, WITHOUT_EFFECT, TrainConfig
 from antpipe.store.artefacts import artefact_of
-from antpipe.store.files import Sequences, write_json
+from antpipe.store.documents import write_json
+from antpipe.store.files import Sequences
 from antpipe.store.manifest import lacking
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
-from antpipe.training.checkpoint import TRAIN_AGAIN, Checkpoint
+from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.compatibility import fits, rebuild, shown
-from antpipe.training.folder import RunFolder, another_folder
+from antpipe.training.folder import TRAIN_AGAIN, RunFolder, another_folder
 from antpipe.training.loop import fit, without_training
 from antpipe.training.parallel import World, held_by_first, of_first, together, world_of
 from antpipe.training.replay import out_of_memory
@@ -240,7 +241,7 @@ def check_resume(plan: Plan, folder: RunFolder, *, resume: bool, processes: int)
     the first loses hours, the second trusts settings that one may have forgotten.
     """
     out, header = folder.path, read_header(folder)
-    there, at = header["described"], Position(**header["position"])
+    there, at = asdict(header["described"]), header["position"]
     if there["fingerprint"] != plan.described.fingerprint:
         what = "; ".join(differences(there, asdict(plan.described))) or "the weights it started from"
         raise UsageError(

@@ -15,8 +15,9 @@ from filelock import FileLock
 
 from antpipe.errors import AntpipeError, DataError, IntegrityError, UsageError
 from antpipe.store.artefacts import ARTEFACTS
+from antpipe.store.documents import write_json
 from antpipe.store.domain import Domain
-from antpipe.store.files import read_stamp, write_json
+from antpipe.store.files import read_stamp
 from antpipe.store.manifest import fingerprint
 from antpipe.store.next_command import build_command
 from antpipe.store.store import Store

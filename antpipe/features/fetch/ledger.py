@@ -97,7 +97,7 @@ def write_ledger(folder: Path, entries: Mapping[str, Entry]) -> None:
         field.name: [getattr(entry, field.name) for entry in entries.values()] for field in dataclasses.fields(Entry)
     }
     table = pl.DataFrame(columns, schema={**SCHEMA, "time": pl.Int64()}).cast(SCHEMA)
-    with atomic(folder / LEDGER, durable=True) as scratch:
+    with atomic(folder / LEDGER) as scratch:
         table.write_parquet(scratch, compression="zstd")
 
 
@@ -106,7 +106,7 @@ def keep_picture(folder: Path, content: bytes, form: str) -> tuple[str, str]:
     sha256 = hashlib.sha256(content).hexdigest()
     path = folder / sha256[:2] / f"{sha256}{SUFFIX[form]}"
     path.parent.mkdir(exist_ok=True)
-    with atomic(path) as scratch:
+    with atomic(path, durable=False) as scratch:  # `is_there` recognises one that was lost
         scratch.write_bytes(content)
     return sha256, f"{FOLDER}/{path.parent.name}/{path.name}"
 

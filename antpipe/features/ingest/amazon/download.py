@@ -21,7 +21,7 @@ from antpipe.runtime.progress import Progress, silent
 from antpipe.settings.base import flags_of
 from antpipe.settings.ingest import DownloadConfig
 from antpipe.store.artefacts import StageResult
-from antpipe.store.files import write_json
+from antpipe.store.documents import write_json
 from antpipe.store.next_command import shell
 
 LEDGER = ".antpipe-downloads.json"

@@ -27,7 +27,7 @@ from antpipe.runtime.http import retry_after
 from antpipe.runtime.logs import log
 from antpipe.runtime.progress import Update, ignore
 from antpipe.settings.ingest import DownloadConfig
-from antpipe.store.files import write_json
+from antpipe.store.documents import write_json
 from antpipe.store.next_command import shell
 
 MEBIBYTE = 1 << 20
