@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 OF_PROCESS = re.compile(r"\..+\.(\d+)(?:-\d+)?(?:@(.*?))?(?:\.old)?", re.DOTALL)  # names of scratch files and folders
 ABANDONED = 7 * 86_400  # seconds after which a scratch file of another machine is taken for a leftover
@@ -63,6 +64,17 @@ def flush_tree(folder: Path) -> None:
         for name in names:
             flush(Path(place, name))
         flush(Path(place))
+
+
+def open_regular(path: Path, most: int) -> BinaryIO:
+    """A file of a stranger, opened to read: no pipe or device, and not larger than `most` bytes. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    facts = os.fstat(handle)
+    if stat.S_ISREG(facts.st_mode) and facts.st_size <= most:
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    why = f"larger than {most:,} bytes" if stat.S_ISREG(facts.st_mode) else "not a regular file"
+    raise OSError(errno.EINVAL, why, str(path))
 
 
 def sweep(folder: Path) -> None:

@@ -61,7 +61,7 @@ def read_new_items(path: Path, domain: Domain) -> pl.DataFrame:
         if path.suffix.lower() not in JSON or not path.is_file():
             return _read(path, domain)
         with tempfile.TemporaryDirectory(prefix="antpipe-items-") as folder:
-            return _read(_as_parquet(path, Path(folder)), domain)
+            return _read(_as_parquet(path, Path(folder)), domain, path.resolve().parent)
     except DataError as error:
         raise DataError(f"--new-items {path}: {error.message.removeprefix(f'{path}: ')}", WITHOUT) from None
 
@@ -146,7 +146,7 @@ def _joined(catalogue: Catalogue, new: NewItems) -> Catalogue:
     )
 
 
-def _read(path: Path, domain: Domain) -> pl.DataFrame:
+def _read(path: Path, domain: Domain, pictures: Path | None = None) -> pl.DataFrame:
     made_from: dict[str, Any] = domain.manifest().get("items", {}).get("parameters", {})
     table = open_table(path, None)
     roles = made_from.get("columns", {}).get("items", {})
@@ -154,7 +154,7 @@ def _read(path: Path, domain: Domain) -> pl.DataFrame:
     columns = choose_columns(table, ITEM_ROLES, wanted, ("item",))
     _require_distinct(columns)
     fields = tuple(made_from.get("text_fields", IngestConfig.text_fields))
-    return read_items(columns, fields, Rejects(0), TableConfig()).table
+    return read_items(columns, fields, Rejects(0), TableConfig(), folder=pictures).table
 
 
 def _require_distinct(columns: Columns) -> None:

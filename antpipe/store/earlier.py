@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from antpipe.runtime.logs import log
+from antpipe.errors import IntegrityError
 from antpipe.store.files import damage_to, map_batch, map_feature, rot_in
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ class Earlier:
     content: "NDArray[np.uint8]"
 
 
-def earlier_feature(path: Path, entry: Mapping[str, Any]) -> Earlier | None:
+def earlier_feature(path: Path, entry: Mapping[str, Any], next_command: str | None = None) -> Earlier | None:
     """The vectors of MODALITY.arrow as its manifest entry describes it, whether or not the catalogue changed since.
 
-    None if there is no entry, the file is not its own, or the file does not say what its vectors were made of; and,
-    with a warning, if it is damaged.
+    None if there is no entry, the file is not its own, or the file does not say what its vectors were made of. Raises
+    IntegrityError, with the next command, if its content is not what was written.
     """
     import numpy as np
     import pyarrow as pa
@@ -38,9 +38,11 @@ def earlier_feature(path: Path, entry: Mapping[str, Any]) -> Earlier | None:
     if not entry or damage_to(path, entry, entry["id_table"]):
         return None
     if why := rot_in(path, entry):
-        log.warning(f"{why}; its vectors are not used again")
-        return None
-    feature, (batch, _) = map_feature(path), map_batch(path)
+        raise IntegrityError(why, next_command)
+    try:
+        feature, (batch, _) = map_feature(path), map_batch(path)
+    except (ValueError, pa.ArrowException) as error:
+        raise IntegrityError(f"{path}: damaged: {error}", next_command) from None
     if "content" not in batch.schema.names or batch.schema.field("content").type != pa.binary(16):
         return None
     content = np.frombuffer(batch.column("content").buffers()[1], np.uint8)[: 16 * len(batch)].reshape(-1, 16)

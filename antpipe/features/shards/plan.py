@@ -20,6 +20,7 @@ from antpipe.store.domain import Domain
 from antpipe.store.earlier import Earlier, earlier_feature
 from antpipe.store.files import Feature
 from antpipe.store.manifest import digest
+from antpipe.store.next_command import build_command
 
 Contents = NDArray[np.uint8]  # (N, 16)
 CONTENT_BYTES = 16
@@ -123,7 +124,7 @@ def earlier_vectors(place: Domain, artefact: str, recipe: Mapping[str, Any]) -> 
     entry = place.manifest().get(artefact, {})
     if entry.get("recipe") != dict(recipe):
         return None
-    return earlier_feature(place.path / f"{artefact}.arrow", entry)
+    return earlier_feature(place.path / f"{artefact}.arrow", entry, build_command(place, artefact, force=True))
 
 
 def assemble(
