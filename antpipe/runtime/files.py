@@ -1,6 +1,7 @@
 """Replacing a file in one step, so that neither a kill nor a power cut leaves a part of it."""
 
 import errno
+import io
 import os
 import re
 import shutil
@@ -11,7 +12,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 OF_PROCESS = re.compile(r"\..+\.(\d+)(?:-\d+)?(?:@(.*?))?(?:\.old)?", re.DOTALL)  # names of scratch files and folders
 ABANDONED = 7 * 86_400  # seconds after which a scratch file of another machine is taken for a leftover
@@ -66,7 +66,7 @@ def flush_tree(folder: Path) -> None:
         flush(Path(place))
 
 
-def open_regular(path: Path, most: int) -> BinaryIO:
+def open_regular(path: Path, most: int) -> io.BufferedReader:
     """A file of a stranger, opened to read: no pipe or device, and not larger than `most` bytes. Raises OSError."""
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     facts = os.fstat(handle)
