@@ -27,8 +27,9 @@ def with_hash(table: "pa.Table") -> "pa.Table":
     return table.replace_schema_metadata({**(table.schema.metadata or {}), HASH: rows_sha256(table)})
 
 
-def read_table(path: Path, kinds: Mapping[str, str], next_command: str | None) -> "pa.Table":
-    """Columns of a table that `write_table` wrote. kinds: by name, what their Arrow types begin with (`int`, `bool` …).
+def read_table(path: Path, kinds: Mapping[str, str] | None, next_command: str | None) -> "pa.Table":
+    """Columns of a table that `write_table` wrote. kinds: by name, what their Arrow types begin with (`int`, `bool` …);
+    None for all columns.
 
     Raises IntegrityError if the file is damaged, its rows are not those of its hash, or a column is missing or of
     another type. A file without a hash, of an earlier version, passes.
@@ -40,12 +41,12 @@ def read_table(path: Path, kinds: Mapping[str, str], next_command: str | None) -
         recorded = (table.schema.metadata or {}).get(HASH)
         if recorded is not None and recorded != rows_sha256(table).encode():
             raise ValueError("its content differs from what was written")
-        for name, kind in kinds.items():
+        for name, kind in (kinds or {}).items():
             if name not in table.column_names or not str(table.schema.field(name).type).startswith(kind):
                 raise ValueError(f"no column {name!r} of {kind}")
     except (OSError, ValueError, pa.ArrowException) as error:
         raise IntegrityError(f"{path}: damaged: {str(error).partition(chr(10))[0]}", next_command) from None
-    return table.select(list(kinds))
+    return table if kinds is None else table.select(list(kinds))
 
 
 def rows_sha256(table: "pa.Table") -> str:

@@ -22,7 +22,7 @@ from antpipe.errors import DataError, IntegrityError
 from antpipe.features.shards.plan import CONTENT_BYTES, Contents, EmbeddingPlan, Shard, content_of
 from antpipe.runtime.files import open_regular
 from antpipe.store.domain import Domain
-from antpipe.store.files import read_stamp
+from antpipe.store.files import read_stamp, rot_in
 from antpipe.store.manifest import digest
 from antpipe.store.next_command import build_command
 
@@ -240,6 +240,8 @@ def bad_before(place: Domain) -> list[BadPicture] | None:
     stamp = read_stamp(path)
     if stamp is None or stamp["fingerprint"] != place.manifest().get("image", {}).get("fingerprint"):
         return None
+    if why := rot_in(path, place.entry("image")):
+        raise IntegrityError(why, build_command(place, "image", force=True))
     columns = ["item", "file", "sha256", "why"]
     return [BadPicture(*(row[name] for name in columns)) for row in pq.read_table(path, columns=columns).to_pylist()]
 
