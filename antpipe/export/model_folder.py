@@ -96,6 +96,7 @@ def export_huggingface(
 def kept(folder: RunFolder, described: Checkpoint) -> list[Path]:
     """Files of a run that it does well without: its cost, and to which items its learned ids belong."""
     ids = [folder.items(described.id_tables)] if described.items is not None else []
+    folder.read_cost()  # refuses a damaged one
     return [path for path in (folder.cost, *ids) if path.is_file()]
 
 

@@ -1,6 +1,7 @@
 """Replacing a file in one step, so that neither a kill nor a power cut leaves a part of it."""
 
 import errno
+import glob
 import io
 import os
 import re
@@ -22,10 +23,12 @@ def atomic(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a scratch path beside `path`; the file written there replaces `path` at the end of the block.
 
     A reader sees the old file or the new one, never a part; of several writers at once, the last one wins. If the block
-    raises, `path` is as before and the scratch file is removed; after a kill, `sweep` removes it. durable: flush the
+    raises, `path` is as before and the scratch file is removed; after a kill, the next writer removes it. durable: flush the
     content to the disk before it replaces the old file, and the folder after that.
     """
     scratch = path.with_name(scratch_name(path.name))
+    if durable:
+        sweep(path.parent, path.name)
     try:
         scratch.touch()
         mode = stat.S_IMODE(scratch.stat().st_mode)
@@ -77,9 +80,12 @@ def open_regular(path: Path, most: int) -> io.BufferedReader:
     raise OSError(errno.EINVAL, why, str(path))
 
 
-def sweep(folder: Path) -> None:
-    """Remove what writers that were killed left in a folder: scratch files and folders of ended processes."""
-    for path in folder.glob(".*"):
+def sweep(folder: Path, name: str = "") -> None:
+    """Remove what writers that were killed left in a folder: scratch files and folders of ended processes.
+
+    name: only those of the file of this name.
+    """
+    for path in folder.glob(f".{glob.escape(name)}.*" if name else ".*"):
         if is_abandoned(path):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 

@@ -28,8 +28,9 @@ def with_hash(table: "pa.Table") -> "pa.Table":
 
 
 def read_table(path: Path, kinds: Mapping[str, str] | None, next_command: str | None) -> "pa.Table":
-    """Columns of a table that `write_table` wrote. kinds: by name, what their Arrow types begin with (`int`, `bool` …);
-    None for all columns.
+    """Columns of a table that `write_table` wrote.
+
+    kinds: by name, what the names of their Arrow types contain (`int`, `bool` …); None for all columns.
 
     Raises IntegrityError if the file is damaged, its rows are not those of its hash, or a column is missing or of
     another type. A file without a hash, of an earlier version, passes.
@@ -42,7 +43,7 @@ def read_table(path: Path, kinds: Mapping[str, str] | None, next_command: str | 
         if recorded is not None and recorded != rows_sha256(table).encode():
             raise ValueError("its content differs from what was written")
         for name, kind in (kinds or {}).items():
-            if name not in table.column_names or not str(table.schema.field(name).type).startswith(kind):
+            if name not in table.column_names or kind not in str(table.schema.field(name).type):
                 raise ValueError(f"no column {name!r} of {kind}")
     except (OSError, ValueError, pa.ArrowException) as error:
         raise IntegrityError(f"{path}: damaged: {str(error).partition(chr(10))[0]}", next_command) from None

@@ -1,18 +1,20 @@
 """The folder of a run: the name of every file in it, and who may write there."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, Required, TypedDict, TypeVar
 
-from antpipe.errors import SameCommand
+from antpipe.errors import IntegrityError, SameCommand
 from antpipe.runtime.files import sweep
 from antpipe.store.documents import parse_json, read_json
 from antpipe.store.lock import alone
 from antpipe.store.manifest import digest
 
 T = TypeVar("T")
+METRICS = "metrics_sha256"  # in cost.json, the hash of metrics.jsonl
 TRAIN_AGAIN = "antpipe train --help"  # a damaged folder does not say with which settings
 
 
@@ -111,15 +113,20 @@ class RunFolder:
             yield
 
     def read_rows(self) -> list[dict[str, Any]]:
-        """The figures of each epoch so far. Raises IntegrityError if one is damaged."""
+        """The figures of each epoch so far. Raises IntegrityError if the file of a finished run is damaged."""
         if not self.metrics.exists():
             return []
-        lines = enumerate(self.metrics.read_bytes().splitlines(), 1)
+        content = self.metrics.read_bytes()
+        recorded = None if self.is_unfinished() else _read(self.cost, dict[str, Any]).get(METRICS)
+        if recorded is not None and recorded != hashlib.sha256(content).hexdigest():
+            raise IntegrityError(f"{self.metrics}: its content differs from what was written", TRAIN_AGAIN)
+        lines = enumerate(content.splitlines(), 1)
         return [parse_json(line, dict[str, Any], f"{self.metrics}:{number}", TRAIN_AGAIN) for number, line in lines]
 
     def read_cost(self) -> dict[str, float]:
         """What a finished run took (see state.cost_of); empty for an imported one. Raises IntegrityError if damaged."""
-        return _read(self.cost, dict[str, float])
+        found = _read(self.cost, dict[str, float | str])
+        return {name: value for name, value in found.items() if not isinstance(value, str)}
 
     def read_decision(self) -> dict[str, Any]:
         """What a race in this folder decided; empty if there was none. Raises IntegrityError if damaged."""

@@ -222,7 +222,7 @@ def run_race(names: list[str], left_out: dict[str, str], race: Race, progress: P
             f"kept: {', '.join(racing)}"
         )
     chosen = finish_best(found[-1]["scores"] if found else dict.fromkeys(racing, 0.0), left_out, race, progress)
-    rows = {name: [row for leg in race.legs(name) for row in leg.folder.read_rows()] for name in names}
+    rows = {name: [row for leg in race.legs(name) for row in rows_of(leg)] for name in names}
     return {
         "chosen": chosen,
         "why": reason(chosen, found, left_out),
@@ -265,6 +265,11 @@ def train_until(legs: Sequence[Leg], epochs: int, progress: Progress) -> None:
             run_stage(leg.request, leg.folder.path, resume=begun, pause_after=pause, progress=progress)
 
 
+def rows_of(leg: Leg) -> list[dict[str, Any]]:
+    """The figures of each epoch of a stage; those of a paused one from its state, which has a checksum."""
+    return position_of(leg.folder).rows if leg.folder.is_unfinished() else leg.folder.read_rows()
+
+
 def score_at(legs: Sequence[Leg], epochs: int) -> float:
     """The best validation score, up to now, of the stage a candidate is in after this many epochs, or that of the floor
     it began with."""
@@ -275,7 +280,7 @@ def score_at(legs: Sequence[Leg], epochs: int) -> float:
         offset += leg.epochs
     else:
         leg = legs[-1]
-    rows = [row for row in leg.folder.read_rows() if offset + row["epoch"] <= epochs]
+    rows = [row for row in rows_of(leg) if offset + row["epoch"] <= epochs]
     return max(float(row[name]) for row in rows for name in (f"valid_{SELECTION}", AT_START) if name in row)
 
 

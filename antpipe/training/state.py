@@ -290,14 +290,14 @@ def begin(folder: RunFolder, *, begun: bool) -> int:
     folder.bad_batch.unlink(missing_ok=True)
     rows = position_of(folder).rows if begun else []
     with keeping(folder.metrics, "nothing is lost"), atomic(folder.metrics) as scratch:
-        scratch.write_text("".join(json.dumps(seal(row)) + "\n" for row in rows), encoding="utf-8")
+        scratch.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return len(rows)
 
 
 def add_row(folder: RunFolder, row: Row) -> None:
     """Add an epoch to metrics.jsonl. If a kill cuts the row in half, resuming writes it again (see begin)."""
     with keeping(folder.metrics, "the training state is untouched"), folder.metrics.open("a", encoding="utf-8") as log:
-        log.write(json.dumps(seal(row)) + "\n")
+        log.write(json.dumps(row) + "\n")
 
 
 def remove_state(folder: RunFolder) -> None:
