@@ -23,8 +23,8 @@ def atomic(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a scratch path beside `path`; the file written there replaces `path` at the end of the block.
 
     A reader sees the old file or the new one, never a part; of several writers at once, the last one wins. If the block
-    raises, `path` is as before and the scratch file is removed; after a kill, the next writer removes it. durable: flush the
-    content to the disk before it replaces the old file, and the folder after that.
+    raises, `path` is as before and the scratch file is removed; after a kill, the next writer removes it. durable:
+    flush the content to the disk before it replaces the old file, and the folder after that.
     """
     scratch = path.with_name(scratch_name(path.name))
     if durable:

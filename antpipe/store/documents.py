@@ -63,8 +63,11 @@ def parse_json(content: bytes | str, kind: type[T], where: str, next_command: st
     """The same of JSON that is in memory. where: names it in the error."""
     try:
         document = msgspec.json.decode(content)
-        return converted(unsealed(document) if isinstance(document, dict) else document, kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise IntegrityError(f"{where}: not JSON: {error}", next_command) from None
+    try:
+        return converted(unsealed(document) if isinstance(document, dict) else document, kind)
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{where}: damaged: {error}", next_command) from None
 
 

@@ -92,6 +92,10 @@ def next_step(store: Store, states: Mapping[str, Sequence[State]], runs: Sequenc
     for name in shops if not ready else ():
         if command := next((state.next_command for state in _wanted(states[name]) if state.next_command), ""):
             return command
+    for own in states.values():
+        for state in own:
+            if state.artefact == "items" and state.status == "stale" and state.next_command:
+                return state.next_command
     if on_target:
         run = on_target[-1]
         flags = ["--run", run.folder, *_somebody(store, run)]
