@@ -208,7 +208,7 @@ def damage_to(path: Path, entry: Mapping[str, Any], id_table: str | None) -> str
     """
     stamp = read_stamp(path)
     if stamp is None:
-        return f"{path}: missing, damaged or not written by antpipe"
+        return f"{path}: missing or not written by antpipe"
     if stamp["id_table"] != id_table:
         return f"{path}: made for another catalogue (its id table differs from items.parquet)"
     if stamp["fingerprint"] != entry["fingerprint"]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet  # noqa: F401 -- takes a moment, which no request should wait for
 
 from antpipe.errors import IntegrityError
 from antpipe.runtime.files import atomic

@@ -240,7 +240,7 @@ def bad_before(place: Domain) -> list[BadPicture] | None:
     stamp = read_stamp(path)
     if stamp is None or stamp["fingerprint"] != place.manifest().get("image", {}).get("fingerprint"):
         return None
-    if why := rot_in(path, place.entry("image")):
+    if why := rot_in(path, place.manifest()["image"]):
         raise IntegrityError(why, build_command(place, "image", force=True))
     columns = ["item", "file", "sha256", "why"]
     return [BadPicture(*(row[name] for name in columns)) for row in pq.read_table(path, columns=columns).to_pylist()]

@@ -113,7 +113,7 @@ def _ledger(source: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except IntegrityError as error:
-        raise _damaged_ledger(path, error.message.partition("damaged: ")[2]) from None
+        raise _damaged_ledger(path, error.message.removeprefix(f"{path}: ").removeprefix("damaged: ")) from None
 
 
 def _damaged_ledger(path: Path, why: str) -> IntegrityError:
