@@ -42,7 +42,7 @@ def test_no_flipped_bit_is_used_in_silence(whole: Path, tmp_path: Path) -> None:
     assert refused > len(files_of(whole)) // 2
 
 
-def test_the_test_tells_a_used_flip_from_a_refused_one(tmp_path: Path) -> None:
+def test_the_test_tells_a_used_flip_from_a_refused_one() -> None:
     right, name = Ending(0, "", "1"), Path("s/A/text.arrow")
     assert silently_wrong(Ending(5, "s/A/text.arrow: its content", ""), right, name) == ""
     assert silently_wrong(Ending(0, "", "1"), right, name) == ""

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow.parquet  # noqa: F401 -- takes a moment, which no request should wait for
+import pyarrow.compute  # noqa: F401 -- these take a moment, which no request should wait for
+import pyarrow.parquet  # noqa: F401
 
 from antpipe.errors import IntegrityError
 from antpipe.runtime.files import atomic
