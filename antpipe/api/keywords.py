@@ -167,6 +167,7 @@ class TableKeywords(TypedDict, total=False):
     category_separator: str | None
     quotes: bool | None
     keep_column: Sequence[str]
+    allow_outside: bool
     limit: int
 
 

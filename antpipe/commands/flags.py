@@ -8,6 +8,7 @@ that were given come back in `Call.settings`, ready to be passed on.
 import dataclasses
 import inspect
 import json
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import wraps
@@ -21,6 +22,7 @@ from antpipe.api.settings import default_store, settings_of
 from antpipe.errors import Interrupted
 from antpipe.runtime.logs import log
 from antpipe.runtime.terminal import quieter
+from antpipe.runtime.words import shown
 from antpipe.settings.base import Config, as_word, base_type, flag_name
 from antpipe.settings.model import EMBEDDED
 from antpipe.settings.presets import PRESETS
@@ -139,9 +141,11 @@ class Call:
         """Print the result on stdout, as text or as JSON. Of several processes, the first one does."""
         if world_of().rank:
             return
-        text = json.dumps(as_data(value), indent=1, ensure_ascii=False) if self.json else text
+        if self.json:
+            narrow = not (sys.stdout.encoding or "").lower().startswith("utf")
+            text = json.dumps(as_data(value), indent=1, ensure_ascii=narrow)
         if text:
-            print(text)
+            print(shown(text))
 
 
 def as_data(value: Any) -> Any:

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from antpipe.runtime.words import cell
+
 if TYPE_CHECKING:
     from antpipe.api.runs import Run
     from antpipe.export.folder import Exported
@@ -20,7 +22,7 @@ def inline(figures: Mapping[str, Any]) -> str:
     """`name=value` of what fits a line; the rest is in the manifest and in --json."""
     plain = {name: value for name, value in figures.items() if isinstance(value, str | int | float)}
     return " ".join(
-        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in plain.items()
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={cell(value)}" for name, value in plain.items()
     )
 
 
@@ -138,14 +140,14 @@ def recommendations(rows: Sequence[Mapping[str, Any]]) -> str:
     """One line per item, and with reasons another one below it."""
     lines = []
     for row in rows:
-        lines.append(f"{row['rank']:>3}  {row['score']:.4f}  {row['item_id']}  {row['title']}")
+        lines.append(f"{row['rank']:>3}  {row['score']:.4f}  {cell(row['item_id'])}  {cell(row['title'])}")
         if why := row.get("why"):
             worths = [
                 f"{one['modality']} {one['worth']:+.4f}" for one in why["modalities"] if abs(one["worth"]) >= 5e-5
             ]
             parts = worths or [why["modality"]]
             if why["because"]:
-                items = ", ".join(f"{one['item_id']} {one['worth']:+.4f}" for one in why["because"])
+                items = ", ".join(f"{cell(one['item_id'])} {one['worth']:+.4f}" for one in why["because"])
                 parts.append(f"after {items} ({why['method']})")
             lines.append(f"     {'; '.join(parts)}")
     return "\n".join(lines)

@@ -10,7 +10,8 @@ from typing import Any
 
 from antpipe import __version__
 from antpipe.errors import DataError, SameCommand
-from antpipe.store.files import file_facts, write_json
+from antpipe.store.documents import write_json
+from antpipe.store.files import file_facts
 from antpipe.training.folder import another_folder
 
 ABOUT = "export.json"

@@ -36,7 +36,7 @@ from antpipe.store.next_command import ingest_command, spell
 from antpipe.store.store import Store
 
 # Settings that are part of the fingerprint if they are not the default.
-READING = ("date_format", "encoding", "where", "drop_users", "category_separator")
+READING = ("date_format", "encoding", "where", "drop_users", "category_separator", "allow_outside")
 
 
 @dataclass(frozen=True)

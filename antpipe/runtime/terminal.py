@@ -1,5 +1,6 @@
 """How the command line shows messages and progress, on stderr."""
 
+import io
 import logging
 import sys
 import time
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 
 from antpipe.runtime.logs import log
 from antpipe.runtime.progress import Update, ignore
+from antpipe.runtime.words import cell, shown
 
 QUIET_SECONDS = 5.0  # between plain lines
 
@@ -17,7 +19,14 @@ class ToStderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level = "warning: " if record.levelno == logging.WARNING else ""
-        print(f"antpipe: {level}{record.getMessage()}", file=sys.stderr)
+        print(f"antpipe: {level}{shown(record.getMessage())}", file=sys.stderr)
+
+
+def takes_any_text() -> None:
+    """Let stdout and stderr show characters that their encoding lacks as escapes, rather than fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager
@@ -52,22 +61,23 @@ def on_stderr(label: str) -> Iterator[Update]:
     if not log.isEnabledFor(logging.INFO):
         yield ignore
         return
+    label = cell(label)
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(label, total=None, note="")
 
             def move(done: float, total: int, note: str = "") -> None:
-                bar.update(task, completed=done, total=total, note=note)
+                bar.update(task, completed=done, total=total, note=cell(note))
 
             yield move
         return
@@ -77,6 +87,6 @@ def on_stderr(label: str) -> Iterator[Update]:
         nonlocal last
         if time.monotonic() - last >= QUIET_SECONDS or (done == total and note):
             last = time.monotonic()
-            print(f"{label}: {int(done)}/{total} {note}".rstrip(), file=sys.stderr)
+            print(f"{label}: {int(done)}/{total} {cell(note)}".rstrip(), file=sys.stderr)
 
     yield line

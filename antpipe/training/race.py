@@ -5,7 +5,6 @@ them to the full number of epochs (Jamieson and Talwalkar 2016, https://arxiv.or
 its own state, so the winner is the run it would have been alone. The test split is never read.
 """
 
-import json
 import math
 import os
 import shutil
@@ -23,11 +22,11 @@ from antpipe.runtime.progress import Progress, silent
 from antpipe.settings.base import flags_of
 from antpipe.settings.comparison import RaceConfig
 from antpipe.settings.training import TrainConfig
-from antpipe.store.files import write_json
+from antpipe.store.documents import read_json, write_json
 from antpipe.store.manifest import digest
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
-from antpipe.training.folder import RunFolder, another_folder
+from antpipe.training.folder import TRAIN_AGAIN, RunFolder, another_folder
 from antpipe.training.loop import AT_START, SELECTION
 from antpipe.training.parallel import world_of
 from antpipe.training.request import RunRequest
@@ -223,7 +222,7 @@ def run_race(names: list[str], left_out: dict[str, str], race: Race, progress: P
             f"kept: {', '.join(racing)}"
         )
     chosen = finish_best(found[-1]["scores"] if found else dict.fromkeys(racing, 0.0), left_out, race, progress)
-    rows = {name: [row for leg in race.legs(name) for row in leg.folder.read_rows()] for name in names}
+    rows = {name: [row for leg in race.legs(name) for row in rows_of(leg)] for name in names}
     return {
         "chosen": chosen,
         "why": reason(chosen, found, left_out),
@@ -266,6 +265,11 @@ def train_until(legs: Sequence[Leg], epochs: int, progress: Progress) -> None:
             run_stage(leg.request, leg.folder.path, resume=begun, pause_after=pause, progress=progress)
 
 
+def rows_of(leg: Leg) -> list[dict[str, Any]]:
+    """The figures of each epoch of a stage; those of a paused one from its state, which has a checksum."""
+    return position_of(leg.folder).rows if leg.folder.is_unfinished() else leg.folder.read_rows()
+
+
 def score_at(legs: Sequence[Leg], epochs: int) -> float:
     """The best validation score, up to now, of the stage a candidate is in after this many epochs, or that of the floor
     it began with."""
@@ -276,7 +280,7 @@ def score_at(legs: Sequence[Leg], epochs: int) -> float:
         offset += leg.epochs
     else:
         leg = legs[-1]
-    rows = [row for row in leg.folder.read_rows() if offset + row["epoch"] <= epochs]
+    rows = [row for row in rows_of(leg) if offset + row["epoch"] <= epochs]
     return max(float(row[name]) for row in rows for name in (f"valid_{SELECTION}", AT_START) if name in row)
 
 
@@ -313,7 +317,7 @@ def race_there(folder: RunFolder, fingerprint: str, *, resume: bool) -> str:
     if folder.candidates.exists():
         if not resume:
             raise UsageError(f"{out} holds an unfinished race: --resume continues it, --force starts over")
-        begun = json.loads(folder.race.read_text(encoding="utf-8")) if folder.race.exists() else {}
+        begun = read_json(folder.race, dict[str, str], TRAIN_AGAIN) if folder.race.exists() else {}
         if begun.get("fingerprint") != fingerprint:
             raise UsageError(
                 f"{out} holds an unfinished race of other candidates, settings or data; --force replaces it",

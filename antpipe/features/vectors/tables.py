@@ -119,7 +119,9 @@ def find_id(path: Path, schema: pa.Schema, asked: str | None) -> str:
 def read_strings(path: Path, column: str) -> list[str]:
     """A column of strings or integers (also as floats). Raises DataError if one is missing or not exact."""
     try:
-        values = pq.read_table(path, columns=[column])[column].combine_chunks()
+        table = pq.read_table(path, columns=[column])
+        table.validate(full=True)
+        values = table[column].combine_chunks()
         strings = values.cast(pa.string())
     except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"{path}: column {column!r} cannot be read as ids: {error}") from error
@@ -155,6 +157,7 @@ def _batches(path: Path, chosen: Chosen) -> Iterator[tuple[int, pa.RecordBatch]]
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(CHUNK, columns=list(chosen.vector)):
+                batch.validate(full=True)
                 yield start, batch
                 start += len(batch)
     except (OSError, pa.ArrowInvalid) as error:

@@ -119,11 +119,13 @@ def read_items(
     wanted: Set[str] = frozenset(),
     others: int | None = None,
     limit: int = 0,
+    folder: Path | None = None,
 ) -> Metadata:
     """The wanted items and the first `others` (None: all) of the rest.
 
     Of several rows of an item the first counts, the others are duplicates. config: with the condition that rows must
-    fulfil. limit: rows to read (0: all). Raises DataError if no row is usable.
+    fulfil. limit: rows to read (0: all). folder: below which pictures may lie (None: that of the table). Raises
+    DataError if no row is usable.
     """
     left: float = math.inf if others is None else others
     table, roles = columns.table, columns.roles
@@ -134,6 +136,8 @@ def read_items(
     rows: list[dict[str, Any]] = []
     kept: list[list[Any]] = []
     missing: list[str] = []
+    outside: list[str] | None = None if config.allow_outside else []
+    pictures = folder or table.path.parent
     before, good, breaks = rejects.total, 0, LineBreaks()
     chosen = selection_of(table, None, config, None)
     every_row = read_rows(table, [*(name for _, name in flat), *chosen.columns], rejects, limit, ids=roles["item"])
@@ -150,7 +154,7 @@ def read_items(
         good += 1
         if item_id not in ids and (item_id in wanted or left):
             left -= item_id not in wanted
-            rows.append(describe(item_id, values, text_fields, table.path.parent, missing, between))
+            rows.append(describe(item_id, values, text_fields, pictures, missing, between, outside))
             kept.append(values.get(KEPT, []))
             if len(rows) == ROWS_AT_ONCE:  # a table takes a fraction of the memory of its rows as dictionaries
                 parts.append(pl.DataFrame(rows, schema=ITEMS))
@@ -166,6 +170,11 @@ def read_items(
             f"{table.path.name}: {len(missing)} picture file(s) are not there, for example "
             f"{', '.join(missing[:EXAMPLES])}; embed-image --images DIR takes files named after the items"
         )
+    if outside:
+        log.warning(
+            f"{table.path.name}: {len(outside)} picture file(s) lie outside of {pictures} and are left out, such as "
+            f"{', '.join(outside[:EXAMPLES])}; --allow-outside takes them"
+        )
     tell_left_out(table.path, config, chosen, {}, ("", 0))
     facts = _facts(columns, line_counts(malformed, good, len(ids), dropped), breaks)
     every = pl.concat([*parts, pl.DataFrame(rows, schema=ITEMS)])
@@ -180,9 +189,10 @@ def describe(
     folder: Path,
     missing: list[str],
     between: re.Pattern[str] = BETWEEN_LEVELS,
+    outside: list[str] | None = None,
 ) -> dict[str, Any]:
-    """A row of ITEMS. values: by role. folder: where paths of picture files start; missing files go to `missing`.
-    between: the levels of a category.
+    """A row of ITEMS. values: by role. folder: where paths of picture files start; missing files go to `missing`, and
+    those not below the folder to `outside` (None: they are taken). between: the levels of a category.
 
     The text is that of the columns of `text`, or if there are none, the parts named by text_fields.
     """
@@ -202,7 +212,7 @@ def describe(
         text = item_text(
             {"title": title, "category": category, "brand": clean_brand(text_of(one("brand"))), **lists}, text_fields
         )
-    urls, files = pictures_of(one("image"), folder, missing)
+    urls, files = pictures_of(one("image"), folder, missing, outside)
     return {
         "item_id": item_id,
         "title": title,

@@ -42,8 +42,13 @@ def to_rating(value: Any) -> float:
     return number
 
 
-def pictures_of(value: Any, folder: Path, missing: list[str]) -> tuple[list[str], list[str]]:
-    """URLs, and absolute paths of files that exist; names of other files go to `missing`."""
+def pictures_of(
+    value: Any, folder: Path, missing: list[str], outside: list[str] | None = None
+) -> tuple[list[str], list[str]]:
+    """URLs, and absolute paths of files that exist; names of other files go to `missing`.
+
+    outside: takes the names of files that are not below the folder (None: they are taken as pictures).
+    """
     urls, files = [], []
     names = [part.strip() for text in _pictures(value) for part in BETWEEN_URLS.split(text)]
     if any(";" in name or "," in name for name in names):
@@ -51,6 +56,8 @@ def pictures_of(value: Any, folder: Path, missing: list[str]) -> tuple[list[str]
     for name in dict.fromkeys(names):
         if name.lower().startswith(("http://", "https://")):
             urls.append(name)
+        elif name and outside is not None and leads_out(folder, name):
+            outside.append(name[:200])
         elif name and _is_file(folder, name):
             files.append(str((folder / name).resolve()))
         elif name:
@@ -77,6 +84,14 @@ def _file_names(folder: Path, name: str) -> list[str]:
     if name.lower().startswith(("http://", "https://")) or _is_file(folder, name):
         return [name]
     return [part.strip() for part in re.split("[,;]", name)]
+
+
+def leads_out(folder: Path, name: str) -> bool:
+    """Whether a name, as it stands or by a link, is that of something not below the folder."""
+    try:
+        return not (folder / name).resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # too long, a zero byte, a circle of links
+        return False
 
 
 def _is_file(folder: Path, name: str) -> bool:
