@@ -230,7 +230,7 @@ def test_the_command_takes_users_and_lists_from_files(shop: Path, tmp_path: Path
     assert (refused.code, "no user 'stranger'" in refused.err) == (3, True)
     done = asked(shop, *words, "--out", tmp_path / "recs.csv", "--unknown", "popularity")
     assert done.code == 0, done.err
-    assert f"histories=3 rows={3 * (ITEMS - 1)} items={ITEMS - 1} popular=1 fewer=3" in done.out
+    assert f"3 histories, {3 * (ITEMS - 1)} rows, {ITEMS - 1} items, 1 got the most popular items" in done.out
     rows = read(tmp_path / "recs.csv")
     assert rows["user_id"].unique(maintain_order=True).to_list() == ["u05", "u01", "stranger"]
     assert "i00" not in rows["item_id"].to_list()

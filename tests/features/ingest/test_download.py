@@ -478,7 +478,7 @@ def words(shop: Mirror, folder: Path, *more: str) -> list[str]:
 def test_a_domain_is_downloaded_and_ingested(shop: Mirror, tmp_path: Path) -> None:
     outcome = run(*words(shop, tmp_path))
     assert outcome.code == 0, outcome.err
-    assert "Shop  items  built  users=2 items=2" in outcome.out
+    assert "Shop  items  built\n    2 users, 2 items" in outcome.out
     assert set(items(Store(tmp_path / "store").domain("Shop"))) == {"x", "y"}
     assert f"{shop.base}/categoryFilesSmall/Shop_5.json.gz -> {tmp_path}/in/Shop_5.json.gz" in outcome.err
     again = run(*words(shop, tmp_path))
