@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow.compute  # noqa: F401 -- these take a moment, which no request should wait for
+import pyarrow.compute
 import pyarrow.parquet  # noqa: F401
 
 from antpipe.errors import IntegrityError
