@@ -13,6 +13,7 @@ import pytest
 
 from antpipe.store.store import Store
 from tests.support.commands import TINY, publish_shops
+from tests.support.documents import plain
 from tests.support.places import EVALUATE, RECOMMEND, TRAIN, WITH_DOMAINS, Place, check_refusal, make_place
 from tests.support.releases import encode, publish, review, snapshot
 from tests.support.trainable import make_trainable
@@ -259,7 +260,7 @@ def test_half_a_checkpoint_is_refused(place: Place, line: str, spoil: Callable[[
 
 def test_a_description_with_an_unknown_entry_is_refused_by_name(place: Place) -> None:
     path = place.runs / "scratch" / "checkpoint.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"colour": "red"}))
+    path.write_text(json.dumps(plain(path) | {"colour": "red"}))
     place.refuses(5, EVALUATE, "checkpoint.json", "colour", next_command="antpipe train --help")
 
 
