@@ -36,6 +36,7 @@ from antpipe.training.folder import RunFolder
 
 TESTED = ("recall@10", "ndcg@10")  # the metrics whose differences are tested; a verdict is about one of them
 KEYS = ("user", "position", "target")
+COMPARED = {name: RANKS[name] for name in (*KEYS, *(f"rank_{protocol}" for protocol in PROTOCOLS))}
 BEYOND = "beyond"  # key of the figures beyond accuracy, if they were asked for
 Floats = NDArray[np.float64]
 
@@ -204,7 +205,7 @@ def load_ranks(work: Sequence[Job], store: Store) -> dict[str, Ranked]:
             if job.arm.kind == UNTRAINED
             else spell("evaluate", domains=[job.target], store=store.root, flags=["--run", job.folder])
         )
-        table = read_table(path, RANKS, again)
+        table = read_table(path, COMPARED, again)
         keys = np.stack([table[key].to_numpy().astype(np.int64) for key in KEYS])
         first = keys if first is None else first
         if keys.shape != first.shape or (keys != first).any():

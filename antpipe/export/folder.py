@@ -52,8 +52,8 @@ class Draft:
         (self.path / name).write_text(content, encoding="utf-8")
 
     def json(self, name: str, value: Any) -> None:
-        """Write a JSON file."""
-        write_json(self.path / name, value)
+        """Write a JSON file for other programs, without a checksum."""
+        write_json(self.path / name, value, sealed=False)
 
     def array(self, name: str, values: Any) -> None:
         """Write a .npy file."""

@@ -30,6 +30,7 @@ from tests.support.commands import (
     title,
     words_of,
 )
+from tests.support.documents import plain
 from tests.support.fake_encoders import tiny_encoder
 from tests.support.releases import snapshot
 from tests.support.shops import picture
@@ -180,7 +181,7 @@ def test_the_table_of_evaluate_holds_the_figures_of_its_json(folder: Path) -> No
 
 def test_evaluate_leaves_its_figures_in_the_run(folder: Path) -> None:
     [result] = run_named("evaluate", folder, "--json").json()
-    assert json.loads((folder / "runs" / "relearn" / "evaluation-Ring-test.json").read_text()) == result
+    assert plain(folder / "runs" / "relearn" / "evaluation-Ring-test.json") == result
     assert (result["positions"], result["items"]) == (USERS, ITEMS)
 
 

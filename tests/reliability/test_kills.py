@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-ATTEMPTS, SEED = 10, 3  # python -m tests.support.kills FOLDER 0 0 tries each operation
+ATTEMPTS, SEED = 6, 3  # python -m tests.support.kills FOLDER 0 0 tries each operation
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -26,6 +26,7 @@ from antpipe.training.race import AUTO, STAGES_OF, run_auto, rungs, survivors
 from antpipe.training.request import RunRequest
 from antpipe.training.run import run_stage
 from tests.support.commands import run
+from tests.support.documents import plain
 from tests.support.trainable import MODEL, TRAINING, WIDTHS, make_trainable, train_quickly
 
 FOUR = replace(TRAINING, epochs=4)
@@ -149,7 +150,7 @@ def test_with_a_floor_the_choice_is_never_below_it(place: tuple[Store, Path], tm
 
 def test_the_decision_says_when_and_why_each_candidate_was_dropped(whole: tuple[Any, Path]) -> None:
     (_, _, decision), out = whole
-    assert decision == json.loads((out / "auto.json").read_text())
+    assert decision == plain(out / "auto.json")
     first = decision["rungs"][0]
     assert first["epochs"] == 1
     assert set(first["scores"]) == set(CANDIDATES)
@@ -275,7 +276,7 @@ def test_a_race_whose_winner_was_replaced_is_not_taken_for_finished(place: tuple
     done, _, decision = auto(place, tmp_path / "auto", **two)
     assert decision["weights_sha256"] == done.weights_sha256
     path = tmp_path / "auto" / "checkpoint.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"weights_sha256": "0" * 64}))
+    path.write_text(json.dumps(plain(path) | {"weights_sha256": "0" * 64}))
     with pytest.raises(UsageError, match="holds another run"):
         auto(place, tmp_path / "auto", **two)
 
