@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 STEPS_OF_A_PASS = 16  # over the data of a small shop, whose batches may be smaller
 SELECTION = "recall@10"  # of protocol `all` on the validation split: chooses the best epoch
-# Of equal ones this decides, then the loss. In a catalogue of hardly more than 10 items every epoch has the same recall.
+# Of equal ones this decides, then the loss: in a catalogue of hardly more than 10 items all have the same recall.
 TIE_BREAK = "ndcg@10"
 VALID, START = "valid_", "start_"  # before these figures in RUN/metrics.jsonl: of an epoch, of a floor before training
 # An epoch counts if it beats the floor by more standard errors than chance would in one of twenty runs. Hits of a floor
@@ -69,13 +69,10 @@ def fit(
     windows = windows_to_train(data, config, in_batch=pretraining and config.in_batch())
     config, passes = sized(config, int(windows.targets.sum()))
     known = known_of(data.sequences, data.catalogue) if reads_known(model, config) else None
-    static = replays(device, world, config)
+    static, drawn = replays(device, world, config), candidates_of(data, pretraining, config)
     optimiser = adam(trained_by(model), config.lr, device, recorded=static)
     epoch_positions = passes * int(windows.targets.sum()) + 1  # one more: an epoch is not done before its validation
-    drawn = candidates_of(data, pretraining, config)
-    setup = Setup(
-        model, data.catalogue, windows, drawn, config, optimiser, device, pretraining, world, passes, known
-    )
+    setup = Setup(model, data.catalogue, windows, drawn, config, optimiser, device, pretraining, world, passes, known)
     steps: Any = StaticSteps(setup) if static else ExactSteps(setup)
     judge = validating(model, data, device, lambda: steps.features)
     begun = {name: value.clone() for name, value in scalars_of(model).items()}
@@ -195,7 +192,7 @@ def standing(figures: Mapping[str, float], loss: float, prefix: str = "") -> tup
 def take_if_best(state: Training, epoch: int, valid: dict[str, float], loss: float = -math.inf) -> None:
     """Keep the weights if no earlier validation was as good. epoch: those done. loss: of this one."""
     at = state.at
-    before = at.rows[at.best_epoch - 1]["loss"] if at.best_epoch else -math.inf  # no epoch is better than an equal floor
+    before = at.rows[at.best_epoch - 1]["loss"] if at.best_epoch else -math.inf  # not above an equal floor
     if not at.best or standing(valid, loss) > standing(at.best, before):
         at.best_epoch, at.best = epoch, valid
         weights = state.model.state_dict()

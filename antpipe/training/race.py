@@ -296,9 +296,7 @@ def in_order(scores: Mapping[str, Score]) -> str:
     return ", ".join(f"{name} {scores[name][0]:.4f}" for name in by_score(scores))
 
 
-def reason(
-    chosen: str, scores: Mapping[str, Score], found: list[dict[str, Any]], left_out: Mapping[str, str]
-) -> str:
+def reason(chosen: str, scores: Mapping[str, Score], found: list[dict[str, Any]], left_out: Mapping[str, str]) -> str:
     """Why this one, in a sentence. scores: of the last rung."""
     if not found:
         return "the only candidate" + (f"; left out: {', '.join(left_out)}" if left_out else "")
