@@ -77,18 +77,15 @@ def flag_name(field_name: str) -> str:
 
 
 def as_word(value: Any) -> str:
-    """A value as a flag takes it: lists with commas. A part with a comma of its own stands in double quotes."""
+    """A value as a flag takes it: lists with commas. A part with commas or quotes of its own stands in double quotes."""
     parts = [str(part) for part in (value if isinstance(value, tuple) else ())]
-    quoted = ['"' + part.replace('"', '""') + '"' if "," in part or part[:1] == '"' else part for part in parts]
+    quoted = ['"' + part.replace('"', '""') + '"' if {",", '"'} & set(part) else part for part in parts]
     return ",".join(quoted) if isinstance(value, tuple) else str(value)
 
 
 def parts_of(word: str) -> list[str]:
-    """The parts of a list as `as_word` writes it. If its quotes do not pair up, they mean nothing."""
-    try:
-        return next(csv.reader([word], skipinitialspace=True, strict=True)) or [""]
-    except csv.Error:
-        return word.split(",")
+    """The parts of a list as `as_word` writes it. Quotes that do not pair up mean nothing."""
+    return word.split(",") if word.count('"') % 2 else next(csv.reader([word], skipinitialspace=True), [""]) or [""]
 
 
 def variable_name(config: type[Config], field_name: str) -> str:

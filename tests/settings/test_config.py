@@ -133,10 +133,10 @@ def test_flags_of_a_config_give_what_differs_from_the_run_to_start_from_or_from_
 def test_a_part_of_a_list_that_holds_a_comma_stands_in_quotes() -> None:
     config = TableConfig(drop_users=("Smith, John", 'the "guest"', "GAST"))
     words = flags_of(config)
-    assert words == ["--drop-users", '"Smith, John",the "guest",GAST']
+    assert words == ["--drop-users", '"Smith, John","the ""guest""",GAST']
     assert resolve(TableConfig, {"drop_users": words[1]}, {}, {}) == config
     assert parts_of('5" screen,7" screen') == ['5" screen', '7" screen']
-    assert parts_of('"odd",id" a') == ["odd", 'id" a']
+    assert parts_of('"A,1" , "B"') == ["A,1 ", "B"]
     assert parts_of('"never closed,b') == ['"never closed', "b"]
 
 
