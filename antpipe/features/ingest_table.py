@@ -111,7 +111,7 @@ def ingest_table(
         for one in columns.values():
             log.info(one.in_words())
         log.info(rules)
-        rejects = Rejects(config.max_rejects, to_the_end=True)
+        rejects = Rejects(config.max_rejects)
         cleaned = _read(domain, source, columns, config, table, elsewhere, rejects)
     pictured = pl.concat([cleaned.items, cleaned.cold])["image_files"].list.len().sum()
     cleaned.report.update(

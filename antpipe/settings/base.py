@@ -77,7 +77,7 @@ def flag_name(field_name: str) -> str:
 
 
 def as_word(value: Any) -> str:
-    """A value as a flag takes it: lists with commas. A part with commas or quotes of its own stands in double quotes."""
+    """A value as a flag takes it: lists with commas. A part that holds commas or quotes stands in double quotes."""
     parts = [str(part) for part in (value if isinstance(value, tuple) else ())]
     quoted = ['"' + part.replace('"', '""') + '"' if {",", '"'} & set(part) else part for part in parts]
     return ",".join(quoted) if isinstance(value, tuple) else str(value)

@@ -33,7 +33,8 @@ def open_tables(parts: Sequence[Path], columns: Sequence[str]) -> GivenVectors:
     """Parquet files of equal columns, one after the other. A vector that is null counts as one of zeros.
 
     columns: `id=COLUMN`, `vector=COLUMN`, `vector=A+B+C` or `vector=PREFIX*`. By default the id is found by its usual
-    names, and the vector is the only column of lists, or else all columns of floating point numbers.
+    names, and the vector is the only column of lists, or else the columns of numbers with numbered names (d0, d1, …; 0,
+    1, …). Logs which columns these are, and which numbers are not read.
     """
     wanted = parse_roles(columns)
     chosen = choose(parts[0], read_schema(parts[0]), wanted)
@@ -85,7 +86,7 @@ def choose(path: Path, schema: pa.Schema, wanted: dict[str, str]) -> Chosen:
     if asked is None:
         if len(lists) > 1:
             raise _ambiguous(path, lists, schema, "vector")
-        found = lists or numbers
+        found = lists or numbered_columns(path, schema, numbers)
     elif asked.endswith("*"):
         found = [one for one in schema.names if one.startswith(asked[:-1]) and one != name]
     else:

@@ -287,7 +287,7 @@ def test_all_rejects_are_counted_before_a_number_is_proposed(store: Store) -> No
 
 
 def test_rejects_that_are_too_many_take_no_memory(tmp_path: Path) -> None:
-    rejects = Rejects(2, to_the_end=True)
+    rejects = Rejects(2)
     for line in range(1000):
         rejects.add(tmp_path, line, "time 'x' is bad", b"")
     assert (rejects.total, len(rejects.rows)) == (1000, 2)

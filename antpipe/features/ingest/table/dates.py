@@ -115,7 +115,7 @@ def date_format_of(table: Table, column: str | None, config: TableConfig) -> Dat
         return form
     if column is None or column in table.dates:
         return None
-    rows = read_rows(table, [column], Rejects(0, to_the_end=True), config.limit)
+    rows = read_rows(table, [column], Rejects(0), config.limit)
     return find_date_format(((row.line, row.values[0]) for row in rows), table.path)
 
 

@@ -2,7 +2,7 @@
 
 A row is malformed if it has more or fewer values than there are columns, if it is not in the encoding of the file, or
 if a quoted value continues after its closing quote. A quoted value may hold line breaks; the line of a row is the one
-where it begins. Empty lines are not rows. In Parquet and Arrow files the line is the number of the row, from 1.
+where it begins. Empty lines are not rows, nor are those without any value, as spreadsheets write them. In Parquet and Arrow files the line is the number of the row, from 1.
 """
 
 import csv
@@ -230,7 +230,7 @@ def _text_rows(table: Table, wanted: list[int], ids: list[int], rejects: Rejects
                     continue
                 if row is None:
                     break
-                if not row:
+                if not row or not any(value.strip() for value in row):
                     continue
                 rows += 1
                 if check is not None and (check.learning or reader.line_num > line):

@@ -85,7 +85,7 @@ def selection_of(table: Table, time: str | None, config: TableConfig, form: Date
     if time is None or time not in selection.columns:
         return selection
     dates = form is not None
-    rows = read_rows(table, [time], Rejects(0, to_the_end=True), config.limit)
+    rows = read_rows(table, [time], Rejects(0), config.limit)
     first = next((row.values[0] for row in rows if row.values[0] not in (None, "")), None)
     with suppress(ValueError):  # what cannot be read is rejected later
         dates = parse_time(first, form)[2]
