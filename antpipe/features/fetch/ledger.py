@@ -20,12 +20,13 @@ from typing import Any
 import polars as pl
 
 from antpipe.errors import IntegrityError
+from antpipe.runtime.disk import naming
 from antpipe.runtime.files import atomic
 from antpipe.store.next_command import shell
 
 FOLDER = "fetched"
 LEDGER = "ledger.parquet"
-SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
+SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif", "AVIF": ".avif"}
 # What became of a URL. Of those without a picture, only `failed` may end differently next time.
 OK, FAILED, GONE, REFUSED, INVALID = "ok", "failed", "gone", "refused", "invalid"
 PERMANENT = (GONE, REFUSED, INVALID)
@@ -97,7 +98,7 @@ def write_ledger(folder: Path, entries: Mapping[str, Entry]) -> None:
         field.name: [getattr(entry, field.name) for entry in entries.values()] for field in dataclasses.fields(Entry)
     }
     table = pl.DataFrame(columns, schema={**SCHEMA, "time": pl.Int64()}).cast(SCHEMA)
-    with atomic(folder / LEDGER, durable=True) as scratch:
+    with naming(folder / LEDGER), atomic(folder / LEDGER, durable=True) as scratch:
         table.write_parquet(scratch, compression="zstd")
 
 
@@ -106,7 +107,7 @@ def keep_picture(folder: Path, content: bytes, form: str) -> tuple[str, str]:
     sha256 = hashlib.sha256(content).hexdigest()
     path = folder / sha256[:2] / f"{sha256}{SUFFIX[form]}"
     path.parent.mkdir(exist_ok=True)
-    with atomic(path) as scratch:
+    with naming(path), atomic(path) as scratch:
         scratch.write_bytes(content)
     return sha256, f"{FOLDER}/{path.parent.name}/{path.name}"
 

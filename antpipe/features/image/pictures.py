@@ -27,7 +27,7 @@ from antpipe.store.manifest import digest
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 HASHED_AT_ONCE = 4096  # pictures
 CHANGED = "not what it was when its content was hashed"
 # One row per picture that could not be used; lies beside image.arrow.

@@ -2,7 +2,8 @@
 
 A row is malformed if it has more or fewer values than there are columns, if it is not in the encoding of the file, or
 if a quoted value continues after its closing quote. A quoted value may hold line breaks; the line of a row is the one
-where it begins. Empty lines are not rows, nor are those without any value, as spreadsheets write them. In Parquet and Arrow files the line is the number of the row, from 1.
+where it begins. Empty lines are not rows, nor are those without any value, as spreadsheets write them. In Parquet and
+Arrow files the line is the number of the row, from 1.
 """
 
 import csv
