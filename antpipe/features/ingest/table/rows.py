@@ -21,7 +21,7 @@ from antpipe.features.ingest.table.files import LineBreaks, read_rows
 from antpipe.features.ingest.table.kept import KEPT, kept_columns
 from antpipe.features.ingest.table.selection import is_return, selection_of, tell_left_out
 from antpipe.features.ingest.table.times import Times, in_words, require_exact_times, to_milliseconds
-from antpipe.features.ingest.table.values import listed, number_of, pictures_of, text_of, to_id, to_rating
+from antpipe.features.ingest.table.values import described, levels_of, number_of, pictures_of, text_of, to_id, to_rating
 from antpipe.features.ingest.text import (
     SEPARATOR,
     category_path,
@@ -191,14 +191,14 @@ def describe(
         return values[role][0] if role in values else None
 
     title = clean_title(text_of(one("title")))
-    category = category_path(level for part in listed(one("category")) for level in between.split(part))
+    category = category_path(level for part in levels_of(one("category")) for level in between.split(part))
     price = parse_price(number_of(one("price")))
     if "text" in values:
         text = SEPARATOR.join(
-            part.removesuffix(".") for value in values["text"] if (part := clean_html(" ".join(listed(value))))
+            part.removesuffix(".") for value in values["text"] if (part := clean_html(" ".join(described(value))))
         )
     else:
-        lists = {role: clean_texts(listed(one(role))) for role in ("features", "description")}
+        lists = {role: clean_texts(described(one(role))) for role in ("features", "description")}
         text = item_text(
             {"title": title, "category": category, "brand": clean_brand(text_of(one("brand"))), **lists}, text_fields
         )
