@@ -25,13 +25,13 @@ from antpipe.features.ingest.table.columns import (
 )
 from antpipe.features.ingest.table.cure import require_few
 from antpipe.features.ingest.table.files import open_table
+from antpipe.features.ingest.table.folder import sha256_of
 from antpipe.features.ingest.table.kept import KEPT, require_kept
 from antpipe.features.ingest.table.rows import read_interactions, read_items
 from antpipe.runtime.logs import log
 from antpipe.settings.base import flags_of
 from antpipe.settings.ingest import IngestConfig, TableConfig
 from antpipe.store.artefacts import StageResult
-from antpipe.store.files import file_sha256
 from antpipe.store.next_command import ingest_command, spell
 from antpipe.store.store import Store
 
@@ -89,7 +89,7 @@ def ingest_table(
         elsewhere = users_of(store, domain, config.drop_shared_users_from)
         parameters = {
             "format": source.source_format,
-            "files": [file_sha256(one.table.path) for one in columns.values()],
+            "files": [sha256_of(one.table) for one in columns.values()],
             **cleaning_parameters(config, elsewhere, source.cold),
             "columns": {name: one.described() for name, one in columns.items()},
             "time_unit": table.time_unit,
@@ -99,7 +99,7 @@ def ingest_table(
             **{name: getattr(table, name) for name in READING if getattr(table, name) != getattr(TableConfig, name)},
         }
         folder = " and ".join(str(one.table.path.resolve()) for one in columns.values())
-        picture_folder = None if source.items is None else str(source.items.resolve().parent)
+        picture_folder = None if source.items is None else str(columns["items"].table.home.resolve())
         if not force:
             before = target.manifest().get("items", {}).get("report", {}).get("picture_folder")
             moved = before not in (None, picture_folder)

@@ -1,4 +1,4 @@
-"""Packed files, known by how they begin rather than by their names: gzip, bzip2, xz, Zstandard, and zip with one file."""
+"""Packed files, known by how they begin rather than by names: gzip, bzip2, xz, Zstandard, and zip with one file."""
 
 import bz2
 import gzip
@@ -25,7 +25,6 @@ DAMAGED: tuple[type[Exception], ...] = (
     NotImplementedError,
     pa.ArrowException,
 )
-NOT_DATA = ("__MACOSX/", ".")  # what archives hold besides data
 
 
 def packing_of(path: Path) -> bytes:
@@ -51,16 +50,21 @@ def open_unpacked(path: Path) -> BinaryIO:
     if packing == ZSTD:
         return cast(BinaryIO, pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
     if packing == ZIP:
-        archive = zipfile.ZipFile(path)
-        return cast(BinaryIO, archive.open(member_of(path, archive)))
+        with zipfile.ZipFile(path) as archive:  # what is open in it stays open
+            return cast(BinaryIO, archive.open(member_of(path, archive)))
     return path.open("rb")
 
 
 def name_inside(path: Path) -> str:
     """The name that tells the format of a packed file: without .gz and the like; of the one file in a zip archive."""
     if packing_of(path) == ZIP:
-        with zipfile.ZipFile(path) as archive:
-            inside = PurePosixPath(member_of(path, archive)).name
+        try:
+            with zipfile.ZipFile(path) as archive:
+                inside = PurePosixPath(member_of(path, archive)).name
+        except (zipfile.BadZipFile, OSError) as error:
+            raise DataError(
+                f"{path}: cannot be read: {error}; make or download it again", shell("unzip", "-t", path)
+            ) from None
         if PurePosixPath(inside).suffix:
             return inside
     return path.stem if path.suffix.lower() in SUFFIXES else path.name
@@ -68,7 +72,7 @@ def name_inside(path: Path) -> str:
 
 def member_of(path: Path, archive: zipfile.ZipFile) -> str:
     """The one file of an archive. Raises DataError if there are none, or several."""
-    names = [one.filename for one in archive.infolist() if not one.is_dir() and not one.filename.startswith(NOT_DATA)]
+    names = [one.filename for one in archive.infolist() if not one.is_dir() and not _is_other(one.filename)]
     if len(names) != 1:
         shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
         raise DataError(
@@ -81,3 +85,8 @@ def member_of(path: Path, archive: zipfile.ZipFile) -> str:
 def in_words(packing: bytes) -> str:
     """The packing for a message about a format: ', gzip', or nothing."""
     return f", {NAMES[packing]}" if packing else ""
+
+
+def _is_other(name: str) -> bool:
+    """Whether a file in an archive is one that systems add."""
+    return name.startswith("__MACOSX/") or PurePosixPath(name).name.startswith(".")

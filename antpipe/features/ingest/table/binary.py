@@ -21,9 +21,6 @@ def damaged(path: Path, why: str) -> DataError:
     return DataError(f"{path}: {why}; make or download it again", shell(*look, path))
 
 
-# -- text -----------------------------------------------------------------------------------------------------
-
-
 def batches(path: Path) -> Iterator[pa.RecordBatch]:
     """All rows, batch by batch. The first batch has no rows and only shows the columns."""
     try:

@@ -7,7 +7,7 @@ from math import isfinite
 
 from antpipe.errors import DataError, UsageError
 from antpipe.features.ingest.advice import SettingsError
-from antpipe.features.ingest.table.files import Table
+from antpipe.features.ingest.table.table import Table
 from antpipe.settings.ingest import TableConfig
 from antpipe.store.next_command import first_lines
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from antpipe.errors import UsageError
 from antpipe.features.ingest.advice import SettingsError
 from antpipe.features.ingest.rejects import Rejects
-from antpipe.features.ingest.table.files import Table, read_rows
+from antpipe.features.ingest.table.files import read_rows
+from antpipe.features.ingest.table.table import Table
 from antpipe.settings.ingest import TableConfig
 
 DAY_FIRST, MONTH_FIRST, YEAR_FIRST, NAMED = "day-first", "month-first", "year-first", "named-month"

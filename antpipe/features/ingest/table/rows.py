@@ -17,9 +17,10 @@ from antpipe.features.ingest.rules import Metadata, RawInteractions, drop_duplic
 from antpipe.features.ingest.table.columns import Columns
 from antpipe.features.ingest.table.cure import no_row
 from antpipe.features.ingest.table.dates import date_format_of
-from antpipe.features.ingest.table.files import LineBreaks, read_rows
+from antpipe.features.ingest.table.files import read_rows
 from antpipe.features.ingest.table.kept import KEPT, kept_columns
 from antpipe.features.ingest.table.selection import is_return, selection_of, tell_left_out
+from antpipe.features.ingest.table.table import LineBreaks
 from antpipe.features.ingest.table.times import Times, in_words, require_exact_times, to_milliseconds
 from antpipe.features.ingest.table.values import described, levels_of, number_of, pictures_of, text_of, to_id, to_rating
 from antpipe.features.ingest.text import (
@@ -150,7 +151,7 @@ def read_items(
         good += 1
         if item_id not in ids and (item_id in wanted or left):
             left -= item_id not in wanted
-            rows.append(describe(item_id, values, text_fields, table.path.parent, missing, between))
+            rows.append(describe(item_id, values, text_fields, table.home, missing, between))
             kept.append(values.get(KEPT, []))
             if len(rows) == ROWS_AT_ONCE:  # a table takes a fraction of the memory of its rows as dictionaries
                 parts.append(pl.DataFrame(rows, schema=ITEMS))

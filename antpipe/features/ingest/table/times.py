@@ -14,7 +14,7 @@ from antpipe.errors import DataError
 from antpipe.features.ingest.advice import SettingsError
 from antpipe.features.ingest.ids import EXACT_BITS
 from antpipe.features.ingest.table.dates import DateFormat
-from antpipe.features.ingest.table.files import Table
+from antpipe.features.ingest.table.table import Table
 
 # The size of a time between 1973 and 5138 tells its unit. Smaller numbers are not such times, but positions or days.
 UNITS = {"s": (1e8, 1e11), "ms": (1e11, 1e14), "us": (1e14, 1e17), "ns": (1e17, 1e20)}
