@@ -21,6 +21,7 @@ from antpipe.features.ingest.table.columns import (
     Columns,
     choose_columns,
     parse_map,
+    require_header,
     require_known,
 )
 from antpipe.features.ingest.table.cure import require_few
@@ -157,6 +158,8 @@ def _columns(source: TableSource, config: IngestConfig, table: TableConfig) -> d
         columns["interactions"] = one
     if "items" in tables:
         columns["items"] = choose_columns(tables["items"], ITEM_ROLES, wanted, ("item",))
+    for one in columns.values():
+        require_header(one, table)
     if table.keep_column:
         if "items" not in columns:
             raise UsageError("--keep-column names columns of --items", SameCommand(without=("--keep-column",)))

@@ -3,6 +3,7 @@
 gzip is read by ISA-L (isal), three times as fast as by zlib, in a thread that works ahead of the consumer of the lines.
 """
 
+import codecs
 import gzip
 import zlib
 from collections import deque
@@ -108,6 +109,8 @@ def _blocks(path: Path) -> Generator[LineBlock, None, None]:
             # Not isal.igzip, which wraps this reader but unpacks so little in one go that its thread would mostly wait
             # for those that run Python.
             packing = packing_of(path)
+            if not packing:
+                _require_no_utf_16(path)
             if packing == GZIP:
                 yield from _cut(isal_zlib._GzipReader(file, PACKED_AT_ONCE), path)
             elif packing:
@@ -123,6 +126,14 @@ def _blocks(path: Path) -> Generator[LineBlock, None, None]:
         raise unreadable(path, error) from None
     except OTHERS_DAMAGED as error:
         raise DataError(f"{path}: corrupt packed data ({error}); download it again", shell("ls", "-l", path)) from None
+
+
+def _require_no_utf_16(path: Path) -> None:
+    """Published files are UTF-8; some programs write what they copy as UTF-16."""
+    with path.open("rb") as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            command = f"{shell('iconv', '-f', 'UTF-16', '-t', 'UTF-8', path)} > utf-8.{path.name}"
+            raise DataError(f"{path}: it is UTF-16; expected UTF-8", command)
 
 
 def _cut(stream: Any, path: Path) -> Iterator[LineBlock]:

@@ -148,7 +148,7 @@ def test_usual_dates_are_read_without_a_flag(store: Store, dates: list[str], day
 def test_dates_may_have_a_time_of_day(date: str, hour: int, minute: int) -> None:
     form = find_date_format([(2, date)], Path("t.csv"))
     assert form is not None
-    assert form.milliseconds(date) // 60_000 - (NEW_YEAR - DAY) // 60_000 == 60 * hour + minute
+    assert form.microseconds(date) // 60_000_000 - (NEW_YEAR - DAY) // 60_000 == 60 * hour + minute
 
 
 def test_dates_that_could_be_either_order_are_refused_with_the_flag(store: Store) -> None:
@@ -198,7 +198,7 @@ def test_dates_written_with_dots_come_back(day: date) -> None:
     text = f"{day:%d}.{day:%m}.{day.year:04d}"
     form = find_date_format([(2, text)], Path("t.csv"))
     assert form is not None
-    assert form.milliseconds(text) // DAY == (day - date(1970, 1, 1)).days
+    assert form.microseconds(text) // (1000 * DAY) == (day - date(1970, 1, 1)).days
 
 
 def test_fractions_of_an_order_keep_it() -> None:

@@ -207,3 +207,33 @@ def test_a_header_of_another_order_in_the_middle_is_refused(tmp_path: Path) -> N
     (tmp_path / "a.csv").write_text(CSV + "item_id,user_id,timestamp\ni1,u9,1600000000\n")
     with pytest.raises(DataError, match=r"a\.csv:5: another header, item_id, user_id, timestamp"):
         read(tmp_path / "a.csv")
+
+
+def test_names_of_a_map_that_look_like_the_values_below_them_are_no_header(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("".join(f"b0{n},Thing number {n}\n" for n in range(20)))
+    with pytest.raises(DataError, match="line 1 looks like data, not like a header: b00, Thing number 0"):
+        ingest_table(
+            store,
+            "Shop",
+            table_source(None, tmp_path / "a.csv"),
+            UNDESCRIBED,
+            TableConfig(map=("item=b00", "title=Thing number 0")),
+        )
+
+
+def test_a_name_with_a_digit_is_a_header_if_the_values_are_others(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("sku1,title\nA,b\nB,c\n")
+    source = table_source(None, tmp_path / "a.csv")
+    assert ingest_table(store, "Shop", source, UNDESCRIBED, TableConfig(map=("item=sku1",))).status == "built"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def test_published_lines_in_utf_16_are_refused_as_such(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes('{"a": 1}\n'.encode("utf-16"))
+    with pytest.raises(DataError, match="it is UTF-16") as caught:
+        list(read_lines(tmp_path / "a.json"))
+    assert str(caught.value.next_command).startswith("iconv -f UTF-16 -t UTF-8 ")

@@ -67,6 +67,13 @@ def is_date(kind: pa.DataType) -> bool:
     return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
 
 
+def fine_of(no_rows: pa.RecordBatch) -> dict[str, int]:
+    """The columns of times that are finer than milliseconds, with how many of their units are one."""
+    units = {"us": 1000, "ns": 1_000_000}
+    times = [column for column in no_rows.schema if pa.types.is_timestamp(column.type) and column.type.unit in units]
+    return {column.name: units[column.type.unit] for column in times}
+
+
 def plain(path: Path, name: str, column: pa.Array) -> list[Any]:
     """Python values: times as milliseconds, bytes as text."""
     kind = column.type

@@ -82,7 +82,7 @@ class DateFormat:
 
     pattern: str
 
-    def milliseconds(self, value: object) -> int:
+    def microseconds(self, value: object) -> int:
         """Since 1970, in UTC unless the pattern has a zone. Raises ValueError if it is not such a date."""
         text = str(value).strip()
         if self.pattern in IN_WORDS:
@@ -95,7 +95,7 @@ class DateFormat:
             except ValueError:
                 raise ValueError(f"time {text[:40]!r} is not a date of --date-format {self.pattern}") from None
             moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-        return (moment - EPOCH) // timedelta(milliseconds=1)
+        return (moment - EPOCH) // timedelta(microseconds=1)
 
     @property
     def in_words(self) -> str:

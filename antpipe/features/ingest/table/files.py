@@ -4,12 +4,14 @@ and Parquet (also a folder of parts) and Arrow IPC, in which the line is the num
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pyarrow as pa
+
 from antpipe.errors import DataError
 from antpipe.features.ingest.ids import require_exact
 from antpipe.features.ingest.packed import NAMES, SUFFIXES, name_inside, packing_of
 from antpipe.features.ingest.rejects import EXCERPT, Rejects
 from antpipe.features.ingest.table import delimited, records
-from antpipe.features.ingest.table.binary import ARROW, PARQUET, batches, is_date, plain, types_of
+from antpipe.features.ingest.table.binary import ARROW, PARQUET, batches, fine_of, is_date, plain, types_of
 from antpipe.features.ingest.table.delimited import delimited_rows, is_utf8, open_delimited
 from antpipe.features.ingest.table.encoding import require_encoding
 from antpipe.features.ingest.table.folder import batches_of, open_folder
@@ -48,29 +50,44 @@ def open_table(path: Path, quotes: bool | None, encoding: str = "auto") -> Table
         raise DataError(f"{path}: empty")
     dates = frozenset(column.name for column in schema.schema if is_date(column.type))
     form = "Parquet" if suffix in PARQUET else "Arrow IPC"
-    return Table(path, form, schema.schema.names, dates, types=types_of(schema))
+    return Table(path, form, schema.schema.names, dates, types=types_of(schema), fine=fine_of(schema))
 
 
 def read_rows(
-    table: Table, columns: list[str], rejects: Rejects, limit: int = 0, ids: Sequence[str] = ()
+    table: Table,
+    columns: list[str],
+    rejects: Rejects,
+    limit: int = 0,
+    ids: Sequence[str] = (),
+    exact: str | None = None,
 ) -> Iterator[TableRow]:
     """The good rows of a file, in its order; the others go to `rejects`.
 
     columns: in any order, also several times; the table must have each once. limit: rows to read, good or not (0: all).
-    ids: the columns of ids. Raises DataError if the file is damaged, or if an id is a float that may stand for several.
+    ids: the columns of ids. exact: a column of times, the first of its kind, to give in its own unit if it is one of
+    `table.fine`. Raises DataError if the file is damaged, or if an id is a float that may stand for several.
     """
     wanted, keys = ([table.columns.index(name) for name in names] for names in (columns, ids))
-    rows = delimited_rows if table.delimiter else record_rows if table.records else _batch_rows
-    return rows(table, wanted, keys, rejects, limit)
+    if table.delimiter or table.records:
+        return (delimited_rows if table.delimiter else record_rows)(table, wanted, keys, rejects, limit)
+    return _batch_rows(table, wanted, keys, rejects, limit, exact if exact in table.fine else None)
 
 
-def _batch_rows(table: Table, wanted: list[int], ids: list[int], rejects: Rejects, limit: int) -> Iterator[TableRow]:
+def _batch_rows(
+    table: Table, wanted: list[int], ids: list[int], rejects: Rejects, limit: int, exact: str | None
+) -> Iterator[TableRow]:
     line = 0
+    if exact is not None:  # beside the others, which are milliseconds
+        place = table.columns.index(exact)
+        wanted = list(wanted)
+        wanted[wanted.index(place)] = len(table.columns)
     for batch in batches_of(table):
         for at in ids:
             column = batch.column(at)[: limit - line] if limit else batch.column(at)
             require_exact(column, f"{table.path}:", table.columns[at], line + 1)
         columns = [plain(table.path, name, column) for name, column in zip(table.columns, batch.columns, strict=True)]
+        if exact is not None:
+            columns.append(batch.column(place).cast(pa.int64()).to_pylist())
         for row in zip(*columns, strict=True):
             if limit and line == limit:
                 return

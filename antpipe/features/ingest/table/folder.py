@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from antpipe.errors import DataError
-from antpipe.features.ingest.table.binary import PARQUET, batches, is_date, types_of
+from antpipe.features.ingest.table.binary import PARQUET, batches, fine_of, is_date, types_of
 from antpipe.features.ingest.table.table import Table
 from antpipe.store.files import file_sha256
 from antpipe.store.manifest import digest
@@ -38,7 +38,7 @@ def open_folder(path: Path) -> Table:
             raise DataError(f"{part}: it has the columns {', '.join(names)}, but {there}")
     dates = frozenset(column.name for column in first.schema if is_date(column.type))
     form = f"Parquet in {len(parts)} {'part' if len(parts) == 1 else 'parts'}"
-    return Table(path, form, first.schema.names, dates, types=types_of(first), parts=parts)
+    return Table(path, form, first.schema.names, dates, types=types_of(first), parts=parts, fine=fine_of(first))
 
 
 def batches_of(table: Table) -> Iterator[pa.RecordBatch]:

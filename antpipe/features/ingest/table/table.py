@@ -17,7 +17,8 @@ class Table:
     form: the format in words. dates: columns whose type says that they are times; they come as milliseconds since 1970.
     delimiter: of text files. quotes: whether they enclose values. check_quotes: refuse quotes that swallow rows.
     encoding: of text files, as Python knows it. types: of the columns of other files, as polars knows them. skip: lines
-    before the header. records: whether lines are JSON objects. parts: the files of a folder.
+    before the header. records: whether lines are JSON objects. parts: the files of a folder. fine: how many units of a
+    column of dates are a millisecond, if that is more than one.
     """
 
     path: Path
@@ -32,6 +33,7 @@ class Table:
     skip: int = 0
     records: bool = False
     parts: tuple[Path, ...] = ()
+    fine: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def home(self) -> Path:
@@ -52,14 +54,16 @@ class TableRow:
 
 @dataclass
 class LineBreaks:
-    """Rows of more than one line: how many, and where the longest begins and ends."""
+    """Rows of more than one line: how many, with how many further lines, and where the longest begins and ends."""
 
     rows: int = 0
+    inside: int = 0
     first: int = 0
     last: int = 0
 
     def see(self, row: TableRow) -> None:
         """Count a row if it has more than one line."""
         self.rows += row.last > row.line
+        self.inside += row.last - row.line
         if row.last - row.line > self.last - self.first:
             self.first, self.last = row.line, row.last

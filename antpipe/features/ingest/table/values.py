@@ -12,15 +12,13 @@ from antpipe.features.ingest.text import MISSING_WORDS
 # In a list of URLs a separator stands before the next one: URLs may hold commas and bars themselves.
 BETWEEN_URLS = re.compile(r"[\s,;|]+(?=(?:https?:)?//)", re.IGNORECASE)
 SEPARATORS = " \t\r\n,;|"
-WHOLE_FLOAT = re.compile(r"(\d+)\.0+")
 PICTURE_SIZES = ("hi_res", "large", "thumb")
 PICTURE_KEYS = (*PICTURE_SIZES, "url", "src", "image", "image_url", "href", "link", "path", "file")
 LONGEST_PATH = 1024
 
 
 def to_id(value: Any, what: str) -> str:
-    """An id as text without blanks around it; 7.0 becomes 7, also as text. Raises ValueError if it is missing or not an
-    id."""
+    """An id as text without blanks around it; 7.0 becomes 7. Raises ValueError if it is missing or not an id."""
     if isinstance(value, list | dict):
         raise ValueError(f"{what} id {str(value)[:40]} is not a single value")
     if isinstance(value, float):
@@ -30,8 +28,6 @@ def to_id(value: Any, what: str) -> str:
     text = "" if value is None else str(value).strip()
     if not text:
         raise ValueError(f"no {what} id")
-    if text.endswith("0") and (match := WHOLE_FLOAT.fullmatch(text)) is not None:
-        return match[1]
     return text
 
 
