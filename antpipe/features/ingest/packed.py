@@ -16,8 +16,9 @@ from antpipe.store.next_command import shell
 GZIP, BZIP2, XZ, ZSTD, ZIP = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
 NAMES = {GZIP: "gzip", BZIP2: "bzip2", XZ: "xz", ZSTD: "Zstandard", ZIP: "zip"}
 SUFFIXES = {".gz": GZIP, ".bz2": BZIP2, ".xz": XZ, ".zst": ZSTD, ".zip": ZIP}
-# What reading damaged data can raise, besides OSError.
+# What reading a file can raise if it is damaged.
 DAMAGED: tuple[type[Exception], ...] = (
+    OSError,
     EOFError,
     zlib.error,
     lzma.LZMAError,

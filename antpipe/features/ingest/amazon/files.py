@@ -4,8 +4,8 @@ Kinds of review files, in the order in which they are looked for: the 5-core (DO
 (DOMAIN), both .json or .jsonl; ratings only (DOMAIN.csv); the benchmark of 2023 (DOMAIN.train.csv, .valid, .test, or
 the table that was split, DOMAIN.csv), as it is published in folders like benchmark/5core/last_out. All plain or packed;
 in the release of 2014 with `reviews_` or `ratings_` in front. The 5-core comes first because papers report on it, and
-the complete file would only be brought down to a k-core again. Metadata: meta_DOMAIN, first with the suffix of the reviews
-(.jsonl is the release of 2023), so that releases do not mix.
+the complete file would only be brought down to a k-core again. Metadata: meta_DOMAIN, first with the suffix of the
+reviews (.jsonl is the release of 2023), so that releases do not mix.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence

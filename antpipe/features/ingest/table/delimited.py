@@ -63,7 +63,7 @@ def open_delimited(path: Path, suffix: str, asked: bool | None, asked_encoding: 
         raise _no_header(path, f"is not a header: {error}") from None
     except UnicodeError:
         raise _other_encoding(path, encoding, asked_encoding) from None
-    except (OSError, *DAMAGED) as error:
+    except DAMAGED as error:
         raise damaged(path, f"cannot be read: {error}") from None
     if not any(column.strip() for column in columns):
         raise _no_header(path, "is not a header: it is empty")
@@ -195,7 +195,7 @@ def delimited_rows(table: Table, wanted: list[int], ids: list[int], rejects: Rej
             f"{table.path}: it is not {name} after line {line - 1} ({error}); name its encoding with --encoding",
             {"encoding": "auto"},
         ) from None
-    except (OSError, *DAMAGED) as error:
+    except DAMAGED as error:
         raise damaged(table.path, f"breaks off or is corrupt after line {line - 1}: {error}") from None
     if repeats and ids:
         log.warning(

@@ -46,7 +46,7 @@ def open_records(path: Path, asked_encoding: str | None) -> Table:
                         types.setdefault(key, set()).add(type(value))
                     elif key not in types:
                         types[key] = set()
-    except (OSError, *DAMAGED) as error:
+    except DAMAGED as error:
         raise damaged(path, f"cannot be read: {error}") from None
     if not types:
         raise DataError(f"{path}: no line is a JSON object", first_lines(path))
@@ -75,7 +75,7 @@ def record_rows(table: Table, wanted: list[int], ids: list[int], rejects: Reject
                 if too_large or (isinstance(value, str) and is_inexact_text(value)):
                     raise inexact_id(f"{table.path}:{line}", key, str(value))
             yield TableRow(line, [record.get(name) for name in names], hash(text), line)
-    except (OSError, *DAMAGED) as error:
+    except DAMAGED as error:
         raise damaged(table.path, f"breaks off or is corrupt after line {line}: {error}") from None
 
 
