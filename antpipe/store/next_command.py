@@ -105,15 +105,3 @@ def build_command_with(domain: Described, artefact: str, flag: str, value: str, 
 def shell(*words: str | Path) -> str:
     """A command line of another program."""
     return shlex.join(str(word) for word in words)
-
-
-def unpacking(path: Path) -> str:
-    """A command that prints a file, unpacked if its name says that it is packed."""
-    programs = {".gz": "gzip -dc", ".bz2": "bzip2 -dc", ".xz": "xz -dc", ".zst": "zstd -dc", ".zip": "unzip -p"}
-    return f"{programs.get(path.suffix.lower(), 'cat')} {shell(path)}"
-
-
-def first_lines(path: Path) -> str:
-    """A command that shows how a text file, plain or packed, begins."""
-    command = unpacking(path)
-    return shell("head", "-n", "3", path) if command.startswith("cat") else f"{command} | head -n 3"

@@ -182,10 +182,7 @@ class ExactSteps:
 
 
 def standing(figures: Mapping[str, float], loss: float, prefix: str = "") -> tuple[float, float, float]:
-    """What validations are compared by, the largest is the best. loss: of the epoch's training.
-
-    prefix: of the names in a row of metrics.jsonl, which in those of version 0.1.0 have no NDCG of a floor.
-    """
+    """What validations are compared by. prefix: of names in metrics.jsonl, where 0.1.0 wrote no NDCG of a floor."""
     return figures[prefix + SELECTION], figures.get(prefix + TIE_BREAK, 0.0), -loss
 
 

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from antpipe.errors import DataError
 from antpipe.features.ingest.packed import DAMAGED as OTHERS_DAMAGED
 from antpipe.features.ingest.packed import GZIP, open_unpacked, packing_of
-from antpipe.store.next_command import shell, unpacking
+from antpipe.store.looking import unpacking
+from antpipe.store.next_command import shell
 
 T = TypeVar("T")
 

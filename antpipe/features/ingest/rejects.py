@@ -12,7 +12,7 @@ import polars as pl
 from antpipe.errors import DataError
 from antpipe.features.ingest.advice import SettingsError
 from antpipe.features.ingest.domain import REJECTS
-from antpipe.store.next_command import first_lines
+from antpipe.store.looking import first_lines
 
 EXCERPT = 200  # characters of a malformed line that are kept
 KINDS_SHOWN = 3

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from antpipe.errors import DataError
 from antpipe.features.ingest.lines import LineBlock, block_of, join, read_blocks
 from antpipe.features.ingest.rejects import Rejects
-from antpipe.store.next_command import first_lines
+from antpipe.store.looking import first_lines
 
 T = TypeVar("T", bound=Struct)
 Kept = TypeVar("Kept")

@@ -23,7 +23,7 @@ from antpipe.errors import DataError
 from antpipe.features.ingest.advice import SettingsError
 from antpipe.features.ingest.lines import read_lines
 from antpipe.features.ingest.rejects import Rejects
-from antpipe.store.next_command import first_lines
+from antpipe.store.looking import first_lines
 
 SAMPLE = 10_000  # lines that decide the format
 CLEAR = 0.95  # minimum share of lines with evidence that agree

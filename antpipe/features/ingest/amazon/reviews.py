@@ -27,7 +27,7 @@ from antpipe.features.ingest.rejects import Rejects
 from antpipe.features.ingest.rules import RawInteractions, line_counts
 from antpipe.runtime.logs import log
 from antpipe.runtime.threads import short_turns
-from antpipe.store.next_command import first_lines
+from antpipe.store.looking import first_lines
 
 # Times beyond the year 5000 are milliseconds taken for seconds, or no times at all.
 Seconds = Annotated[int, Meta(ge=0, le=10**11)]

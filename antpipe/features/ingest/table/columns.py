@@ -11,7 +11,7 @@ from antpipe.features.ingest.rejects import Rejects
 from antpipe.features.ingest.table.files import read_rows
 from antpipe.features.ingest.table.table import Table
 from antpipe.settings.ingest import TableConfig
-from antpipe.store.next_command import first_lines
+from antpipe.store.looking import first_lines
 
 # Groups of names, the surest group first; names of one group are equally sure. They are compared without case, blanks,
 # '_', '-' and '.'.

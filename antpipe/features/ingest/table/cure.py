@@ -7,7 +7,7 @@ from antpipe.errors import DataError
 from antpipe.features.ingest.advice import SettingsError
 from antpipe.features.ingest.rejects import Rejects
 from antpipe.settings.ingest import TableConfig
-from antpipe.store.next_command import first_lines
+from antpipe.store.looking import first_lines
 
 MOST = 0.5  # share of a file's rows from which one reason is a cause, and tolerating the rows no cure
 

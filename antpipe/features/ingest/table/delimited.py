@@ -26,11 +26,13 @@ from antpipe.features.ingest.table.encoding import UTF_8, encoding_of
 from antpipe.features.ingest.table.quotes import QuoteCheck
 from antpipe.features.ingest.table.table import Table, TableRow
 from antpipe.runtime.logs import log
-from antpipe.store.next_command import first_lines, spell
+from antpipe.store.looking import first_lines
+from antpipe.store.next_command import spell
 
 TABS = (".tsv", ".tab")
 SUFFIXES = (".csv", *TABS, ".psv", ".txt", ".dat", ".data", ".inter", ".item")
 NAMES = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar", "::": "double-colon"}
+MARKS = ("\ufeff", " ")  # what may stand before a header that is repeated
 COLONS, UNIT = "::", "\x1f"  # MovieLens; the csv module knows separators of one character only
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # Excel's
 BETWEEN_FIELDS = {"\t": "", ",": ", commas between fields", " ": ", blanks between fields"}  # of atomic files
@@ -172,7 +174,7 @@ def delimited_rows(table: Table, wanted: list[int], ids: list[int], rejects: Rej
                     break
                 if not row or (not row[0].strip() and not any(value.strip() for value in row)):
                     continue
-                if row[0].strip("\ufeff ") in names and _is_header(table, _stripped(row), header, line):
+                if (row[0] in names or row[0][:1] in MARKS) and _is_header(table, _stripped(row), header, line):
                     repeats += 1
                     continue
                 rows += 1

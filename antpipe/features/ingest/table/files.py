@@ -17,7 +17,8 @@ from antpipe.features.ingest.table.encoding import require_encoding
 from antpipe.features.ingest.table.folder import batches_of, open_folder
 from antpipe.features.ingest.table.records import open_records, record_rows
 from antpipe.features.ingest.table.table import Table, TableRow
-from antpipe.store.next_command import shell, unpacking
+from antpipe.store.looking import unpacking
+from antpipe.store.next_command import shell
 
 
 def open_table(path: Path, quotes: bool | None, encoding: str = "auto") -> Table:

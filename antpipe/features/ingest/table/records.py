@@ -19,7 +19,8 @@ from antpipe.features.ingest.table.binary import damaged
 from antpipe.features.ingest.table.delimited import text_of
 from antpipe.features.ingest.table.encoding import NAMES, UTF_8, encoding_of
 from antpipe.features.ingest.table.table import Table, TableRow
-from antpipe.store.next_command import first_lines, shell, unpacking
+from antpipe.store.looking import first_lines, unpacking
+from antpipe.store.next_command import shell
 
 SUFFIXES = (".jsonl", ".ndjson", ".json")
 NUMBERS: Mapping[frozenset[type], pl.DataType] = {

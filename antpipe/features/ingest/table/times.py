@@ -54,7 +54,7 @@ class Times:
             whole, part, is_date = value // self.typed, value % self.typed / self.typed, True
         else:
             whole, part, is_date = parse_time(value, self.form)
-            if not is_date and isinstance(value, str) and "e" in value.lower():
+            if not is_date and isinstance(value, str) and ("e" in value or "E" in value):
                 self.step = max(self.step, 10.0 ** int(Decimal(value.strip()).as_tuple().exponent))
         if whole < 0 or part < 0:
             raise ValueError(f"time {value!r} is before 1970")
