@@ -73,13 +73,16 @@ def name_inside(path: Path) -> str:
 
 def member_of(path: Path, archive: zipfile.ZipFile) -> str:
     """The one file of an archive. Raises DataError if there are none, or several."""
-    names = [one.filename for one in archive.infolist() if not one.is_dir() and not _is_other(one.filename)]
+    files = [one for one in archive.infolist() if not one.is_dir() and not _is_other(one.filename)]
+    names = [one.filename for one in files]
     if len(names) != 1:
         shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
         raise DataError(
             f"{path}: a zip archive of {len(names)} files ({shown or 'none'}); unpack it and name the one to read",
             shell("unzip", path),
         )
+    if files[0].flag_bits & 1:
+        raise DataError(f"{path}: the zip archive is encrypted; unpack it with its password", shell("unzip", path))
     return names[0]
 
 

@@ -1,6 +1,8 @@
 """`ingest amazon`: malformed lines, and the errors that leave the store as it was."""
 
+import errno
 import gzip
+import os
 import shlex
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from antpipe.cli import main
 from antpipe.errors import DataError, UsageError
 from antpipe.features.ingest.amazon.json_lines import MALFORMED, decode
 from antpipe.features.ingest.amazon.reviews import Review2018
+from antpipe.features.ingest.amazon.spill import Spill
 from antpipe.settings.ingest import IngestConfig
 from antpipe.store.store import Store
 from tests.support.releases import (
@@ -262,3 +265,15 @@ def test_a_refused_domain_leaves_no_folder(store: Store, source: Path) -> None:
 def test_a_domain_name_that_is_a_path_is_refused(store: Store, source: Path) -> None:
     with pytest.raises(UsageError, match="domain name"):
         ingest_release(store, source, "../Shop", EVERYTHING)
+
+
+def test_a_full_disk_while_lines_are_read_is_told_with_the_folder(
+    store: Store, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Spill, "read", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        ingest_release(store, source, "Shop", EVERYTHING)
+    assert caught.value.filename == str(store.root.parent / "temporary file")

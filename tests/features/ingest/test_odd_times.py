@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from antpipe.errors import DataError
-from antpipe.features.ingest.table.times import Times, exact_order, to_milliseconds
+from antpipe.features.ingest.table.times import Times, exact_order, parse_time, to_milliseconds
 from antpipe.features.ingest_table import ingest_table, table_source
 from antpipe.settings.ingest import TableConfig
 from antpipe.store.store import Store
@@ -119,6 +119,14 @@ def test_dates_without_signs_are_dates(
 ) -> None:
     take(store, csv_of(tmp_path / "a.csv", times))
     assert any(f"times are dates (ISO 8601), from {first} to " in message for message in messages)
+
+
+def test_a_decimal_comma_is_understood_unless_it_may_separate_thousands() -> None:
+    assert parse_time("44087,5012") == parse_time("44087.5012")
+    assert parse_time("44087,500") == (44087, 0.5, False)
+    for text in ("1,600", "1,600,000", ",5"):
+        with pytest.raises(ValueError, match="neither a number nor a date"):
+            parse_time(text)
 
 
 def test_a_damaged_date_among_dates_without_signs_is_refused(store: Store, tmp_path: Path) -> None:

@@ -78,6 +78,16 @@ def test_a_zip_archive_of_several_files_is_refused_with_their_names(tmp_path: Pa
     assert str(caught.value.next_command).startswith("unzip ")
 
 
+def test_an_encrypted_zip_archive_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.csv.zip", "w") as archive:
+        archive.writestr("a.csv", CSV)
+    content = bytearray((tmp_path / "a.csv.zip").read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag in the directory
+    (tmp_path / "a.csv.zip").write_bytes(content)
+    with pytest.raises(DataError, match="encrypted"):
+        open_table(tmp_path / "a.csv.zip", None)
+
+
 @pytest.mark.parametrize("suffix", sorted(PACKERS))
 def test_damaged_packed_tables_are_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.csv{suffix}"

@@ -25,6 +25,7 @@ from antpipe.features.ingest.amazon.spill import Lines, Spill, columns
 from antpipe.features.ingest.lines import ahead, block_of
 from antpipe.features.ingest.rejects import Rejects
 from antpipe.features.ingest.rules import RawInteractions, line_counts
+from antpipe.runtime.disk import naming
 from antpipe.runtime.logs import log
 from antpipe.runtime.threads import short_turns
 from antpipe.store.looking import first_lines
@@ -91,7 +92,8 @@ def read_reviews(files: tuple[Path, ...], release: Release, rejects: Rejects) ->
     With a limit, each file is read up to that line. Raises DataError if no line is left.
     """
     formats, good, parts = [], [], []
-    with TemporaryFile(dir=folder_with_room(release.store.root)) as file, short_turns():
+    room = folder_with_room(release.store.root)
+    with naming(room / "temporary file"), TemporaryFile(dir=room) as file, short_turns():
         spill = Spill(file)
         for path in files:
             form, lines = _lines(path, release, rejects)

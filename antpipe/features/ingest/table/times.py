@@ -1,5 +1,6 @@
 """Times of a table: dates, or numbers of any unit, become milliseconds since 1970."""
 
+import re
 from array import array
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from antpipe.runtime.logs import log
 UNITS = {"s": (1e8, 1e11), "ms": (1e11, 1e14), "us": (1e14, 1e17), "ns": (1e17, 1e20)}
 PER_MILLISECOND = {"ms": 1, "us": 1_000, "ns": 1_000_000}
 LARGEST = 10**19
+DECIMAL_COMMA = re.compile(r"\d{4,},\d+|\d+,(?!\d{3}\Z)\d+")  # not 1,600, which may be thousands
 FLOATS = {"Float32": 32, "Float16": 16}  # types of a column
 LATEST = 10**14  # milliseconds, the year 5138
 # Numbers that are dates written without signs, by their digits: 20251231, 202512311030, 20251231103000.
@@ -88,6 +90,8 @@ def parse_time(value: Any, form: DateFormat | None = None) -> tuple[int, float, 
         return int(text), 0.0, False
     except ValueError:
         pass
+    if DECIMAL_COMMA.fullmatch(text):
+        text = text.replace(",", ".")
     try:
         number = float(text)
     except ValueError:
