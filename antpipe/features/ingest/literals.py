@@ -93,7 +93,7 @@ def _value(tokens: list[tuple[str, str]], depth: int) -> Any:
     if kind == "text":
         return ESCAPE.sub(_unescaped, text[1:-1])
     if kind == "number":
-        return float(text) if set(text) & set(".eE") else int(text)
+        return text  # it becomes one anyway
     if kind == "word" and text != "array":
         return WORDS.get(text)
     if text == "array":

@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import lzma
+import struct
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -23,7 +24,6 @@ DAMAGED: tuple[type[Exception], ...] = (
     zlib.error,
     lzma.LZMAError,
     zipfile.BadZipFile,
-    NotImplementedError,
     pa.ArrowException,
 )
 
@@ -51,39 +51,41 @@ def open_unpacked(path: Path) -> BinaryIO:
     if packing == ZSTD:
         return cast(BinaryIO, pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
     if packing == ZIP:
-        with zipfile.ZipFile(path) as archive:  # what is open in it stays open
-            return cast(BinaryIO, archive.open(member_of(path, archive)))
+        return _only_member(path)[1]
     return path.open("rb")
 
 
 def name_inside(path: Path) -> str:
     """The name that tells the format of a packed file: without .gz and the like; of the one file in a zip archive."""
     if packing_of(path) == ZIP:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                inside = PurePosixPath(member_of(path, archive)).name
-        except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(
-                f"{path}: cannot be read: {error}; make or download it again", shell("unzip", "-t", path)
-            ) from None
+        name, member = _only_member(path)
+        member.close()
+        inside = PurePosixPath(name).name
         if PurePosixPath(inside).suffix:
             return inside
     return path.stem if path.suffix.lower() in SUFFIXES else path.name
 
 
-def member_of(path: Path, archive: zipfile.ZipFile) -> str:
-    """The one file of an archive. Raises DataError if there are none, or several."""
-    files = [one for one in archive.infolist() if not one.is_dir() and not _is_other(one.filename)]
-    names = [one.filename for one in files]
-    if len(names) != 1:
-        shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+def _only_member(path: Path) -> tuple[str, BinaryIO]:
+    """The one file of an archive, opened. Raises DataError if there are none or several, or if it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:  # what is open in it stays open
+            files = [
+                one for one in archive.infolist() if not one.filename.endswith("/") and not _is_other(one.filename)
+            ]
+            if len(files) == 1:
+                return files[0].filename, cast(BinaryIO, archive.open(files[0]))
+    except RuntimeError as error:  # NotImplementedError among them
+        raise DataError(f"{path}: the zip archive cannot be read: {error}", shell("unzip", path)) from None
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, LookupError, struct.error) as error:
         raise DataError(
-            f"{path}: a zip archive of {len(names)} files ({shown or 'none'}); unpack it and name the one to read",
-            shell("unzip", path),
-        )
-    if files[0].flag_bits & 1:
-        raise DataError(f"{path}: the zip archive is encrypted; unpack it with its password", shell("unzip", path))
-    return names[0]
+            f"{path}: cannot be read: {error}; make or download it again", shell("unzip", "-t", path)
+        ) from None
+    shown = ", ".join(one.filename for one in files[:5]) + (" …" if len(files) > 5 else "")
+    raise DataError(
+        f"{path}: a zip archive of {len(files)} files ({shown or 'none'}); unpack it and name the one to read",
+        shell("unzip", path),
+    )
 
 
 def in_words(packing: bytes) -> str:
@@ -92,5 +94,5 @@ def in_words(packing: bytes) -> str:
 
 
 def _is_other(name: str) -> bool:
-    """Whether a file in an archive is one that systems add."""
-    return name.startswith("__MACOSX/") or PurePosixPath(name).name.startswith(".")
+    """Whether a name in an archive is a folder or a file that systems add."""
+    return name.endswith("/") or name.startswith("__MACOSX/") or PurePosixPath(name).name.startswith(".")

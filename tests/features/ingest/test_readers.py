@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import zipfile
@@ -13,6 +14,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from antpipe.errors import DataError
 from antpipe.features.ingest.lines import read_lines
@@ -247,3 +250,58 @@ def test_published_lines_in_utf_16_are_refused_as_such(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="it is UTF-16") as caught:
         list(read_lines(tmp_path / "a.json"))
     assert str(caught.value.next_command).startswith("iconv -f UTF-16 -t UTF-8 ")
+
+
+LINES = st.text('u,i:;|1.5"\n{}[]\t\\é', max_size=60).map(str.encode)
+KINDS = [
+    ".csv",
+    ".txt",
+    ".dat",
+    ".jsonl",
+    ".json",
+    ".csv.gz",
+    ".csv.bz2",
+    ".csv.xz",
+    ".csv.zst",
+    ".csv.zip",
+    ".parquet",
+]
+
+
+def zipped(content: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.csv", content)
+    return stream.getvalue()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    content=st.binary(max_size=80) | LINES | LINES.map(lambda text: b"u,i\n" + text),
+    pack=st.sampled_from([bytes, *PACKERS.values(), zipped]),
+    suffix=st.sampled_from(KINDS),
+    cut=st.integers(0, 12),
+    wrong=st.tuples(st.integers(0, 200), st.integers(0, 255)),
+)
+def test_any_bytes_under_any_name_are_a_table_or_refused(
+    tmp_path_factory: pytest.TempPathFactory,
+    content: bytes,
+    pack: Callable[[bytes], bytes],
+    suffix: str,
+    cut: int,
+    wrong: tuple[int, int],
+) -> None:
+    packed = bytearray(pack(content))
+    if wrong[0] < len(packed):
+        packed[wrong[0]] = wrong[1]
+    path = tmp_path_factory.mktemp("any") / f"a{suffix}"
+    path.write_bytes(packed[: len(packed) - cut] if cut % 3 == 0 else packed)
+    rejects = Rejects(10**6)
+    try:
+        table = open_table(path, None)
+        rows = list(read_rows(table, list(dict.fromkeys(table.columns))[:1], rejects))
+    except DataError as error:
+        assert str(path) in error.message
+        return
+    assert all(row.line >= 1 for row in rows)
+    assert len({row.line for row in rows} | {row["line"] for row in rejects.rows}) == len(rows) + rejects.total
