@@ -11,6 +11,7 @@ from antpipe.features.ingest.text import MISSING_WORDS
 
 # In a list of URLs a separator stands before the next one: URLs may hold commas and bars themselves.
 BETWEEN_URLS = re.compile(r"[\s,;|]+(?=(?:https?:)?//)", re.IGNORECASE)
+OPENING = ("[", "{", "(", "array(", " ", "\t", "\n")  # what a printed list or record may begin with
 SEPARATORS = " \t\r\n,;|"
 PICTURE_SIZES = ("hi_res", "large", "thumb")
 PICTURE_KEYS = (*PICTURE_SIZES, "url", "src", "image", "image_url", "href", "link", "path", "file")
@@ -106,6 +107,8 @@ def text_of(value: Any) -> str | None:
 
 def described(value: Any) -> list[str]:
     """A value as texts like `listed`, but the fields of a record keep their names."""
+    if isinstance(value, str) and not value.startswith(OPENING):  # nearly all, so that they cost nothing
+        return [] if value.strip() in MISSING_WORDS else [value]
     return texts_of(parsed(value) if isinstance(value, str) else value, MISSING_WORDS, with_keys=True)
 
 
@@ -127,4 +130,6 @@ def listed(value: Any) -> list[str]:
 
     A missing value, also if it is written as a word, such as nan, is no text.
     """
+    if isinstance(value, str) and not value.startswith(OPENING):
+        return [] if value.strip() in MISSING_WORDS else [value]
     return texts_of(parsed(value) if isinstance(value, str) else value, MISSING_WORDS)
