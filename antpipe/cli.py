@@ -13,12 +13,14 @@ from antpipe import __version__
 from antpipe.commands import exports, features, imports, ingest, judging, overview, reporting, training, using
 from antpipe.commands.flags import app
 from antpipe.errors import AntpipeError, SameCommand, UsageError
+from antpipe.runtime.disk import FULL, folder_of
 from antpipe.runtime.logs import log
 from antpipe.runtime.process import tune_process
 from antpipe.runtime.terminal import shown_on_stderr, takes_any_text
 from antpipe.runtime.words import command_line, shown
 from antpipe.settings.sections import CONFIGS
 from antpipe.settings.sources import check_environment
+from antpipe.store.next_command import shell
 from antpipe.training.parallel import world_of
 
 # Loading these modules registers their commands.
@@ -69,7 +71,8 @@ def run(words: list[str]) -> int:
         code = INTERRUPTED
     except OSError as error:
         code = AntpipeError.exit_code
-        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), None)
+        room = shell("df", "-h", folder_of(error)) if error.errno in FULL else None
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), room)
     except Exception as error:  # a bug of antpipe or of a library: one line here, the traceback on demand
         code = AntpipeError.exit_code
         fail(f"unexpected {type(error).__name__}: {error}", f"ANTPIPE_DEBUG=1 {command_line(['antpipe', *words])}")

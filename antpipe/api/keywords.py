@@ -112,6 +112,7 @@ class FetchKeywords(TypedDict, total=False):
     give_up: int
     timeout: float
     deadline: float
+    least_rate: float
     max_bytes: int
     max_pixels: int
     max_redirects: int

@@ -108,10 +108,3 @@ def build_command_with(domain: Described, artefact: str, flag: str, value: str, 
 def shell(*words: str | Path) -> str:
     """A command line of another program."""
     return command_line(str(word) for word in words)
-
-
-def first_lines(path: Path) -> str:
-    """A command that shows how a text file, plain or .gz, begins."""
-    return (
-        f"{shell('gzip', '-dc', path)} | head -n 3" if path.suffix.lower() == ".gz" else shell("head", "-n", "3", path)
-    )

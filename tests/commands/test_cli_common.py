@@ -301,9 +301,14 @@ def test_a_bug_ends_with_1_and_one_line(priced: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_failing_disk_is_named_by_file_and_reason(priced: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(STAGE, raising(OSError(28, "No space left on device", "store/price.arrow")))
+    file = priced / "gone" / "price.arrow"
+    monkeypatch.setattr(STAGE, raising(OSError(28, "No space left on device", str(file))))
     outcome = run_named("quantize-price", priced)
-    assert (outcome.code, outcome.err) == (1, "antpipe: error: store/price.arrow: No space left on device\n")
+    assert outcome.code == 1
+    assert outcome.err.splitlines() == [
+        f"antpipe: error: {file}: No space left on device",
+        f"antpipe: next: df -h {priced}",
+    ]
 
 
 # -- as a program of its own ----------------------------------------------------------------------------------

@@ -165,14 +165,14 @@ def test_reasons_are_columns_of_the_file(opened: Open, tmp_path: Path) -> None:
 
 
 def test_histories_are_read_line_by_line(opened: Open, tmp_path: Path) -> None:
-    (tmp_path / "some.txt").write_text("i03,i01\n i02 \n\n", encoding="utf-8")
+    (tmp_path / "some.txt").write_text('i03,i01\n "i02" \n\n', encoding="utf-8")
     lines = ['["i03", "i01"]', '{"user_id": "x", "items": ["i02"]}']
-    (tmp_path / "some.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "some.jsonl").write_text("\n\n".join(lines), encoding="utf-8")
     plain, named = (histories_in(opened("plain"), tmp_path / f"some.{suffix}") for suffix in ("txt", "jsonl"))
     for audience in (plain, named):
         assert [one.tolist() for one in audience.histories(slice(0, 2))] == [[3, 1], [2]]
     assert plain.owners.rows() == [(None, 1), (None, 2)]
-    assert named.owners.rows() == [(None, 1), ("x", 2)]
+    assert named.owners.rows() == [(None, 1), ("x", 3)]  # empty lines are no records
 
 
 @pytest.mark.parametrize(

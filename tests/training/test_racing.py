@@ -84,7 +84,18 @@ def test_rungs_double_and_are_validated(epochs: int, eval_every: int, first: flo
     ],
 )
 def test_the_better_half_stays(scores: dict[str, float], kept: list[str]) -> None:
-    assert survivors(scores) == kept
+    assert survivors({name: (score, 0.0, 0.0) for name, score in scores.items()}) == kept
+
+
+def test_of_equal_recalls_ndcg_decides_and_then_the_loss() -> None:
+    scores = {"a": (1.0, 0.4, -2.0), "b": (1.0, 0.5, -3.0), "c": (1.0, 0.5, -2.5), "d": (0.9, 0.9, -0.1)}
+    assert survivors(scores) == ["b", "c"]
+    assert race.by_score(scores) == ["c", "b", "a", "d"]
+    found = [{"epochs": 2, "scores": {}, "kept": ["c"]}]
+    why = "valid_recall@10 after 2 epochs: c 1.0000, b 1.0000, a 1.0000, d 0.9000"
+    assert race.reason("c", scores, found, {}) == f"{why} (of equal ones ndcg@10 decides, then the loss)"
+    level = scores | {"b": scores["c"]}
+    assert race.reason("c", level, found, {}).endswith(" (level with b; the first in order counts)")
 
 
 def test_every_candidate_has_its_stages() -> None:
@@ -98,9 +109,12 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def scored(monkeypatch: pytest.MonkeyPatch, winner: str) -> None:
     """Let this candidate always be the best on validation."""
     real = race.score_at
-    monkeypatch.setattr(
-        race, "score_at", lambda legs, epochs: real(legs, epochs) + (legs[-1].folder.path.name == winner)
-    )
+
+    def score_at(legs: Any, epochs: int) -> race.Score:
+        recall, ndcg, loss = real(legs, epochs)
+        return recall + (legs[-1].folder.path.name == winner), ndcg, loss
+
+    monkeypatch.setattr(race, "score_at", score_at)
 
 
 @pytest.mark.parametrize("winner", ["scratch", "relearn"])
@@ -155,7 +169,9 @@ def test_the_decision_says_when_and_why_each_candidate_was_dropped(whole: tuple[
     assert first["epochs"] == 1
     assert set(first["scores"]) == set(CANDIDATES)
     assert first["scores"]["relearn"] == first["scores"]["relearn-then-unfreeze"]  # the same until they part
-    assert set(first["kept"]) == set(survivors(first["scores"]))
+    ties = first["ties"]
+    scores = {name: (one, ties[name]["ndcg@10"], -ties[name]["loss"]) for name, one in first["scores"].items()}
+    assert set(first["kept"]) == set(survivors(scores))
     last = decision["rungs"][-1]
     assert decision["chosen"] in last["kept"]
     assert f"after {last['epochs']} epoch" in decision["why"]

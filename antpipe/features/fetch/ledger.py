@@ -22,13 +22,14 @@ import pyarrow.compute
 import pyarrow.parquet  # noqa: F401
 
 from antpipe.errors import IntegrityError
+from antpipe.runtime.disk import naming
 from antpipe.runtime.files import atomic
 from antpipe.store.next_command import shell
 from antpipe.store.tables import read_table, write_table
 
 FOLDER = "fetched"
 LEDGER = "ledger.parquet"
-SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
+SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif", "AVIF": ".avif"}
 # What became of a URL. Of those without a picture, only `failed` may end differently next time.
 OK, FAILED, GONE, REFUSED, INVALID = "ok", "failed", "gone", "refused", "invalid"
 PERMANENT = (GONE, REFUSED, INVALID)
@@ -100,7 +101,8 @@ def write_ledger(folder: Path, entries: Mapping[str, Entry]) -> None:
         field.name: [getattr(entry, field.name) for entry in entries.values()] for field in dataclasses.fields(Entry)
     }
     table = pl.DataFrame(columns, schema={**SCHEMA, "time": pl.Int64()}).cast(SCHEMA)
-    write_table(folder / LEDGER, table.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    with naming(folder / LEDGER):
+        write_table(folder / LEDGER, table.to_arrow(compat_level=pl.CompatLevel.oldest()))
 
 
 def keep_picture(folder: Path, content: bytes, form: str) -> tuple[str, str]:
@@ -108,7 +110,7 @@ def keep_picture(folder: Path, content: bytes, form: str) -> tuple[str, str]:
     sha256 = hashlib.sha256(content).hexdigest()
     path = folder / sha256[:2] / f"{sha256}{SUFFIX[form]}"
     path.parent.mkdir(exist_ok=True)
-    with atomic(path, durable=False) as scratch:  # `is_there` recognises one that was lost
+    with naming(path), atomic(path, durable=False) as scratch:  # `is_there` recognises one that was lost
         scratch.write_bytes(content)
     return sha256, f"{FOLDER}/{path.parent.name}/{path.name}"
 

@@ -29,7 +29,7 @@ from antpipe.store.next_command import build_command
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 HASHED_AT_ONCE = 4096  # pictures
 MOST_BYTES = 1 << 28  # of a picture file
 FETCHED = re.compile(r"(?:.*/)?fetched/[0-9a-f]{2}/([0-9a-f]{64})\.[a-z]+")

@@ -334,9 +334,15 @@ def test_a_second_import_is_fresh_until_a_file_changes(store: Store, tmp_path: P
     np.ones((6, 4), np.float32).tofile(folder / "Toy.feat1CLS")
     words = ("import", "unisrec", "--path", folder, "--domain", "Toy", "--feature-width", "4", "--store", store.root)
     first = run(*words)
-    assert [line.split("  ")[1:3] for line in first.out.splitlines() if line[0] != " "] == [["items", "built"], ["text", "built"]]
+    assert [line.split("  ")[1:3] for line in first.out.splitlines() if line[0] != " "] == [
+        ["items", "built"],
+        ["text", "built"],
+    ]
     before = snapshot(store.root)
-    assert [line.split("  ")[1:3] for line in run(*words).out.splitlines() if line[0] != " "] == [["items", "fresh"], ["text", "fresh"]]
+    assert [line.split("  ")[1:3] for line in run(*words).out.splitlines() if line[0] != " "] == [
+        ["items", "fresh"],
+        ["text", "fresh"],
+    ]
     assert snapshot(store.root) == before
     np.zeros((6, 4), np.float32).tofile(folder / "Toy.feat1CLS")
     assert " 0 described" in run(*words).out

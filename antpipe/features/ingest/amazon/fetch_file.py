@@ -22,6 +22,7 @@ from typing import Any, TypedDict
 import httpx2
 
 from antpipe.errors import AntpipeError, DataError
+from antpipe.runtime.disk import naming
 from antpipe.runtime.http import retry_after
 from antpipe.runtime.logs import log
 from antpipe.runtime.progress import Update, ignore
@@ -183,7 +184,7 @@ def _ask(client: httpx2.Client, part: Part, command: str, update: Update) -> Non
     try:
         with client.stream("GET", part.url, headers=asked) as response:
             _accept(response, part, start, command)
-            with part.path.open("ab") as stream:
+            with naming(part.path), part.path.open("ab") as stream:
                 for block in response.iter_raw():  # as it comes: blocks of a fixed size get lost when it breaks off
                     stream.write(block)
                     update(stream.tell() / MEBIBYTE, -(-(part.total or 0) // MEBIBYTE), "MiB")

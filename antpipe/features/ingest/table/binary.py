@@ -21,9 +21,6 @@ def damaged(path: Path, why: str) -> DataError:
     return DataError(f"{path}: {why}; make or download it again", shell(*look, path))
 
 
-# -- text -----------------------------------------------------------------------------------------------------
-
-
 def batches(path: Path) -> Iterator[pa.RecordBatch]:
     """All rows, batch by batch. The first batch has no rows and only shows the columns."""
     try:
@@ -88,6 +85,13 @@ def types_of(no_rows: pa.RecordBatch) -> dict[str, pl.DataType]:
 def is_date(kind: pa.DataType) -> bool:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
+
+
+def fine_of(no_rows: pa.RecordBatch) -> dict[str, int]:
+    """The columns of times that are finer than milliseconds, with how many of their units are one."""
+    units = {"us": 1000, "ns": 1_000_000}
+    times = [column for column in no_rows.schema if pa.types.is_timestamp(column.type) and column.type.unit in units]
+    return {column.name: units[column.type.unit] for column in times}
 
 
 def plain(path: Path, name: str, column: pa.Array) -> list[Any]:
