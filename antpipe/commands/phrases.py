@@ -81,11 +81,12 @@ def percent(text: str) -> str:
 
 
 def plural(text: str, value: float) -> str:
-    """One user, not one users."""
+    """One user, not one users: the first noun that ends in s loses it."""
     if value != 1 or not text.startswith("1 "):
         return text
-    first, noun, *rest = text.split(" ")
-    return " ".join([first, noun.removesuffix("s"), *rest])
+    words = text.split(" ")
+    nouns = [place for place, word in enumerate(words) if word.endswith("s")]
+    return " ".join(word.removesuffix("s") if [place] == nouns[:1] else word for place, word in enumerate(words))
 
 
 def said(head: str, parts: Sequence[str]) -> str:

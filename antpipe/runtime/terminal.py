@@ -6,12 +6,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from antpipe.runtime.logs import log
 from antpipe.runtime.progress import Update, ignore
 from antpipe.runtime.words import cell, shown
 
 QUIET_SECONDS = 5.0  # between plain lines
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
 class ToStderr(logging.Handler):
@@ -47,18 +49,19 @@ def shown_on_stderr() -> Iterator[None]:
 @contextmanager
 def quieter() -> Iterator[None]:
     """Show warnings only, and no progress, within this block."""
-    level = log.level
+    level, token = log.level, _quiet.set(True)
     log.setLevel(logging.WARNING)
     try:
         yield
     finally:
         log.setLevel(level)
+        _quiet.reset(token)
 
 
 @contextmanager
 def on_stderr(label: str) -> Iterator[Update]:
     """The Progress of the command line: a bar if stderr is a terminal, else a plain line every few seconds."""
-    if not log.isEnabledFor(logging.INFO):
+    if _quiet.get():
         yield ignore
         return
     label = cell(label)

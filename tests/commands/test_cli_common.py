@@ -53,7 +53,7 @@ from antpipe.settings.sections import CONFIGS
 from antpipe.settings.serving import RecommendConfig, ServeConfig, SimilarConfig
 from antpipe.settings.training import TrainConfig
 from antpipe.store.store import Store
-from tests.support.commands import ingested, names_of, run, run_named, words_of
+from tests.support.commands import ingested, names_of, run, run_named, unfolded, words_of
 from tests.support.releases import snapshot
 from tests.support.trainable import make_trainable
 
@@ -230,7 +230,7 @@ def test_the_next_command_is_the_one_typed_with_its_flags_changed(
 def test_epochs_are_told_on_stderr(trainable: Path) -> None:
     outcome = run_named("scratch", trainable)
     assert re.search(r"(?m)^scratch: 2/2 loss=\S+ valid_recall@10=\S+ seconds=\S+$", outcome.err)
-    assert len(outcome.out.splitlines()) == 1
+    assert len(unfolded(outcome.out).splitlines()) == 1
 
 
 class Terminal(io.StringIO):

@@ -20,7 +20,7 @@ from antpipe.features.ingest.amazon.addresses import ADDRESSES, BASES, KNOWN_SHA
 from antpipe.features.ingest.amazon.fetch_file import fetch_file
 from antpipe.settings.ingest import AmazonConfig, DownloadConfig
 from antpipe.store.store import Store
-from tests.support.commands import run
+from tests.support.commands import run, unfolded
 from tests.support.places import check_refusal
 from tests.support.releases import encode, items, product, review, review_2023, snapshot
 
@@ -488,11 +488,11 @@ def test_a_domain_is_downloaded_and_ingested(shop: Mirror, tmp_path: Path) -> No
 
 def test_a_dry_run_fetches_and_writes_nothing(shop: Mirror, tmp_path: Path) -> None:
     outcome = run(*words(shop, tmp_path, "--dry-run"))
-    assert (outcome.code, outcome.out.splitlines()) == (
+    assert (outcome.code, unfolded(outcome.out).splitlines()) == (
         0,
         [
-            f"Shop  Shop_5.json.gz  would be fetched  url={shop.base}/categoryFilesSmall/Shop_5.json.gz",
-            f"Shop  meta_Shop.json.gz  would be fetched  url={shop.base}/metaFiles2/meta_Shop.json.gz",
+            f"Shop  Shop_5.json.gz  would be fetched url {shop.base}/categoryFilesSmall/Shop_5.json.gz",
+            f"Shop  meta_Shop.json.gz  would be fetched url {shop.base}/metaFiles2/meta_Shop.json.gz",
         ],
     )
     assert shop.asked == []

@@ -19,7 +19,7 @@ from antpipe.features.ingest.table.values import pictures_of, to_id
 from antpipe.features.ingest_table import ingest_table, table_source
 from antpipe.settings.ingest import TableConfig
 from antpipe.store.store import Store
-from tests.support.commands import run
+from tests.support.commands import run, unfolded
 from tests.support.releases import EVERYTHING, UNDESCRIBED, interactions, items, report
 from tests.support.shops import make_domain
 
@@ -123,7 +123,7 @@ def test_a_limit_counts_rows_good_or_not_and_is_part_of_the_fingerprint(store: S
     line = f"ingest table --domain Shop --interactions {visits} --items {goods} --min-user 1 --min-item 1 --store"
     words = [*line.split(), str(store.root), "--max-rejects", "1"]
     outcome = run(*words, "--limit", "3")
-    assert "limit 3, 1 line malformed" in outcome.out
+    assert "limit 3, 1 line malformed" in unfolded(outcome.out)
     assert [row[:2] for row in interactions(store.domain("Shop"))] == [("a", "x"), ("a", "y")]
     assert report(store)["interactions"]["lines"] == 3
     assert "  fresh" in run(*words, "--limit", "3").out
@@ -150,7 +150,7 @@ def test_a_table_is_stale_once_the_named_domain_has_other_users(store: Store, tm
     visits = write(tmp_path / "v.csv", VISITS.replace("\n,x,1500000001", ""))
     line = f"ingest table --domain Shop --interactions {visits} --min-user 1 --min-item 1 --keep-without-metadata"
     words = [*line.split(), "--drop-shared-users-from", "Target", "--store", str(store.root)]
-    assert "1 shared user dropped" in " ".join(run(*words).out.split())
+    assert "1 shared user dropped" in unfolded(run(*words).out)
     assert "  fresh" in run(*words).out
     make_domain(store, "Target", [{"item_id": "t"}], [("a", "t", 1)])
     make_domain(store, "All", [{"item_id": "t"}], [("a", "t", 1), ("b", "t", 1)])
