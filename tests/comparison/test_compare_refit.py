@@ -97,7 +97,7 @@ def test_the_runs_and_their_verdict_are_those_of_a_comparison_without_refits(
 def test_the_table_has_refits_below_the_others_and_says_what_is_not_refitted(
     whole: tuple[dict[str, Any], Path], show: Any
 ) -> None:
-    text = show(whole[0])
+    text = unfolded(show(whole[0]))
     caption = "After refit on training + validation (no verdict). Protocol"
     assert text.count(f"{caption} all: mean") == text.count(f"{caption} all: difference to scratch") == 1
     assert text.index("Protocol unseen: difference") < text.index(caption)

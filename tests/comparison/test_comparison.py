@@ -168,7 +168,7 @@ def test_a_verdict_of_none_names_the_difference_that_would_have_been_found(tmp_p
     assert one["detectable"] > one["high"] - one["difference"]
     for text in (unfolded(as_text(found)), as_markdown(found)):
         assert f"finetune NONE (no difference beyond chance; one of {share} would be found in 8 of 10 tests)" in text
-        assert f"{one['detectable']:.4f}" in text
+    assert f"{one['detectable']:.4f}" in as_markdown(found)  # a terminal has no room for it
 
 
 def test_an_arm_is_equivalent_if_its_interval_lies_within_the_margin(tmp_path: Path) -> None:
