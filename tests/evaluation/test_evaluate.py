@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from antpipe.commands.show import SHOWN
 from antpipe.core.ranking import PROTOCOLS
 from antpipe.evaluation.evaluate import evaluate_run
 from antpipe.settings.evaluation import EvaluateConfig
@@ -70,9 +71,9 @@ def test_slices_are_printed_on_request_without_empty_ones(folder: Path) -> None:
     shown = commands.run(*words(folder, "--slices")).out
     assert shown.startswith(plain.rstrip("\n"))
     rows = [line.split() for line in shown[len(plain) :].splitlines() if line]
-    assert rows[0][:4] == ["slice", "positions", "users", "protocol"]
+    assert rows[0] == ["slice", "positions", "protocol", *SHOWN]
     expected = [
-        [group, name, str(one["positions"]), str(one["users"]), protocol, *(f"{v:.4f}" for v in values.values())]
+        [group, name, str(one["positions"]), protocol, *(f"{values[metric]:.4f}" for metric in SHOWN)]
         for group, slices in result["slices"].items()
         for name, one in slices.items()
         for protocol, values in one["protocols"].items()

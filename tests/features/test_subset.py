@@ -21,7 +21,7 @@ from antpipe.settings.features import SequenceConfig, SubsetConfig, WhitenConfig
 from antpipe.store.domain import Domain
 from antpipe.store.manifest import encoder_name
 from antpipe.store.store import Store
-from tests.support.commands import run
+from tests.support.commands import run, unfolded
 from tests.support.next_commands import fault_of
 from tests.support.shops import make_domain, picture
 from tests.support.trainable import make_trainable, write_feature
@@ -297,7 +297,6 @@ def test_a_stale_feature_of_the_domain_is_refused_before_anything_is_written(sto
 
 def test_the_command_prints_a_line_per_artefact(store: Store) -> None:
     outcome = run("subset", "--domains", "Shop", "--target-users", "8,5", "--store", store.root)
-    lines = outcome.out.splitlines()
-    assert [line.split()[1:3] for line in lines[:2]] == [["items", "built"], ["text", "built"]]
-    assert lines[0].startswith("Shop-5-users  ")
-    assert lines[-1].startswith("Shop-8-users  sequences  built  users=8 ")
+    lines = unfolded(outcome.out).splitlines()
+    assert [line.split()[:3] for line in lines[:2]] == [["Shop-5-users", name, "built"] for name in ("items", "text")]
+    assert lines[-1].startswith("Shop-8-users  sequences  built 8 users, ")

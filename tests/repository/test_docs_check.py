@@ -31,6 +31,9 @@ def test_the_pages_name_only_flags_that_exist() -> None:
     assert unknown_flags(blocks) == []
 
 
+MADE = ("cli.md", "api.md", "settings.md")  # pages of the site that docs/generated.py makes
+
+
 def test_every_link_from_page_to_page_leads_somewhere() -> None:
     broken = []
     for name in [*check.PAGES, "CONTRIBUTING.md", "CHANGELOG.md"]:
@@ -38,7 +41,7 @@ def test_every_link_from_page_to_page_leads_somewhere() -> None:
         for target in re.findall(r"\]\(([^)\s]+)\)", text):
             file, _, heading = target.partition("#")
             path = (REPOSITORY / name).parent / file if file else REPOSITORY / name
-            if "://" in target:
+            if "://" in target or (name.startswith("docs/") and file in MADE):
                 continue
             if not path.exists() or (heading and heading not in anchors(path)):
                 broken.append(f"{name}: {target}")

@@ -310,7 +310,9 @@ def test_the_command_prints_figures_and_progress(store: Store, server: PictureSe
     words = ("fetch-images", "--domains", "shop", "--store", store.root, "--allow-private", "--rate", "0")
     outcome = run(*words)
     assert outcome.code == 0
-    assert outcome.out.startswith("shop  pictures  built  items=2 present=1 coverage=0.5 urls=2 ok=1 placeholder=0")
+    assert outcome.out.startswith(
+        "shop  pictures  built\n    2 items, 1 described, coverage 50.0%, 2 URLs, 1 ok, 1 gone"
+    )
     assert "shop pictures: 2/2 1 without picture, " in outcome.err
     assert "URLs without a picture: 1 (mostly gone: HTTP 404)" in outcome.err
     [row] = run(*words, "--json").json()

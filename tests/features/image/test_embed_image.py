@@ -91,7 +91,11 @@ def test_unreadable_pictures_are_listed_with_their_reasons(store: Store, tiny: I
     images = domain.entry("items")["images"]
     assert entry["unreadable"] == [
         {"item": "A", "file": f"{images}/bad", "why": "empty file"},
-        {"item": "B", "file": f"{images}/junk", "why": "not a picture: formats read: JPEG, PNG, WEBP, GIF, BMP"},
+        {
+            "item": "B",
+            "file": f"{images}/junk",
+            "why": "not a picture: formats read: JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF",
+        },
     ]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from antpipe.features.embed_image import embed_image
 from antpipe.features.shards import ray as engine_ray
-from antpipe.features.shards.plan import Shard
+from antpipe.features.shards.cluster import number_of
 from antpipe.features.shards.ray import Worker, WorkerTask
 from antpipe.settings.features import EngineConfig, ImageConfig
 from antpipe.store.store import Store
@@ -50,15 +50,14 @@ def one_worker(monkeypatch: pytest.MonkeyPatch, hide: Path | None = None) -> lis
     """A worker in this process that gets pickled tasks. hide: a folder it does not see. Returns the tasks."""
     tasks: list[bytes] = []
 
-    def computed(task: WorkerTask, shards: Sequence[Shard], *_: Any) -> Iterator[tuple[int, bytes]]:
+    def computed(_: type, task: WorkerTask, rows: Sequence[dict[str, Any]], *__: Any) -> Iterator[int]:
         tasks.append(pickle.dumps(task))
         if hide is not None:
             shutil.rmtree(hide)
         worker = Worker(pickle.loads(tasks[-1]))
-        for shard in shards:
-            row = {"number": np.array([shard.number]), "rows": np.array([shard.rows.tobytes()], object)}
-            answer = worker(row)
-            yield answer["number"][0], answer["error"][0]
+        for row in rows:
+            batch = {"number": np.array([row["number"]]), "rows": np.array([row["rows"]], object)}
+            yield number_of(worker(batch))
 
     for name in ("cluster", "silence"):
         monkeypatch.setattr(engine_ray, name, lambda *_: contextlib.nullcontext())

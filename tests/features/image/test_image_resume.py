@@ -77,7 +77,7 @@ def listed_bad(store: Store) -> list[tuple[str, str]]:
     return [(ids[row["item"]], row["why"]) for row in rows]
 
 
-JUNK = "not a picture: formats read: JPEG, PNG, WEBP, GIF, BMP"
+JUNK = "not a picture: formats read: JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF"
 
 
 def exact(config: ImageConfig) -> ImageConfig:

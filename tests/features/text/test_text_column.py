@@ -14,7 +14,7 @@ from antpipe.features.text.column import ROWS_AT_ONCE, TextColumn, is_blank
 
 def column(folder: Path, texts: "list[str | None] | pa.Array", group: int = 1000) -> TextColumn:
     table = pa.table({"item": np.arange(len(texts)), "text": texts})
-    table = table.replace_schema_metadata({"antpipe": json.dumps({"fingerprint": "one"})})
+    table = table.replace_schema_metadata({"antpipe": json.dumps({"fingerprint": "one", "id_table": "two"})})
     pq.write_table(table, folder / "items.parquet", row_group_size=group)
     return TextColumn(str(folder / "items.parquet"), "antpipe ingest --help", "one", "antpipe embed-text --help")
 
