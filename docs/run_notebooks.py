@@ -10,6 +10,7 @@ there, but are not compared. Of a table only the plain text is kept.
 import argparse
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -26,6 +27,7 @@ FOLDER = REPOSITORY / "docs" / "notebooks"
 TOLERANCE = 0.04  # of decimals: a shop of 150 customers, on another machine
 SECONDS = 600  # per cell, at most
 KEPT = ("text/plain", "image/png")  # kinds of output that a page can show
+FRAME = re.compile("[─═┌┬┐╞╪╡└┴┘]+")  # of a table: as wide as its figures are long
 Notebook = dict[str, Any]  # as in the file
 
 
@@ -91,16 +93,17 @@ def kept(output: dict[str, Any]) -> dict[str, Any]:
     """An output without the forms of it that no page shows."""
     if "data" not in output:
         return output
-    return output | {"data": {kind: output["data"][kind] for kind in KEPT if kind in output["data"]}, "metadata": {}}
+    parts = {part: {kind: output[part][kind] for kind in KEPT if kind in output[part]} for part in ("data", "metadata")}
+    return output | parts
 
 
 def text_of(cell: dict[str, Any]) -> str:
-    """What a cell printed, without pictures, which count as a word each."""
+    """What a cell printed; a picture counts as a word."""
     parts = []
     for output in cell.get("outputs", []):
         data = output.get("data", {})
         parts.append("(picture)" if "image/png" in data else "".join(output.get("text", data.get("text/plain", ""))))
-    return "\n".join(parts)
+    return FRAME.sub("", "\n".join(parts))
 
 
 def differences(shown: Notebook, found: Notebook) -> list[str]:

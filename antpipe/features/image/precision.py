@@ -59,7 +59,12 @@ def recipe(settings: ImageSettings) -> dict[str, Any]:
 
 
 def settle(
-    work: Embedding, lists: PictureLists, wanted: ImageSettings, folder: ShardFolder, config: ImageConfig, packaged: str
+    work: Embedding,
+    lists: PictureLists,
+    wanted: ImageSettings,
+    folder: ShardFolder,
+    config: ImageConfig,
+    packaged: str,
 ) -> tuple[ImageSettings, SampleCosines]:
     """The wanted settings, or slower ones if a sample of the pictures to embed has a cosine below the config's min_cosine.
 
