@@ -166,21 +166,27 @@ def as_table(found: Mapping[str, Any], verdict: str) -> str:
         f"{TARGET}: {facts['users']} users, {facts['items']} items; test split, protocol {protocol}, "
         f"mean over {facts['arms'][found['control']]['seeds']} seeds"
     )
-    untrained = [name for name, arm in facts["arms"].items() if arm["kind"] == UNTRAINED]
-    sentences = [verdict, f"{' and '.join(untrained)}: not trained, so without a verdict on transfer."]
-    sentences += [f"{name}: {said['why']}." for name, said in verdicts_of(facts).items()]
+    sentences = [verdict]
+    for name, arm in facts["arms"].items():
+        if arm["verdict"]:
+            sentences.append(f"{name}: {arm['verdict']['why']}.")
+        elif arm["kind"] == UNTRAINED:
+            sentences.append(f"{name}: not trained, and {beside(arm['differences'][protocol][metric], found)}.")
     return "\n".join([title, "", *aligned([head, *rows]), "", *(textwrap.fill(line, COLUMNS) for line in sentences)])
 
 
-def verdicts_of(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: arm["verdict"] for name, arm in facts["arms"].items() if arm["verdict"]}
+def beside(change: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """How a baseline compares with the control; it transfers nothing, so it has no verdict on transfer."""
+    if change["p"] is None or change["p"] >= found["alpha"]:
+        return f"not shown to differ from {found['control']}"
+    return f"{'better' if change['difference'] > 0 else 'worse'} than {found['control']} beyond chance"
 
 
 def in_percent(change: Mapping[str, Any], control: float) -> list[str]:
     """A difference and its interval (`-` for a single seed) as shares of the control's mean."""
     if not control:
         return ["-", "-"]
-    share = f"{change['difference'] / control:+.0%}"
+    share = f"{change['difference'] / control:+.1%}"
     if change["p"] is None:
         return [share, "-"]
-    return [share, f"{change['low'] / control:+.0%} to {change['high'] / control:+.0%}"]
+    return [share, f"{change['low'] / control:+.1%} to {change['high'] / control:+.1%}"]

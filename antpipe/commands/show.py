@@ -177,7 +177,7 @@ def demonstration(result: Mapping[str, Any]) -> str:
     """The table of the demonstration, where its report is, and how to go on."""
     lines = [result["table"], ""]
     lines += [f"report: {result['report']}", ""] if result["report"] else []
-    return "\n".join([*lines, "next:", *(f"  {one['command']}  # {one['about']}" for one in result["next"])])
+    return "\n".join([*lines, *(f"next, {one['about']}:\n  {one['command']}" for one in result["next"])])
 
 
 def encoders(rows: "Sequence[Encoder]") -> str:

@@ -69,10 +69,14 @@ def test_the_table_shows_differences_and_intervals_as_shares_of_the_control() ->
     lines = demonstration.as_table(found, "Nothing is shown.").splitlines()
     assert lines[2].split() == ["arm", *demonstration.SHOWN, "ndcg@10", "to", "scratch", "95%", "interval"]
     assert lines[3].split() == ["scratch", "0.5000", "0.5000", "0.5000"]
-    assert lines[4].split() == ["relearn", "0.6000", "0.6000", "0.6000", "+20%", "-10%", "to", "+50%"]
-    assert lines[5].split() == ["floor", "0.6000", "0.6000", "0.6000", "+20%", "-"]
+    assert lines[4].split() == ["relearn", "0.6000", "0.6000", "0.6000", "+20.0%", "-10.0%", "to", "+50.0%"]
+    assert lines[5].split() == ["floor", "0.6000", "0.6000", "0.6000", "+20.0%", "-"]
     assert lines[7] == "Nothing is shown."
-    assert "relearn: no difference beyond chance." in lines
+    assert lines[8:] == [
+        "relearn: no difference beyond chance.",
+        "floor: not trained, and not shown to differ from scratch.",
+    ]
+    assert demonstration.beside(change["all"]["ndcg@10"] | {"p": 0.01}, found) == "better than scratch beyond chance"
     assert max(map(len, lines)) <= demonstration.COLUMNS
 
 

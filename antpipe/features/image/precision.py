@@ -66,7 +66,7 @@ def settle(
     config: ImageConfig,
     packaged: str,
 ) -> tuple[ImageSettings, SampleCosines]:
-    """The wanted settings, or slower ones if a sample of the pictures to embed has a cosine below the config's min_cosine.
+    """The wanted settings, or slower ones if a sample of the pictures to embed has a cosine below min_cosine.
 
     What an interrupted run settled, as noted in the folder, still holds. packaged: the command that takes the packaged
     encoder, for the DataError that is raised if this one cannot be loaded.
