@@ -2,7 +2,6 @@
 
 import atexit
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -14,11 +13,14 @@ from antpipe import __version__
 from antpipe.commands import exports, features, imports, ingest, judging, overview, reporting, training, using
 from antpipe.commands.flags import app
 from antpipe.errors import AntpipeError, SameCommand, UsageError
+from antpipe.runtime.disk import FULL, folder_of
 from antpipe.runtime.logs import log
 from antpipe.runtime.process import tune_process
-from antpipe.runtime.terminal import shown_on_stderr
+from antpipe.runtime.terminal import shown_on_stderr, takes_any_text
+from antpipe.runtime.words import command_line, shown
 from antpipe.settings.sections import CONFIGS
 from antpipe.settings.sources import check_environment
+from antpipe.store.next_command import shell
 from antpipe.training.parallel import world_of
 
 # Loading these modules registers their commands.
@@ -45,6 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command line and leave with its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     tune_process()
+    takes_any_text()
     with shown_on_stderr():
         code = run(words)
     leave(code)
@@ -68,10 +71,11 @@ def run(words: list[str]) -> int:
         code = INTERRUPTED
     except OSError as error:
         code = AntpipeError.exit_code
-        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), None)
+        room = shell("df", "-h", folder_of(error)) if error.errno in FULL else None
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), room)
     except Exception as error:  # a bug of antpipe or of a library: one line here, the traceback on demand
         code = AntpipeError.exit_code
-        fail(f"unexpected {type(error).__name__}: {error}", f"ANTPIPE_DEBUG=1 {shlex.join(['antpipe', *words])}")
+        fail(f"unexpected {type(error).__name__}: {error}", f"ANTPIPE_DEBUG=1 {command_line(['antpipe', *words])}")
     if code == INTERRUPTED:
         log.error("interrupted; what was complete is kept")
     return code
@@ -80,7 +84,7 @@ def run(words: list[str]) -> int:
 def next_command(error: AntpipeError, words: Sequence[str]) -> str | None:
     """What to do after an error, as a command line."""
     if isinstance(error.next_command, SameCommand):
-        return shlex.join(["antpipe", *changed(words, error.next_command)])
+        return command_line(["antpipe", *changed(words, error.next_command)])
     return error.next_command or (help_command(words) if isinstance(error, UsageError) else None)
 
 
@@ -117,9 +121,9 @@ def fail(message: str, next_command: str | None) -> None:
     """Say on stderr, in one line, what is wrong, and in another how to continue."""
     if os.environ.get("ANTPIPE_DEBUG") == "1":
         traceback.print_exc()
-    log.error(f"error: {' '.join(message.splitlines())}")
+    log.error(f"error: {shown(' '.join(message.splitlines()))}")
     if next_command:
-        log.error(f"next: {next_command}")
+        log.error(f"next: {shown(next_command, keep='')}")
 
 
 def leave(code: int) -> NoReturn:

@@ -112,6 +112,7 @@ class FetchKeywords(TypedDict, total=False):
     give_up: int
     timeout: float
     deadline: float
+    least_rate: float
     max_bytes: int
     max_pixels: int
     max_redirects: int
@@ -167,6 +168,7 @@ class TableKeywords(TypedDict, total=False):
     category_separator: str | None
     quotes: bool | None
     keep_column: Sequence[str]
+    allow_outside: bool
     limit: int
 
 

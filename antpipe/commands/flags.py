@@ -8,7 +8,9 @@ that were given come back in `Call.settings`, ready to be passed on.
 import dataclasses
 import inspect
 import json
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +21,8 @@ from typer.core import TyperGroup
 from antpipe.api.settings import default_store, settings_of
 from antpipe.errors import Interrupted
 from antpipe.runtime.logs import log
+from antpipe.runtime.terminal import quieter
+from antpipe.runtime.words import shown
 from antpipe.settings.base import Config, as_word, base_type, flag_name
 from antpipe.settings.model import EMBEDDED
 from antpipe.settings.presets import PRESETS
@@ -137,9 +141,11 @@ class Call:
         """Print the result on stdout, as text or as JSON. Of several processes, the first one does."""
         if world_of().rank:
             return
-        text = json.dumps(as_data(value), indent=1, ensure_ascii=False) if self.json else text
+        if self.json:
+            narrow = not (sys.stdout.encoding or "").lower().startswith("utf")
+            text = json.dumps(as_data(value), indent=1, ensure_ascii=narrow)
         if text:
-            print(text)
+            print(shown(text))
 
 
 def as_data(value: Any) -> Any:
@@ -176,6 +182,7 @@ def command(
                 "store", Path | None, flag("--store", "folder of the store [$ANTPIPE_STORE or ./antpipe-store]", INPUT)
             ),
             keyword("as_json", bool, flag("--json", "print results as JSON", OUTPUT), default=False),
+            keyword("quiet", bool, flag("--quiet", "only results, warnings and errors", OUTPUT), default=False),
         ]
         if "preset" in accepted:
             about = f"settings that go together, in place of defaults ({', '.join(PRESETS)})"
@@ -185,11 +192,12 @@ def command(
 
         @wraps(function)
         def call(**given: Any) -> None:
-            store, as_json = given.pop("store"), given.pop("as_json")
+            store, as_json, quiet = given.pop("store"), given.pop("as_json"), given.pop("quiet")
             own = {one.name: given.pop(one.name) for one in declared}
             settings = {key: value for key, value in given.items() if value is not None}
             try:
-                function(Call(Store(store) if store else default_store(), as_json, settings), **own)
+                with quieter() if quiet else nullcontext():
+                    function(Call(Store(store) if store else default_store(), as_json, settings), **own)
             except Interrupted as interrupted:  # Typer ends the program with the right code, but without a word
                 log.error(interrupted.message)
                 if interrupted.next_command:

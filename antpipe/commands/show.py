@@ -4,6 +4,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from antpipe.commands.phrases import cut, phrases, said, wrapped
+from antpipe.runtime.words import cell
+
 if TYPE_CHECKING:
     from antpipe.api.runs import Run
     from antpipe.export.folder import Exported
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from antpipe.training.groups import GroupRow
     from antpipe.training.listing import RunSummary
 
+SHOWN = ("recall@10", "ndcg@10", "recall@50")  # of validation and slices; the others are in --json
+
 
 def inline(figures: Mapping[str, Any]) -> str:
     """`name=value` of what fits a line; the rest is in the manifest and in --json."""
@@ -25,26 +30,32 @@ def inline(figures: Mapping[str, Any]) -> str:
 
 
 def artefacts(results: "Sequence[StageResult]") -> str:
-    """One line per artefact."""
+    """A line per artefact, and what it holds."""
     return "\n".join(
-        f"{result.domain}  {result.artefact}  {result.status}  {inline(result.figures)}".rstrip() for result in results
+        said(f"{result.domain}  {result.artefact}  {result.status}", list(phrases(result.figures)))
+        for result in results
     )
 
 
 def run(found: "Run") -> str:
-    """The line of a run: its best epoch and that epoch's validation metrics. A refit has none of its own."""
+    """The line of a run, its best epoch, and that epoch's validation metrics. A refit has none of its own."""
+    head = f"{found.folder}  {found.stage}{', refit' if found.checkpoint.refit else ''}  {found.status}"
+    done = found.checkpoint.epochs
     if found.checkpoint.refit:
-        done = found.checkpoint.epochs
-        how = f"{f'epochs={done}' if done else 'its floor, which no epoch beat,'} on training + validation"
-        return f"{found.folder}  {found.stage}, refit  {found.status}  {how}"
-    best = {f"valid_{name}": value for name, value in found.metrics.items()}
-    figures = {"best_epoch": found.checkpoint.best_epoch, "epochs": found.checkpoint.epochs, **best}
-    return f"{found.folder}  {found.stage}  {found.status}  {inline(figures)}"
+        return said(
+            head, [f"{f'{done} epochs' if done else 'its floor, which no epoch beat,'} on training + validation"]
+        )
+    best = found.checkpoint.best_epoch
+    how = (
+        f"best epoch {best} of {done}" if best else f"its floor; {done} epochs, none better" if done else "not trained"
+    )
+    shown = [f"{name} {value:.4f}" for name, value in found.metrics.items() if name in SHOWN]
+    return said(head, [f"{how}; validation {', '.join(shown)}" if shown else how])
 
 
 def export(found: "Exported") -> str:
     """The line of an export."""
-    return f"{found.folder}  {found.kind}  exported  {inline(found.figures)}"
+    return said(f"{found.folder}  {found.kind}  exported", list(phrases(found.figures)))
 
 
 def export_data(found: "Exported") -> dict[str, Any]:
@@ -84,23 +95,30 @@ def groups(rows: "Sequence[GroupRow]") -> str:
 
 
 def evaluations(results: Sequence[Mapping[str, Any]], slices: bool = False) -> str:
-    """One table per domain with a row per protocol, and with `slices` also a row per slice that has positions."""
+    """One table per domain with a row per protocol and cutoff, and with `slices` also one with a row per slice."""
     lines = []
     for result in results:
-        lines.append(
-            f"{result['domain']}  {result['split']}  positions={result['positions']} items={result['items']} "
-            f"target_in_history={result['target_in_history']:.4f}"
+        about = (
+            f"{result['domain']}, {result['split']} split: {result['positions']:,} positions, "
+            f"{result['items']:,} items, {result['target_in_history']:.1%} of targets in their own history"
         )
+        lines.append(wrapped(about, ""))
         if result["approximate"]:
             lines.append(f"approximate, not comparable with exact figures: {inline(result['index'])}")
-        names = list(next(iter(result["protocols"].values())))
-        lines.append("protocol  " + "  ".join(f"{name:>9}" for name in names))
+        names = [name.split("@") for name in next(iter(result["protocols"].values()))]
+        metrics, cutoffs = ([*dict.fromkeys(part)] for part in zip(*names, strict=True))
+        lines.append(f"{'protocol':<8}  {'k':>3}" + "".join(f"{metric:>9}" for metric in metrics))
         for protocol, values in result["protocols"].items():
-            lines.append(f"{protocol:<8}  " + "  ".join(f"{values[name]:9.4f}" for name in names))
+            for k in cutoffs:
+                cells = "".join(f"{values[f'{metric}@{k}']:9.4f}" for metric in metrics)
+                lines.append(f"{protocol:<8}  {k:>3}{cells}")
         if "beyond" in result:
             lines += ["", *_beyond(result["beyond"])]
         if slices:
-            lines += ["", *_slices(result, names)]
+            lines += [
+                "",
+                *_slices(result, [name for name in SHOWN if name in next(iter(result["protocols"].values()))]),
+            ]
     return "\n".join(lines)
 
 
@@ -123,14 +141,13 @@ def _beyond(beyond: Mapping[str, Any]) -> list[str]:
 
 def _slices(result: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     """The rows of a result's slices, one protocol below the other."""
-    heads = "  ".join(f"{name:>9}" for name in names)
-    lines = [f"{'slice':<22}{'positions':>9}{'users':>9}  protocol  {heads}"]
+    heads = "".join(f"{name:>11}" for name in names)
+    lines = [f"{'slice':<22}{'positions':>9}  {'protocol':<8}{heads}"]
     for group, parts in result["slices"].items():
         for part, figures in parts.items():
             for protocol, values in figures["protocols"].items():
-                cells = "  ".join(f"{values[name]:9.4f}" for name in names)
-                label = f"{group} {part}"
-                lines.append(f"{label:<22}{figures['positions']:>9}{figures['users']:>9}  {protocol:<8}  {cells}")
+                cells = "".join(f"{values[name]:11.4f}" for name in names)
+                lines.append(f"{f'{group} {part}':<22}{figures['positions']:>9,}  {protocol:<8}{cells}")
     return lines
 
 
@@ -138,16 +155,17 @@ def recommendations(rows: Sequence[Mapping[str, Any]]) -> str:
     """One line per item, and with reasons another one below it."""
     lines = []
     for row in rows:
-        lines.append(f"{row['rank']:>3}  {row['score']:.4f}  {row['item_id']}  {row['title']}")
+        head = f"{row['rank']:>3}  {row['score']:.4f}  {cell(row['item_id'])}  "
+        lines.append(f"{head}{cut(cell(row['title']), len(head))}")
         if why := row.get("why"):
             worths = [
                 f"{one['modality']} {one['worth']:+.4f}" for one in why["modalities"] if abs(one["worth"]) >= 5e-5
             ]
             parts = worths or [why["modality"]]
             if why["because"]:
-                items = ", ".join(f"{one['item_id']} {one['worth']:+.4f}" for one in why["because"])
+                items = ", ".join(f"{cell(one['item_id'])} {one['worth']:+.4f}" for one in why["because"])
                 parts.append(f"after {items} ({why['method']})")
-            lines.append(f"     {'; '.join(parts)}")
+            lines.append(wrapped("; ".join(parts), " " * 5))
     return "\n".join(lines)
 
 
@@ -155,7 +173,7 @@ def written(found: "Written") -> str:
     """The line of a file of recommendations."""
     figures = {"histories": found.histories, "rows": found.rows, "items": found.items}
     rest = {"popular": found.popular, "fewer": found.fewer, "continued": found.continued}
-    return f"{found.path}  written  {inline(figures | {name: count for name, count in rest.items() if count})}"
+    return said(f"{found.path}  written", list(phrases(figures | rest)))
 
 
 def written_as_data(found: "Written") -> dict[str, Any]:
@@ -194,7 +212,7 @@ def encoders(rows: "Sequence[Encoder]") -> str:
 
 def statistics(domains: "Sequence[Figures]", shared: "Sequence[Overlap]") -> str:
     """A table of sizes and one of order, a row per domain; then a row per pair of domains that share users or items."""
-    sizes = ("users", "items", "interactions", "avg. length", "density", "text", "image", "price")
+    sizes = ("users", "items", "interactions", "per user", "text", "image", "price")
     orders = ("order by", "sorted by id", "by chance", "tied", "cold valid", "cold test")
     lines = [*_by_domain(sizes, {row.domain: _sizes(row) for row in domains}), ""]
     lines += _by_domain(orders, {row.domain: _order(row) for row in domains})
@@ -208,7 +226,7 @@ def statistics(domains: "Sequence[Figures]", shared: "Sequence[Overlap]") -> str
 def _by_domain(heads: Sequence[str], rows: "Mapping[str, Sequence[str]]") -> list[str]:
     """A table with a row per domain."""
     width = max(len("domain"), *(len(name) for name in rows))
-    widths = [max(7, *map(len, column)) for column in zip(heads, *rows.values(), strict=True)]
+    widths = [max(5, *map(len, column)) for column in zip(heads, *rows.values(), strict=True)]
     lines = [("domain", heads), *rows.items()]
     return [
         f"{name:<{width}}" + "".join(f"  {cell:>{w}}" for cell, w in zip(cells, widths, strict=True))
@@ -221,8 +239,7 @@ def _sizes(row: "Figures") -> list[str]:
         f"{row.users:,}",
         f"{row.items:,}",
         f"{row.interactions:,}",
-        f"{row.average_length:.2f}",
-        f"{row.density:.4%}",
+        f"{row.average_length:.1f}",
         f"{row.with_text:.1%}",
         f"{row.with_image:.1%}",
         f"{row.with_price:.1%}",

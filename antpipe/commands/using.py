@@ -9,6 +9,7 @@ from antpipe.commands import show
 from antpipe.commands.flags import INPUT, OUTPUT, RUN, USING, Call, OneDomain, RunFolder, app, command, flag
 from antpipe.errors import SameCommand, UsageError
 from antpipe.runtime.terminal import on_stderr
+from antpipe.settings.base import parts_of
 from antpipe.settings.features import EngineConfig
 
 ENGINE = tuple(field.name for field in fields(EngineConfig))
@@ -31,7 +32,9 @@ def recommend(
     run: RunFolder,
     domains: OneDomain,
     user: Annotated[str | None, flag("--user", "a user of the domain (original id)")] = None,
-    items: Annotated[str | None, flag("--items", "item ids of a history, oldest first")] = None,
+    items: Annotated[
+        str | None, flag("--items", "item ids of a history, oldest first; an id with a comma stands in double quotes")
+    ] = None,
     users: Annotated[str | None, flag("--users", "all, or a file of user ids, one per line; with --out")] = None,
     items_file: Annotated[
         Path | None, flag("--items-file", "a file of histories, one per line, as for --items; with --out", INPUT)
@@ -72,7 +75,7 @@ def recommend(
         raise UsageError(
             f"{', '.join(on_cluster)}: only with --users or --items-file", SameCommand(without=tuple(on_cluster))
         )
-    histories = [[part.strip() for part in items.split(",") if part.strip()]] if items is not None else []
+    histories = [[part.strip() for part in parts_of(items) if part.strip()]] if items is not None else []
     who = [user] if user is not None else []
     frame = opened.recommend(domains, users=who, histories=histories, new_items=new_items, **call.settings)
     rows = frame.drop("user_id", "history").to_dicts()

@@ -172,7 +172,7 @@ def check_settings(job: Job, start: Checkpoint) -> None:
     """
     folder = RunFolder(job.folder)
     if folder.is_unfinished():
-        found = Checkpoint(**read_header(folder)["described"])
+        found = read_header(folder)["described"]
     elif folder.is_finished():
         found = checkpoint.describe(job.folder)
     else:

@@ -28,12 +28,15 @@ from antpipe.comparison.verdict import (
 from antpipe.core.ranking import PROTOCOLS
 from antpipe.errors import DataError, IntegrityError
 from antpipe.evaluation.beyond import means
+from antpipe.evaluation.ranks import RANKS
 from antpipe.store.next_command import spell
 from antpipe.store.store import Store
+from antpipe.store.tables import read_table
 from antpipe.training.folder import RunFolder
 
 TESTED = ("recall@10", "ndcg@10")  # the metrics whose differences are tested; a verdict is about one of them
 KEYS = ("user", "position", "target")
+COMPARED = {name: RANKS[name] for name in (*KEYS, *(f"rank_{protocol}" for protocol in PROTOCOLS))}
 BEYOND = "beyond"  # key of the figures beyond accuracy, if they were asked for
 Floats = NDArray[np.float64]
 
@@ -193,22 +196,20 @@ def load_ranks(work: Sequence[Job], store: Store) -> dict[str, Ranked]:
 
     Raises IntegrityError, naming the run, if two runs were not judged on the same positions.
     """
-    import pyarrow.parquet as pq
-
     first: Any = None
     columns: dict[str, dict[str, list[Floats]]] = {}
     for job in sorted(work, key=lambda job: job.seed):
         path = RunFolder(job.folder).ranks(job.target, "test")
-        table = pq.read_table(path, columns=[*KEYS, *(f"rank_{protocol}" for protocol in PROTOCOLS)])
+        again = (
+            shlex.join(["rm", str(path)])
+            if job.arm.kind == UNTRAINED
+            else spell("evaluate", domains=[job.target], store=store.root, flags=["--run", job.folder])
+        )
+        table = read_table(path, COMPARED, again)
         keys = np.stack([table[key].to_numpy().astype(np.int64) for key in KEYS])
         first = keys if first is None else first
         if keys.shape != first.shape or (keys != first).any():
-            raise IntegrityError(
-                f"{path}: its positions differ from those of {work[0].arm.name}",
-                shlex.join(["rm", str(path)])
-                if job.arm.kind == UNTRAINED
-                else spell("evaluate", domains=[job.target], store=store.root, flags=["--run", job.folder]),
-            )
+            raise IntegrityError(f"{path}: its positions differ from those of {work[0].arm.name}", again)
         for protocol in PROTOCOLS:
             ranks = table[f"rank_{protocol}"].fill_null(np.inf).to_numpy().astype(np.float64)
             columns.setdefault(job.arm.name, {}).setdefault(protocol, []).append(ranks)

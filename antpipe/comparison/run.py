@@ -4,11 +4,10 @@ All of it is in one folder: pre-trained mixes in pretrain/, runs in TARGET/, a s
 outcome in comparison.json and comparison.md. Interrupted anywhere, the same command continues.
 """
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict
 
 from antpipe.comparison import outcome as comparison
 from antpipe.comparison.checks import (
@@ -26,7 +25,7 @@ from antpipe.comparison.modalities import Starts, narrowed
 from antpipe.comparison.order import order_facts
 from antpipe.comparison.plan import GIVEN, RACED, UNTRAINED, Arm, ComparisonRequest, Job, Mix, jobs, plan_arms, planned
 from antpipe.comparison.table import as_markdown
-from antpipe.errors import SameCommand, UsageError
+from antpipe.errors import IntegrityError, SameCommand, UsageError
 from antpipe.evaluation.baselines.judge import baseline_fingerprint, judge_baseline
 from antpipe.evaluation.evaluate import evaluate_run
 from antpipe.features.subset import is_written
@@ -35,7 +34,7 @@ from antpipe.runtime.logs import each_message_once, log
 from antpipe.runtime.process import continued_by
 from antpipe.runtime.progress import Progress, silent
 from antpipe.settings.evaluation import EvaluateConfig
-from antpipe.store.files import write_json
+from antpipe.store.documents import read_json, write_json
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import RunFolder
@@ -45,6 +44,24 @@ from antpipe.training.request import PRETRAIN
 from antpipe.training.run import FINISHED, NOTHING, UNFINISHED, run_stage
 
 OUTCOME = "comparison"  # .json and .md
+
+
+class Record(TypedDict, total=False):
+    """The JSON of a run in results/."""
+
+    arm: Required[str]
+    target: Required[str]
+    seed: Required[int]
+    run: Required[str]
+    fingerprint: Required[str]
+    weights_sha256: Required[str]
+    budget: Required[dict[str, Any]]
+    seconds: Required[float | None]
+    split: Required[str]
+    items: Required[int]
+    positions: Required[int]
+    target_in_history: Required[float]
+    protocols: Required[dict[str, dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -199,12 +216,26 @@ def pretrain(mix: Mix, force: bool, progress: Progress) -> None:
 
 
 def finish_all(work: list[Job], request: ComparisonRequest, force: bool, progress: Progress) -> list[dict[str, Any]]:
-    """Finish runs in turn, with a message after each; see finish."""
-    results = []
+    """Finish runs in turn, with a message after each; see finish. Raises IntegrityError, once the others are finished,
+    if one is damaged."""
+    results, damaged = [], []
     for number, job in enumerate(work, 1):
-        results.append(finish(job, request, force, progress))
+        try:
+            results.append(finish(job, request, force, progress))
+        except IntegrityError as error:
+            damaged.append(error)
+            log.warning(f"[{number}/{len(work)}] {label_of(job)}: {error.message}")
+            continue
         log.info(f"[{number}/{len(work)}] {label_of(job)}: {results[-1]['status']}")
+    raise_first(damaged, len(work))
     return results
+
+
+def raise_first(damaged: Sequence[IntegrityError], of: int) -> None:
+    """Raise what is wrong with the first of several damaged runs, once the others are finished."""
+    if damaged:
+        others = f" ({len(damaged)} of {of} runs are damaged; the others are finished)"
+        raise IntegrityError(damaged[0].message + others, damaged[0].next_command)
 
 
 def finish(job: Job, request: ComparisonRequest, force: bool, progress: Progress) -> dict[str, Any]:
@@ -254,10 +285,16 @@ def measure_beyond(job: Job, request: ComparisonRequest) -> dict[str, Any]:
 
 
 def read_record(job: Job, request: ComparisonRequest) -> dict[str, Any]:
-    """The result of a job that was finished before; empty if there is none."""
+    """The result of a job that was finished before; empty if there is none, or, with a warning, if it is damaged."""
     path = request.out / job.record()
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return record
+    try:
+        read_json(path, Record, None)
+        return read_json(path, dict[str, Any], None)
+    except FileNotFoundError:
+        return {}
+    except IntegrityError as error:
+        log.warning(f"{error.message}; it is made again")
+        return {}
 
 
 def ranks_of(job: Job) -> Path:

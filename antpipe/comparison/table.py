@@ -1,9 +1,12 @@
 """The outcome of a comparison as tables and sentences, for the terminal and for Markdown."""
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 SHOWN = ("recall@10", "ndcg@10", "mrr@10", "recall@50")  # the others are in comparison.json
+WIDTH = 80  # columns of a terminal
+NOT_SHOWN = ("mrr@10", "d_z", "detectable")  # columns that a terminal has no room for
 POOLED = (("low", "high", "p"), ("shops_low", "shops_high", "shops_p"))
 Table = tuple[str, list[str], list[list[str]]]  # caption, head, rows
 Section = tuple[str, list[Table], list[str]]  # title, tables, remarks
@@ -209,14 +212,21 @@ def leaving(one: Mapping[str, Any]) -> str:
 
 
 def as_text(found: Mapping[str, Any]) -> str:
-    """The outcome for a terminal."""
+    """The outcome for a terminal: the columns that matter, and sentences in lines that fit."""
     lines: list[str] = []
     for title, tables, said in (*sections(found), *curve_sections(found)):
-        lines.append(title)
+        lines += folded(title)
         for caption, head, rows in tables:
-            lines += ["", caption, *aligned([head, *rows])]
-        lines += ["", *said, ""]
-    return "\n".join([*lines, *over_targets(found)]).rstrip()
+            kept = [place for place, name in enumerate(head) if name not in NOT_SHOWN]
+            table = [[row[place] for place in kept] for row in (head, *rows)]
+            lines += ["", *folded(caption), *aligned(table)]
+        lines += ["", *(part for line in said for part in folded(line)), ""]
+    return "\n".join([*lines, *(part for line in over_targets(found) for part in folded(line))]).rstrip()
+
+
+def folded(text: str) -> list[str]:
+    """A sentence in lines of at most WIDTH, all but the first indented."""
+    return textwrap.wrap(text, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
 def over_targets(found: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,6 @@ All figures are about the first k items of one list per position, at the cutoffs
                 the domain has of its items, the same for every model; lists with less than two such items are left out
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,13 @@ from antpipe.core.catalogue import Ints
 from antpipe.core.ranking import CUTOFFS, DEPTH, PROTOCOLS, Floats, nearest
 from antpipe.core.untrained import history_matrix
 from antpipe.evaluation.baselines.judge import BASELINES
+from antpipe.evaluation.ranks import read_evaluation
 from antpipe.evaluation.slices import training_counts
 from antpipe.evaluation.vectors import OpenRun, with_vectors
 from antpipe.settings.model import EMBEDDED
+from antpipe.store.documents import write_json
 from antpipe.store.domain import Domain
-from antpipe.store.files import write_json
+from antpipe.store.next_command import spell
 from antpipe.store.store import Store
 from antpipe.training.folder import RunFolder
 from antpipe.training.run import open_run
@@ -54,8 +55,10 @@ def beyond_accuracy_of_baseline(store: Store, name: str, domain: str, folder: Pa
 def _added(folder: Path, domain: Domain, split: str, best: Best) -> dict[str, Any]:
     path = RunFolder(folder).evaluation(domain.name, split, "exact")
     found = figures_of(domain, examples(domain.sequences(), split), best)
-    figures = json.loads(path.read_text(encoding="utf-8"))
-    write_json(path, figures | {"beyond": found})
+    figures = read_evaluation(
+        path, spell("evaluate", domains=[domain.name], store=domain.root, flags=["--run", folder])
+    )
+    write_json(path, {**figures, "beyond": found})
     return found
 
 

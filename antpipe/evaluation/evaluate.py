@@ -15,12 +15,12 @@ from antpipe.errors import DataError
 from antpipe.evaluation.approximate import build_index, recall_of_exact
 from antpipe.evaluation.slices import Group, divide, slice_figures, training_counts
 from antpipe.runtime.devices import choose_device
-from antpipe.runtime.files import atomic
 from antpipe.runtime.logs import log
 from antpipe.settings.evaluation import EvaluateConfig
-from antpipe.store.files import write_json
+from antpipe.store.documents import write_json
 from antpipe.store.next_command import build_command_with
 from antpipe.store.store import Store
+from antpipe.store.tables import write_table
 from antpipe.training.folder import RunFolder
 from antpipe.training.run import known_for, open_run, seen_by
 
@@ -80,7 +80,6 @@ def write_evaluation(
     (of the target in training) and the rank by protocol, null beyond the deepest cutoff. Returns what the JSON holds.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     figures = {
         **facts,
@@ -101,7 +100,6 @@ def write_evaluation(
         values = ranks.by_protocol[protocol]
         columns[f"rank_{protocol}"] = pa.array(values, mask=np.isinf(values))
     folder, which = RunFolder(run), (facts["domain"], facts["split"], facts["index"]["kind"])
-    with atomic(folder.ranks(*which)) as scratch:
-        pq.write_table(pa.table(columns), scratch, compression="zstd")
+    write_table(folder.ranks(*which), pa.table(columns))
     write_json(folder.evaluation(*which), figures)
     return figures

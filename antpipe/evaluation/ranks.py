@@ -1,18 +1,44 @@
 """The ranks of an evaluation, with original ids."""
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Required, TypedDict
 
 import polars as pl
 
 from antpipe.core.ranking import CUTOFFS, PROTOCOLS
 from antpipe.errors import DataError
 from antpipe.runtime.files import atomic
-from antpipe.store.files import read_parquet
+from antpipe.store.documents import read_json
 from antpipe.store.next_command import spell
 from antpipe.store.store import Store
+from antpipe.store.tables import read_table
 from antpipe.training import checkpoint
 from antpipe.training.folder import RunFolder
+
+RANKS = {"user": "int", "position": "int", "target": "int", "seen": "bool", "occurrences": "int"}
+RANKS |= {"rank_all": "double", "rank_unseen": "double"}
+
+
+class Evaluation(TypedDict, total=False):
+    """The JSON of an evaluation, as far as it is read again."""
+
+    domain: Required[str]
+    split: Required[str]
+    run_fingerprint: Required[str]
+    items: Required[int]
+    users: Required[int]
+    positions: Required[int]
+    target_in_history: Required[float]
+    protocols: Required[dict[str, dict[str, float]]]
+    slices: dict[str, Any]
+    beyond: dict[str, Any]
+
+
+def read_evaluation(path: Path, next_command: str | None) -> Mapping[str, Any]:
+    """The figures that write_evaluation wrote. Raises FileNotFoundError without any, IntegrityError if damaged."""
+    read_json(path, Evaluation, next_command)
+    return read_json(path, dict[str, Any], next_command)
 
 
 def read_ranks(store: Store, run: Path, domain: str, split: str = "test", index: str = "exact") -> pl.DataFrame:
@@ -27,12 +53,12 @@ def read_ranks(store: Store, run: Path, domain: str, split: str = "test", index:
     again = spell("evaluate", domains=[domain], store=store.root, flags=flags)
     if not (figures_path.exists() and path.exists()):
         raise DataError(f"{run} was not evaluated on {domain} (split {split}, index {index})", again)
-    figures = json.loads(figures_path.read_text(encoding="utf-8"))
+    figures = read_evaluation(figures_path, again)
     ids, users = here.item_ids(), here.table("users", ["user_id"])["user_id"]
     now = (checkpoint.describe(run).fingerprint, here.core_rows())
     if (figures["run_fingerprint"], figures["items"]) != now:
         raise DataError(f"{figures_path}: the run or the catalogue of {domain} changed since this evaluation", again)
-    ranks = pl.DataFrame(read_parquet(path, None))
+    ranks = pl.DataFrame(read_table(path, RANKS, again))
     return ranks.select(
         pl.Series("user_id", users.to_pylist())[ranks["user"]],
         pl.Series("item_id", ids)[ranks["target"]],

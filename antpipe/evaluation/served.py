@@ -15,15 +15,17 @@ from antpipe.core.catalogue import Catalogue, Ints
 from antpipe.errors import DataError
 from antpipe.evaluation.slices import training_counts
 from antpipe.runtime.logs import log
-from antpipe.store.files import read_parquet
 from antpipe.store.store import Store
+from antpipe.store.tables import read_table
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
-from antpipe.training.folder import RunFolder
+from antpipe.training.folder import TRAIN_AGAIN, RunFolder
 from antpipe.training.run import changes, open_run, readable, seen_by, train_again, words_read_by
 
 if TYPE_CHECKING:
     from antpipe.core.model import Ant
+
+ITEM_COLUMNS = {"domain": "string", "item_id": "string", "trained": "bool"}
 
 
 def open_served(store: Store, run: Path, domain: str) -> tuple["Ant", Checkpoint, Catalogue]:
@@ -69,7 +71,7 @@ def read_items(run: Path, described: Checkpoint, domain: str) -> dict[str, int] 
     path = RunFolder(run).items(described.id_tables)
     if domain not in described.id_tables or not path.exists():
         return None
-    columns = read_parquet(path, ["domain", "item_id", "trained"]).to_pydict().values()
+    columns = read_table(path, ITEM_COLUMNS, TRAIN_AGAIN).to_pydict().values()
     rows = enumerate(zip(*columns, strict=True))
     return {item: row if trained else -1 for row, (of, item, trained) in rows if of == domain}
 

@@ -88,7 +88,7 @@ class OpenRun:
         """The columns of the table of items, with their types."""
         import polars as pl
 
-        return dict(pl.read_parquet_schema(self.domain.path / "items.parquet"))
+        return dict(pl.read_parquet_schema(self.domain.file("items.parquet")))
 
     def describing(self, columns: Sequence[str]) -> "pl.DataFrame":
         """These columns of the table of items, one row per item, in order."""

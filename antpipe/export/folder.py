@@ -10,7 +10,8 @@ from typing import Any
 
 from antpipe import __version__
 from antpipe.errors import DataError, SameCommand
-from antpipe.store.files import file_facts, write_json
+from antpipe.store.documents import write_json
+from antpipe.store.files import file_facts
 from antpipe.training.folder import another_folder
 
 ABOUT = "export.json"
@@ -51,8 +52,8 @@ class Draft:
         (self.path / name).write_text(content, encoding="utf-8")
 
     def json(self, name: str, value: Any) -> None:
-        """Write a JSON file."""
-        write_json(self.path / name, value)
+        """Write a JSON file for other programs, without a checksum."""
+        write_json(self.path / name, value, sealed=False)
 
     def array(self, name: str, values: Any) -> None:
         """Write a .npy file."""

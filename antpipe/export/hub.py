@@ -1,6 +1,5 @@
 """`hub push` and `hub pull`: a run as a repository of a Hugging Face hub ($HF_ENDPOINT, token of `hf auth`)."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from typing import Any
 
 from antpipe.errors import AntpipeError, DataError
 from antpipe.export.folder import ABOUT, Exported, replacing, require_free
+from antpipe.store.documents import read_json
 from antpipe.training import checkpoint
 from antpipe.training.folder import RunFolder
 
@@ -63,10 +63,9 @@ def read_about(folder: Path) -> dict[str, Any]:
     """The content of export.json. Raises DataError if there is none."""
     path = folder / ABOUT
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise DataError(f"{folder}: not an export of antpipe ({ABOUT} is missing or damaged)", EXPORT_AGAIN) from None
-    return about if isinstance(about, dict) else {}
+        return read_json(path, dict[str, Any], EXPORT_AGAIN)
+    except FileNotFoundError:
+        raise DataError(f"{folder}: not an export of antpipe ({ABOUT} is missing)", EXPORT_AGAIN) from None
 
 
 @contextmanager

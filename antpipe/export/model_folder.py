@@ -3,21 +3,46 @@
 The folder is a run too: `Run.open`, `--run` and `--from` take it as it is, and so does whoever downloads it.
 """
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from antpipe.errors import DataError
+from antpipe.evaluation.ranks import read_evaluation
 from antpipe.export.folder import README, Exported, exporting, require_free
 from antpipe.export.model_card import UNKNOWN, Shown, card
 from antpipe.runtime.logs import log
+from antpipe.store.documents import read_json
 from antpipe.store.next_command import spell
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import RunFolder
+
+
+class RunOfArm(TypedDict):
+    fingerprint: str
+
+
+class Arm(TypedDict):
+    runs: list[RunOfArm]
+    seeds: int
+    protocols: dict[str, dict[str, Any]]
+    verdict: Any
+
+
+class Target(TypedDict):
+    arms: dict[str, Arm]
+
+
+class Outcome(TypedDict):
+    """comparison.json, as far as a card tells it."""
+
+    targets: dict[str, Target]
+    metric: str
+    protocol: str
+    control: str
 
 
 def export_huggingface(
@@ -71,6 +96,7 @@ def export_huggingface(
 def kept(folder: RunFolder, described: Checkpoint) -> list[Path]:
     """Files of a run that it does well without: its cost, and to which items its learned ids belong."""
     ids = [folder.items(described.id_tables)] if described.items is not None else []
+    folder.read_cost()  # refuses a damaged one
     return [path for path in (folder.cost, *ids) if path.is_file()]
 
 
@@ -94,7 +120,7 @@ def evaluations_of(
     """The files and figures of a run's evaluations, without those of an earlier run in its folder."""
     found = []
     for path in sorted(run.glob("evaluation-*.json")):
-        figures = json.loads(path.read_text(encoding="utf-8"))
+        figures = dict(read_evaluation(path, spell("evaluate", store=store.root, flags=["--run", run])))
         if figures.get("run_fingerprint") != described.fingerprint:
             log.warning(f"{path}: of an earlier run in this folder; left out")
         elif domains is None or figures["domain"] in domains:
@@ -110,9 +136,9 @@ def verdicts_on(comparison: Path, described: Checkpoint) -> list[dict[str, Any]]
     """What a comparison says of the arm of this run, by target: arm, seeds, metric, difference, verdict and why."""
     path = comparison / "comparison.json"
     try:
-        outcome = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: no finished comparison: {error}", "antpipe compare --help") from None
+        outcome = read_json(path, Outcome, "antpipe compare --help")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no finished comparison: it is missing", "antpipe compare --help") from None
     found = []
     for target, facts in outcome["targets"].items():
         for arm, figures in facts["arms"].items():

@@ -32,6 +32,7 @@ from antpipe.features.image.pictures import (
     packed_contents,
     packed_names,
     pictures_digest,
+    require_intact,
     unpacked_files,
 )
 from antpipe.features.image.precision import recipe, settle
@@ -91,6 +92,7 @@ def embed_image(
     place = store.domain(domain)
     run = engine_of(engine, Packing(packed_contents if engine.shards else packed_names, unpacked_files))
     pictures = hashed(_pictures_of(place, config))
+    require_intact(place, pictures)
     packaged = command_of(place, "image", replace(config, encoder=PACKAGED_IMAGE), MACHINE)
     located = locate_image_encoder(config.encoder, packaged)
     parameters = parameters_of(located, config, FINGERPRINTED) | {"pictures": pictures_digest(pictures)}

@@ -137,6 +137,6 @@ def _wanted(config: TextConfig, located: Located, settled: Mapping[str, Any], he
 
 
 def _column(place: Domain) -> TextColumn:
-    items = (place.path / "items.parquet").absolute()
+    items = place.file("items.parquet").absolute()
     ingest = build_command(place, "items", force=True)
     return TextColumn(str(items), ingest, place.entry("items")["fingerprint"], build_command(place, "text"))

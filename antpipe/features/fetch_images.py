@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from antpipe.errors import AntpipeError, DataError, Interrupted, PartialError
 from antpipe.features.fetch.ledger import FAILED, FOLDER, OK, PERMANENT, SCHEMA, Entry, is_there, read_ledger, sweep
 from antpipe.features.fetch.workers import fetch_all
+from antpipe.runtime.disk import FULL
 from antpipe.runtime.logs import log
 from antpipe.runtime.progress import Progress, silent
 from antpipe.settings.base import flags_of
@@ -76,8 +77,9 @@ def fetch_images(
             _publish(place, wanted, entries, config, force)
             raise Interrupted(f"domain {domain}: interrupted; what was complete is kept", again) from None
         except OSError as error:
+            then = "; make room, then run it again" if error.errno in FULL else ""
             raise AntpipeError(
-                f"{error.filename or folder}: {error.strerror or error}; what was complete is kept", again
+                f"{error.filename or folder}: {error.strerror or error}; what was complete is kept{then}", again
             ) from None
         status, figures = _publish(place, wanted, entries, config, force)
     _report(place, figures, config)

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from antpipe.features.ingest.advice import advised
+from antpipe.features.ingest.advice import SettingsError, advised
 from antpipe.features.ingest.amazon.files import FoundFiles, Release, find_files
 from antpipe.features.ingest.amazon.metadata import read_metadata
 from antpipe.features.ingest.amazon.reviews import read_reviews
@@ -56,7 +56,16 @@ def ingest_amazon(release: Release, *, force: bool = False, dry_run: bool = Fals
             metadata = None
             if files.metadata is not None:
                 metadata = partial(read_metadata, files.metadata, config.text_fields, rejects)
-            cleaned = clean(release.domain, reviews, metadata, elsewhere, config)
+            parts = reviews.facts.get("parts", [reviews.facts])
+            lines = {path: part["lines"] for path, part in zip(files.reviews, parts, strict=True)}
+            try:
+                cleaned = clean(release.domain, reviews, metadata, elsewhere, config)
+            except SettingsError:
+                rejects.require_few(lines)  # the likelier cause
+                raise
+            if files.metadata is not None:
+                lines[files.metadata] = cleaned.report["items"]["lines"]
+            rejects.require_few(lines)
             sums = hashes()
     _add_origin(cleaned, release, files, sums)
     flags = ["--source", str(release.source), *flags_of(config), *flags_of(release.options)]

@@ -21,22 +21,23 @@ from antpipe.features.ingest.table.columns import (
     Columns,
     choose_columns,
     parse_map,
+    require_header,
     require_known,
 )
 from antpipe.features.ingest.table.cure import require_few
 from antpipe.features.ingest.table.files import open_table
+from antpipe.features.ingest.table.folder import sha256_of
 from antpipe.features.ingest.table.kept import KEPT, require_kept
 from antpipe.features.ingest.table.rows import read_interactions, read_items
 from antpipe.runtime.logs import log
 from antpipe.settings.base import flags_of
 from antpipe.settings.ingest import IngestConfig, TableConfig
 from antpipe.store.artefacts import StageResult
-from antpipe.store.files import file_sha256
 from antpipe.store.next_command import ingest_command, spell
 from antpipe.store.store import Store
 
 # Settings that are part of the fingerprint if they are not the default.
-READING = ("date_format", "encoding", "where", "drop_users", "category_separator")
+READING = ("date_format", "encoding", "where", "drop_users", "category_separator", "allow_outside")
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def ingest_table(
         elsewhere = users_of(store, domain, config.drop_shared_users_from)
         parameters = {
             "format": source.source_format,
-            "files": [file_sha256(one.table.path) for one in columns.values()],
+            "files": [sha256_of(one.table) for one in columns.values()],
             **cleaning_parameters(config, elsewhere, source.cold),
             "columns": {name: one.described() for name, one in columns.items()},
             "time_unit": table.time_unit,
@@ -99,7 +100,7 @@ def ingest_table(
             **{name: getattr(table, name) for name in READING if getattr(table, name) != getattr(TableConfig, name)},
         }
         folder = " and ".join(str(one.table.path.resolve()) for one in columns.values())
-        picture_folder = None if source.items is None else str(source.items.resolve().parent)
+        picture_folder = None if source.items is None else str(columns["items"].table.home.resolve())
         if not force:
             before = target.manifest().get("items", {}).get("report", {}).get("picture_folder")
             moved = before not in (None, picture_folder)
@@ -111,7 +112,7 @@ def ingest_table(
         for one in columns.values():
             log.info(one.in_words())
         log.info(rules)
-        rejects = Rejects(config.max_rejects, to_the_end=True)
+        rejects = Rejects(config.max_rejects)
         cleaned = _read(domain, source, columns, config, table, elsewhere, rejects)
     pictured = pl.concat([cleaned.items, cleaned.cold])["image_files"].list.len().sum()
     cleaned.report.update(
@@ -157,6 +158,8 @@ def _columns(source: TableSource, config: IngestConfig, table: TableConfig) -> d
         columns["interactions"] = one
     if "items" in tables:
         columns["items"] = choose_columns(tables["items"], ITEM_ROLES, wanted, ("item",))
+    for one in columns.values():
+        require_header(one, table)
     if table.keep_column:
         if "items" not in columns:
             raise UsageError("--keep-column names columns of --items", SameCommand(without=("--keep-column",)))

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
+from antpipe.errors import IntegrityError
 from antpipe.features.encoders.listing import offline_encoders
 from antpipe.features.ingest.shared_users import changed_targets
 from antpipe.features.subset import of_subset
@@ -28,15 +29,23 @@ def status(store: Store, domains: Sequence[str] | None = None, *, verify: bool =
     an encoder of this machine if the default one is not here. Raises DataError for an unknown domain.
     """
     names = store.domains() if domains is None else domains
-    found = {name: [_state(store, store.domain(name), artefact, verify) for artefact in ARTEFACTS] for name in names}
+    found = {name: _states(store, store.domain(name), verify) for name in names}
     return {
         name: [
             _with_encoder(one)
             for one in states
-            if one and (one.status != "missing" or one.next_command or one.artefact not in UNMISSED)
+            if one is not None and (one.status != "missing" or one.next_command or one.artefact not in UNMISSED)
         ]
         for name, states in found.items()
     }
+
+
+def _states(store: Store, domain: Domain, verify: bool) -> list[State | None]:
+    """The states of all artefacts; if the manifest as a whole is damaged, one that says so."""
+    try:
+        return [_state(store, domain, artefact, verify) for artefact in ARTEFACTS]
+    except IntegrityError as error:
+        return [State("manifest", "stale", error.message, str(error.next_command or ""))]
 
 
 def _state(store: Store, domain: Domain, artefact: str, verify: bool) -> State | None:

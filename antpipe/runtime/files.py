@@ -1,26 +1,110 @@
-"""Replacing a file in one step."""
+"""Replacing a file in one step, so that neither a kill nor a power cut leaves a part of it."""
 
+import errno
+import glob
+import io
 import os
+import re
+import shutil
+import socket
+import stat
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+OF_PROCESS = re.compile(r"\..+\.(\d+)(?:-\d+)?(?:@(.*?))?(?:\.old)?", re.DOTALL)  # names of scratch files and folders
+ABANDONED = 7 * 86_400  # seconds after which a scratch file of another machine is taken for a leftover
+
 
 @contextmanager
-def atomic(path: Path, *, durable: bool = False) -> Iterator[Path]:
+def atomic(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a scratch path beside `path`; the file written there replaces `path` at the end of the block.
 
     A reader sees the old file or the new one, never a part; of several writers at once, the last one wins. If the block
-    raises, `path` is as before and the scratch file is removed. durable: flush the content to the disk before it
-    replaces the old file.
+    raises, `path` is as before and the scratch file is removed; after a kill, the next writer removes it. durable:
+    flush the content to the disk before it replaces the old file, and the folder after that.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}")
+    scratch = path.with_name(scratch_name(path.name))
+    if durable:
+        sweep(path.parent, path.name)
     try:
+        scratch.touch()
+        mode = stat.S_IMODE(scratch.stat().st_mode)
         yield scratch
+        scratch.chmod(mode)  # as the umask says: safetensors replaces the file by one that only its owner may read
         if durable:
-            with scratch.open("rb") as stream:
-                os.fsync(stream.fileno())
+            flush(scratch)
         scratch.replace(path)
+        if durable:
+            flush(path.parent)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def scratch_name(name: str) -> str:
+    """A name beside `name` that tells whose scratch file it is."""
+    return f".{name}.{os.getpid()}-{threading.get_native_id()}@{socket.gethostname()[:32]}"
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):  # file systems that flush no folders
+            error.filename = str(path)
+            raise
+    finally:
+        os.close(handle)
+
+
+def flush_tree(folder: Path) -> None:
+    """Flush everything in a folder, and the folder itself."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            flush(Path(place, name))
+        flush(Path(place))
+
+
+def open_regular(path: Path, most: int) -> io.BufferedReader:
+    """A file of a stranger, opened to read: no pipe or device, and not larger than `most` bytes. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    facts = os.fstat(handle)
+    if stat.S_ISREG(facts.st_mode) and facts.st_size <= most:
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    why = f"larger than {most:,} bytes" if stat.S_ISREG(facts.st_mode) else "not a regular file"
+    raise OSError(errno.EINVAL, why, str(path))
+
+
+def sweep(folder: Path, name: str = "") -> None:
+    """Remove what writers that were killed left in a folder: scratch files and folders of ended processes.
+
+    name: only those of the file of this name.
+    """
+    for path in folder.glob(f".{glob.escape(name)}.*" if name else ".*"):
+        if is_abandoned(path):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether this is a scratch file whose process has ended."""
+    named = OF_PROCESS.fullmatch(path.name)
+    if not named:
+        return False
+    if named[2] not in (None, socket.gethostname()[:32]):
+        return time.time() - path.lstat().st_mtime > ABANDONED
+    return not _is_alive(int(named[1]))
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True

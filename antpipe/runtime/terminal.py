@@ -1,15 +1,19 @@
 """How the command line shows messages and progress, on stderr."""
 
+import io
 import logging
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from antpipe.runtime.logs import log
-from antpipe.runtime.progress import Update
+from antpipe.runtime.progress import Update, ignore
+from antpipe.runtime.words import cell, shown
 
 QUIET_SECONDS = 5.0  # between plain lines
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
 class ToStderr(logging.Handler):
@@ -17,7 +21,14 @@ class ToStderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level = "warning: " if record.levelno == logging.WARNING else ""
-        print(f"antpipe: {level}{record.getMessage()}", file=sys.stderr)
+        print(f"antpipe: {level}{shown(record.getMessage())}", file=sys.stderr)
+
+
+def takes_any_text() -> None:
+    """Let stdout and stderr show characters that their encoding lacks as escapes, rather than fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager
@@ -36,24 +47,40 @@ def shown_on_stderr() -> Iterator[None]:
 
 
 @contextmanager
+def quieter() -> Iterator[None]:
+    """Show warnings only, and no progress, within this block."""
+    level, token = log.level, _quiet.set(True)
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        _quiet.reset(token)
+
+
+@contextmanager
 def on_stderr(label: str) -> Iterator[Update]:
     """The Progress of the command line: a bar if stderr is a terminal, else a plain line every few seconds."""
+    if _quiet.get():
+        yield ignore
+        return
+    label = cell(label)
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(label, total=None, note="")
 
             def move(done: float, total: int, note: str = "") -> None:
-                bar.update(task, completed=done, total=total, note=note)
+                bar.update(task, completed=done, total=total, note=cell(note))
 
             yield move
         return
@@ -63,6 +90,6 @@ def on_stderr(label: str) -> Iterator[Update]:
         nonlocal last
         if time.monotonic() - last >= QUIET_SECONDS or (done == total and note):
             last = time.monotonic()
-            print(f"{label}: {int(done)}/{total} {note}".rstrip(), file=sys.stderr)
+            print(f"{label}: {int(done)}/{total} {cell(note)}".rstrip(), file=sys.stderr)
 
     yield line

@@ -15,6 +15,7 @@ from antpipe.errors import DataError, SameCommand, UsageError
 from antpipe.evaluation.vectors import History, OpenRun
 from antpipe.serving.offer import read_ids, read_lines
 from antpipe.serving.recommend import history_of, user_histories
+from antpipe.settings.base import parts_of
 
 ALL = "all"
 ITEMS_FILE = "--items-file"
@@ -64,18 +65,23 @@ def these_users(opened: OpenRun, users: str | Path | Sequence[str], unknown: str
 def histories_in(opened: OpenRun, path: Path, unknown: str = "error") -> Audience:
     """The histories in a file, one per line, oldest item first.
 
-    A line holds ids separated by commas; in a .jsonl file it is a JSON list of ids, or an object with `items` and
-    perhaps `user_id`. unknown: with `popularity`, unknown items are left out, and lines without any get an empty
-    history; otherwise they are refused by line. Raises DataError for lines that are none of this.
+    A line holds ids separated by commas (one with a comma of its own in double quotes); in a .jsonl file it is a JSON
+    list of ids, or an object with `items` and perhaps `user_id`. unknown: with `popularity`, unknown items are left
+    out, and lines without any get an empty history; otherwise they are refused by line. Raises DataError for lines that
+    are none of this.
     """
     lines = read_lines(path, ITEMS_FILE)
     while lines and not lines[-1].strip():
         lines.pop()
     users: list[str | None] = []
     histories: list[History] = []
+    numbers: list[int] = []
+    in_json = path.suffix.lower() == ".jsonl"
     for number, line in enumerate(lines, 1):
+        if in_json and not line.strip():  # no record; an empty history is []
+            continue
         where = f"{ITEMS_FILE} {path}, line {number}"
-        user, items = _of_json(line, where) if path.suffix.lower() == ".jsonl" else (None, _of_text(line))
+        user, items = _of_json(line, where) if in_json else (None, _of_text(line))
         if not items and unknown == "error":
             raise DataError(f"{where}: no item; a line is one history", SameCommand({"--unknown": "popularity"}))
         try:
@@ -83,18 +89,19 @@ def histories_in(opened: OpenRun, path: Path, unknown: str = "error") -> Audienc
         except DataError as error:
             raise DataError(f"{where}: {error.message}", SameCommand({"--unknown": "popularity"})) from None
         users.append(user)
-    owners = pl.DataFrame({"user_id": users, "history": range(1, len(users) + 1)}, schema=HISTORIES)
+        numbers.append(number)
+    owners = pl.DataFrame({"user_id": users, "history": numbers}, schema=HISTORIES)
     return _joined(owners, histories)
 
 
 def _of_text(line: str) -> list[str]:
-    return [item.strip() for item in line.split(",") if item.strip()]
+    return [item.strip() for item in parts_of(line) if item.strip()]
 
 
 def _of_json(line: str, where: str) -> tuple[str | None, list[str]]:
     user: Any = None
     try:
-        items: Any = json.loads(line) if line.strip() else []
+        items: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON: {error}") from None
     if isinstance(items, dict):

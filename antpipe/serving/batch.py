@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict
 
 import numpy as np
 import polars as pl
@@ -28,9 +28,11 @@ from antpipe.serving.explain import explain
 from antpipe.serving.offer import Offer
 from antpipe.serving.recommend import DIGITS, Wishes, best_after, log_shortfall, titles_of
 from antpipe.serving.top import Top
-from antpipe.store.files import write_json
+from antpipe.store.documents import read_json, write_json
 from antpipe.store.lock import alone
 from antpipe.store.manifest import digest
+from antpipe.store.next_command import shell
+from antpipe.store.tables import read_table, write_table
 from antpipe.training import checkpoint
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
@@ -39,6 +41,13 @@ CANDIDATES_AT_ONCE = 1 << 21  # of a part; they take about 50 bytes each
 PLAN = "plan.json"
 FOUND = pl.Schema({"rank": pl.Int32, "item_id": pl.String, "score": pl.Float64, "title": pl.String})
 WHY = pl.Schema({"modality": pl.String, "because": pl.String, "method": pl.String})
+
+
+class Parts(TypedDict):
+    """plan.json: the request whose parts are in the folder."""
+
+    key: str
+    parts: int
 
 
 @dataclass(frozen=True)
@@ -159,10 +168,12 @@ def _begin(folder: Path, key: str, parts: int, *, force: bool) -> list[Path]:
     """The files of all parts, finished or not, of the request with this key. Those of another one are discarded."""
     plan = folder / PLAN
     try:
-        before = json.loads(plan.read_text(encoding="utf-8"))["key"]
+        before = read_json(plan, Parts, None)["key"]
     except FileNotFoundError:
         before = None
-    except (ValueError, KeyError, TypeError):
+    except IntegrityError as error:
+        if not force:
+            raise IntegrityError(f"{error.message}; --force begins again", SameCommand({"--force": None})) from None
         before = "unreadable"
     old = sorted(folder.glob("part-*.parquet"))
     if before != key and old and not force:
@@ -181,8 +192,8 @@ def _begin(folder: Path, key: str, parts: int, *, force: bool) -> list[Path]:
 def write_part(opened: OpenRun, audience: Audience, offer: Offer, wishes: Wishes, part: Part) -> int:
     """Compute the recommendations of a part and write its file. Returns its number."""
     found = best_after(opened, audience.histories(part.block), offer, wishes)
-    with atomic(part.path, durable=True) as scratch:
-        _table(opened, audience, part.block, found, wishes).write_parquet(scratch)
+    rows = _table(opened, audience, part.block, found, wishes)
+    write_table(part.path, rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
     return part.number
 
 
@@ -228,15 +239,10 @@ def _table(opened: OpenRun, audience: Audience, block: slice, found: Top, wishes
 
 def _summary(audience: Audience, paths: list[Path], offer: Offer, wishes: Wishes, out: Path, continued: int) -> Written:
     """What the finished parts hold. Logs who got less than was asked for."""
-    import pyarrow as pa
-
     total, enough = 0, 0
     name = audience.owners.columns[-1]
     for path in paths:
-        try:
-            count = pl.read_parquet(path, columns=[name]).group_by(name).len()["len"]
-        except (OSError, pl.exceptions.PolarsError, pa.ArrowInvalid) as error:
-            raise IntegrityError(f"{path}: damaged: {error}; remove it, and the same command continues") from None
+        count = _part(path).group_by(name).len()["len"]
         total += int(count.sum())
         enough += int((count >= wishes.k).sum())
     fewer = len(audience) - enough
@@ -245,21 +251,28 @@ def _summary(audience: Audience, paths: list[Path], offer: Offer, wishes: Wishes
     return Written(out, len(audience), total, len(offer.rows), fewer, popular, continued)
 
 
+def _part(path: Path) -> pl.DataFrame:
+    """The rows of a finished part. Raises IntegrityError if it is damaged."""
+    try:
+        return pl.DataFrame(read_table(path, None, shell("rm", path)))
+    except IntegrityError as error:
+        raise IntegrityError(f"{error.message}; remove it, and the same command continues", shell("rm", path)) from None
+
+
 def _merge(paths: list[Path], out: Path) -> None:
     """Put the parts together, in order, in the format that the suffix of `out` names."""
     import pyarrow.parquet as pq
 
     suffix = out.suffix.lower()
-    with atomic(out, durable=True) as scratch:
+    with atomic(out) as scratch:
         if suffix == ".parquet":
-            with pq.ParquetWriter(scratch, pq.read_schema(paths[0])) as writer:
+            with pq.ParquetWriter(scratch, pq.read_schema(paths[0]).remove_metadata()) as writer:
                 for path in paths:
-                    with pq.ParquetFile(path) as part:
-                        writer.write_table(part.read())
+                    writer.write_table(read_table(path, None, shell("rm", path)).replace_schema_metadata(None))
             return
         with scratch.open("wb") as stream:
             for number, path in enumerate(paths):
-                _append(pl.read_parquet(path), stream, suffix, head=not number)
+                _append(_part(path), stream, suffix, head=not number)
 
 
 def _append(rows: pl.DataFrame, stream: IO[bytes], suffix: str, *, head: bool) -> None:

@@ -62,7 +62,7 @@ def read_new_items(path: Path, domain: Domain) -> pl.DataFrame:
         try:
             if path.suffix.lower() in JSON and path.is_file():
                 reads = made = _as_parquet(path, Path(folder) / f"{path.stem}.parquet")
-            return _read(reads, domain)
+            return _read(reads, domain, path.resolve().parent)
         except DataError as error:
             message = error.message.removeprefix(f"{path}: ").removeprefix(f"{made}: ").removeprefix(f"{made}:")
             raise DataError(f"--new-items {path}: {message}", WITHOUT) from None
@@ -169,7 +169,7 @@ def _joined(catalogue: Catalogue, new: NewItems) -> Catalogue:
     )
 
 
-def _read(path: Path, domain: Domain) -> pl.DataFrame:
+def _read(path: Path, domain: Domain, pictures: Path | None = None) -> pl.DataFrame:
     made_from: dict[str, Any] = domain.manifest().get("items", {}).get("parameters", {})
     table = open_table(path, None)
     roles = made_from.get("columns", {}).get("items", {})
@@ -177,7 +177,7 @@ def _read(path: Path, domain: Domain) -> pl.DataFrame:
     columns = choose_columns(table, ITEM_ROLES, wanted, ("item",))
     _require_distinct(columns)
     fields = tuple(made_from.get("text_fields", IngestConfig.text_fields))
-    return read_items(columns, fields, Rejects(0), TableConfig()).table
+    return read_items(columns, fields, Rejects(0), TableConfig(), folder=pictures).table
 
 
 def _require_distinct(columns: Columns) -> None:

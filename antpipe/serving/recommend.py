@@ -21,6 +21,7 @@ from antpipe.serving.diversity import diversified, pool_size
 from antpipe.serving.explain import explain
 from antpipe.serving.offer import Offer, offer_of, read_ids
 from antpipe.serving.top import Top, top_items
+from antpipe.settings.base import as_word
 from antpipe.settings.serving import RecommendConfig
 from antpipe.store.next_command import spell
 from antpipe.store.store import Store
@@ -188,7 +189,7 @@ def user_histories(opened: OpenRun, users: Sequence[str], unknown: str = "error"
     if not ids:
         raise DataError(
             f"domain {opened.domain.name}: no user {users[0]!r}: it is a catalogue without interactions",
-            _ask(opened, "--items", opened.item_ids[0]),
+            _ask(opened, "--items", as_word((opened.item_ids[0],))),
         )
     if strangers and unknown == "error":
         raise DataError(
@@ -215,12 +216,14 @@ def history_of(opened: OpenRun, items: Sequence[str], unknown: str = "error") ->
     rows = opened.row_of
     strangers = [item for item in items if item not in rows]
     if strangers and unknown == "error":
-        refuse_item(opened, strangers[0], "--items", ",".join(item for item in items if item in rows))
+        meant = next((word for word in (",".join(items), ", ".join(items)) if word in rows), None)
+        known = (meant,) if meant else tuple(item for item in items if item in rows)
+        refuse_item(opened, strangers[0], "--items", as_word(known or (opened.item_ids[0],)))
     return np.array([rows[item] for item in items if item in rows], np.int32)
 
 
 def refuse_item(opened: OpenRun, item: str, flag: str, known: str = "") -> NoReturn:
-    """Raise DataError: no such item. known: what to ask with instead of the first item."""
+    """Raise DataError: no such item. known: the value of the flag to ask with, if it is not the first item."""
     first = opened.item_ids[0]
     raise DataError(
         f"domain {opened.domain.name}: no item {item!r} ({len(opened.item_ids)} items, such as {first!r})",

@@ -4,6 +4,7 @@ Each field of a settings class is a command-line flag (`--batch-size`), an envir
 (`ANTPIPE_TRAIN_BATCH_SIZE`) and a key in the TOML section named by the class (`[train]` `batch_size`).
 """
 
+import csv
 import dataclasses
 import math
 import re
@@ -76,8 +77,15 @@ def flag_name(field_name: str) -> str:
 
 
 def as_word(value: Any) -> str:
-    """A value as a flag takes it: lists with commas."""
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    """A value as a flag takes it: lists with commas. A part that holds commas or quotes stands in double quotes."""
+    parts = [str(part) for part in (value if isinstance(value, tuple) else ())]
+    quoted = ['"' + part.replace('"', '""') + '"' if {",", '"'} & set(part) else part for part in parts]
+    return ",".join(quoted) if isinstance(value, tuple) else str(value)
+
+
+def parts_of(word: str) -> list[str]:
+    """The parts of a list as `as_word` writes it. Quotes that do not pair up mean nothing."""
+    return word.split(",") if word.count('"') % 2 else next(csv.reader([word], skipinitialspace=True), [""]) or [""]
 
 
 def variable_name(config: type[Config], field_name: str) -> str:
@@ -125,7 +133,7 @@ def parse_value(annotation: Any, value: Any, where: str) -> Any:
     """The value of a flag, variable or TOML key, converted to the field's type. `where` names it in the UsageError."""
     kind = base_type(annotation)
     if typing.get_origin(kind) is tuple:
-        parts, numbers = value.split(",") if isinstance(value, str) else value, typing.get_args(kind)[0] is int
+        parts, numbers = parts_of(value) if isinstance(value, str) else value, typing.get_args(kind)[0] is int
         if numbers and isinstance(parts, list | tuple):
             return tuple(parse_value(int, part, where) for part in parts)
         if not isinstance(parts, list | tuple) or not all(isinstance(part, str) and part for part in parts):

@@ -140,6 +140,9 @@ class FetchConfig(Config):
     give_up: int = setting(20, "consecutive temporary failures before giving up on a host (0: never)", least=0)
     timeout: float = setting(20.0, "seconds to connect, and to wait for the next byte", least=0.001)
     deadline: float = setting(120.0, "seconds for a complete response", least=0.001)
+    least_rate: float = setting(
+        500.0, "give up a response that comes at fewer bytes per second after its first 10 seconds (0: never)", least=0
+    )
     max_bytes: int = setting(20_000_000, "maximum file size in bytes", least=1, panel="Checks")
     max_pixels: int = setting(40_000_000, "maximum picture size, width times height", least=1, panel="Checks")
     max_redirects: int = setting(5, "redirects to follow", least=0)

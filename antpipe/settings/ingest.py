@@ -154,6 +154,9 @@ class TableConfig(Config):
     keep_column: tuple[str, ...] = setting(
         (), "further columns of the items to keep, for conditions of recommend --where"
     )
+    allow_outside: bool = setting(
+        False, "take picture files that the table names outside of its own folder (default: only those below it)"
+    )
     limit: int = setting(
         0,
         "read only this many rows of the interactions, or of the items if there are no interactions, for a trial "

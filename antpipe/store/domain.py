@@ -1,23 +1,26 @@
 """One domain of a store: a folder with its artefacts, and how they are read and written.
 
-An artefact (see ARTEFACTS) is complete or absent: a stage writes into a scratch folder, the finished files are moved
-into place, and the manifest that names them is replaced last. Every file carries its fingerprint and the hash of the
-id table in its own schema metadata, so a file that was copied in, half replaced or made for another catalogue is
-recognised when it is opened.
+An artefact (see ARTEFACTS) is complete or absent: a stage writes into a scratch folder, and commit.py lets its files
+and the manifest that names them take their places together. Every file carries its fingerprint and the hash of the id
+table in its own schema metadata, and the manifest its content hash; so a file that was copied in, made for another
+catalogue, or damaged since is recognised when it is opened.
 """
 
-import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from antpipe import __version__
 from antpipe.errors import DataError, IntegrityError
+from antpipe.runtime.files import flush_tree, sweep
 from antpipe.store.artefacts import ARTEFACTS, State
+from antpipe.store.commit import MANIFEST, PENDING, commit, finish
+from antpipe.store.documents import read_json
+from antpipe.store.entries import read_entry, sealed_entry, why_damaged
 from antpipe.store.files import (
     Feature,
     Sequences,
@@ -27,7 +30,7 @@ from antpipe.store.files import (
     map_feature,
     map_sequences,
     read_parquet,
-    write_json,
+    rot_in,
 )
 from antpipe.store.lock import alone, committing
 from antpipe.store.manifest import (
@@ -47,8 +50,8 @@ from antpipe.store.next_command import build_command, shell, supply_command
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MANIFEST = "manifest.json"
 FORMAT = 1
+T = TypeVar("T")
 
 
 class Domain:
@@ -69,22 +72,38 @@ class Domain:
     # -- what there is ------------------------------------------------------------------------------------
 
     def manifest(self) -> Manifest:
-        """The entries of all artefacts, by name; empty if nothing was written yet."""
+        """The entries of all artefacts, by name; empty if nothing was written yet.
+
+        An entry that is damaged is a DamagedEntry. Raises IntegrityError if the file as a whole is.
+        """
+        self._finish_commit()
         path = self.path / MANIFEST
+        mend = shell("rm", path)
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = read_json(path, dict[str, Any], mend)
         except FileNotFoundError:
             return {}
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise IntegrityError(
-                f"{path}: not JSON: {error}; without it, every stage runs again", shell("rm", path)
-            ) from None
-        if not isinstance(document, dict) or document.get("format") != FORMAT or "artefacts" not in document:
+        except IntegrityError as error:
+            raise IntegrityError(f"{error.message}; without it, every stage runs again", mend) from None
+        entries = document.get("artefacts")
+        if document.get("format") != FORMAT or not isinstance(entries, dict):
             raise IntegrityError(
                 f"{path}: not a manifest of format {FORMAT}; use the antpipe version that wrote it", "antpipe --version"
             )
-        artefacts: Manifest = document["artefacts"]
-        return artefacts
+        if unknown := sorted(entries.keys() - ARTEFACTS.keys()):
+            raise IntegrityError(f"{path}: unknown artefact {unknown[0]!r}; without it, every stage runs again", mend)
+        return {name: read_entry(name, value, path) for name, value in entries.items()}
+
+    def _finish_commit(self) -> None:
+        """Do the rest of a commit that was cut short (see commit.py)."""
+        pending = self.path / PENDING
+        if pending.exists():
+            try:
+                with committing(self.path):
+                    finish(self.path)
+            except OSError as error:
+                why = f"{pending}: a write was cut short and cannot be finished: {error.strerror}"
+                raise IntegrityError(why, shell("ls", "-l", pending)) from None
 
     def entry(self, artefact: str) -> Entry:
         """The manifest entry of an artefact. Raises DataError if it is missing, IntegrityError if a file is damaged."""
@@ -123,10 +142,15 @@ class Domain:
         return manifest[artefact]
 
     def _damage(self, artefact: str, manifest: Manifest, content: bool = False) -> str:
-        """Why the files of an artefact are not those that its entry describes; '' if they are."""
+        """Why the files of an artefact are not those that its entry describes; '' if they are. content: read them."""
+        for name in ("items", artefact):
+            if why := why_damaged(manifest.get(name, {})):
+                return why
         entry, id_table = manifest[artefact], manifest.get("items", {}).get("id_table")
-        found = (damage_to(self.path / name, entry, id_table, content=content) for name in entry["files"])
-        return next(filter(None, found), "")
+        paths = [self.path / name for name in entry["files"]]
+        rotten = (rot_in(path, entry, again=True) for path in paths if content)
+        found = (damage_to(path, entry, id_table) for path in paths)
+        return next(filter(None, found), "") or next(filter(None, rotten), "")
 
     def _standing(self, artefact: str, manifest: Manifest, content: bool = False) -> Standing:
         return standing(artefact, manifest, lambda name: self._damage(name, manifest, content and name == artefact))
@@ -153,6 +177,7 @@ class Domain:
         """
         kind = ARTEFACTS[artefact]
         with alone(self.path, artefact):
+            sweep(self.path)
             for leftover in self.path.glob(f".new.{artefact}.*"):  # of a run that was killed
                 shutil.rmtree(leftover)
             manifest = self.manifest()
@@ -180,6 +205,7 @@ class Domain:
                     "files": {path.name: file_facts(path) for path in sorted(scratch.iterdir()) if path.is_file()},
                     **transaction.details,
                 }
+                flush_tree(scratch)
                 with committing(self.path):
                     self._commit(artefact, scratch, entry)
                 transaction.afterwards()
@@ -188,23 +214,21 @@ class Domain:
 
     def _commit(self, artefact: str, scratch: Path, entry: Entry) -> None:
         """Move the finished files into place and name them in the manifest, while `committing` is held."""
+        finish(self.path)
         manifest = self.manifest()
         if changed := changed_input(entry, manifest):
             raise DataError(
                 f"domain {self.name}: {changed} changed while {artefact} was built from it; {artefact} is as before",
                 build_command(self, artefact),
             )
-        for path in sorted(scratch.iterdir(), key=lambda path: path.is_file()):  # folders first: tables name them
-            target = self.path / path.name
-            if target.is_dir():
-                shutil.rmtree(target)
-            path.replace(target)
-        for name in manifest.get(artefact, {}).get("files", {}).keys() - entry["files"].keys():
-            (self.path / name).unlink(missing_ok=True)  # of an earlier form of the artefact
+        earlier = manifest.get(artefact, {}).get("files", {}).keys() - entry["files"].keys()
         manifest[artefact] = entry
-        write_json(self.path / MANIFEST, {"format": FORMAT, "domain": self.name, "artefacts": manifest})
+        entries = {name: sealed_entry(name, one) for name, one in manifest.items()}
+        commit(self.path, scratch, {"format": FORMAT, "domain": self.name, "artefacts": entries})
+        for name in earlier:
+            (self.path / name).unlink(missing_ok=True)
         for leftover in self.path.glob("images-*"):
-            if leftover.name != manifest["items"].get("images"):
+            if leftover.name != manifest["items"].get("images") and not why_damaged(manifest["items"]):
                 shutil.rmtree(leftover)
 
     # -- reading ------------------------------------------------------------------------------------------
@@ -214,15 +238,31 @@ class Domain:
 
         columns: these, in this order; None for all. Raises IntegrityError if the file is damaged or lacks a column.
         """
+        path = self.file(f"{name}.parquet")
+        return self._opened(path, lambda: read_parquet(path, columns))
+
+    def file(self, name: str) -> Path:
+        """A file of an artefact, after comparing its content with what was written: this reads it once per process.
+
+        Raises DataError if the artefact is missing, IntegrityError if the file is damaged.
+        """
+        return self._file(name, self.manifest())
+
+    def _file(self, name: str, manifest: Manifest) -> Path:
+        path, artefact = self.path / name, _artefact_of(name)
+        if why := rot_in(path, self._entry(artefact, manifest)):
+            raise IntegrityError(why, build_command(self, artefact, force=True))
+        return path
+
+    def _opened(self, path: Path, opening: Callable[[], T]) -> T:
+        """What `opening` gives. Raises IntegrityError if it finds the file damaged."""
         import pyarrow as pa
 
-        path = self.path / f"{name}.parquet"
-        artefact = next((one for one, kind in ARTEFACTS.items() if path.name in kind.files), "items")
-        self.entry(artefact)
         try:
-            return read_parquet(path, columns)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise IntegrityError(f"{path}: damaged: {error}", build_command(self, artefact, force=True)) from None
+            return opening()
+        except (OSError, ValueError, pa.ArrowException) as error:
+            mend = build_command(self, _artefact_of(path.name), force=True)
+            raise IntegrityError(f"{path}: damaged: {error}", mend) from None
 
     def item_ids(self) -> list[str]:
         """Original ids in row order. Raises IntegrityError if they are not those the store was built with."""
@@ -243,18 +283,16 @@ class Domain:
 
         Training, evaluation, statistics and everything fitted on a catalogue know the core alone.
         """
-        entry = self.entry("items")
-        rows: int = entry["core_rows"] if "core_rows" in entry else entry["rows"]
-        return rows
+        return _core_rows(self.entry("items"))
 
     def feature(self, modality: str) -> Feature:
-        """A modality's features, or `text-white` …, mapped: nothing is read before it is used.
+        """A modality's features, or `text-white` …, mapped.
 
         Raises DataError unless they are fresh, IntegrityError if they are damaged or do not fit the items.
         """
         manifest = self._require_fresh(modality)
-        path = self.path / ARTEFACTS[modality].files[0]
-        feature = map_feature(path)
+        path = self._file(ARTEFACTS[modality].files[0], manifest)
+        feature = self._opened(path, lambda: map_feature(path))
         rows = self._entry("items", manifest)["rows"]
         if len(feature.values) != rows:
             raise IntegrityError(
@@ -269,8 +307,9 @@ class Domain:
     def sequences(self) -> Sequences:
         """The sequences of all users, mapped. Raises as `feature` does."""
         manifest = self._require_fresh("sequences")
-        max_len = int(manifest["sequences"]["parameters"]["max_len"])
-        return map_sequences(self.path / "sequences.arrow", max_len)
+        max_len, items = manifest["sequences"]["parameters"]["max_len"], _core_rows(self._entry("items", manifest))
+        path = self._file("sequences.arrow", manifest)
+        return self._opened(path, lambda: map_sequences(path, max_len, items))
 
     def _require_fresh(self, artefact: str) -> Manifest:
         manifest = self.manifest()
@@ -280,3 +319,13 @@ class Domain:
             command = self._state(artefact, found).next_command or supply_command(self, artefact)
             raise DataError(f"domain {self.name}: {artefact} is {found.status}: {found.why}", command)
         return manifest
+
+
+def _core_rows(items: Entry) -> int:
+    rows: int = items["core_rows"] if "core_rows" in items else items["rows"]
+    return rows
+
+
+def _artefact_of(name: str) -> str:
+    """The artefact that a file belongs to, by its name."""
+    return next((one for one, kind in ARTEFACTS.items() if name in kind.files), "items")

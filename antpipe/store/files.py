@@ -5,6 +5,7 @@ import io
 import json
 import mmap
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antpipe.errors import DataError
-from antpipe.runtime.files import atomic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 PIECE = 1 << 24  # bytes written at a time
 # Rows of a Parquet row group: readers that take a table piece by piece hold one in memory.
 ROW_GROUP = 65_536
+STAMP = ("fingerprint", "id_table")  # what a file of a store carries in its schema
+RACY = 0.1  # seconds within which a file could change again without a new time
+_sound: dict[tuple[int, ...], str] = {}  # content hashes that this process computed, by what `stat` says of a file
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,16 @@ def file_facts(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by the JSON of `value` in one step; a reader sees the old file or the new one, never a part."""
-    with atomic(path, durable=True) as scratch, scratch.open("w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=1, ensure_ascii=False, allow_nan=False)
-        stream.write("\n")
+def known_sha256(path: Path) -> str:
+    """The content hash of a file, computed once per process unless size, times or the file itself change."""
+    facts = path.stat()
+    key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    if key in _sound:
+        return _sound[key]
+    found = file_sha256(path)
+    if time.time() - max(facts.st_mtime, facts.st_ctime) > RACY:
+        _sound[key] = found
+    return found
 
 
 class Sink(io.FileIO):
@@ -187,18 +195,16 @@ def read_stamp(path: Path) -> dict[str, str] | None:
         else:
             with pa.memory_map(str(path)) as source:
                 metadata = pa.ipc.open_file(source).schema.metadata
-    except (OSError, pa.ArrowInvalid):
+        stamp = json.loads((metadata or {})[b"antpipe"])
+        return {name: str(stamp[name]) for name in STAMP}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, pa.ArrowException):
         return None
-    if not metadata or b"antpipe" not in metadata:
-        return None
-    stamp: dict[str, str] = json.loads(metadata[b"antpipe"])
-    return stamp
 
 
-def damage_to(path: Path, entry: Mapping[str, Any], id_table: str | None, *, content: bool = False) -> str:
-    """Why a file is not the one that its manifest entry describes; '' if it is.
+def damage_to(path: Path, entry: Mapping[str, Any], id_table: str | None) -> str:
+    """Why a file is not the one that its manifest entry describes, as far as its size and its stamp tell; '' if it is.
 
-    id_table: the hash of the ids of the catalogue it must belong to. content: whether to read the file whole, too.
+    id_table: the hash of the ids of the catalogue it must belong to.
     """
     stamp = read_stamp(path)
     if stamp is None:
@@ -209,13 +215,24 @@ def damage_to(path: Path, entry: Mapping[str, Any], id_table: str | None, *, con
         return f"{path}: not the file its manifest describes"
     if path.stat().st_size != entry["files"][path.name]["bytes"]:
         return f"{path}: its size differs from when it was written"
-    if content and file_sha256(path) != entry["files"][path.name]["sha256"]:
-        return f"{path}: its content differs from what was written"
     return ""
 
 
+def rot_in(path: Path, entry: Mapping[str, Any], *, again: bool = False) -> str:
+    """Why the content of a file is not what was written, by its hash; '' if it is. again: even if it was hashed before.
+
+    Files of stores that recorded no hash pass.
+    """
+    recorded = entry["files"].get(path.name, {}).get("sha256")
+    try:
+        found = None if recorded is None else file_sha256(path) if again else known_sha256(path)
+    except OSError as error:
+        return f"{path}: cannot be read: {error.strerror}"
+    return "" if found == recorded else f"{path}: its content differs from what was written"
+
+
 def read_parquet(path: Path, columns: list[str] | None) -> "pa.Table":
-    """A table with these columns, in this order (None: all). Raises OSError or ArrowInvalid if the file is damaged."""
+    """A table with these columns, in this order (None: all). Raises OSError or ArrowException if it is damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -225,6 +242,7 @@ def read_parquet(path: Path, columns: list[str] | None) -> "pa.Table":
         if unknown:
             raise pa.ArrowInvalid(f"no column {', '.join(sorted(unknown))}")
         table = file.read(columns)
+    table.validate(full=True)
     return table if columns is None else table.select(columns)
 
 
@@ -238,25 +256,54 @@ def map_batch(path: Path) -> "tuple[pa.RecordBatch, mmap.mmap]":
 
 
 def map_feature(path: Path) -> Feature:
-    """A modality's features, as views of the mapped file."""
+    """A modality's features, as views of the mapped file. Raises ValueError if they are not features."""
+    import pyarrow as pa
+
     batch, mapping = map_batch(path)
+    require_types(batch, values=pa.types.is_fixed_size_list, present=pa.types.is_boolean)
+    batch.validate()
+    if batch.schema.field("values").type.value_type != pa.float16() or any(column.null_count for column in batch):
+        raise ValueError("its values are not float16")
     return Feature(matrix_of(batch), batch.column("present").to_numpy(zero_copy_only=False), mapping)
 
 
-def map_sequences(path: Path, max_len: int) -> Sequences:
-    """The sequences of all users, as views of the mapped file."""
+def map_sequences(path: Path, max_len: int, items: int) -> Sequences:
+    """The sequences of all users, as views of the mapped file. items: how many there are. Raises ValueError if they
+    contradict themselves."""
     import numpy as np
+    import pyarrow as pa
 
     batch, _ = map_batch(path)
-    items = batch.column("items")
-    return Sequences(
+    numbers = dict.fromkeys(("user", "train_end", "valid_end"), pa.types.is_int32)
+    require_types(batch, items=pa.types.is_list, **numbers)
+    batch.validate(full=True)
+    column = batch.column("items")
+    if column.type.value_type != pa.int32() or any(column.null_count for column in batch):
+        raise ValueError("it has nulls, or items that are not int32")
+    found = Sequences(
         user=batch.column("user").to_numpy(),
-        offsets=items.offsets.to_numpy().astype(np.int64),
-        items=items.values.to_numpy(),
+        offsets=column.offsets.to_numpy().astype(np.int64),
+        items=column.values.to_numpy(),
         train_end=batch.column("train_end").to_numpy(),
         valid_end=batch.column("valid_end").to_numpy(),
         max_len=max_len,
     )
+    lengths = np.diff(found.offsets)
+    ends = (found.train_end >= 1) & (found.train_end <= found.valid_end) & (found.valid_end <= lengths)
+    if not ends.all():
+        raise ValueError(f"the parts of user {found.user[np.argmin(ends)]} do not lie within their sequence")
+    if len(found.items) and not (found.items.min() >= 0 and found.items.max() < items):
+        raise ValueError(f"it names items beyond the {items} of the catalogue")
+    if (found.user < 0).any() or (np.diff(found.user) <= 0).any():
+        raise ValueError("its users are not in order")
+    return found
+
+
+def require_types(batch: "pa.RecordBatch", **types: Callable[[Any], bool]) -> None:
+    """Raises ValueError unless the batch has these columns, each of a type that its test accepts."""
+    for name, test in types.items():
+        if name not in batch.schema.names or not test(batch.schema.field(name).type):
+            raise ValueError(f"no column {name!r} as it should be")
 
 
 def matrix_of(batch: "pa.RecordBatch") -> "NDArray[np.float16]":

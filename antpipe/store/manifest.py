@@ -168,5 +168,6 @@ def encoder_name(entry: Mapping[str, Any]) -> str:
         name = f"{encoder['name']} (revision {str(encoder['revision'])[:12]}{variant})"
         return f"{name}, whitened (fit {encoder['whitening'][:12]})" if "whitening" in encoder else name
     parameters = entry["parameters"]
-    name = f"{parameters['encoding']} of {parameters['bins']} bins, scope {parameters['scope']}"
+    coding, bins, scope = (parameters.get(name, "?") for name in ("encoding", "bins", "scope"))
+    name = f"{coding} of {bins} bins, scope {scope}"
     return f"{name} (fit {digest(parameters['fitted_on'])[:12]})" if "fitted_on" in parameters else name

@@ -2,11 +2,11 @@
 
 import json
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from antpipe.runtime.words import command_line
 from antpipe.store.artefacts import ARTEFACTS
 
 CHOOSE_INGEST = "antpipe ingest --help"  # when nothing says from what data a domain could be made
@@ -32,12 +32,12 @@ def spell(
     words = ["antpipe", *command.split()]
     words += ["--domains", ",".join(domains)] if domains else []
     words += ["--store", str(store)] if store is not None else []
-    return shlex.join([*words, *(str(word) for word in flags)])
+    return command_line([*words, *(str(word) for word in flags)])
 
 
 def with_flag(command: str, flag: str, value: str) -> str:
     """A command line with one more flag."""
-    return f"{command} {shlex.join([flag, value])}"
+    return f"{command} {command_line([flag, value])}"
 
 
 def with_stages(command: str, own_stages: Mapping[str, Mapping[str, str]]) -> str:
@@ -46,7 +46,7 @@ def with_stages(command: str, own_stages: Mapping[str, Mapping[str, str]]) -> st
     for name, section in own_stages.items():
         entries = ", ".join(f"{toml_key(key)} = {json.dumps(value)}" for key, value in section.items())
         lines.append(f"stage.{toml_key(name)} = {{{entries}}}")
-    return f"{command} --config <(printf '%s\\n' {shlex.join(lines)})" if lines else command
+    return f"{command} --config <(printf '%s\\n' {command_line(lines)})" if lines else command
 
 
 def toml_key(name: str) -> str:
@@ -80,7 +80,10 @@ def build_command(
     if artefact == "items":
         if not entry:
             return CHOOSE_INGEST
-        stage = ingest_command(entry["parameters"]["format"])
+        form = entry["parameters"].get("format")
+        if not isinstance(form, str):
+            return CHOOSE_INGEST
+        stage = ingest_command(form)
     own = manifest.get("items", {}).get("parameters", {}).get("of", domain.name)
     domains = entry.get("domains", [own]) if stage != "ingest sample" else []  # which names its own
     return spell(stage, domains=domains, store=domain.root, flags=[*flags, *(["--force"] if force else [])])
@@ -104,11 +107,4 @@ def build_command_with(domain: Described, artefact: str, flag: str, value: str, 
 
 def shell(*words: str | Path) -> str:
     """A command line of another program."""
-    return shlex.join(str(word) for word in words)
-
-
-def first_lines(path: Path) -> str:
-    """A command that shows how a text file, plain or .gz, begins."""
-    return (
-        f"{shell('gzip', '-dc', path)} | head -n 3" if path.suffix.lower() == ".gz" else shell("head", "-n", "3", path)
-    )
+    return command_line(str(word) for word in words)

@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 
 from antpipe.errors import DataError, UsageError
-from antpipe.store.domain import MANIFEST, Domain
+from antpipe.store.commit import MANIFEST, PENDING
+from antpipe.store.domain import Domain
 from antpipe.store.next_command import CHOOSE_INGEST
 
 
@@ -22,7 +23,8 @@ class Store:
         """The names of its domains, sorted. Raises UsageError if the store is a file."""
         if self.root.exists() and not self.root.is_dir():
             raise UsageError(f"--store {self.root}: is a file, not a folder")
-        return sorted(path.parent.name for path in self.root.glob(f"*/{MANIFEST}"))
+        begun = {path.parent.parent.name for path in self.root.glob(f"*/{PENDING}/{MANIFEST}")}
+        return sorted({path.parent.name for path in self.root.glob(f"*/{MANIFEST}")} | begun)
 
     def domain(self, name: str) -> Domain:
         """A domain that exists. Raises DataError, which names the others, if it does not."""

@@ -1,19 +1,21 @@
 """A trained model on disk: RUN/checkpoint.json, written last, names the weights file RUN/model-HASH.safetensors."""
 
-import json
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from antpipe import __version__
-from antpipe.errors import AntpipeError, DataError, IntegrityError
+from antpipe.errors import AntpipeError, DataError, IntegrityError, UsageError
 from antpipe.runtime.files import atomic
 from antpipe.settings.base import from_json
 from antpipe.settings.model import ModelConfig
-from antpipe.store.files import file_sha256, write_json
-from antpipe.training.folder import RunFolder
+from antpipe.settings.training import TrainConfig
+from antpipe.store.documents import converted, read_json, write_json
+from antpipe.store.files import file_sha256
+from antpipe.training.folder import TRAIN_AGAIN, RunFolder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 LATER = {"negatives", "refit", "id_tables"}  # entries that descriptions written by antpipe 0.1.0 lack
+MOST_PARTS = 4096  # layers or experts of a model that a description may ask for
 OTHER_USERS = "other users"
-TRAIN_AGAIN = "antpipe train --help"  # a damaged folder does not say with which settings
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,16 @@ class Checkpoint:
             return Ant(self.model_config(), self.widths(), self.max_len, self.items)
 
 
+class Modality(TypedDict):
+    width: int
+    encoder: str | None
+
+
+class Refit(TypedDict):
+    epochs: int
+    of: str
+
+
 def save(run: Path, model: "Ant", checkpoint: Checkpoint) -> None:
     """Write the weights, then the description that names them, so that a complete checkpoint is there at any moment.
 
@@ -91,7 +103,7 @@ def save(run: Path, model: "Ant", checkpoint: Checkpoint) -> None:
     folder = RunFolder(run)
     run.mkdir(parents=True, exist_ok=True)
     with keeping(folder.description, "an earlier checkpoint in this folder is untouched"):
-        with atomic(run / ".weights", durable=True) as scratch:
+        with atomic(run / ".weights") as scratch:
             write_tensors(scratch, dict(model.state_dict()), {})
             sha256 = file_sha256(scratch)
         (run / ".weights").replace(folder.weights(sha256))
@@ -105,6 +117,30 @@ def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: dict[st
     from safetensors.torch import save_file
 
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
+
+
+def tensors_sha256(tensors: Mapping[str, "Tensor"]) -> str:
+    """A hash of the names, types, shapes and bytes of tensors."""
+    import torch
+
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        plain = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+        found.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def read_tensors(path: Path) -> dict[str, "Tensor"]:
+    """The tensors of a safetensors file by name. Raises IntegrityError if it is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise damaged(f"{path}: cannot be read: {error}") from None
+    return tensors
 
 
 @contextmanager
@@ -126,16 +162,44 @@ def describe(run: Path) -> Checkpoint:
     """
     path = RunFolder(run).description
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        document = read_json(path, dict[str, Any], TRAIN_AGAIN)
+    except FileNotFoundError:
         raise DataError(f"{run}: no finished run here ({path.name} is missing)", TRAIN_AGAIN) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise damaged(f"{path}: not JSON: {error}") from None
+    except IntegrityError as error:
+        raise damaged(error.message) from None
     known = set(Checkpoint.__dataclass_fields__)
-    if not isinstance(document, dict) or document.get("format") != FORMAT or set(document) | LATER != known:
-        odd = sorted(set(document) ^ known) if isinstance(document, dict) else "not an object"
+    if document.get("format") != FORMAT or set(document) | LATER != known:
+        odd = sorted(set(document) ^ known)
         raise damaged(f"{path}: not a checkpoint of format {FORMAT} (differing entries: {odd})")
-    return Checkpoint(**document)
+    try:
+        return checked(converted(document, Checkpoint))
+    except (ValueError, UsageError) as error:
+        raise damaged(f"{path}: damaged: {error}") from None
+
+
+def checked(found: Checkpoint) -> Checkpoint:
+    """A description whose values go together. Raises ValueError or UsageError."""
+    config, train = found.model_config(), from_json(TrainConfig, found.train)
+    wrong = [
+        what
+        for what, right in (
+            ("weights_sha256", not set(found.weights_sha256) - set("0123456789abcdef")),
+            ("max_len", found.max_len >= 1),
+            ("items", found.items is None or found.items >= 1),
+            ("epochs", 0 <= found.best_epoch <= found.epochs <= train.epochs or found.refit is not None),
+            ("model", max(config.layers, config.experts) <= MOST_PARTS),
+            ("domains", all(isinstance(read, dict) for read in found.domains.values())),
+        )
+        if not right
+    ]
+    for name, modality in found.modalities.items():
+        if converted(modality, Modality)["width"] < 1:
+            wrong.append(name)
+    if found.refit is not None:
+        converted(found.refit, Refit)
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)} cannot be")
+    return found
 
 
 def weights_file(run: Path, checkpoint: Checkpoint) -> Path:
@@ -151,10 +215,9 @@ def weights_file(run: Path, checkpoint: Checkpoint) -> Path:
 def load_weights(run: Path, checkpoint: Checkpoint) -> dict[str, "Tensor"]:
     """The tensors by name. Raises IntegrityError unless they are those the description names, and finite."""
     import torch
-    from safetensors.torch import load_file
 
     path = weights_file(run, checkpoint)
-    tensors: dict[str, Tensor] = load_file(path)
+    tensors = read_tensors(path)
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise damaged(f"{path}: {name} holds values that are not finite")
@@ -164,14 +227,14 @@ def load_weights(run: Path, checkpoint: Checkpoint) -> dict[str, "Tensor"]:
 def load(run: Path) -> tuple["Ant", Checkpoint]:
     """The model of a run, in evaluation mode on the CPU, and its description."""
     checkpoint = describe(run)
-    model = checkpoint.build()
     tensors = load_weights(run, checkpoint)
-    wanted = model.state_dict()
+    wanted = checkpoint.build("meta").state_dict()
     if set(tensors) != set(wanted):
         raise damaged(f"{run}: unknown or missing tensors: {sorted(set(tensors) ^ set(wanted))}")
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             raise damaged(f"{run}: {name} is {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}")
+    model = checkpoint.build()
     model.load_state_dict(tensors)
     return model.eval(), checkpoint
 

@@ -1,15 +1,40 @@
 """The folder of a run: the name of every file in it, and who may write there."""
 
-import json
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict, TypeVar
 
-from antpipe.errors import SameCommand
+from antpipe.errors import IntegrityError, SameCommand
+from antpipe.runtime.files import sweep
+from antpipe.store.documents import parse_json, read_json
 from antpipe.store.lock import alone
 from antpipe.store.manifest import digest
+
+T = TypeVar("T")
+METRICS = "metrics_sha256"  # in cost.json, the hash of metrics.jsonl
+TRAIN_AGAIN = "antpipe train --help"  # a damaged folder does not say with which settings
+
+
+class Rung(TypedDict):
+    epochs: int
+    scores: dict[str, float]
+    kept: list[str]
+
+
+class Decision(TypedDict, total=False):
+    """What a race decided: the content of RUN/auto.json."""
+
+    fingerprint: Required[str]
+    chosen: Required[str]
+    why: Required[str]
+    epochs: Required[int]
+    seconds: Required[dict[str, float]]
+    rungs: list[Rung]
+    left_out: dict[str, str]
+    weights_sha256: str
 
 
 class RunFolder:
@@ -70,36 +95,52 @@ class RunFolder:
         """Whether a run or race is here, finished or not."""
         return self.is_finished() or self.is_unfinished() or self.candidates.exists()
 
-    def lock(self, force: bool) -> AbstractContextManager[None]:
-        """Hold the folder as its only writer. A finished run is only read unless `force`, so it needs no lock.
+    @contextmanager
+    def lock(self, force: bool) -> Iterator[None]:
+        """Hold the folder as its only writer, without what killed writers left there. A finished run is only read
+        unless `force`, so it needs no lock.
 
         Raises AntpipeError if another process holds it.
         """
         reads_only = not force and self.is_finished() and not (self.is_unfinished() or self.candidates.exists())
-        return nullcontext() if reads_only else alone(self.path, "run")
+        if reads_only:
+            yield
+            return
+        with alone(self.path, "run"):
+            sweep(self.path)
+            for leftover in (*self.path.glob(".tmp??????"), self.path / ".weights"):  # the first are of safetensors
+                leftover.unlink(missing_ok=True)
+            yield
 
     def read_rows(self) -> list[dict[str, Any]]:
-        """The figures of each epoch so far."""
+        """The figures of each epoch so far. Raises IntegrityError if the file of a finished run is damaged."""
         if not self.metrics.exists():
             return []
-        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+        content = self.metrics.read_bytes()
+        recorded = None if self.is_unfinished() else _read(self.cost, dict[str, Any]).get(METRICS)
+        if recorded is not None and recorded != hashlib.sha256(content).hexdigest():
+            raise IntegrityError(f"{self.metrics}: its content differs from what was written", TRAIN_AGAIN)
+        lines = enumerate(content.splitlines(), 1)
+        return [parse_json(line, dict[str, Any], f"{self.metrics}:{number}", TRAIN_AGAIN) for number, line in lines]
 
     def read_cost(self) -> dict[str, float]:
-        """What a finished run took (see state.cost_of); empty for an imported one."""
-        return _read_json(self.cost)
+        """What a finished run took (see state.cost_of); empty for an imported one. Raises IntegrityError if damaged."""
+        found = _read(self.cost, dict[str, float | str])
+        return {name: value for name, value in found.items() if not isinstance(value, str)}
 
     def read_decision(self) -> dict[str, Any]:
-        """What a race in this folder decided; empty if there was none."""
-        return _read_json(self.decision)
+        """What a race in this folder decided; empty if there was none. Raises IntegrityError if damaged."""
+        _read(self.decision, Decision)
+        return _read(self.decision, dict[str, Any])
 
 
 def _name(domain: str, split: str, index: str) -> str:
     return f"{domain}-{split}" + ("" if index == "exact" else f"-{index}")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return content
+def _read(path: Path, kind: type[T]) -> T:
+    """The content of a JSON file, empty if it is not there."""
+    return read_json(path, kind, TRAIN_AGAIN) if path.exists() else kind()
 
 
 def another_folder(out: Path) -> SameCommand:

@@ -8,7 +8,7 @@ from pathlib import Path
 from antpipe.errors import AntpipeError
 from antpipe.runtime.logs import log
 from antpipe.settings.model import MODALITIES
-from antpipe.store.artefacts import State
+from antpipe.store.artefacts import ARTEFACTS, State
 from antpipe.store.next_command import spell
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
@@ -42,11 +42,10 @@ def runs_of(store: Store, folder: Path) -> list[RunSummary]:
     for path in sorted(_run_folders(folder, store.root)):
         try:
             described = checkpoint.describe(path)
+            if described.domains and set(described.domains) <= there:
+                found.append(_summary(path, described, store))
         except AntpipeError as error:
             log.warning(error.message)
-            continue
-        if described.domains and set(described.domains) <= there:
-            found.append(_summary(path, described, store))
     return found
 
 
@@ -83,6 +82,7 @@ def next_step(store: Store, states: Mapping[str, Sequence[State]], runs: Sequenc
 
     states: of the domains that count. runs: of the store.
     """
+    states = {name: own for name, own in states.items() if all(state.artefact in ARTEFACTS for state in own)}
     items = {name: store.domain(name).manifest().get("items", {}) for name in states}
     sizes = {name: entry.get("statistics", {}).get("users", 0) for name, entry in items.items()}
     shops = sorted((name for name in states if sizes[name]), key=lambda name: -sizes[name])
@@ -92,6 +92,10 @@ def next_step(store: Store, states: Mapping[str, Sequence[State]], runs: Sequenc
     for name in shops if not ready else ():
         if command := next((state.next_command for state in _wanted(states[name]) if state.next_command), ""):
             return command
+    for own in states.values():
+        for state in own:
+            if state.artefact == "items" and state.status == "stale" and state.next_command:
+                return state.next_command
     if on_target:
         run = on_target[-1]
         flags = ["--run", run.folder, *_somebody(store, run)]

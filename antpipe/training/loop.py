@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from antpipe.core.batches import (
-    Batch,
-    Candidates,
-    Windows,
-    batches,
-    training_windows,
-)
+from antpipe.core.batches import Batch, Candidates, Windows, batches, training_windows
 from antpipe.core.catalogue import item_inputs
 from antpipe.core.floor import known_of
 from antpipe.core.gpu.packing import PackedBatch
@@ -41,12 +35,14 @@ if TYPE_CHECKING:
 
 STEPS_OF_A_PASS = 16  # over the data of a small shop, whose batches may be smaller
 SELECTION = "recall@10"  # of protocol `all` on the validation split: chooses the best epoch
-AT_START = f"start_{SELECTION}"  # the same of the floor, before a model with one is trained
+# Of equal ones this decides, then the loss: in a catalogue of hardly more than 10 items all have the same recall.
+TIE_BREAK = "ndcg@10"
+VALID, START = "valid_", "start_"  # before these figures in RUN/metrics.jsonl: of an epoch, of a floor before training
 # An epoch counts if it beats the floor by more standard errors than chance would in one of twenty runs. Hits of a floor
 # and of a run that began there correlate by .85 to .93 (docs/results.md).
 STANDARD_ERRORS = 1.645
 CORRELATION = 0.9
-SHOWN = ("loss", f"valid_{SELECTION}", "seconds")  # while it trains; the rest is in RUN/metrics.jsonl
+SHOWN = ("loss", f"{VALID}{SELECTION}", "seconds")  # while it trains; the rest is in RUN/metrics.jsonl
 
 
 def fit(
@@ -73,22 +69,10 @@ def fit(
     windows = windows_to_train(data, config, in_batch=pretraining and config.in_batch())
     config, passes = sized(config, int(windows.targets.sum()))
     known = known_of(data.sequences, data.catalogue) if reads_known(model, config) else None
-    static = replays(device, world, config)
+    static, drawn = replays(device, world, config), candidates_of(data, pretraining, config)
     optimiser = adam(trained_by(model), config.lr, device, recorded=static)
     epoch_positions = passes * int(windows.targets.sum()) + 1  # one more: an epoch is not done before its validation
-    setup = Setup(
-        model,
-        data.catalogue,
-        windows,
-        candidates_of(data, pretraining, config),
-        config,
-        optimiser,
-        device,
-        pretraining,
-        world,
-        passes,
-        known,
-    )
+    setup = Setup(model, data.catalogue, windows, drawn, config, optimiser, device, pretraining, world, passes, known)
     steps: Any = StaticSteps(setup) if static else ExactSteps(setup)
     judge = validating(model, data, device, lambda: steps.features)
     begun = {name: value.clone() for name, value in scalars_of(model).items()}
@@ -124,8 +108,8 @@ def fit(
         at.finished = at.epoch == config.epochs or at.steps == config.limit_steps
         if at.finished or (data.validation and at.epoch % config.eval_every == 0):
             valid = of_first(judge, world)
-            row |= {f"valid_{name}": value for name, value in valid.items()}
-            take_if_best(state, at.epoch, valid)
+            row |= {f"{VALID}{name}": value for name, value in valid.items()}
+            take_if_best(state, at.epoch, valid, row["loss"])
             at.finished |= 0 < config.patience <= at.epoch - at.best_epoch
         at.epoch_done(row)
         update(len(at.rows), config.epochs, note_of({name: row[name] for name in SHOWN if name in row}))
@@ -147,7 +131,8 @@ def row_of(at: Position, lr: float) -> Row:
         "seconds": at.seconds,
         "positions_per_second": at.positions / at.seconds,
     }
-    return row | ({AT_START: at.best[SELECTION]} if at.epoch == 1 and at.best else {})
+    begun = at.best if at.epoch == 1 else {}
+    return row | {f"{START}{name}": begun[name] for name in (SELECTION, TIE_BREAK) if name in begun}
 
 
 class ExactSteps:
@@ -196,10 +181,17 @@ class ExactSteps:
         return 0.0
 
 
-def take_if_best(state: Training, epoch: int, valid: dict[str, float]) -> None:
-    """Keep the weights if no earlier validation was as good. epoch: those done."""
-    if not state.at.best or valid[SELECTION] > state.at.best[SELECTION]:
-        state.at.best_epoch, state.at.best = epoch, valid
+def standing(figures: Mapping[str, float], loss: float, prefix: str = "") -> tuple[float, float, float]:
+    """What validations are compared by. prefix: of names in metrics.jsonl, where 0.1.0 wrote no NDCG of a floor."""
+    return figures[prefix + SELECTION], figures.get(prefix + TIE_BREAK, 0.0), -loss
+
+
+def take_if_best(state: Training, epoch: int, valid: dict[str, float], loss: float = -math.inf) -> None:
+    """Keep the weights if no earlier validation was as good. epoch: those done. loss: of this one."""
+    at = state.at
+    before = at.rows[at.best_epoch - 1]["loss"] if at.best_epoch else -math.inf  # not above an equal floor
+    if not at.best or standing(valid, loss) > standing(at.best, before):
+        at.best_epoch, at.best = epoch, valid
         weights = state.model.state_dict()
         state.best_weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
 

@@ -5,7 +5,6 @@ them to the full number of epochs (Jamieson and Talwalkar 2016, https://arxiv.or
 its own state, so the winner is the run it would have been alone. The test split is never read.
 """
 
-import json
 import math
 import os
 import shutil
@@ -23,12 +22,12 @@ from antpipe.runtime.progress import Progress, silent
 from antpipe.settings.base import flags_of
 from antpipe.settings.comparison import RaceConfig
 from antpipe.settings.training import TrainConfig
-from antpipe.store.files import write_json
+from antpipe.store.documents import read_json, write_json
 from antpipe.store.manifest import digest
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
-from antpipe.training.folder import RunFolder, another_folder
-from antpipe.training.loop import AT_START, SELECTION
+from antpipe.training.folder import TRAIN_AGAIN, RunFolder, another_folder
+from antpipe.training.loop import SELECTION, START, TIE_BREAK, VALID, standing
 from antpipe.training.parallel import world_of
 from antpipe.training.request import RunRequest
 from antpipe.training.run import FINISHED, NOTHING, UNFINISHED, check_folder, run_stage
@@ -109,7 +108,10 @@ def rungs(epochs: int, eval_every: int, first: float) -> list[int]:
     return found
 
 
-def survivors(scores: Mapping[str, float]) -> list[str]:
+Score = tuple[float, float, float]  # as of `loop.standing`
+
+
+def survivors(scores: Mapping[str, Score]) -> list[str]:
     """The better half, rounded up, and whoever is level with the last of them."""
     cut = sorted(scores.values(), reverse=True)[math.ceil(len(scores) / 2) - 1]
     return [name for name, score in scores.items() if score >= cut]
@@ -203,6 +205,7 @@ def able_candidates(race: Race) -> tuple[dict[str, str], dict[str, str]]:
 def run_race(names: list[str], left_out: dict[str, str], race: Race, progress: Progress) -> dict[str, Any]:
     """Train, compare and drop until one is left, then train that one to the end."""
     found: list[dict[str, Any]] = []
+    scores: dict[str, Score] = {}
     racing, epochs = names, race.request.training.epochs
     for rung in race.rungs() or [epochs]:  # too few epochs for rungs: all of them train
         if len(racing) == 1:
@@ -217,16 +220,18 @@ def run_race(names: list[str], left_out: dict[str, str], race: Race, progress: P
         if not scores:
             raise all_diverged(left_out, race)
         racing = survivors(scores)
-        found.append({"epochs": rung, "scores": scores, "kept": racing})
+        recalls = {name: recall for name, (recall, _, _) in scores.items()}
+        ties = {name: {TIE_BREAK: ndcg, "loss": -loss} for name, (_, ndcg, loss) in scores.items()}
+        found.append({"epochs": rung, "scores": recalls, "ties": ties, "kept": racing})
         log.info(
-            f"{race.folder.path}: valid_{SELECTION} after {in_epochs(rung)} of {epochs}: {in_order(scores)}; "
+            f"{race.folder.path}: {VALID}{SELECTION} after {in_epochs(rung)} of {epochs}: {in_order(scores)}; "
             f"kept: {', '.join(racing)}"
         )
-    chosen = finish_best(found[-1]["scores"] if found else dict.fromkeys(racing, 0.0), left_out, race, progress)
-    rows = {name: [row for leg in race.legs(name) for row in leg.folder.read_rows()] for name in names}
+    chosen = finish_best(scores or dict.fromkeys(racing, (0.0, 0.0, 0.0)), left_out, race, progress)
+    rows = {name: [row for leg in race.legs(name) for row in rows_of(leg)] for name in names}
     return {
         "chosen": chosen,
-        "why": reason(chosen, found, left_out),
+        "why": reason(chosen, scores, found, left_out),
         "selection": f"valid {SELECTION}, protocol all",
         "epochs": epochs,
         "rungs": found,
@@ -235,9 +240,9 @@ def run_race(names: list[str], left_out: dict[str, str], race: Race, progress: P
     }
 
 
-def finish_best(scores: Mapping[str, float], left_out: dict[str, str], race: Race, progress: Progress) -> str:
+def finish_best(scores: Mapping[str, Score], left_out: dict[str, str], race: Race, progress: Progress) -> str:
     """Train the best of the last rung to the end, or the next best if that one diverges; its name."""
-    for name in sorted(scores, key=lambda name: -scores[name]):  # of equal ones the first
+    for name in by_score(scores):
         try:
             train_until(race.legs(name), race.request.training.epochs, progress)
             return name
@@ -266,7 +271,12 @@ def train_until(legs: Sequence[Leg], epochs: int, progress: Progress) -> None:
             run_stage(leg.request, leg.folder.path, resume=begun, pause_after=pause, progress=progress)
 
 
-def score_at(legs: Sequence[Leg], epochs: int) -> float:
+def rows_of(leg: Leg) -> list[dict[str, Any]]:
+    """The figures of each epoch of a stage; those of a paused one from its state, which has a checksum."""
+    return position_of(leg.folder).rows if leg.folder.is_unfinished() else leg.folder.read_rows()
+
+
+def score_at(legs: Sequence[Leg], epochs: int) -> Score:
     """The best validation score, up to now, of the stage a candidate is in after this many epochs, or that of the floor
     it began with."""
     offset = 0
@@ -276,24 +286,31 @@ def score_at(legs: Sequence[Leg], epochs: int) -> float:
         offset += leg.epochs
     else:
         leg = legs[-1]
-    rows = [row for row in leg.folder.read_rows() if offset + row["epoch"] <= epochs]
-    return max(float(row[name]) for row in rows for name in (f"valid_{SELECTION}", AT_START) if name in row)
+    rows = [row for row in rows_of(leg) if offset + row["epoch"] <= epochs]
+    judged = [(row, prefix) for row in rows for prefix in (VALID, START) if f"{prefix}{SELECTION}" in row]
+    return max(standing(row, row["loss"], prefix) for row, prefix in judged)
 
 
-def in_order(scores: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {score:.4f}" for name, score in sorted(scores.items(), key=lambda pair: -pair[1]))
+def by_score(scores: Mapping[str, Score]) -> list[str]:
+    """The names, best first; of equal ones the first in order comes first."""
+    return sorted(scores, key=lambda name: scores[name], reverse=True)
 
 
-def reason(chosen: str, found: list[dict[str, Any]], left_out: Mapping[str, str]) -> str:
-    """Why this one, in a sentence."""
+def in_order(scores: Mapping[str, Score]) -> str:
+    return ", ".join(f"{name} {scores[name][0]:.4f}" for name in by_score(scores))
+
+
+def reason(chosen: str, scores: Mapping[str, Score], found: list[dict[str, Any]], left_out: Mapping[str, str]) -> str:
+    """Why this one, in a sentence. scores: of the last rung."""
     if not found:
         return "the only candidate" + (f"; left out: {', '.join(left_out)}" if left_out else "")
-    last = found[-1]
-    level = [name for name, score in last["scores"].items() if score == last["scores"][chosen] and name != chosen]
-    diverged = [name for name in last["scores"] if name in left_out]
+    same_recall = [name for name in scores if scores[name][0] == scores[chosen][0] and name != chosen]
+    level = [name for name in same_recall if scores[name] == scores[chosen]]
+    diverged = [name for name in scores if name in left_out]
     return (
-        f"valid_{SELECTION} after {in_epochs(last['epochs'])}: {in_order(last['scores'])}"
+        f"{VALID}{SELECTION} after {in_epochs(found[-1]['epochs'])}: {in_order(scores)}"
         + (f" (level with {', '.join(level)}; the first in order counts)" if level else "")
+        + (f" (of equal ones {TIE_BREAK} decides, then the loss)" if same_recall and not level else "")
         + (f"; {', '.join(diverged)} diverged later" if diverged else "")
     )
 
@@ -313,7 +330,7 @@ def race_there(folder: RunFolder, fingerprint: str, *, resume: bool) -> str:
     if folder.candidates.exists():
         if not resume:
             raise UsageError(f"{out} holds an unfinished race: --resume continues it, --force starts over")
-        begun = json.loads(folder.race.read_text(encoding="utf-8")) if folder.race.exists() else {}
+        begun = read_json(folder.race, dict[str, str], TRAIN_AGAIN) if folder.race.exists() else {}
         if begun.get("fingerprint") != fingerprint:
             raise UsageError(
                 f"{out} holds an unfinished race of other candidates, settings or data; --force replaces it",

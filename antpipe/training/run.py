@@ -15,19 +15,21 @@ from antpipe.core.floor import begin_at_floor, known_in
 from antpipe.core.untrained import Untrained, in_words
 from antpipe.errors import AntpipeError, DataError, DivergedError, Interrupted, SameCommand, UsageError
 from antpipe.runtime.devices import choose_device, compile_parts, require_compiler
+from antpipe.runtime.files import flush
 from antpipe.runtime.logs import log, silenced
 from antpipe.runtime.process import stopping
 from antpipe.runtime.progress import Progress, silent
 from antpipe.settings.base import flag_name, from_json
 from antpipe.settings.training import LATER, WITHOUT_EFFECT, TrainConfig
 from antpipe.store.artefacts import artefact_of
-from antpipe.store.files import Sequences, write_json
+from antpipe.store.documents import write_json
+from antpipe.store.files import Sequences, file_sha256
 from antpipe.store.manifest import lacking
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
-from antpipe.training.checkpoint import TRAIN_AGAIN, Checkpoint
+from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.compatibility import fits, rebuild, shown
-from antpipe.training.folder import RunFolder, another_folder
+from antpipe.training.folder import METRICS, TRAIN_AGAIN, RunFolder, another_folder
 from antpipe.training.loop import fit, without_training
 from antpipe.training.parallel import World, held_by_first, of_first, together, world_of
 from antpipe.training.replay import out_of_memory
@@ -204,7 +206,8 @@ def finish(folder: RunFolder, model: "Ant", plan: Plan, at: Position, device: "t
     written = write_items(folder, plan.request.store, plan.described.id_tables, plan.trained_on().sequences)
     done = replace(plan.described, best_epoch=at.best_epoch, metrics=at.best, epochs=len(at.rows), id_tables=written)
     checkpoint.save(folder.path, model, done)
-    write_json(folder.cost, cost_of(at, device))
+    flush(folder.metrics)
+    write_json(folder.cost, {**cost_of(at, device), METRICS: file_sha256(folder.metrics)})
     remove_state(folder)
     return done
 
@@ -240,7 +243,7 @@ def check_resume(plan: Plan, folder: RunFolder, *, resume: bool, processes: int)
     the first loses hours, the second trusts settings that one may have forgotten.
     """
     out, header = folder.path, read_header(folder)
-    there, at = header["described"], Position(**header["position"])
+    there, at = asdict(header["described"]), header["position"]
     if there["fingerprint"] != plan.described.fingerprint:
         what = "; ".join(differences(there, asdict(plan.described))) or "the weights it started from"
         raise UsageError(

@@ -13,12 +13,23 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from antpipe.errors import IntegrityError
+from antpipe.errors import IntegrityError, UsageError
 from antpipe.runtime.files import atomic
-from antpipe.training.checkpoint import TRAIN_AGAIN, Checkpoint, keeping, write_tensors
-from antpipe.training.folder import RunFolder
+from antpipe.settings.base import from_json
+from antpipe.settings.training import TrainConfig
+from antpipe.store.documents import Count, Sha256, converted, parse_json, seal
+from antpipe.training.checkpoint import (
+    Checkpoint,
+    checked,
+    damaged,
+    keeping,
+    read_tensors,
+    tensors_sha256,
+    write_tensors,
+)
+from antpipe.training.folder import TRAIN_AGAIN, RunFolder
 from antpipe.training.parallel import ALONE, World, of_all, of_first
 
 if TYPE_CHECKING:
@@ -43,15 +54,15 @@ class Position:
     gpu_features_mb: size of the features kept on a GPU.
     """
 
-    epoch: int = 1
-    step: int = 0
-    steps: int = 0
+    epoch: Count = 1
+    step: Count = 0
+    steps: Count = 0
     loss: float = 0.0
-    positions: int = 0
+    positions: Count = 0
     seconds: float = 0.0
-    all_positions: int = 0
+    all_positions: Count = 0
     all_seconds: float = 0.0
-    best_epoch: int = 0
+    best_epoch: Count = 0
     best: dict[str, float] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     finished: bool = False
@@ -79,6 +90,16 @@ class Position:
         if self.finished:
             return f"all {in_epochs(len(self.rows))}"
         return f"epoch {self.epoch}, step {self.step}" if self.step else in_epochs(len(self.rows))
+
+
+class Header(TypedDict):
+    """The JSON in the header of a state file. tensors: their hash; states of antpipe 0.1.0 have none."""
+
+    format: int
+    described: Checkpoint
+    position: Position
+    processes: int
+    tensors: NotRequired[Sha256]
 
 
 def in_epochs(count: int) -> str:
@@ -145,11 +166,12 @@ class Keeping:
             "described": asdict(self.described),
             "position": asdict(state.at),
             "processes": self.world.size,
+            "tensors": tensors_sha256(tensors),
         }
         path, there = self.folder.state, self.folder.is_unfinished()
         kept = f"the earlier state is kept: {position_of(self.folder)}" if there else "there was no earlier state"
         with keeping(path, kept), atomic(path, durable=True) as scratch:
-            write_tensors(scratch, tensors, {"antpipe": json.dumps(header, allow_nan=False)})
+            write_tensors(scratch, tensors, {"antpipe": json.dumps(seal(header), allow_nan=False)})
         self.saved_at = time.monotonic()
         self.writing = self.saved_at - began
 
@@ -191,12 +213,25 @@ def random_states() -> dict[str, "Tensor"]:
 
 
 def load_state(state: Training, folder: RunFolder, world: World) -> None:
-    """Put everything that training changes, and the random generators, back to where the state file has them."""
+    """Put everything that training changes, and the random generators, back to where the state file has them.
+
+    Raises IntegrityError if the file is damaged, or of another model.
+    """
+    header, tensors = read_header(folder), read_tensors(folder.state)
+    if "tensors" in header and tensors_sha256(tensors) != header["tensors"]:
+        raise damaged(f"{folder.state}: its content differs from what was written")
+    try:
+        _take(state, tensors, world)
+    except (RuntimeError, LookupError, ValueError, TypeError) as error:  # what torch raises
+        raise damaged(f"{folder.state}: not the state of this model: {error}") from None
+    state.at = header["position"]
+
+
+def _take(state: Training, tensors: "dict[str, Tensor]", world: World) -> None:
     import torch
-    from safetensors.torch import load_file
 
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "adam": {}, "random": {}}
-    for name, tensor in load_file(folder.state).items():
+    for name, tensor in tensors.items():
         part, _, rest = name.partition("/")
         parts[part][rest] = tensor
     state.model.load_state_dict(parts["model"])
@@ -209,11 +244,11 @@ def load_state(state: Training, folder: RunFolder, world: World) -> None:
     torch.set_rng_state(parts["random"][f"{own}cpu"])
     if f"{own}cuda" in parts["random"] and torch.cuda.is_available():
         torch.cuda.set_rng_state(parts["random"][f"{own}cuda"])
-    state.at, state.best_weights = position_of(folder), parts["best"]
+    state.best_weights = parts["best"]
 
 
-def read_header(folder: RunFolder) -> dict[str, Any]:
-    """The header of the state file: `described`, `position` and `processes`.
+def read_header(folder: RunFolder) -> Header:
+    """The header of the state file.
 
     Raises IntegrityError if the file is damaged or of another format.
     """
@@ -222,18 +257,29 @@ def read_header(folder: RunFolder) -> dict[str, Any]:
     path = folder.state
     try:
         with safe_open(path, "pt") as stream:
-            header: dict[str, Any] = json.loads((stream.metadata() or {})["antpipe"])
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise IntegrityError(f"{path}: not a training state: {error}; train again with --force", TRAIN_AGAIN) from None
-    if header["format"] != FORMAT:
-        what = f"a training state of format {header['format']}, not {FORMAT}"
-        raise IntegrityError(f"{path}: {what}; train again with --force", TRAIN_AGAIN)
+            text = (stream.metadata() or {})["antpipe"]
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise damaged(f"{path}: not a training state: {error}") from None
+    try:
+        found = parse_json(text, dict[str, Any], str(path), TRAIN_AGAIN)
+        if found.get("format") != FORMAT:
+            raise ValueError(f"its format is {found.get('format')}, not {FORMAT}")
+        header = converted(found, Header)
+        described = checked(header["described"])
+        at, plan = header["position"], from_json(TrainConfig, described.train)
+        done = len(at.rows)
+        if not (at.epoch == done + 1 and at.best_epoch <= done <= plan.epochs and header["processes"] >= 1):
+            raise ValueError(f"epoch {at.epoch} after {done} of {plan.epochs}")
+    except (ValueError, UsageError) as error:
+        raise damaged(f"{path}: not a training state: {error}") from None
+    except IntegrityError as error:
+        raise damaged(error.message) from None
     return header
 
 
 def position_of(folder: RunFolder) -> Position:
     """Where the state in the folder stands."""
-    return Position(**read_header(folder)["position"])
+    return read_header(folder)["position"]
 
 
 def begin(folder: RunFolder, *, begun: bool) -> int:

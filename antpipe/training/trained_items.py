@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from antpipe.core.transitions import training_items
-from antpipe.runtime.files import atomic
 from antpipe.runtime.logs import log
 from antpipe.store.files import Sequences
 from antpipe.store.store import Store
+from antpipe.store.tables import write_table
 from antpipe.training.folder import RunFolder
 
 
@@ -24,7 +24,6 @@ def write_items(
     written, and the result is empty, if a domain was ingested again since the run was planned.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     parts = []
     for (name, id_table), part in zip(id_tables.items(), sequences, strict=True):
@@ -36,6 +35,5 @@ def write_items(
         trained = np.bincount(training_items(part)[0], minlength=len(ids)) > 0
         parts.append(pa.table({"domain": pa.repeat(name, len(ids)), "item_id": ids, "trained": pa.array(trained)}))
     folder.path.mkdir(parents=True, exist_ok=True)
-    with atomic(folder.items(id_tables), durable=True) as scratch:
-        pq.write_table(pa.concat_tables(parts), scratch, compression="zstd")
+    write_table(folder.items(id_tables), pa.concat_tables(parts))
     return dict(id_tables)

@@ -13,6 +13,7 @@ import pytest
 
 from antpipe.store.store import Store
 from tests.support.commands import TINY, publish_shops
+from tests.support.documents import plain
 from tests.support.places import EVALUATE, RECOMMEND, TRAIN, WITH_DOMAINS, Place, check_refusal, make_place
 from tests.support.releases import encode, publish, review, snapshot
 from tests.support.trainable import make_trainable
@@ -181,12 +182,12 @@ def test_an_items_table_with_damaged_pages_is_refused(place: Place) -> None:
     content = path.read_bytes()
     path.write_bytes(content[:4] + bytes(400) + content[404:])
     line = WITH_DOMAINS["quantize-price"] + " --domains Target --force"
-    place.refuses(5, line, "Target/items.parquet", "damaged", next_command="antpipe ingest ")
+    place.refuses(5, line, "Target/items.parquet", "its content differs", next_command="antpipe ingest ")
 
 
 @pytest.mark.parametrize(
     ("content", "following"),
-    [("{", "rm "), ("[]", "antpipe --version"), ('{"format": 99, "artefacts": {}}', "antpipe --version")],
+    [("{", "rm "), ("[]", "rm "), ('{"format": 99, "artefacts": {}}', "antpipe --version")],
 )
 def test_a_manifest_that_is_none_is_refused(place: Place, content: str, following: str) -> None:
     (place.store / "Target" / "manifest.json").write_text(content)
@@ -259,7 +260,7 @@ def test_half_a_checkpoint_is_refused(place: Place, line: str, spoil: Callable[[
 
 def test_a_description_with_an_unknown_entry_is_refused_by_name(place: Place) -> None:
     path = place.runs / "scratch" / "checkpoint.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"colour": "red"}))
+    path.write_text(json.dumps(plain(path) | {"colour": "red"}))
     place.refuses(5, EVALUATE, "checkpoint.json", "colour", next_command="antpipe train --help")
 
 

@@ -53,7 +53,7 @@ from antpipe.settings.sections import CONFIGS
 from antpipe.settings.serving import RecommendConfig, ServeConfig, SimilarConfig
 from antpipe.settings.training import TrainConfig
 from antpipe.store.store import Store
-from tests.support.commands import ingested, names_of, run, run_named, words_of
+from tests.support.commands import ingested, names_of, run, run_named, unfolded, words_of
 from tests.support.releases import snapshot
 from tests.support.trainable import make_trainable
 
@@ -232,7 +232,7 @@ def test_the_next_command_is_the_one_typed_with_its_flags_changed(
 def test_epochs_are_told_on_stderr(trainable: Path) -> None:
     outcome = run_named("scratch", trainable)
     assert re.search(r"(?m)^scratch: 2/2 loss=\S+ valid_recall@10=\S+ seconds=\S+$", outcome.err)
-    assert len(outcome.out.splitlines()) == 1
+    assert len(unfolded(outcome.out).splitlines()) == 1
 
 
 class Terminal(io.StringIO):
@@ -303,9 +303,14 @@ def test_a_bug_ends_with_1_and_one_line(priced: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_failing_disk_is_named_by_file_and_reason(priced: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(STAGE, raising(OSError(28, "No space left on device", "store/price.arrow")))
+    file = priced / "gone" / "price.arrow"
+    monkeypatch.setattr(STAGE, raising(OSError(28, "No space left on device", str(file))))
     outcome = run_named("quantize-price", priced)
-    assert (outcome.code, outcome.err) == (1, "antpipe: error: store/price.arrow: No space left on device\n")
+    assert outcome.code == 1
+    assert outcome.err.splitlines() == [
+        f"antpipe: error: {file}: No space left on device",
+        f"antpipe: next: df -h {priced}",
+    ]
 
 
 # -- as a program of its own ----------------------------------------------------------------------------------
@@ -345,3 +350,12 @@ def test_no_heavy_library_is_loaded_to_answer(words: list[str]) -> None:
     [loaded] = [line for line in program("-c", script).stderr.splitlines() if line.startswith("loaded ")]
     assert "antpipe.cli" in loaded.split()
     assert HEAVY & set(loaded.split()) == set()
+
+
+def test_quiet_leaves_results_and_warnings(tmp_path: Path) -> None:
+    words = ["ingest", "sample", "--users", "40", "--items", "40", "--store", tmp_path / "store"]
+    loud, quiet = run(*words), run(*words, "--force", "--quiet")
+    assert loud.code == quiet.code == 0
+    assert "antpipe: " in loud.err
+    assert quiet.err == ""
+    assert quiet.out == loud.out

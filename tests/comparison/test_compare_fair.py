@@ -19,6 +19,7 @@ from antpipe.training import checkpoint, validation
 from antpipe.training import race as racing
 from antpipe.training.folder import RunFolder
 from tests.support.commands import run
+from tests.support.documents import plain
 from tests.support.interruptions import failing_at
 from tests.support.releases import snapshot
 from tests.support.shops import make_domain
@@ -190,7 +191,7 @@ def test_arms_with_other_first_values_are_refused(store: Store, source: Path, tm
 def test_a_run_from_before_a_setting_existed_counts_as_having_its_default(store: Store, tmp_path: Path) -> None:
     train_quickly(store, "scratch", ["Target"], tmp_path / "old", epochs=1, device="cpu")
     path = tmp_path / "old" / "checkpoint.json"
-    document = json.loads(path.read_text())
+    document = plain(path)
     for name in ("compile", "whitened"):
         del document["train"][name]
     path.write_text(json.dumps(document))
@@ -202,7 +203,7 @@ def test_a_folder_with_a_run_from_before_a_setting_existed_says_which(store: Sto
     request = asked(store, tmp_path / "out", ("scratch",))
     run_comparison(request)
     path = tmp_path / "out" / "Target" / "scratch-0" / "checkpoint.json"
-    document = json.loads(path.read_text())
+    document = plain(path)
     del document["train"]["stride"]
     path.write_text(json.dumps(document | {"fingerprint": "of that time"}))
     with pytest.raises(UsageError, match="holds another run: made without --stride"):
@@ -260,7 +261,7 @@ def test_a_dry_run_looks_at_what_is_in_the_folders(store: Store, source: Path, t
     with pytest.raises(UsageError, match="holds another run: --epochs 2"):
         states(replace(request, training=ONE_EPOCH))
     path = tmp_path / "out" / "results" / "Target" / "markov-0.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": "of another catalogue"}))
+    path.write_text(json.dumps(plain(path) | {"fingerprint": "of another catalogue"}))
     assert states(request) == ["finished", "finished", "missing"]
 
 

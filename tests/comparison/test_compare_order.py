@@ -14,6 +14,7 @@ from antpipe.settings.comparison import CompareConfig, RaceConfig
 from antpipe.settings.features import SequenceConfig
 from antpipe.store.order import cold_targets_of
 from antpipe.store.store import Store
+from tests.support.commands import unfolded
 from tests.support.shops import make_domain
 from tests.support.trainable import MODEL, TRAINING, make_trainable, train_quickly
 
@@ -43,7 +44,7 @@ def test_a_target_sorted_by_id_gets_a_note_and_a_good_one_none(store: Store, tmp
     [note] = doubts(found, "Spoilt")
     assert note.startswith("target Spoilt: ")
     assert doubts(found, "Good") == []
-    assert f"note: {note}" in as_text(found)
+    assert f"note: {note}" in unfolded(as_text(found))
     assert f"- note: {note}" in (tmp_path / "comparison.md").read_text(encoding="utf-8")
 
 
@@ -94,7 +95,7 @@ def test_the_shares_of_cold_targets_are_in_every_outcome(store: Store, tmp_path:
     assert cold is not None
     assert (cold.validation, cold.test) == (0.0, 0.0)
     shown = "in their own history, never in training: 0.0% of test, 0.0% of validation"
-    assert shown in as_text(found)
+    assert shown in unfolded(as_text(found))
     assert shown in as_markdown(found)
     facts = json.loads((tmp_path / "comparison.json").read_text())["targets"]["Good"]
     assert (facts["cold_targets"]["test"], facts["cold_targets"]["validation"]) == (0.0, 0.0)
@@ -119,7 +120,7 @@ def test_a_target_without_validation_targets_is_compared(tmp_path: Path) -> None
     build_sequences(store, ["Pairs"], SequenceConfig())
     found = run_comparison(compared(store, tmp_path / "out", "Pairs"))
     assert found["targets"]["Pairs"]["cold_targets"]["validation"] is None
-    assert "never in training: 0.0% of test\n" in as_text(found)
+    assert "never in training: 0.0% of test\n" in unfolded(as_text(found))
 
 
 def test_an_outcome_without_these_facts_is_shown_too() -> None:

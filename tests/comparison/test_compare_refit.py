@@ -17,6 +17,7 @@ from antpipe.settings.comparison import CompareConfig, RaceConfig
 from antpipe.store.store import Store
 from antpipe.training import checkpoint, loop, validation
 from antpipe.training.run import run_stage
+from tests.support.commands import unfolded
 from tests.support.releases import snapshot
 from tests.support.trainable import MODEL, TRAINING, make_trainable, train_quickly
 
@@ -96,7 +97,7 @@ def test_the_runs_and_their_verdict_are_those_of_a_comparison_without_refits(
 def test_the_table_has_refits_below_the_others_and_says_what_is_not_refitted(
     whole: tuple[dict[str, Any], Path], show: Any
 ) -> None:
-    text = show(whole[0])
+    text = unfolded(show(whole[0]))
     caption = "After refit on training + validation (no verdict). Protocol"
     assert text.count(f"{caption} all: mean") == text.count(f"{caption} all: difference to scratch") == 1
     assert text.index("Protocol unseen: difference") < text.index(caption)
@@ -181,4 +182,4 @@ def test_each_size_of_a_learning_curve_has_its_refits(store: Store, source: Path
     found = run_comparison(asked(store, tmp_path, (source,), config=config))
     assert len(found["targets"]) == 2
     assert all(list(facts["refit"]["arms"]) == ["scratch", "relearn"] for facts in found["targets"].values())
-    assert "After refit" in as_text(found)
+    assert "After refit" in unfolded(as_text(found))

@@ -22,7 +22,7 @@ from antpipe.settings.features import SubsetConfig
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
 from tests.comparison.test_comparison import GOOD, MARKOV, SCRATCH, outcome
-from tests.support.commands import run
+from tests.support.commands import run, unfolded
 from tests.support.releases import snapshot
 from tests.support.trainable import MODEL, TRAINING, make_trainable, train_quickly
 
@@ -140,7 +140,7 @@ def test_the_curve_is_shown_as_tables_and_a_line_per_judged_arm(tmp_path: Path) 
         {"users": 200, "equals": "below", "low": "below", "high": 100.0},
     ]
     found["curve"]["T"]["points"][1]["items"] = 1400
-    for text in (as_text(found), as_markdown(found)):
+    for text in (unfolded(as_text(found)), as_markdown(found)):
         cells = [[cell for cell in line.replace("|", " ").split("  ") if cell.strip()] for line in text.splitlines()]
         cells = [[cell.strip() for cell in row] for row in cells]
         assert (
@@ -162,19 +162,19 @@ def test_the_curve_is_shown_as_tables_and_a_line_per_judged_arm(tmp_path: Path) 
 
 
 def test_a_control_that_does_not_improve_is_said_to(tmp_path: Path) -> None:
-    text = as_text(curve_of(tmp_path / "level", {n: [(SCRATCH, 0.3), (GOOD, 0.9)] for n in (100, 200)}))
+    text = unfolded(as_text(curve_of(tmp_path / "level", {n: [(SCRATCH, 0.3), (GOOD, 0.9)] for n in (100, 200)})))
     assert (
         "finetune, ndcg@10: at 100 users (POSITIVE), at 200 users (POSITIVE); what it is worth in users cannot be "
         "told: scratch does not improve with users"
     ) in text
-    one = as_text(curve_of(tmp_path / "one", {100: [(SCRATCH, 0.3), (GOOD, 0.9)]}))
+    one = unfolded(as_text(curve_of(tmp_path / "one", {100: [(SCRATCH, 0.3), (GOOD, 0.9)]})))
     assert "at 100 users (POSITIVE); what it is worth in users cannot be told: there is one size" in one
 
 
 def test_untrained_arms_alone_give_a_curve_without_a_worth(tmp_path: Path) -> None:
     found = curve_of(tmp_path, {n: [(MARKOV, n / 1000)] for n in (100, 200)})
     assert found["curve"]["T"]["worth"] == {}
-    assert "100      300  0.1000/0.1000" in as_text(found)
+    assert "100      300  0.1000/0.1000" in unfolded(as_text(found))
 
 
 def test_sizes_of_one_shop_are_not_a_sample_of_shops_and_shops_are_pooled_size_by_size(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_sizes_of_one_shop_are_not_a_sample_of_shops_and_shops_are_pooled_size_b
         "100": 2,
         "2000": 2,
     }
-    for text in (as_text(both), as_markdown(both)):
+    for text in (unfolded(as_text(both)), as_markdown(both)):
         assert "mean over 2 targets at 2,000 users, finetune, ndcg@10: " in text
 
 

@@ -33,6 +33,7 @@ from antpipe.store.domain import Domain
 from antpipe.store.files import Sequences
 from antpipe.store.store import Store
 from tests.support.commands import run
+from tests.support.documents import plain
 from tests.support.shops import make_domain
 from tests.support.trainable import make_trainable, train_quickly, write_feature
 
@@ -229,7 +230,7 @@ def test_a_baseline_writes_the_files_of_an_evaluated_run(tmp_path: Path) -> None
     make_trainable(store, "Ring")
     for name in BASELINES:
         result = judge_baseline(store, name, "Ring", tmp_path / name)
-        assert result == json.loads((tmp_path / name / "evaluation-Ring-test.json").read_text())
+        assert result == plain(tmp_path / name / "evaluation-Ring-test.json")
         assert set(result["protocols"]) == {"all", "unseen"}
         ranks = pq.read_table(tmp_path / name / "ranks-Ring-test.parquet")
         assert ranks.column_names == ["user", "position", "target", "seen", "occurrences", "rank_all", "rank_unseen"]

@@ -9,6 +9,7 @@ import pytest
 from antpipe.core.ranking import PROTOCOLS
 from antpipe.evaluation.evaluate import evaluate_run
 from antpipe.settings.evaluation import EvaluateConfig
+from antpipe.store.documents import unsealed
 from antpipe.store.store import Store
 from tests.support import commands
 from tests.support.trainable import make_trainable, train_quickly
@@ -87,7 +88,7 @@ def test_figures_of_an_approximate_index_have_their_own_files_and_label(folder: 
     before = written(folder, "test")
     near = figures(folder, "--index", index)
     assert written(folder, "test") == before
-    assert json.loads(written(folder, f"test-{index}")[0]) == near
+    assert unsealed(json.loads(written(folder, f"test-{index}")[0])) == near
     assert near["approximate"]
     assert near["index"]["kind"] == index
     assert all(0 < near["index"][f"recall_of_exact@{k}"] <= 1 for k in (10, 20, 50))

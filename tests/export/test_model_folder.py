@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 import antpipe as ant
 from antpipe.training import checkpoint
 from antpipe.training.folder import RunFolder
+from tests.support import documents
 from tests.support.commands import run as command
 from tests.support.stand_in_hub import StandInHub, standing_in
 
@@ -112,8 +113,7 @@ def test_a_domain_without_evaluation_is_refused_with_the_command_that_evaluates(
 def test_an_evaluation_of_an_earlier_run_is_left_out(plain: ant.Run, tmp_path: Path, messages: list[str]) -> None:
     copy = ant.export_huggingface(plain, out=tmp_path / "copy", license="mit").folder
     path = RunFolder(copy).evaluation("Ring", "test")
-    figures = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(figures | {"run_fingerprint": "another"}), encoding="utf-8")
+    path.write_text(json.dumps(documents.plain(path) | {"run_fingerprint": "another"}), encoding="utf-8")
     found = ant.export_huggingface(ant.Run.open(copy, plain.store), out=tmp_path / "out", license="mit")
     assert found.figures["evaluations"] == 0
     assert any("of an earlier run" in message for message in messages)

@@ -1,6 +1,9 @@
 """Choosing the best: unknown users, popularity, diversity, several at once."""
 
+import shlex
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from antpipe.serving.diversity import diversified
 from antpipe.serving.offer import offer_of
 from antpipe.serving.recommend import Wishes, best_after, history_of, recommend_after, user_histories
 from antpipe.serving.top import Top, top_items
+from antpipe.settings.base import parts_of
 from tests.serving.conftest import ITEMS, RUNS, USERS
 
 Open = Callable[[str], OpenRun]
@@ -18,6 +22,16 @@ Open = Callable[[str], OpenRun]
 
 def histories(opened: OpenRun) -> list[np.ndarray]:
     return list(user_histories(opened, [f"u{user:02}" for user in range(USERS)]))
+
+
+def test_the_next_command_can_name_an_item_whose_id_holds_a_comma() -> None:
+    domain = SimpleNamespace(name="Shop", root=Path("store"))
+    run = SimpleNamespace(row_of={"i,0": 0, "i,1": 1}, item_ids=["i,0", "i,1"], domain=domain, run=Path("run"))
+    for asked, value in ((["i", "1"], "i,1"), (["x"], "i,0"), (["i,1", "x"], "i,1")):
+        with pytest.raises(DataError) as caught:
+            history_of(run, asked)  # type: ignore[arg-type]
+        words = shlex.split(str(caught.value.next_command))
+        assert parts_of(words[words.index("--items") + 1]) == [value]
 
 
 @pytest.mark.parametrize("name", sorted(RUNS))

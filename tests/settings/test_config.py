@@ -7,13 +7,15 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from antpipe.core.stages import STAGES
 from antpipe.errors import UsageError
 from antpipe.evaluation.baselines.judge import BASELINES
-from antpipe.settings.base import Config, flags_of, from_json, to_json, variable_name
+from antpipe.settings.base import Config, as_word, flags_of, from_json, parts_of, to_json, variable_name
 from antpipe.settings.comparison import CompareConfig
-from antpipe.settings.ingest import IngestConfig
+from antpipe.settings.ingest import IngestConfig, TableConfig
 from antpipe.settings.model import ModelConfig
 from antpipe.settings.sections import CONFIGS
 from antpipe.settings.sources import check_environment, read_toml, resolve
@@ -128,6 +130,22 @@ def test_flags_of_a_config_give_what_differs_from_the_run_to_start_from_or_from_
     assert flags_of(TrainConfig(), environment={"ANTPIPE_TRAIN_EPOCHS": "7"}) == ["--epochs", "100"]
 
 
+def test_a_part_of_a_list_that_holds_a_comma_stands_in_quotes() -> None:
+    config = TableConfig(drop_users=("Smith, John", 'the "guest"', "GAST"))
+    words = flags_of(config)
+    assert words == ["--drop-users", '"Smith, John","the ""guest""",GAST']
+    assert resolve(TableConfig, {"drop_users": words[1]}, {}, {}) == config
+    assert parts_of('5" screen,7" screen') == ['5" screen', '7" screen']
+    assert parts_of('"A,1" , "B"') == ["A,1 ", "B"]
+    assert parts_of('"never closed,b') == ['"never closed', "b"]
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\r\n\0", exclude_categories=["Cs"]), min_size=1), min_size=1))
+def test_the_parts_of_any_list_come_back(parts: list[str]) -> None:
+    parts = [stripped for part in parts if (stripped := part.strip())] or ["a"]
+    assert parts_of(as_word(tuple(parts))) == parts
+
+
 def test_no_two_settings_have_the_same_environment_variable() -> None:
     names = [variable_name(config, field.name) for config in CONFIGS for field in dataclasses.fields(config)]
     assert len(set(names)) == len(names)
@@ -138,15 +156,15 @@ def test_a_list_of_numbers_comes_from_words_toml_and_python(tmp_path: Path) -> N
     path = tmp_path / "x.toml"
     path.write_text("[compare]\ntarget_users = [500, 1000]\n", encoding="utf-8")
     toml = read_toml(path, [CompareConfig])
-    for given in (
+    for found in (
         resolve(CompareConfig, {}, toml, {}),
         resolve(CompareConfig, {"target_users": "500, 1000"}, {}, {}),
         resolve(CompareConfig, {"target_users": [500, 1000]}, {}, {}),
         resolve(CompareConfig, {}, {}, {"ANTPIPE_COMPARE_TARGET_USERS": "500,1000"}),
     ):
-        assert given.target_users == (500, 1000)
-        assert flags_of(given) == ["--target-users", "500,1000"]
-        assert from_json(CompareConfig, json.loads(json.dumps(to_json(given)))) == given
+        assert found.target_users == (500, 1000)
+        assert flags_of(found) == ["--target-users", "500,1000"]
+        assert from_json(CompareConfig, json.loads(json.dumps(to_json(found)))) == found
 
 
 @pytest.mark.parametrize("words", ["500,many", "500,,1000", "", "1.5"])

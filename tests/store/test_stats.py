@@ -58,15 +58,15 @@ def test_the_table_has_one_row_per_domain_and_one_line_per_pair_that_shares(stor
     outcome = run("stats", "--store", store.root)
     assert outcome.code == 0, outcome.err
     assert outcome.out.splitlines() == [
-        "domain    users    items  interactions  avg. length    density     text    image    price",
-        "A             3        2             4         1.33   66.6667%    50.0%    50.0%    50.0%",
-        "B             2        1             2         1.00  100.0000%   100.0%     0.0%     0.0%",
-        "C             1        1             1         1.00  100.0000%     0.0%   100.0%     0.0%",
+        "domain  users  items  interactions  per user    text   image  price",
+        "A           3      2             4       1.3   50.0%   50.0%  50.0%",
+        "B           2      1             2       1.0  100.0%    0.0%   0.0%",
+        "C           1      1             1       1.0    0.0%  100.0%   0.0%",
         "",
-        "domain  order by  sorted by id  by chance     tied  cold valid  cold test",
-        "A          times             -          -     0.0%           -          -",
-        "B          times             -          -        -           -          -",
-        "C          times             -          -        -           -          -",
+        "domain  order by  sorted by id  by chance   tied  cold valid  cold test",
+        "A          times             -          -   0.0%           -          -",
+        "B          times             -          -      -           -          -",
+        "C          times             -          -      -           -          -",
         "",
         "A and B: users 1, items 1 in common",
     ]
@@ -91,8 +91,8 @@ def test_the_order_of_a_domain_and_its_cold_targets_are_shown(sorted_shop: Store
     build_sequences(sorted_shop, ["Shop"], SequenceConfig())
     lines = run("stats", "--store", sorted_shop.root).out.splitlines()
     assert lines[3:] == [
-        "domain  order by  sorted by id  by chance     tied  cold valid  cold test",
-        "Shop       times        100.0%       1.7%    50.0%       13.3%      20.0%",
+        "domain  order by  sorted by id  by chance   tied  cold valid  cold test",
+        "Shop       times        100.0%       1.7%  50.0%       13.3%      20.0%",
     ]
     [row] = run("stats", "--json", "--store", sorted_shop.root).json()["domains"]
     assert row["order"] == {

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,16 @@ class Outcome:
 
     def json(self) -> Any:
         return json.loads(self.out)
+
+
+def unfolded(text: str) -> str:
+    """Sentences that were folded to fit a terminal, in one line each."""
+    return re.sub(r"\n {4}(?! )", " ", text)
+
+
+def states_of(text: str) -> list[list[str]]:
+    """Domain or run, artefact or stage, and state of each result that was printed."""
+    return [line.split("  ")[:3] for line in text.splitlines() if not line.startswith(" ")]
 
 
 def leave(*words: str | Path) -> object:

@@ -84,11 +84,22 @@ def test_the_model_ends_with_the_weights_of_its_best_epoch(
     assert not torch.equal(final["positions.weight"], after[2]["positions.weight"])
 
 
-def test_the_first_of_equally_good_epochs_is_kept(
+def test_of_epochs_with_equal_recall_that_with_the_best_ndcg_is_kept(
     model: Ant, data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validation, "validate", scripted([0.2, 0.2, 0.2]))
-    assert run(model, data).best_epoch == 1
+    ndcg = iter([0.4, 0.7, 0.6])
+    monkeypatch.setattr(validation, "validate", lambda *_: {loop.SELECTION: 1.0, loop.TIE_BREAK: next(ndcg)})
+    assert run(model, data).best_epoch == 2
+
+
+def test_of_epochs_with_equal_recall_and_ndcg_that_with_the_least_loss_is_kept(
+    model: Ant, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validation, "validate", lambda *_: {loop.SELECTION: 1.0, loop.TIE_BREAK: 1.0})
+    at = run(model, data, replace(TRAINING, lr=0.01))
+    losses = [row["loss"] for row in at.rows]
+    assert at.best_epoch == 1 + losses.index(min(losses))
+    assert at.best_epoch > 1
 
 
 def test_each_epoch_has_an_order_of_its_own_given_by_the_seed(

@@ -26,6 +26,7 @@ from antpipe.training.race import AUTO, STAGES_OF, run_auto, rungs, survivors
 from antpipe.training.request import RunRequest
 from antpipe.training.run import run_stage
 from tests.support.commands import run
+from tests.support.documents import plain
 from tests.support.trainable import MODEL, TRAINING, WIDTHS, make_trainable, train_quickly
 
 FOUR = replace(TRAINING, epochs=4)
@@ -83,7 +84,18 @@ def test_rungs_double_and_are_validated(epochs: int, eval_every: int, first: flo
     ],
 )
 def test_the_better_half_stays(scores: dict[str, float], kept: list[str]) -> None:
-    assert survivors(scores) == kept
+    assert survivors({name: (score, 0.0, 0.0) for name, score in scores.items()}) == kept
+
+
+def test_of_equal_recalls_ndcg_decides_and_then_the_loss() -> None:
+    scores = {"a": (1.0, 0.4, -2.0), "b": (1.0, 0.5, -3.0), "c": (1.0, 0.5, -2.5), "d": (0.9, 0.9, -0.1)}
+    assert survivors(scores) == ["b", "c"]
+    assert race.by_score(scores) == ["c", "b", "a", "d"]
+    found = [{"epochs": 2, "scores": {}, "kept": ["c"]}]
+    why = "valid_recall@10 after 2 epochs: c 1.0000, b 1.0000, a 1.0000, d 0.9000"
+    assert race.reason("c", scores, found, {}) == f"{why} (of equal ones ndcg@10 decides, then the loss)"
+    level = scores | {"b": scores["c"]}
+    assert race.reason("c", level, found, {}).endswith(" (level with b; the first in order counts)")
 
 
 def test_every_candidate_has_its_stages() -> None:
@@ -97,9 +109,12 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def scored(monkeypatch: pytest.MonkeyPatch, winner: str) -> None:
     """Let this candidate always be the best on validation."""
     real = race.score_at
-    monkeypatch.setattr(
-        race, "score_at", lambda legs, epochs: real(legs, epochs) + (legs[-1].folder.path.name == winner)
-    )
+
+    def score_at(legs: Any, epochs: int) -> race.Score:
+        recall, ndcg, loss = real(legs, epochs)
+        return recall + (legs[-1].folder.path.name == winner), ndcg, loss
+
+    monkeypatch.setattr(race, "score_at", score_at)
 
 
 @pytest.mark.parametrize("winner", ["scratch", "relearn"])
@@ -149,12 +164,14 @@ def test_with_a_floor_the_choice_is_never_below_it(place: tuple[Store, Path], tm
 
 def test_the_decision_says_when_and_why_each_candidate_was_dropped(whole: tuple[Any, Path]) -> None:
     (_, _, decision), out = whole
-    assert decision == json.loads((out / "auto.json").read_text())
+    assert decision == plain(out / "auto.json")
     first = decision["rungs"][0]
     assert first["epochs"] == 1
     assert set(first["scores"]) == set(CANDIDATES)
     assert first["scores"]["relearn"] == first["scores"]["relearn-then-unfreeze"]  # the same until they part
-    assert set(first["kept"]) == set(survivors(first["scores"]))
+    ties = first["ties"]
+    scores = {name: (one, ties[name]["ndcg@10"], -ties[name]["loss"]) for name, one in first["scores"].items()}
+    assert set(first["kept"]) == set(survivors(scores))
     last = decision["rungs"][-1]
     assert decision["chosen"] in last["kept"]
     assert f"after {last['epochs']} epoch" in decision["why"]
@@ -275,7 +292,7 @@ def test_a_race_whose_winner_was_replaced_is_not_taken_for_finished(place: tuple
     done, _, decision = auto(place, tmp_path / "auto", **two)
     assert decision["weights_sha256"] == done.weights_sha256
     path = tmp_path / "auto" / "checkpoint.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"weights_sha256": "0" * 64}))
+    path.write_text(json.dumps(plain(path) | {"weights_sha256": "0" * 64}))
     with pytest.raises(UsageError, match="holds another run"):
         auto(place, tmp_path / "auto", **two)
 

@@ -22,6 +22,7 @@ from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import RunFolder
 from antpipe.training.run import open_run, run_stage
 from tests.support.commands import run
+from tests.support.documents import plain
 from tests.support.interruptions import CONFIG, Killed, asked, command, failing_at, result, trained, two_shops, watching
 from tests.support.releases import snapshot
 from tests.support.trainable import make_trainable
@@ -273,7 +274,7 @@ def test_a_refit_whose_features_changed_proposes_the_command_that_makes_it_again
 
 def test_a_checkpoint_of_before_refits_existed_is_read(done: Path) -> None:
     path = done / "checkpoint.json"
-    described = json.loads(path.read_text())
+    described = plain(path)
     del described["refit"], described["negatives"]
     path.write_text(json.dumps(described))
     assert checkpoint.describe(done).refit is None

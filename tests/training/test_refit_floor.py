@@ -85,7 +85,7 @@ def test_a_refit_is_not_validated_before_it_is_trained(store: Store, tmp_path: P
     _, again = refitted(store, tmp_path)
     assert (again.best_epoch, again.epochs, again.metrics) == (1, 1, {})
     first, row = RunFolder(tmp_path).read_rows()[0], RunFolder(tmp_path / "refit").read_rows()[0]
-    assert set(first) - set(row) == {loop.AT_START, f"valid_{loop.SELECTION}"}
+    assert set(first) - set(row) == {f"start_{loop.SELECTION}", f"valid_{loop.SELECTION}"}
 
 
 def test_a_refit_is_trained_with_transitions_to_validation_targets(

@@ -234,7 +234,7 @@ def scripted(values: list[float]) -> Callable[..., dict[str, float]]:
 def test_patience_is_the_number_of_epochs_without_a_better_one(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int, epochs: int
 ) -> None:
-    monkeypatch.setattr(validation, "validate", scripted([0.1, 0.3, 0.2, 0.3, 0.4, 0.1]))
+    monkeypatch.setattr(validation, "validate", scripted([0.1, 0.3, 0.2, 0.29, 0.4, 0.1]))
     done, _ = trained(store, tmp_path, replace(CONFIG, epochs=6, patience=patience))
     assert done.epochs == epochs
     assert done.best_epoch == (2 if epochs < 5 else 5)

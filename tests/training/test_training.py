@@ -14,6 +14,7 @@ from antpipe.store.store import Store
 from antpipe.training import checkpoint
 from antpipe.training.request import RunRequest
 from antpipe.training.run import build_model, open_run, run_stage
+from tests.support.documents import plain
 from tests.support.trainable import MODEL, TRAINING, WIDTHS, make_trainable, train_quickly, write_feature
 
 
@@ -118,7 +119,7 @@ def test_a_finished_run_from_before_a_setting_existed_is_refused_and_the_setting
 ) -> None:
     train_quickly(store, "scratch", ["Target"], tmp_path / "run")
     path = tmp_path / "run" / "checkpoint.json"
-    document = json.loads(path.read_text())
+    document = plain(path)
     del document["train"]["stride"]
     path.write_text(json.dumps(document | {"fingerprint": "of that time"}))
     with pytest.raises(UsageError, match=r"another run: --stride, which it was made without \(now 1\); --force"):
@@ -185,7 +186,7 @@ def test_changed_weights_are_noticed(store: Store, tmp_path: Path) -> None:
 def test_an_unknown_entry_of_a_checkpoint_is_refused_by_name(store: Store, tmp_path: Path) -> None:
     train_quickly(store, "scratch", ["Target"], tmp_path / "run")
     path = tmp_path / "run" / "checkpoint.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"colour": "red"}))
+    path.write_text(json.dumps(plain(path) | {"colour": "red"}))
     with pytest.raises(IntegrityError, match="colour"):
         checkpoint.load(tmp_path / "run")
 

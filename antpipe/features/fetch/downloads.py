@@ -3,6 +3,7 @@
 import asyncio
 import random
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import httpcore2
 import httpx2
 
 from antpipe.features.fetch.addresses import CheckedNetwork, RefusedError, parse_url
+from antpipe.features.fetch.encodings import EncodedError, unpacked
 from antpipe.features.fetch.ledger import FAILED, GONE, INVALID, OK, REFUSED
 from antpipe.features.fetch.limits import RequestLimits
 from antpipe.runtime.http import retry_after
@@ -19,7 +21,12 @@ from antpipe.settings.features import FetchConfig
 
 REDIRECTS = (301, 302, 303, 307, 308)
 TEMPORARY = (408, 425, 429)  # the 4xx that ask to come again
+GRACE = 10.0  # seconds before a slow body is given up
 SMALL = 65_536  # bytes; a smaller error page is read whole, which keeps the connection usable
+
+
+class SlowError(Exception):
+    """A body comes too slowly."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,8 @@ class Downloads:
             try:
                 async with asyncio.timeout(self._config.deadline), self._open(url) as response:
                     answer = await self._read(response)
+            except SlowError as error:
+                answer = Answer(FAILED, str(error))
             except TimeoutError:
                 answer = Answer(FAILED, f"took longer than {self._config.deadline:g} s")
             except httpcore2.TimeoutException as error:
@@ -148,7 +157,7 @@ class Downloads:
         headers = {name.lower().decode("latin-1"): value for name, value in response.headers}
         if status == 200:
             return await self._content(response, headers)
-        await _body(response, SMALL)
+        await _body(response, SMALL, self._config.least_rate)
         if status in REDIRECTS and "location" in headers:
             return Answer(GONE, status=status, location=_text(headers["location"]))
         if status in TEMPORARY or status >= 500:
@@ -158,25 +167,32 @@ class Downloads:
 
     async def _content(self, response: httpcore2.Response, headers: dict[str, bytes]) -> Answer:
         most = self._config.max_bytes
-        encoding = _text(headers.get("content-encoding", b"identity")).strip().lower()
-        if encoding not in ("", "identity"):
-            return Answer(INVALID, f"compressed ({encoding}) although it was not asked for", 200)
         length = headers.get("content-length", b"").decode("latin-1")
         if length.isdecimal() and int(length) > most:
             return Answer(REFUSED, f"{length} bytes, more than {most}", 200)
-        content = await _body(response, most)
+        packed = await _body(response, most, self._config.least_rate)
+        try:
+            content = packed and unpacked(packed, _text(headers.get("content-encoding", b"")), most)
+        except EncodedError as error:
+            return Answer(INVALID, error.reason, 200)
         if content is None:
             return Answer(REFUSED, f"more than {most} bytes", 200)
         return Answer(OK, "", 200, content=content, content_type=_text(headers.get("content-type", b"")))
 
 
-async def _body(response: httpcore2.Response, most: int) -> bytes | None:
-    """The content; None if it is longer than `most` bytes, and then the rest is not read."""
-    content = bytearray()
+async def _body(response: httpcore2.Response, most: int, least_rate: float) -> bytes | None:
+    """The content; None if it is longer than `most` bytes, and then the rest is not read.
+
+    Raises SlowError if it comes at fewer bytes per second than least_rate, after the first GRACE seconds.
+    """
+    content, began = bytearray(), time.monotonic()
     async for part in response.aiter_stream():
         content += part
         if len(content) > most:
             return None
+        seconds = time.monotonic() - began
+        if seconds > GRACE and len(content) < least_rate * seconds:
+            raise SlowError(f"{len(content)} bytes in {seconds:.0f} s, --least-rate is {least_rate:g} per second")
     return bytes(content)
 
 

@@ -18,14 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow.compute
+import pyarrow.parquet  # noqa: F401
 
 from antpipe.errors import IntegrityError
+from antpipe.runtime.disk import naming
 from antpipe.runtime.files import atomic
 from antpipe.store.next_command import shell
+from antpipe.store.tables import read_table, write_table
 
 FOLDER = "fetched"
 LEDGER = "ledger.parquet"
-SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
+SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif", "AVIF": ".avif"}
 # What became of a URL. Of those without a picture, only `failed` may end differently next time.
 OK, FAILED, GONE, REFUSED, INVALID = "ok", "failed", "gone", "refused", "invalid"
 PERMANENT = (GONE, REFUSED, INVALID)
@@ -78,9 +82,9 @@ def read_ledger(folder: Path) -> dict[str, Entry]:
     if not path.exists():
         return {}
     try:
-        table = pl.read_parquet(path, hive_partitioning=False)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise _no_ledger(path, str(error).splitlines()[0]) from None
+        table = pl.DataFrame(read_table(path, None, None))
+    except (IntegrityError, pl.exceptions.PolarsError) as error:
+        raise _no_ledger(path, str(error).splitlines()[0].removeprefix(f"{path}: ")) from None
     if table.schema != SCHEMA:
         raise _no_ledger(path, "its columns are not those of this version")
     rows = table.with_columns(pl.col("time").dt.epoch("ms")).iter_rows()
@@ -97,8 +101,8 @@ def write_ledger(folder: Path, entries: Mapping[str, Entry]) -> None:
         field.name: [getattr(entry, field.name) for entry in entries.values()] for field in dataclasses.fields(Entry)
     }
     table = pl.DataFrame(columns, schema={**SCHEMA, "time": pl.Int64()}).cast(SCHEMA)
-    with atomic(folder / LEDGER, durable=True) as scratch:
-        table.write_parquet(scratch, compression="zstd")
+    with naming(folder / LEDGER):
+        write_table(folder / LEDGER, table.to_arrow(compat_level=pl.CompatLevel.oldest()))
 
 
 def keep_picture(folder: Path, content: bytes, form: str) -> tuple[str, str]:
@@ -106,7 +110,7 @@ def keep_picture(folder: Path, content: bytes, form: str) -> tuple[str, str]:
     sha256 = hashlib.sha256(content).hexdigest()
     path = folder / sha256[:2] / f"{sha256}{SUFFIX[form]}"
     path.parent.mkdir(exist_ok=True)
-    with atomic(path) as scratch:
+    with naming(path), atomic(path, durable=False) as scratch:  # `is_there` recognises one that was lost
         scratch.write_bytes(content)
     return sha256, f"{FOLDER}/{path.parent.name}/{path.name}"
 

@@ -156,9 +156,9 @@ def check_and_keep(answer: Answer, folder: Path, config: FetchConfig) -> KeptPic
 
 
 async def _save_often(run: FetchRun) -> None:
-    took = 0.0
+    took, awake = 0.0, False
     while True:
         await asyncio.sleep(max(run.config.save_every, took / DISK_SHARE))
-        start = time.monotonic()
+        start, first = time.monotonic(), run.unsaved and not awake
         run.save()
-        took = time.monotonic() - start
+        took, awake = 0.0 if first else time.monotonic() - start, awake or first  # the first one wakes libraries

@@ -18,17 +18,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from antpipe.errors import DataError
+from antpipe.errors import DataError, IntegrityError
 from antpipe.features.shards.plan import CONTENT_BYTES, Contents, EmbeddingPlan, Shard, content_of
+from antpipe.runtime.files import open_regular
 from antpipe.store.domain import Domain
-from antpipe.store.files import read_stamp
+from antpipe.store.files import read_stamp, rot_in
 from antpipe.store.manifest import digest
+from antpipe.store.next_command import build_command
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 HASHED_AT_ONCE = 4096  # pictures
+MOST_BYTES = 1 << 28  # of a picture file
+FETCHED = re.compile(r"(?:.*/)?fetched/[0-9a-f]{2}/([0-9a-f]{64})\.[a-z]+")
+CAME_WITH_ITEMS = re.compile(r"(?:.*/)?images-[0-9a-f]{12}/([^/]+)")
 CHANGED = "not what it was when its content was hashed"
 # One row per picture that could not be used; lies beside image.arrow.
 UNREADABLE = "unreadable.parquet"
@@ -88,7 +93,7 @@ def hashed(pictures: Sequence[Picture]) -> list[Picture]:
 
     def with_hash(picture: Picture) -> Picture:
         try:
-            with Path(picture.path).open("rb") as stream:
+            with open_regular(Path(picture.path), MOST_BYTES) as stream:
                 return replace(picture, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
         except OSError:  # reported when the picture is to be embedded
             return replace(picture, sha256=None)
@@ -98,6 +103,20 @@ def hashed(pictures: Sequence[Picture]) -> list[Picture]:
         for start in range(0, len(pictures), HASHED_AT_ONCE):  # a waiting task takes more memory than a picture
             found += pool.map(with_hash, pictures[start : start + HASHED_AT_ONCE])
     return found
+
+
+def require_intact(place: Domain, pictures: Sequence[Picture]) -> None:
+    """Raises IntegrityError if a picture (`hashed`) that a store keeps is not what was put there.
+
+    Fetched ones are named by their content, and the manifest has the hashes of those that came with the items.
+    """
+    came = place.entry("items").get("pictures", {})
+    for picture in pictures:
+        fetched, own = FETCHED.fullmatch(picture.name), CAME_WITH_ITEMS.fullmatch(picture.name)
+        recorded = fetched[1] if fetched else came.get(own[1]) if own else None
+        if recorded and picture.sha256 not in (None, recorded):
+            mend = build_command(place, "pictures" if fetched else "items", force=True)
+            raise IntegrityError(f"{picture.path}: its content differs from what was written", mend)
 
 
 def pictures_digest(pictures: Sequence[Picture]) -> str:
@@ -122,7 +141,8 @@ class PictureFile:
         if self.content is not None or self.why:
             return self
         try:
-            return replace(self, content=Path(self.path).read_bytes())
+            with open_regular(Path(self.path), MOST_BYTES) as stream:
+                return replace(self, content=stream.read())
         except OSError as error:
             return replace(self, why=f"cannot be read: {error.strerror or type(error).__name__}")
 
@@ -220,6 +240,8 @@ def bad_before(place: Domain) -> list[BadPicture] | None:
     stamp = read_stamp(path)
     if stamp is None or stamp["fingerprint"] != place.manifest().get("image", {}).get("fingerprint"):
         return None
+    if why := rot_in(path, place.manifest()["image"]):
+        raise IntegrityError(why, build_command(place, "image", force=True))
     columns = ["item", "file", "sha256", "why"]
     return [BadPicture(*(row[name] for name in columns)) for row in pq.read_table(path, columns=columns).to_pylist()]
 

@@ -1,5 +1,6 @@
 """The last step of every ingest: clean tables with original ids become the Parquet files of a domain."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,6 +73,7 @@ def write_domain(
                 (out.scratch / folder / name).write_bytes(content)
             items = items.with_columns(pl.col("image_files").list.eval(pl.lit(f"{folder}/") + pl.element()))
             out.details["images"] = folder
+            out.details["pictures"] = {name: hashlib.sha256(content).hexdigest() for name, content in pictures.items()}
         out.parquet("items.parquet", items.to_arrow())
         out.parquet("interactions.parquet", interactions.to_arrow())
         out.parquet("users.parquet", users.to_arrow())

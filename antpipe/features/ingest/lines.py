@@ -3,6 +3,7 @@
 gzip is read by ISA-L (isal), three times as fast as by zlib, in a thread that works ahead of the consumer of the lines.
 """
 
+import codecs
 import gzip
 import zlib
 from collections import deque
@@ -19,6 +20,9 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from antpipe.errors import DataError
+from antpipe.features.ingest.packed import DAMAGED as OTHERS_DAMAGED
+from antpipe.features.ingest.packed import GZIP, open_unpacked, packing_of
+from antpipe.store.looking import unpacking
 from antpipe.store.next_command import shell
 
 T = TypeVar("T")
@@ -26,7 +30,6 @@ T = TypeVar("T")
 AT_ONCE = 1 << 22  # bytes per block
 PACKED_AT_ONCE = 1 << 23  # bytes of a .gz read in one go
 WAITING = 3  # blocks made ahead
-GZIP = b"\x1f\x8b"  # what gzip data begin with
 LINE_FEED = ord("\n")
 LONGEST_LINE = 1 << 24  # bytes
 ISAL_ERROR: Any = isal_zlib.error  # a class, though its stub file says an instance
@@ -106,21 +109,32 @@ def _blocks(path: Path) -> Generator[LineBlock, None, None]:
         with path.open("rb", buffering=0) as file:
             # Not isal.igzip, which wraps this reader but unpacks so little in one go that its thread would mostly wait
             # for those that run Python.
-            yield from _cut(isal_zlib._GzipReader(file, PACKED_AT_ONCE) if _is_packed(path) else file, path)
+            packing = packing_of(path)
+            if not packing:
+                _require_no_utf_16(path)
+            if packing == GZIP:
+                yield from _cut(isal_zlib._GzipReader(file, PACKED_AT_ONCE), path)
+            elif packing:
+                with open_unpacked(path) as unpacked:
+                    yield from _cut(unpacked, path)
+            else:
+                yield from _cut(file, path)
     except EOFError:
         raise _damaged(path, "truncated, the gzip data break off") from None
     except DAMAGED as error:
         raise _damaged(path, f"corrupt gzip data ({error})") from None
     except OSError as error:
         raise unreadable(path, error) from None
+    except OTHERS_DAMAGED as error:
+        raise DataError(f"{path}: corrupt packed data ({error}); download it again", shell("ls", "-l", path)) from None
 
 
-def _is_packed(path: Path) -> bool:
-    """Whether a file holds gzip data, by its name or by its content."""
-    if path.suffix.lower() == ".gz":
-        return True
+def _require_no_utf_16(path: Path) -> None:
+    """Published files are UTF-8; some programs write what they copy as UTF-16."""
     with path.open("rb") as file:
-        return file.read(len(GZIP)) == GZIP
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            command = f"{shell('iconv', '-f', 'UTF-16', '-t', 'UTF-8', path)} > utf-8.{path.name}"
+            raise DataError(f"{path}: it is UTF-16; expected UTF-8", command)
 
 
 def _cut(stream: Any, path: Path) -> Iterator[LineBlock]:
@@ -138,7 +152,7 @@ def _cut(stream: Any, path: Path) -> Iterator[LineBlock]:
             raise DataError(
                 f"{path}:{whole + 1}: longer than {LONGEST_LINE >> 20} MiB; expected one JSON object per line, such as "
                 "jq makes of an array",
-                f"{shell(*(['gzip', '-dc'] if _is_packed(path) else ['cat']), path)} | jq -c '.[]' > lines.json",
+                f"{unpacking(path)} | jq -c '.[]' > lines.json",
             )
         rest = text
         if len(ends):

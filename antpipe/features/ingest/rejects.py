@@ -2,29 +2,32 @@
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from antpipe.errors import DataError
 from antpipe.features.ingest.advice import SettingsError
 from antpipe.features.ingest.domain import REJECTS
+from antpipe.store.looking import first_lines
 
 EXCERPT = 200  # characters of a malformed line that are kept
 KINDS_SHOWN = 3
+NEARLY_ALL = 0.9
 
 
 @dataclass
 class Rejects:
-    """The malformed lines of one ingest, at most `limit` of them.
+    """The malformed lines of one ingest, of which `limit` are tolerated.
 
-    to_the_end: all are counted before there are too many; only the first of them, as many as are allowed, are kept in
-    `rows`. kinds: for each file and kind of reason, how many, and the first.
+    All are counted before there are too many; only the first of them, as many as are allowed, are kept in `rows`.
+    kinds: for each file and kind of reason, how many, and the first.
     """
 
     limit: int
-    to_the_end: bool = False
     rows: list[dict[str, Any]] = field(default_factory=list)
     first: str = ""
     total: int = 0
@@ -32,25 +35,27 @@ class Rejects:
     examples: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def add(self, path: Path, number: int, reason: str, line: bytes) -> None:
-        """Note a line. number: of the line, from 1. Raises SettingsError if there are too many (see `to_the_end`)."""
+        """Note a line. number: of the line, from 1."""
         excerpt = line.decode("utf-8", "replace")[:EXCERPT]
         self.total += 1
         kind = (path.name, kind_of(reason))
         self.kinds[kind] += 1
         self.examples.setdefault(kind, f"{path}:{number}: {reason}")
         self.first = self.first or f"{path}:{number}: {reason}"
-        if self.total <= max(self.limit, 1) or not self.to_the_end:
+        if self.total <= max(self.limit, 1):
             self.rows.append({"file": path.name, "line": number, "reason": reason, "excerpt": excerpt})
-        if self.total > self.limit and not self.to_the_end:
-            raise SettingsError(
-                f"{_lines(self.total)} so far, {self.limit} allowed; the first: {self.first}",
-                {"max_rejects": 10 * (self.limit + 1)},
-            )
 
-    def require_few(self) -> None:
-        """Raises SettingsError, with all kinds of reasons, if there are too many. Call it when all files are read."""
+    def require_few(self, lines: Mapping[Path, int]) -> None:
+        """Raises DataError, with all kinds of reasons, if there are too many. Call it when all files are read.
+
+        lines: of each file. If nearly all of a file are malformed in one way, to tolerate them is no cure.
+        """
         if self.total <= self.limit:
             return
+        for path, count in lines.items():
+            _, times = self.main_kind(path)
+            if times >= NEARLY_ALL * max(count, 1):
+                raise DataError(f"{self.example(path)}; {times} of {count} lines are like this", first_lines(path))
         often = [f"{count} like {self.examples[kind]}" for kind, count in self.kinds.most_common(KINDS_SHOWN)]
         what = "; ".join(often) if len(self.kinds) > 1 else f"the first: {self.first}"
         raise SettingsError(f"{_lines(self.total)}, {self.limit} allowed; {what}", {"max_rejects": self.total})
@@ -63,6 +68,11 @@ class Rejects:
         """The most frequent kind of reason in a file, and its count."""
         own = {kind: count for (name, kind), count in self.kinds.items() if name == path.name}
         return max(own.items(), key=lambda pair: pair[1], default=("", 0))
+
+    def example(self, path: Path) -> str:
+        """The first line of a file that is malformed for the most frequent reason: file, line and reason."""
+        kind, _ = self.main_kind(path)
+        return self.examples[path.name, kind]
 
     def table(self) -> pl.DataFrame:
         """One row per malformed line, with the columns of REJECTS."""

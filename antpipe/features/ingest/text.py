@@ -5,6 +5,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 
+# What programs write for a missing value. Not NA, which also abbreviates names.
+MISSING_WORDS = frozenset(
+    ("nan", "NaN", "NAN", "None", "none", "NULL", "null", "Null", "\\N", "<NA>", "NaT", "#N/A", "N/A", "n/a")
+)
 # Between the parts of an item's text: encoders were trained on sentences.
 SEPARATOR = ". "
 
@@ -35,7 +39,9 @@ def clean_title(text: str | None) -> str | None:
     A piece of mark-up counts as missing: a tag cut off (`<span class="a-size-medium"`), the end of one
     (`Magazines" />`), or a page's script. The 2018 release has many: the crawler cut the page at the wrong place.
     """
-    if text is None or _FRAGMENT.search(_TAG.sub(" ", _HIDDEN.sub(" ", _unescape(text)))):
+    if text is None or text.strip() in MISSING_WORDS:
+        return None
+    if _FRAGMENT.search(_TAG.sub(" ", _HIDDEN.sub(" ", _unescape(text)))):
         return None
     return clean_html(text) or None
 
@@ -46,8 +52,9 @@ def clean_brand(text: str | None) -> str | None:
 
 
 def clean_texts(texts: Iterable[str]) -> list[str]:
-    """Clean texts, without empty ones and repetitions."""
-    return list(dict.fromkeys(clean for text in texts if (clean := clean_html(text))))
+    """Clean texts, without empty ones, words for missing ones, and repetitions."""
+    clean = (clean_html(text) for text in texts)
+    return list(dict.fromkeys(text for text in clean if text and text not in MISSING_WORDS))
 
 
 def category_path(levels: Iterable[str]) -> list[str]:

@@ -18,7 +18,7 @@ from antpipe.errors import AntpipeError, Interrupted
 from antpipe.features.encoders.located import Located
 from antpipe.features.shards.compute import Embedder, Engine, Pace, Read, compute
 from antpipe.features.shards.folder import ShardFolder, open_shards, remove_shards, sweep
-from antpipe.features.shards.plan import Contents, EmbeddingPlan, Shard, assemble, cut, earlier_vectors, plan_rows
+from antpipe.features.shards.plan import Contents, EmbeddingPlan, Shard, assemble, earlier_vectors, plan_rows, shards_of
 from antpipe.runtime.logs import log
 from antpipe.runtime.progress import Update
 from antpipe.settings.features import ImageConfig, TextConfig
@@ -125,7 +125,7 @@ class Embedding:
         new, unit = len(plan.compute), UNITS[self.artefact]
         if len(plan.copied):
             log.info(f"{self.place.name}: {new} new or changed {unit} to embed, {len(plan.copied)} kept from before")
-        shards = cut(plan.compute, self.shard_size, self.sizes, self.shard_bytes)
+        shards = shards_of(plan, self.shard_size, self.sizes, self.shard_bytes)
         pace = Pace(new, update, unit)
         compute(shards, make, self.read, folder, engine=engine, pace=pace)
         return shards, pace

@@ -23,7 +23,9 @@ from pyarrow import fs
 
 from antpipe.errors import AntpipeError, IntegrityError, UsageError
 from antpipe.runtime.logs import log
+from antpipe.store.documents import as_text, parse_json, seal
 from antpipe.store.lock import alone
+from antpipe.store.next_command import shell
 
 # Schemes that pyarrow knows. If pyarrow refuses such an address, so do we: fsspec might read it as another place.
 OF_PYARROW = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
@@ -59,14 +61,14 @@ class ShardFolder:
         """What was noted about the work here; empty if nothing was."""
         try:
             with self.filesystem.open_input_stream(f"{self.path}/{PLAN}") as stream:
-                notes: dict[str, Any] = json.loads(stream.read())
+                notes = parse_json(stream.read(), dict[str, Any], f"{self.path}/{PLAN}", shell("rm", "-r", self.path))
         except FileNotFoundError:
             return {}
         return notes
 
     def note(self, notes: dict[str, Any]) -> None:
         """Keep decisions that a later run must stick to."""
-        self._put(PLAN, json.dumps(notes, indent=1).encode())
+        self._put(PLAN, as_text(seal(notes)).encode())
 
     def write(self, number: int, vectors: ShardVectors, rows: Rows) -> None:
         """Put a finished shard of these rows into the folder. Values are kept in float16, as in the store."""
@@ -78,6 +80,7 @@ class ShardFolder:
             "rows": _digest(rows),
             "failures": [[int(position), reason] for position, reason in vectors.failures],
         }
+        facts["sha256"] = _hash_of(values, vectors.present, facts["failures"])
         batch = pa.record_batch({"values": column, "present": pa.array(vectors.present)})
         batch = batch.replace_schema_metadata({"shard": json.dumps(facts)})
         self._put(_name(number), _file_of(batch))
@@ -101,9 +104,12 @@ class ShardFolder:
                 raise ValueError("made for another plan")
             if facts["rows"] != _digest(rows) or len(present) != len(rows):
                 raise ValueError("made of other rows")
-        except (OSError, pa.ArrowInvalid, ValueError, KeyError, TypeError) as error:
+            if facts.get("sha256", own := _hash_of(values, present, facts["failures"])) != own:
+                raise ValueError("its content differs from what was written")
+            failures = [(int(position), str(reason)) for position, reason in facts["failures"]]
+        except (OSError, pa.ArrowException, ValueError, LookupError, TypeError, AttributeError) as error:
             raise IntegrityError(f"{path}: not a shard of this work: {error}") from error
-        return ShardVectors(values, present, [(position, reason) for position, reason in facts["failures"]])
+        return ShardVectors(values, present, failures)
 
     def finished(self, rows: Sequence[Rows]) -> list[int]:
         """Numbers of the shards that are there, in order. rows: those of each shard.
@@ -140,7 +146,8 @@ class ShardFolder:
     def write_input(self, number: int, contents: Sequence[Any], rows: Rows) -> None:
         """Put a shard's contents into the folder. contents: texts, bytes, numbers, or lists and mappings of them."""
         batch = pa.record_batch({"content": pa.array(list(contents))})
-        self._put(_input(number), _file_of(batch.replace_schema_metadata({"rows": _digest(rows)})))
+        facts = {"rows": _digest(rows), "sha256": _body_sha256(batch)}
+        self._put(_input(number), _file_of(batch.replace_schema_metadata(facts)))
 
     def read_input(self, number: int, rows: Rows) -> list[Any]:
         """What `write_input` wrote. Raises IntegrityError if it is missing, damaged or belongs to other rows."""
@@ -150,8 +157,12 @@ class ShardFolder:
                 reader = pa.ipc.open_file(source)
                 if not _is_of(reader.schema, rows):
                     raise ValueError("they are those of other rows")
-                contents: list[Any] = reader.get_batch(0).column("content").to_pylist()
-        except (OSError, ValueError, KeyError) as error:
+                batch = reader.get_batch(0)
+                recorded = reader.schema.metadata.get(b"sha256")
+                if recorded is not None and recorded.decode() != _body_sha256(batch):
+                    raise ValueError("they differ from what was written")
+                contents: list[Any] = batch.column("content").to_pylist()
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             raise IntegrityError(f"{path}: the contents of a shard cannot be read: {error}") from error
         return contents
 
@@ -200,6 +211,18 @@ def _file_of(batch: pa.RecordBatch) -> pa.Buffer:
     with pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
     return sink.getvalue()
+
+
+def _hash_of(values: NDArray[np.float16], present: NDArray[np.bool_], failures: Any) -> str:
+    found = hashlib.sha256(json.dumps([values.shape, failures]).encode())
+    found.update(np.ascontiguousarray(values).data)
+    found.update(np.ascontiguousarray(present, np.bool_).data)
+    return found.hexdigest()
+
+
+def _body_sha256(batch: pa.RecordBatch) -> str:
+    """A hash of what a batch holds, as Arrow writes it."""
+    return hashlib.sha256(batch.replace_schema_metadata(None).serialize()).hexdigest()
 
 
 def _digest(rows: Rows) -> str:

@@ -8,7 +8,7 @@ and however often the work was interrupted.
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,8 @@ class EmbeddingPlan:
 
     first: (N,) the first row with equal content, -1 if there is nothing to embed. compute: rows whose contents are
     embedded. copied, source: rows whose vectors are copied, and the rows of `earlier` they come from. compute and
-    copied are ascending; together they hold each content once.
+    copied are ascending; together they hold each content once. again: those rows of compute whose vectors a damaged
+    earlier artefact held; they are embedded apart from new ones, as they were then, so that they are the same bytes.
     """
 
     content: Contents
@@ -54,6 +55,7 @@ class EmbeddingPlan:
     copied: Rows
     source: Rows
     earlier: Earlier | None
+    again: Rows = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def figures(self) -> dict[str, int]:
         """Numbers of different contents, of those computed and reused, and of rows that share another row's vector."""
@@ -69,21 +71,24 @@ class EmbeddingPlan:
         """sha256 of everything finished shards depend on. settings: encoder, precision, id table, libraries …"""
         arrays = hashlib.sha256(self.content.tobytes())
         arrays.update(self.compute.tobytes())
+        arrays.update(self.again.tobytes())
         return digest([dict(settings), arrays.hexdigest()])
 
 
 def plan_rows(content: Contents, earlier: Earlier | None = None) -> EmbeddingPlan:
     """content: (N, 16) uint8. earlier: vectors that may be copied; those not present in it are computed again."""
     own = first_of_equal(content)
-    first, reused = own, np.zeros(len(content), np.bool_)
+    first, reused, rotten = own, np.zeros(len(content), np.bool_), np.zeros(len(content), np.bool_)
     if earlier is not None:
         count = len(earlier.content)
         first = first_of_equal(np.concatenate([earlier.content, content]))[count:]  # below count: a row of `earlier`
         there = (first >= 0) & (first < count)
         reused[there] = earlier.present[first[there]]  # equal contents are all present, or none is
+        rotten[there] = earlier.rotten
     firsts = own == np.arange(len(content))
     copied = np.flatnonzero(firsts & reused)
-    return EmbeddingPlan(content, own, np.flatnonzero(firsts & ~reused), copied, first[copied], earlier)
+    compute, again = np.flatnonzero(firsts & ~reused), np.flatnonzero(firsts & rotten)
+    return EmbeddingPlan(content, own, compute, copied, first[copied], earlier, again)
 
 
 def first_of_equal(content: Contents) -> Rows:
@@ -96,6 +101,13 @@ def first_of_equal(content: Contents) -> Rows:
     first[order] = order[np.flatnonzero(start)][np.cumsum(start) - 1]
     first[(low == 0) & (high == 0)] = -1
     return first
+
+
+def shards_of(plan: EmbeddingPlan, size: int, weights: NDArray[np.int64] | None = None, most: int = 0) -> list[Shard]:
+    """The shards that a plan computes (see cut)."""
+    new = np.setdiff1d(plan.compute, plan.again)
+    parts = [*cut(plan.again, size, weights, most), *cut(new, size, weights, most)]
+    return [Shard(number, part.rows) for number, part in enumerate(parts)]
 
 
 def cut(rows: Rows, size: int, weights: NDArray[np.int64] | None = None, most: int = 0) -> list[Shard]:

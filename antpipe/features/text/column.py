@@ -1,9 +1,9 @@
 """The texts of a catalogue, read from items.parquet piece by piece, so that they never are in memory all at once."""
 
-import json
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from antpipe.errors import DataError, IntegrityError
 from antpipe.features.shards.plan import CONTENT_BYTES, Contents, Shard, content_of
+from antpipe.store.files import read_stamp
 
 ROWS_AT_ONCE = 4096
 COLUMN = "text"
@@ -63,8 +64,8 @@ class TextColumn:
         Raises DataError if items.parquet was replaced meanwhile; its texts would be paired with the wrong vectors.
         """
         with pq.ParquetFile(self.path) as file:
-            stamp = json.loads((file.schema_arrow.metadata or {}).get(b"antpipe", b"{}"))
-            if stamp.get("fingerprint") != self.fingerprint:
+            stamp = read_stamp(Path(self.path))
+            if stamp is None or stamp["fingerprint"] != self.fingerprint:
                 raise DataError(
                     f"{self.path}: items changed while text was built from them; text is as before", self.embed_command
                 )

@@ -1,5 +1,6 @@
 """Vectors in Parquet files: a column of ids beside a column of lists, or beside many columns of numbers."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,15 @@ from numpy.typing import NDArray
 from antpipe.errors import DataError, UsageError
 from antpipe.features.ingest.advice import SettingsError
 from antpipe.features.ingest.ids import require_exact
-from antpipe.features.ingest.table.columns import ITEM_ROLES, usual_columns
+from antpipe.features.ingest.table.columns import INTERACTION_ROLES, ITEM_ROLES, usual_columns
 from antpipe.features.vectors.vectors import CHUNK, Blocks, GivenVectors
+from antpipe.runtime.logs import log
 
 ROLES = ("id", "vector")
+NUMBERED = re.compile(r"(.*?)\d+", re.DOTALL)
+# Numbers that tables of items hold besides vectors.
+OTHER_ROLES = (*(INTERACTION_ROLES[role] for role in ("time", "rating", "quantity")), ITEM_ROLES["price"])
+SHOWN = 10  # names of columns in a message
 
 
 @dataclass(frozen=True)
@@ -33,10 +39,13 @@ def open_tables(parts: Sequence[Path], columns: Sequence[str]) -> GivenVectors:
     """Parquet files of equal columns, one after the other. A vector that is null counts as one of zeros.
 
     columns: `id=COLUMN`, `vector=COLUMN`, `vector=A+B+C` or `vector=PREFIX*`. By default the id is found by its usual
-    names, and the vector is the only column of lists, or else all columns of floating point numbers.
+    names, and the vector is the only column of lists, or else the columns of numbers with numbered names (d0, d1, …; 0,
+    1, …). Logs which columns these are, and which numbers are not read.
     """
     wanted = parse_roles(columns)
-    chosen = choose(parts[0], read_schema(parts[0]), wanted)
+    schema = read_schema(parts[0])
+    chosen = choose(parts[0], schema, wanted)
+    announce(parts[0], schema, chosen)
     files: list[tuple[int, Path]] = []
     ids: list[str] = []
     for path in parts:
@@ -79,15 +88,15 @@ def read_schema(path: Path) -> pa.Schema:
 def choose(path: Path, schema: pa.Schema, wanted: dict[str, str]) -> Chosen:
     """The columns of a file. Raises DataError, which names those there are, if they are missing or ambiguous."""
     name = find_id(path, schema, wanted.get("id"))
-    numbers = [field.name for field in schema if pa.types.is_floating(field.type) and field.name != name]
     lists = [field.name for field in schema if _is_vector(field.type)]
     asked = wanted.get("vector")
     if asked is None:
         if len(lists) > 1:
             raise _ambiguous(path, lists, schema, "vector")
-        found = lists or numbers
+        found = lists or number_columns(path, schema, name)
     elif asked.endswith("*"):
         found = [one for one in schema.names if one.startswith(asked[:-1]) and one != name]
+        found = [one for one in found if one.removeprefix(asked[:-1]).isdecimal()] or found
     else:
         found = [asked] if asked in schema.names else asked.split("+")
     wrong = [one for one in found if one not in schema.names]
@@ -100,6 +109,41 @@ def choose(path: Path, schema: pa.Schema, wanted: dict[str, str]) -> Chosen:
     if odd:
         raise _unclear(path, f"column {odd[0]!r} holds {schema.field(odd[0]).type}, not numbers", schema, "vector")
     return Chosen(name, tuple(found), lists=False)
+
+
+def number_columns(path: Path, schema: pa.Schema, name: str) -> list[str]:
+    """The columns of a vector with one column per number: those with numbered names (d0, d1, …), or without any, the
+    floating point numbers that are not the price, the rating or the like. name: the column of ids.
+
+    Raises SettingsError if two such groups could be the vector.
+    """
+    numbers = [field.name for field in schema if _is_number(field.type) and field.name != name]
+    groups: dict[str, list[str]] = {}
+    for one in numbers:
+        if (match := NUMBERED.fullmatch(one)) is not None:
+            groups.setdefault(match[1], []).append(one)
+    prefixes = sorted(groups, key=lambda prefix: -len(groups[prefix]))
+    if len(prefixes) > 1 and len(groups[prefixes[1]]) * 2 >= len(groups[prefixes[0]]) > 1:
+        first, second = (f"{groups[prefix][0]} to {groups[prefix][-1]}" for prefix in prefixes[:2])
+        message = _unclear(path, f"the vector could be {first} or {second}", schema, "vector").message
+        better = f"{prefixes[0]}*" if prefixes[0] else "+".join(groups[""])
+        raise SettingsError(message, {"map": (f"vector={better}",)})
+    if prefixes and len(groups[prefixes[0]]) > 1:
+        return groups[prefixes[0]]
+    others = {one for usual in OTHER_ROLES for one in usual_columns(numbers, usual)}
+    return [one for one in numbers if pa.types.is_floating(schema.field(one).type) and one not in others]
+
+
+def announce(path: Path, schema: pa.Schema, chosen: Chosen) -> None:
+    """Tell which columns are the vector, and which other numbers are not part of it."""
+    first, last, count = chosen.vector[0], chosen.vector[-1], len(chosen.vector)
+    vector = first if count == 1 else f"{first}, {last}" if count == 2 else f"{first} to {last}"
+    rest = [field.name for field in schema if field.name not in (*chosen.vector, chosen.id) and _is_number(field.type)]
+    shown = ", ".join(rest[:SHOWN]) + (" …" if len(rest) > SHOWN else "")
+    log.info(
+        f"{path.name}: id={chosen.id}, vector={vector}{f' ({count} columns)' if count > 1 else ''}"
+        + (f"; not part of it: {shown}" if rest else "")
+    )
 
 
 def find_id(path: Path, schema: pa.Schema, asked: str | None) -> str:
@@ -119,7 +163,9 @@ def find_id(path: Path, schema: pa.Schema, asked: str | None) -> str:
 def read_strings(path: Path, column: str) -> list[str]:
     """A column of strings or integers (also as floats). Raises DataError if one is missing or not exact."""
     try:
-        values = pq.read_table(path, columns=[column])[column].combine_chunks()
+        table = pq.read_table(path, columns=[column])
+        table.validate(full=True)
+        values = table[column].combine_chunks()
         strings = values.cast(pa.string())
     except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"{path}: column {column!r} cannot be read as ids: {error}") from error
@@ -155,6 +201,7 @@ def _batches(path: Path, chosen: Chosen) -> Iterator[tuple[int, pa.RecordBatch]]
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(CHUNK, columns=list(chosen.vector)):
+                batch.validate(full=True)
                 yield start, batch
                 start += len(batch)
     except (OSError, pa.ArrowInvalid) as error:

@@ -11,7 +11,7 @@ from antpipe.errors import AntpipeError
 from antpipe.runtime.logs import log
 from antpipe.serving.recommend import recommend_after
 from antpipe.serving.web.held import HeldRun, Offers, hold
-from antpipe.store.domain import MANIFEST
+from antpipe.store.commit import MANIFEST
 from antpipe.store.store import Store
 from antpipe.training.folder import RunFolder
 

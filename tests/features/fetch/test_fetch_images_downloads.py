@@ -1,23 +1,26 @@
 """How fetch-images treats servers: slow, busy, lying, endless, and what it makes of their answers."""
 
 import asyncio
+import gzip
 import io
 import struct
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 
+from antpipe.features.fetch import downloads
 from antpipe.features.fetch.downloads import delay, retry_after
 from antpipe.features.fetch.limits import RequestLimits
 from antpipe.features.fetch_images import fetch_images
@@ -119,10 +122,10 @@ def test_a_picture_of_an_unknown_format_is_invalid_and_does_not_end_the_run(
     ("content", "reason"),
     [
         (b"", "empty file"),
-        (b"<html>", "not a picture: formats read: JPEG, PNG, WEBP, GIF, BMP"),
+        (b"<html>", "not a picture: a web page; formats read: JPEG, PNG, WEBP, GIF, BMP"),
         (picture(1, form="JPEG")[:-300], "damaged: "),
         (picture(1, form="PNG")[:60], "damaged: "),
-        (picture(1, form="TIFF"), "not a picture: "),
+        (picture(1, form="PCX"), "not a picture: "),
         (png_header(60_000, 60_000), "too many pixels"),
         (png_header(7000, 7000), "too many pixels: 7000 x 7000"),
         (png_header(5000, 100), "too long and narrow: 5000 x 100"),
@@ -155,9 +158,66 @@ def test_sizes_are_those_of_the_upright_picture(store: Store, server: PictureSer
     assert (row["width"], row["height"]) == (30, 40)
 
 
-def test_compression_is_not_asked_for_and_refused(store: Store, server: PictureServer) -> None:
-    url = server.serve("/a", answer(zlib.compress(picture(1)), headers=["Content-Encoding: deflate"]))
-    assert outcome(store, url) == ("invalid", "compressed (deflate) although it was not asked for")
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [
+        ("deflate", zlib.compress),
+        ("deflate", lambda content: zlib.compress(content)[2:-4]),
+        ("gzip", gzip.compress),
+        ("GZIP ", lambda content: gzip.compress(content[:50]) + gzip.compress(content[50:])),
+        ("gzip, br", lambda content: packed(gzip.compress(content), "brotli")),
+        ("zstd", lambda content: packed(content, "zstd")),
+        ("gzip", bytes),  # it says so, but it is plain
+        ("aws-chunked", bytes),
+    ],
+)
+def test_compression_that_was_not_asked_for_is_undone(
+    store: Store, server: PictureServer, encoding: str, pack: Callable[[bytes], bytes]
+) -> None:
+    url = server.serve("/a", answer(pack(picture(1)), headers=[f"Content-Encoding: {encoding}"]))
+    [row] = fetched(store, [url])
+    assert (row["state"], row["reason"]) == ("ok", "")
+    assert (store.root / "shop" / row["file"]).read_bytes() == picture(1)
+
+
+def packed(content: bytes, codec: str) -> bytes:
+    stream = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(stream, codec) as out:
+        out.write(content)
+    return bytes(stream.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("encoding", "content", "state", "reason"),
+    [
+        ("gzip", gzip.compress(b"x" * 100_000), "refused", "more than 5000 bytes"),
+        ("deflate", zlib.compress(b"x" * 100_000), "refused", "more than 5000 bytes"),
+        ("zstd", packed(b"x" * 100_000, "zstd"), "refused", "more than 5000 bytes"),
+        ("gzip", gzip.compress(b"x" * 100)[:-20], "invalid", "damaged gzip data: "),
+        ("lzma", b"x", "invalid", "Content-Encoding lzma is not known"),
+    ],
+)
+def test_a_compressed_body_is_held_to_the_limit_and_checked(
+    store: Store, server: PictureServer, encoding: str, content: bytes, state: str, reason: str
+) -> None:
+    url = server.serve("/a", answer(content, headers=[f"Content-Encoding: {encoding}"]))
+    found = outcome(store, url, replace(QUICK, max_bytes=5000))
+    assert found[0] == state
+    assert found[1].startswith(reason)
+
+
+def test_a_body_below_the_least_rate_is_given_up(
+    store: Store, server: PictureServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "GRACE", 0.1)
+    url = server.serve("/a", [b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", *([b"x", 0.05] * 100)])
+    state, reason = outcome(store, url, replace(QUICK, retries=0))
+    assert state == "failed"
+    assert reason.endswith("bytes in 0 s, --least-rate is 500 per second")
+    assert (
+        outcome(store, url, replace(QUICK, retries=0, least_rate=0, deadline=0.4, retry_failed=True))[1]
+        == "took longer than 0.4 s"
+    )
     assert server.headers["accept-encoding"] == "identity"
 
 

@@ -117,7 +117,8 @@ def test_a_full_disk_ends_the_run_with_no_half_picture(
         return real(path, content)
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(AntpipeError, match="No space left on device; what was complete is kept") as caught:
+    says = r"fetched/../[0-9a-f]{64}\.png: No space left on device; what was complete is kept; make room, then run"
+    with pytest.raises(AntpipeError, match=says) as caught:
         fetch_images(Store(domain.root), "shop", replace(QUICK, per_host=1))
     assert caught.value.exit_code == 1
     assert len(pictures(domain)) == 3

@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 
-from antpipe.features.image.decoding import UnreadableError, decode_picture, read_picture
+from antpipe.features.image.decoding import FORMATS, UnreadableError, decode_picture, read_picture
 from tests.support.shops import phone_picture, picture
 
 
@@ -23,7 +24,7 @@ def saved(image: Image.Image, path: Path, **options: Any) -> Path:
 # -- reading one file -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+@pytest.mark.parametrize("form", FORMATS)
 def test_common_formats_are_read(tmp_path: Path, form: str) -> None:
     path = tmp_path / "picture"
     path.write_bytes(picture(1, (40, 30), form))
@@ -108,9 +109,64 @@ def test_unreadable_files_have_a_reason(tmp_path: Path, content: bytes, reason: 
 
 
 def test_formats_outside_the_list_are_not_decoded(tmp_path: Path) -> None:
-    path = saved(Image.new("RGB", (8, 8)), tmp_path / "picture.jpg", format="TIFF")
-    with pytest.raises(UnreadableError, match="not a picture"):
+    path = saved(Image.new("RGB", (8, 8)), tmp_path / "picture.jpg", format="PCX")
+    with pytest.raises(UnreadableError, match="not a picture: formats read: JPEG, PNG, "):
         read_picture(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "HEIC"),
+        (b'  <SVG xmlns="http://www.w3.org/2000/svg">', "SVG"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"%PDF-1.7", "PDF"),
+    ],
+)
+def test_formats_that_are_not_read_are_named(content: bytes, name: str) -> None:
+    with pytest.raises(UnreadableError, match=f"not a picture: {name}; formats read: "):
+        decode_picture(content)
+
+
+def with_exif(form: str, exif: bytes) -> bytes:
+    stream = io.BytesIO()
+    image = Image.new("RGB", (20, 10), "blue")
+    image.paste("red", (0, 0, 10, 10))
+    image.save(stream, form, exif=exif, **({"lossless": True} if form == "WEBP" else {}))
+    return stream.getvalue()
+
+
+def require_as_stored(content: bytes) -> None:
+    image, _ = decode_picture(content)
+    assert image.size == (20, 10)
+    assert image.getpixel((2, 2)) == (255, 0, 0)
+
+
+@settings(deadline=None)
+@given(
+    st.binary(max_size=60) | st.binary(max_size=60).map(lambda junk: b"Exif\0\0II*\0\x08\0\0\0\x01\0" + junk),
+    st.sampled_from(["PNG", "WEBP"]),
+)
+def test_exif_data_never_lose_a_picture(junk: bytes, form: str) -> None:
+    with catch_warnings():
+        simplefilter("ignore")  # of Pillow, about the junk
+        image, found = decode_picture(with_exif(form, junk))
+    assert (sorted(image.size), found) == ([10, 20], form)
+
+
+def test_a_png_whose_exif_block_has_a_wrong_checksum_is_as_stored() -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    content = with_exif("PNG", exif.tobytes())
+    at = content.index(b"eXIf")
+    size = int.from_bytes(content[at - 4 : at], "big")
+    require_as_stored(content[: at + 4 + size] + b"junk" + content[at + 8 + size :])
+
+
+def test_a_webp_whose_exif_block_is_cut_is_as_stored() -> None:
+    content = with_exif("WEBP", b"Exif\0\0" + b"x" * 50)
+    require_as_stored(content[:-30])
 
 
 def test_a_missing_file_cannot_be_read(tmp_path: Path) -> None:
@@ -129,7 +185,7 @@ def test_decompression_bombs_are_not_decoded(tmp_path: Path, monkeypatch: pytest
 
 
 @settings(deadline=None)  # it writes files
-@given(st.binary(max_size=60), st.integers(0, 400), st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "BMP"]))
+@given(st.binary(max_size=60), st.integers(0, 400), st.sampled_from(FORMATS))
 def test_overwritten_bytes_give_a_picture_or_a_reason(
     tmp_path_factory: pytest.TempPathFactory, junk: bytes, at: int, form: str
 ) -> None:

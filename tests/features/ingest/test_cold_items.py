@@ -103,7 +103,8 @@ def test_a_store_made_without_them_stays_fresh_and_names_the_command_that_adds_t
     ingest(store, source)
     path = store.domain("Shop").path / "manifest.json"
     document = json.loads(path.read_text())
-    del document["artefacts"]["items"]["report"]["cold"]  # as antpipe 0.1.0
+    items = document["artefacts"]["items"]
+    del items["report"]["cold"], items["checksum"]  # as antpipe 0.1.0
     path.write_text(json.dumps(document))
     assert ingest(store, source).status == "fresh"
     assert any("ingested without the items outside the k-core" in line and "--force" in line for line in messages)

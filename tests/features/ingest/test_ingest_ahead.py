@@ -82,6 +82,8 @@ def one_by_one(lines: list[bytes]) -> tuple[list[Review2018], list[bytes], list[
     """Records of good lines, these lines, and the numbers of the others, as `decode` sees each."""
     records, good, bad = [], [], []
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             records.append(decode(line, DECODER))
             good.append(line)
@@ -118,7 +120,8 @@ def test_blocks_are_decoded_and_refused_as_single_lines_are(
     chance.shuffle(lines)
     path = tmp_path_factory.mktemp("lines") / "lines.json.gz"
     path.write_bytes(gzip.compress(b"".join(line + b"\n" for line in lines)))
-    wanted = [line.rstrip(b"\r") for line in lines[: limit or None]]
+    last = [at for at, line in enumerate(lines) if line.strip(b"\r")][:limit][-1] if limit else None
+    wanted = [line.rstrip(b"\r") for line in lines[: None if last is None else last + 1]]
     records, kept, bad = one_by_one(wanted)
     rejects, found, texts = Rejects(1000), [], []
     with pytest.MonkeyPatch.context() as patch:

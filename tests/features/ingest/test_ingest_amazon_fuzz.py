@@ -89,7 +89,8 @@ def check_counts(store: Store, name: str, lines: int, rejected: int | None = Non
 
 
 def lines_of(content: bytes) -> int:
-    return content.count(b"\n") + (not content.endswith(b"\n") and bool(content))
+    """Lines that are not empty."""
+    return sum(bool(line.strip()) for line in content.split(b"\n"))
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -106,7 +107,7 @@ def test_good_lines_of_any_kind_survive_among_noise(
     (folder / ("Shop.json" if form.startswith("reviews") else "Shop.csv")).write_bytes(b"\n".join(shuffled) + b"\n")
     store = Store(folder / "store")
     ingest_release(store, folder, "Shop", FORGIVING, options=AmazonConfig(review_format=form))
-    facts = check_counts(store, "interactions", len(shuffled))
+    facts = check_counts(store, "interactions", lines_of(b"\n".join(shuffled)))
     assert facts["malformed"] <= len(rest)
     users = set(store.domain("Shop").table("users")["user_id"].to_pylist())
     assert {f"A{10**6 + n}" for n in range(4)} <= users
@@ -122,7 +123,7 @@ def test_good_metadata_survive_among_noise(tmp_path_factory: pytest.TempPathFact
     (folder / "Shop.json").write_bytes(encode(review("a", "wanted")))
     store = Store(folder / "store")
     ingest_release(store, folder, "Shop", FORGIVING)
-    check_counts(store, "items", len(lines))
+    check_counts(store, "items", lines_of(b"\n".join(lines)))
     assert store.domain("Shop").table("items")["title"].to_pylist() == ["Title wanted"]
 
 

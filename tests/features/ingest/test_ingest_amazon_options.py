@@ -125,7 +125,7 @@ def test_a_dry_run_makes_no_store(tmp_path: Path, source: Path) -> None:
         f"ingest amazon --source {source} --domains Shop --store {tmp_path}/none --min-user 1 --min-item 1 --dry-run"
     )
     outcome = run(*words.split())
-    assert outcome.out.startswith("Shop  items  would be built  users=2 items=2 interactions=3 ")
+    assert outcome.out.startswith("Shop  items  would be built\n    2 users, 2 items, 3 interactions, ")
     assert not (tmp_path / "none").exists()
 
 

@@ -1,6 +1,8 @@
 """`ingest amazon`: malformed lines, and the errors that leave the store as it was."""
 
+import errno
 import gzip
+import os
 import shlex
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from antpipe.cli import main
 from antpipe.errors import DataError, UsageError
 from antpipe.features.ingest.amazon.json_lines import MALFORMED, decode
 from antpipe.features.ingest.amazon.reviews import Review2018
+from antpipe.features.ingest.amazon.spill import Spill
 from antpipe.settings.ingest import IngestConfig
 from antpipe.store.store import Store
 from tests.support.releases import (
@@ -46,7 +49,6 @@ def store(tmp_path: Path) -> Store:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b"", "not JSON"),
         (b'{"reviewerID": "a", "asin"', "not JSON"),
         (b"<html>", "not JSON"),
         (b"[1]", "Expected `object`"),
@@ -114,16 +116,16 @@ def test_half_a_surrogate_pair_in_a_text_does_not_cost_the_line(store: Store, so
     assert items(store.domain("Shop"))["x"]["title"] == "Card ?"
 
 
-def test_reading_stops_at_one_malformed_line_more_than_allowed(store: Store, source: Path) -> None:
+def test_all_malformed_lines_are_counted_before_more_are_to_be_allowed(store: Store, source: Path) -> None:
     lines = [review("a", "x"), b"first bad", b"second bad", b"third bad"]
     path = publish(source / "Shop_5.json.gz", *lines)
     with pytest.raises(DataError) as raised:
         ingest_release(store, source, "Shop", IngestConfig(min_user=1, min_item=1, max_rejects=1))
-    assert raised.value.message.startswith("2 malformed lines so far, 1 allowed")
+    assert raised.value.message.startswith("3 malformed lines, 1 allowed")
     assert f"{path}:2: not JSON" in raised.value.message
     assert raised.value.next_command == (
         f"antpipe ingest amazon --domains Shop --store {store.root} --source {source}"
-        " --min-user 1 --min-item 1 --max-rejects 20"
+        " --min-user 1 --min-item 1 --max-rejects 3"
     )
 
 
@@ -263,3 +265,15 @@ def test_a_refused_domain_leaves_no_folder(store: Store, source: Path) -> None:
 def test_a_domain_name_that_is_a_path_is_refused(store: Store, source: Path) -> None:
     with pytest.raises(UsageError, match="domain name"):
         ingest_release(store, source, "../Shop", EVERYTHING)
+
+
+def test_a_full_disk_while_lines_are_read_is_told_with_the_folder(
+    store: Store, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Spill, "read", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        ingest_release(store, source, "Shop", EVERYTHING)
+    assert caught.value.filename == str(store.root.parent / "temporary file")

@@ -120,7 +120,6 @@ def test_atomic_files_know_no_quotes(tmp_path: Path) -> None:
     ("name", "content", "says"),
     [
         ("a.csv", b"", "is empty"),
-        ("a.csv", b"\n1,2\n", "is empty"),
         ("a.csv", b"u\xff", "not UTF-8"),
         ("a.csv", b'"u\n1', "not a header"),
         ("a.csv.gz", None, "cannot be read"),
@@ -128,7 +127,13 @@ def test_atomic_files_know_no_quotes(tmp_path: Path) -> None:
         ("a.inter", b"user_id:words\titem_id:token\n", "is not NAME:TYPE"),
         ("a.parquet", b"PAR1 and no more", "cannot be read"),
         ("a.arrow", b"ARROW1 and no more", "cannot be read"),
-        ("a.json", b"{}", "unknown format"),
+        ("a.xlsx", b"PK", "unknown format"),
+        ("a.json", b"{}", "no line is a JSON object"),
+        ("a.json", b'[{"item_id": 1}]', "is a JSON array"),
+        ("a.csv.zip", None, "cannot be read"),
+        ("a.csv.bz2", None, "cannot be read"),
+        ("a.csv.xz", None, "cannot be read"),
+        ("a.csv.zst", None, "cannot be read"),
     ],
 )
 def test_a_file_that_is_not_a_table_is_refused_by_name(
@@ -332,6 +337,6 @@ def test_a_value_that_is_not_an_id_is_refused(value: object) -> None:
 def test_a_rating_may_be_missing_but_must_be_a_number() -> None:
     assert np.isnan([to_rating(value) for value in (None, "", float("nan"))]).all()
     assert to_rating("4.5") == 4.5
-    for value in ("good", "inf", "nan", [5]):
+    for value in ("good", "inf", [5]):
         with pytest.raises(ValueError, match="rating"):
             to_rating(value)

@@ -19,7 +19,7 @@ from antpipe.features.ingest.table.values import pictures_of, to_id
 from antpipe.features.ingest_table import ingest_table, table_source
 from antpipe.settings.ingest import TableConfig
 from antpipe.store.store import Store
-from tests.support.commands import run
+from tests.support.commands import run, unfolded
 from tests.support.releases import EVERYTHING, UNDESCRIBED, interactions, items, report
 from tests.support.shops import make_domain
 
@@ -123,11 +123,11 @@ def test_a_limit_counts_rows_good_or_not_and_is_part_of_the_fingerprint(store: S
     line = f"ingest table --domain Shop --interactions {visits} --items {goods} --min-user 1 --min-item 1 --store"
     words = [*line.split(), str(store.root), "--max-rejects", "1"]
     outcome = run(*words, "--limit", "3")
-    assert "limit=3 malformed=1 duplicate_lines=0" in outcome.out
+    assert "limit 3, 1 line malformed" in unfolded(outcome.out)
     assert [row[:2] for row in interactions(store.domain("Shop"))] == [("a", "x"), ("a", "y")]
     assert report(store)["interactions"]["lines"] == 3
-    assert " fresh " in run(*words, "--limit", "3").out
-    assert " built " in run(*words).out
+    assert "  fresh" in run(*words, "--limit", "3").out
+    assert "  built" in run(*words).out
     assert report(store)["interactions"]["lines"] == 4
 
 
@@ -141,7 +141,7 @@ def test_a_dry_run_writes_nothing(store: Store, tmp_path: Path) -> None:
     visits, goods = write(tmp_path / "v.csv", VISITS), write(tmp_path / "g.csv", GOODS)
     line = f"ingest table --domain Shop --interactions {visits} --items {goods} --min-user 1 --min-item 1 --store"
     outcome = run(*line.split(), str(store.root), "--max-rejects", "1", "--dry-run")
-    assert "Shop  items  would be built  users=2 items=2 interactions=3" in outcome.out
+    assert "Shop  items  would be built\n    2 users, 2 items, 3 interactions" in outcome.out
     assert not store.root.exists()
 
 
@@ -150,8 +150,8 @@ def test_a_table_is_stale_once_the_named_domain_has_other_users(store: Store, tm
     visits = write(tmp_path / "v.csv", VISITS.replace("\n,x,1500000001", ""))
     line = f"ingest table --domain Shop --interactions {visits} --min-user 1 --min-item 1 --keep-without-metadata"
     words = [*line.split(), "--drop-shared-users-from", "Target", "--store", str(store.root)]
-    assert "shared_users_dropped=1" in run(*words).out
-    assert " fresh " in run(*words).out
+    assert "1 shared user dropped" in unfolded(run(*words).out)
+    assert "  fresh" in run(*words).out
     make_domain(store, "Target", [{"item_id": "t"}], [("a", "t", 1)])
     make_domain(store, "All", [{"item_id": "t"}], [("a", "t", 1), ("b", "t", 1)])
     everybody = run(*words, "--drop-shared-users-from", "All", "--force")
@@ -161,5 +161,5 @@ def test_a_table_is_stale_once_the_named_domain_has_other_users(store: Store, tm
     states = {row["artefact"]: row for row in run("status", "--store", store.root, "--json").json()["Shop"]}
     assert states["items"]["status"] == "stale"
     assert states["items"]["why"].startswith("the users of Target")
-    assert " built " in run(*words).out
+    assert "  built" in run(*words).out
     assert {row[0] for row in interactions(store.domain("Shop"))} == {"b"}

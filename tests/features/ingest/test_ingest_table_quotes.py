@@ -240,3 +240,13 @@ def test_every_record_of_any_text_is_a_row_or_a_reject_or_the_file_is_refused(
         assert "quote" in error.message
         return
     assert all(1 < row.line <= row.last for row in rows)
+
+
+def test_interactions_most_of_which_lie_inside_quotes_are_refused(store: Store, tmp_path: Path) -> None:
+    text = '"said' + "\nmuch more\nand more" * 2 + '"'
+    path = write(tmp_path / "t.csv", VISITS, visits(dict.fromkeys(range(0, 40, 2), text)), ",")
+    with pytest.raises(DataError, match="80 of its lines are inside quoted values") as caught:
+        ingest(store, path, None)
+    assert "--no-quotes" in str(caught.value.next_command)
+    ingest(store, path, None, quotes=True)
+    assert store.domain("Shop").entry("items")["report"]["interactions"]["line_breaks"]["rows"] == 20

@@ -148,7 +148,7 @@ def test_usual_dates_are_read_without_a_flag(store: Store, dates: list[str], day
 def test_dates_may_have_a_time_of_day(date: str, hour: int, minute: int) -> None:
     form = find_date_format([(2, date)], Path("t.csv"))
     assert form is not None
-    assert form.milliseconds(date) // 60_000 - (NEW_YEAR - DAY) // 60_000 == 60 * hour + minute
+    assert form.microseconds(date) // 60_000_000 - (NEW_YEAR - DAY) // 60_000 == 60 * hour + minute
 
 
 def test_dates_that_could_be_either_order_are_refused_with_the_flag(store: Store) -> None:
@@ -198,7 +198,7 @@ def test_dates_written_with_dots_come_back(day: date) -> None:
     text = f"{day:%d}.{day:%m}.{day.year:04d}"
     form = find_date_format([(2, text)], Path("t.csv"))
     assert form is not None
-    assert form.milliseconds(text) // DAY == (day - date(1970, 1, 1)).days
+    assert form.microseconds(text) // (1000 * DAY) == (day - date(1970, 1, 1)).days
 
 
 def test_fractions_of_an_order_keep_it() -> None:
@@ -287,7 +287,7 @@ def test_all_rejects_are_counted_before_a_number_is_proposed(store: Store) -> No
 
 
 def test_rejects_that_are_too_many_take_no_memory(tmp_path: Path) -> None:
-    rejects = Rejects(2, to_the_end=True)
+    rejects = Rejects(2)
     for line in range(1000):
         rejects.add(tmp_path, line, "time 'x' is bad", b"")
     assert (rejects.total, len(rejects.rows)) == (1000, 2)
@@ -309,7 +309,7 @@ def test_categories_are_split_as_the_shop_writes_them(store: Store) -> None:
         ("['Beauty', \"Hair's\"]", ["Beauty", "Hair's"]),
         ("['a'\n 'b']", ["a", "b"]),  # numpy
         ("[limited edition]", ["[limited edition]"]),
-        ("['a', nan]", ["['a', nan]"]),
+        ("['a', nan]", ["a"]),
         ("nan", []),
         ("<NA>", []),
         ("None of the above", ["None of the above"]),

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from antpipe.errors import DataError, UsageError
 from antpipe.features.ingest.advice import SettingsError
-from antpipe.features.ingest.amazon.ratings import FORMATS, find_format, header_roles, parse_row
+from antpipe.features.ingest.amazon.ratings import FORMATS, find_format, header_roles, parse_row, read_ratings
+from antpipe.features.ingest.rejects import Rejects
 from antpipe.settings.ingest import AmazonConfig, IngestConfig
 from antpipe.store.store import Store
-from tests.support.commands import run
+from tests.support.commands import run, unfolded
 from tests.support.releases import (
     EVERYTHING,
     UNDESCRIBED,
@@ -132,7 +133,6 @@ def test_a_line_says_who_what_when_and_how_good() -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b"", "1 column(s), expected 4"),
         (b"a,b,5", "3 column(s), expected 4"),
         (b"a,b,5,1,history", "5 column(s), expected 4"),
         (b",b,5,1", "no user"),
@@ -192,6 +192,14 @@ def test_ratings_become_a_domain(store: Store, tmp_path: Path, messages: list[st
     assert interactions(store.domain("Shop")) == [(USER, ITEM, 1377129600000, 5.0)]
     assert f"{name}: {FORMATS['ratings-2014' if line == OF_2014 else 'ratings-2018'].about}, 2 lines" in messages
     assert report(store)["interactions"]["duplicate_lines"] == 1
+
+
+def test_empty_lines_between_ratings_are_no_lines(tmp_path: Path) -> None:
+    path, rejects = tmp_path / "Shop.csv", Rejects(0)
+    path.write_bytes(b"\n\r\nA000000001,B000000001,5,1\n\n  \nA000000002,B000000001,5,2\n\n")
+    rows = list(read_ratings(path, FORMATS["ratings-2014"], rejects, 0))
+    assert [row[1] for row in rows] == ["A000000001", "A000000002"]
+    assert rejects.total == 0
 
 
 def test_a_byte_order_mark_is_not_part_of_the_first_id(store: Store, tmp_path: Path) -> None:
@@ -270,7 +278,7 @@ def test_the_parts_of_a_benchmark_become_one_table_that_keeps_the_split(
     assert facts["file"] == "Shop.train.csv.gz, Shop.valid.csv.gz, Shop.test.csv.gz"
     assert [part["lines"] for part in facts["parts"]] == [1, 2, 2]
     outcome = run("build-sequences", "--domains", "Shop", "--store", store.root)
-    assert "train=0 valid=1 test=2" in outcome.out, outcome.err
+    assert ", 1 to validate, 2 to test" in unfolded(outcome.out), outcome.err
 
 
 def test_a_part_that_is_missing_is_refused_by_name(store: Store, tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from antpipe.errors import AntpipeError, DataError, PartialError, UsageError
 from antpipe.features.import_embeddings import import_embeddings
+from antpipe.features.ingest.advice import SettingsError
 from antpipe.features.vectors.arrays import read_ids
 from antpipe.features.vectors.clip_retrieval import picture_name
+from antpipe.features.vectors.tables import open_tables
 from antpipe.settings.ingest import EmbeddingsConfig
 from antpipe.store.domain import Domain
 from antpipe.store.next_command import build_command_with
@@ -260,6 +262,44 @@ def test_a_null_stands_for_no_vector(store: Store, folder: Path, kind: Any) -> N
     vectors = pa.array([None, VECTORS["grape"], None, VECTORS["melon"]], kind)
     pq.write_table(pa.table({"id": ITEMS, "v": vectors}), folder / "v.parquet")
     assert found(take(store, folder / "v.parquet")) == {**VECTORS, "apple": None, "mango": None}
+
+
+def numbered(width: int = 3, prefix: str = "d", **more: list[float]) -> pa.Table:
+    columns = {f"{prefix}{at}": [float(n + at) for n in range(4)] for at in range(width)}
+    return pa.table({"item_id": ITEMS, **more, **columns})
+
+
+@pytest.mark.parametrize(
+    ("table", "vector", "rest"),
+    [
+        (numbered(price=[1.0] * 4, rating=[2.0] * 4), ["d0", "d1", "d2"], "price, rating"),
+        (numbered(stock=[1.0] * 4, year_2024=[2.0] * 4), ["d0", "d1", "d2"], "stock, year_2024"),
+        (numbered(0, price=[1.0] * 4, x=[2.0] * 4, y=[3.0] * 4), ["x", "y"], "price"),
+        (numbered(2, prefix="", price=[1.0] * 4), ["0", "1"], "price"),
+        (pa.table({"item_id": ITEMS, "price": [1.0] * 4, "v": [[1.0, 2.0]] * 4}), ["v"], "price"),
+    ],
+)
+def test_prices_and_ratings_beside_a_vector_are_not_part_of_it_and_the_columns_are_told(
+    tmp_path: Path, messages: list[str], table: pa.Table, vector: list[str], rest: str
+) -> None:
+    pq.write_table(table, tmp_path / "v.parquet")
+    assert open_tables([tmp_path / "v.parquet"], ()).columns == tuple(vector)
+    assert messages[-1].startswith(f"v.parquet: id=item_id, vector={vector[0]}")
+    assert messages[-1].endswith(f"; not part of it: {rest}")
+
+
+def test_two_groups_of_numbered_columns_are_refused_with_the_flag_that_chooses(tmp_path: Path) -> None:
+    more = {f"image_{at}": [1.0] * 4 for at in range(3)}
+    pq.write_table(numbered(3, "text_", **more), tmp_path / "v.parquet")
+    with pytest.raises(SettingsError, match="the vector could be image_0 to image_2 or text_0 to text_2") as caught:
+        open_tables([tmp_path / "v.parquet"], ())
+    assert caught.value.better == {"map": ("vector=image_*",)}
+    assert open_tables([tmp_path / "v.parquet"], ("vector=text_*",)).columns == ("text_0", "text_1", "text_2")
+
+
+def test_a_prefix_takes_the_numbered_columns_alone(tmp_path: Path) -> None:
+    pq.write_table(numbered(discount=[1.0] * 4), tmp_path / "v.parquet")
+    assert open_tables([tmp_path / "v.parquet"], ("vector=d*",)).columns == ("d0", "d1", "d2")
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,14 @@
 The folder's .antpipe-downloads.json says where each file came from; a file that is there is not downloaded again.
 """
 
-import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from filelock import FileLock, Timeout
 
-from antpipe.errors import DataError
+from antpipe.errors import DataError, IntegrityError
 from antpipe.features.ingest.advice import advised
 from antpipe.features.ingest.amazon.addresses import PublishedFile, plan_downloads
 from antpipe.features.ingest.amazon.fetch_file import fetch_file
@@ -21,10 +20,18 @@ from antpipe.runtime.progress import Progress, silent
 from antpipe.settings.base import flags_of
 from antpipe.settings.ingest import DownloadConfig
 from antpipe.store.artefacts import StageResult
-from antpipe.store.files import write_json
+from antpipe.store.documents import read_json, write_json
 from antpipe.store.next_command import shell
 
 LEDGER = ".antpipe-downloads.json"
+
+
+class Downloaded(TypedDict):
+    """What the ledger says of a file."""
+
+    name: str
+    url: str
+    bytes: int
 
 
 def would_be_fetched(release: Release, config: DownloadConfig) -> list[StageResult]:
@@ -101,20 +108,16 @@ def _there_already(target: Path, file: PublishedFile, release: Release, config: 
 def _ledger(source: Path) -> dict[str, Any]:
     path = source / LEDGER
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        read_json(path, dict[str, Downloaded], None)
+        return read_json(path, dict[str, Any], None)
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise _damaged_ledger(path, str(error)) from None
-    if not isinstance(entries, dict) or not all(
-        isinstance(entry, dict) and entry.keys() >= {"name", "url", "bytes"} for entry in entries.values()
-    ):
-        raise _damaged_ledger(path, "it lists no files")
-    return entries
+    except IntegrityError as error:
+        raise _damaged_ledger(path, error.message.removeprefix(f"{path}: ").removeprefix("damaged: ")) from None
 
 
-def _damaged_ledger(path: Path, why: str) -> DataError:
-    return DataError(f"{path}: damaged: {why}; it only says where the files came from", shell("rm", path))
+def _damaged_ledger(path: Path, why: str) -> IntegrityError:
+    return IntegrityError(f"{path}: damaged: {why}; it only says where the files came from", shell("rm", path))
 
 
 def _plan(release: Release, config: DownloadConfig) -> list[PublishedFile]:

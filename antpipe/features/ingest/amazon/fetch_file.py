@@ -8,7 +8,6 @@ the server announced, its gzip data are whole, and its checksum, if known, is ri
 
 import gzip
 import hashlib
-import json
 import re
 import shutil
 import time
@@ -18,16 +17,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import httpx2
 
-from antpipe.errors import DataError
+from antpipe.errors import AntpipeError, DataError
+from antpipe.runtime.disk import naming
 from antpipe.runtime.http import retry_after
 from antpipe.runtime.logs import log
 from antpipe.runtime.progress import Update, ignore
 from antpipe.settings.ingest import DownloadConfig
-from antpipe.store.files import write_json
+from antpipe.store.documents import read_json, write_json
 from antpipe.store.next_command import shell
 
 MEBIBYTE = 1 << 20
@@ -46,6 +46,14 @@ class PassingError(Exception):
 
 class DamagedError(Exception):
     """The whole file came, but it is not what it should be."""
+
+
+class Note(TypedDict):
+    """What NAME.part.json says of the part beside it."""
+
+    url: str
+    validator: str
+    total: int | None
 
 
 @dataclass
@@ -73,9 +81,9 @@ class Part:
     def load(self) -> None:
         """Continue with what an earlier run left of the same URL, if its validator can tell a newer file from it."""
         try:
-            note = json.loads(self.note.read_text(encoding="utf-8"))
+            note = read_json(self.note, Note, None)
             url, validator, total = note["url"], note["validator"], note["total"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, AntpipeError):
             self.drop()
             return
         if url != self.url or not validator or (total is not None and self.size() > total):
@@ -176,7 +184,7 @@ def _ask(client: httpx2.Client, part: Part, command: str, update: Update) -> Non
     try:
         with client.stream("GET", part.url, headers=asked) as response:
             _accept(response, part, start, command)
-            with part.path.open("ab") as stream:
+            with naming(part.path), part.path.open("ab") as stream:
                 for block in response.iter_raw():  # as it comes: blocks of a fixed size get lost when it breaks off
                     stream.write(block)
                     update(stream.tell() / MEBIBYTE, -(-(part.total or 0) // MEBIBYTE), "MiB")

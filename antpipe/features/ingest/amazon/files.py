@@ -2,10 +2,10 @@
 
 Kinds of review files, in the order in which they are looked for: the 5-core (DOMAIN_5) and the complete reviews
 (DOMAIN), both .json or .jsonl; ratings only (DOMAIN.csv); the benchmark of 2023 (DOMAIN.train.csv, .valid, .test, or
-the table that was split, DOMAIN.csv), as it is published in folders like benchmark/5core/last_out. All plain or .gz; in
-the release of 2014 with `reviews_` or `ratings_` in front. The 5-core comes first because papers report on it, and the
-complete file would only be brought down to a k-core again. Metadata: meta_DOMAIN, first with the suffix of the reviews
-(.jsonl is the release of 2023), so that releases do not mix.
+the table that was split, DOMAIN.csv), as it is published in folders like benchmark/5core/last_out. All plain or packed;
+in the release of 2014 with `reviews_` or `ratings_` in front. The 5-core comes first because papers report on it, and
+the complete file would only be brought down to a k-core again. Metadata: meta_DOMAIN, first with the suffix of the
+reviews (.jsonl is the release of 2023), so that releases do not mix.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -20,8 +20,9 @@ from antpipe.settings.ingest import BENCHMARKS, AmazonConfig, IngestConfig
 from antpipe.store.next_command import spell
 from antpipe.store.store import Store
 
-JSON = (".json.gz", ".jsonl.gz", ".json", ".jsonl")
-CSV = (".csv.gz", ".csv")
+AGAIN = (".zst", ".bz2", ".xz", ".zip")  # as people pack the files again
+JSON = (".json.gz", ".jsonl.gz", ".json", ".jsonl", *(f"{end}{pack}" for end in (".json", ".jsonl") for pack in AGAIN))
+CSV = (".csv.gz", ".csv", *(f".csv{pack}" for pack in AGAIN))
 NAMES = {
     "5-core": (("{}_5", "reviews_{}_5"), JSON),
     "complete": (("{}", "reviews_{}"), JSON),

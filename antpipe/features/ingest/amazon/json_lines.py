@@ -1,8 +1,8 @@
 """Files of one JSON object per line: good lines become records, malformed ones go to the rejects.
 
-A line is malformed if it is not UTF-8 or not JSON, if an id or the time is missing or empty, if a value that is used
-has the wrong type, or if a rating is not between 0 and 5. A missing rating stays missing. Some published files are not
-strict JSON: the metadata of 2014 are Python literals.
+Empty lines are no lines. Others are malformed if they are not UTF-8 or not JSON, if an id or the time is missing or
+empty, if a value that is used has the wrong type, or if a rating is not between 0 and 5. A missing rating stays
+missing. Some published files are not strict JSON: the metadata of 2014 are Python literals.
 """
 
 import ast
@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from antpipe.errors import DataError
 from antpipe.features.ingest.lines import LineBlock, block_of, join, read_blocks
 from antpipe.features.ingest.rejects import Rejects
-from antpipe.store.next_command import first_lines
+from antpipe.store.looking import first_lines
 
 T = TypeVar("T", bound=Struct)
 Kept = TypeVar("Kept")
 BRACES = b"{}"
+CARRIAGE_RETURN = ord("\r")
 PIECE = 2_000  # lines decoded in one go
 
 Id = Annotated[str, Meta(min_length=1)]
@@ -58,9 +59,9 @@ def read_records(
     Raises DataError if the file has no good line.
     """
     decoder: msgspec.json.Decoder[T] | None = None
-    good = number = 0
+    good = number = empty = 0
     for every in read_blocks(path):
-        block = every.part(0, limit - number) if limit else every
+        block = every.part(0, up_to(every, limit - number + empty)) if limit else every
         found: list[Kept] = []
         whole, pieces = True, [block.part(first, first + PIECE) for first in range(0, len(block), PIECE)]
         for at, piece in enumerate(pieces):
@@ -68,6 +69,9 @@ def read_records(
             if records is None:  # something is wrong with one of its lines
                 records, lines = [], []
                 for line_number, line in enumerate(piece.lines(), number + 1):
+                    if not line.strip():
+                        empty += 1
+                        continue
                     try:
                         decoder = decoder or msgspec.json.Decoder(layout(line))
                         records.append(decode(line, decoder))
@@ -80,13 +84,19 @@ def read_records(
             good += len(records)
             number += len(piece)
         yield block if whole else join(pieces), found
-        if number == limit:
+        if limit and number - empty >= limit:
             break
-    if not number:
+    if number == empty:
         raise DataError(f"{path}: empty", first_lines(path))
     if not good:
-        first = rejects.rows[-number]
-        raise DataError(f"{path}:{first['line']}: {first['reason']}; no line of {number} is usable", first_lines(path))
+        raise DataError(f"{rejects.example(path)}; no line of {number - empty} is usable", first_lines(path))
+
+
+def up_to(block: LineBlock, count: int) -> int:
+    """How many lines of a block to read for so many lines that are not empty."""
+    lengths = np.diff(block.ends, prepend=-1) - 1
+    filled = np.flatnonzero(lengths > (block.text[block.ends - 1] == CARRIAGE_RETURN))
+    return int(filled[count - 1]) + 1 if len(filled) >= count else len(block)
 
 
 def decode_block(block: LineBlock, decoder: msgspec.json.Decoder[T] | None) -> list[T] | None:

@@ -23,7 +23,7 @@ from antpipe.errors import DataError
 from antpipe.features.ingest.advice import SettingsError
 from antpipe.features.ingest.lines import read_lines
 from antpipe.features.ingest.rejects import Rejects
-from antpipe.store.next_command import first_lines
+from antpipe.store.looking import first_lines
 
 SAMPLE = 10_000  # lines that decide the format
 CLEAR = 0.95  # minimum share of lines with evidence that agree
@@ -73,7 +73,7 @@ def find_format(path: Path, wanted: str) -> RatingsFormat:
 
     Raises SettingsError if the lines do not show it clearly, or have a header that contradicts `wanted`.
     """
-    head = [_fields(line.removeprefix(BOM_UTF8)) for line in islice(read_lines(path), SAMPLE)]
+    head = [_fields(line.removeprefix(BOM_UTF8)) for _, line in islice(_filled_lines(path), SAMPLE)]
     header = header_roles(head[0]) if head else None
     rows = [fields for fields in head[1 if header else 0 :] if fields and len(fields) in (4, 5)]
     if wanted != "auto":
@@ -152,12 +152,12 @@ def read_ratings(path: Path, columns: RatingsFormat, rejects: Rejects, limit: in
 
     limit: lines to read (0: all). Raises DataError if the file is empty; one with only a header has no interactions.
     """
-    numbered: Iterator[tuple[int, bytes]] = enumerate(read_lines(path), 1)
+    numbered = _filled_lines(path)
     head = next(numbered, None)
     if head is None:
         raise DataError(f"{path}: empty", first_lines(path))
     if not header_roles(_fields(head[1])):
-        numbered = chain([(1, head[1].removeprefix(BOM_UTF8))], numbered)
+        numbered = chain([(head[0], head[1].removeprefix(BOM_UTF8))], numbered)
     for number, line in islice(numbered, limit or None):
         try:
             row = parse_row(line, columns)
@@ -167,6 +167,11 @@ def read_ratings(path: Path, columns: RatingsFormat, rejects: Rejects, limit: in
             rejects.add(path, number, str(error), line)
         else:
             yield row
+
+
+def _filled_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not empty, with their numbers."""
+    return ((number, line) for number, line in enumerate(read_lines(path), 1) if line.strip())
 
 
 def parse_row(line: bytes, columns: RatingsFormat) -> Rating:

@@ -25,9 +25,10 @@ from antpipe.features.ingest.amazon.spill import Lines, Spill, columns
 from antpipe.features.ingest.lines import ahead, block_of
 from antpipe.features.ingest.rejects import Rejects
 from antpipe.features.ingest.rules import RawInteractions, line_counts
+from antpipe.runtime.disk import naming
 from antpipe.runtime.logs import log
 from antpipe.runtime.threads import short_turns
-from antpipe.store.next_command import first_lines
+from antpipe.store.looking import first_lines
 
 # Times beyond the year 5000 are milliseconds taken for seconds, or no times at all.
 Seconds = Annotated[int, Meta(ge=0, le=10**11)]
@@ -91,7 +92,8 @@ def read_reviews(files: tuple[Path, ...], release: Release, rejects: Rejects) ->
     With a limit, each file is read up to that line. Raises DataError if no line is left.
     """
     formats, good, parts = [], [], []
-    with TemporaryFile(dir=folder_with_room(release.store.root)) as file, short_turns():
+    room = folder_with_room(release.store.root)
+    with naming(room / "temporary file"), TemporaryFile(dir=room) as file, short_turns():
         spill = Spill(file)
         for path in files:
             form, lines = _lines(path, release, rejects)

@@ -13,7 +13,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         with path.open("rb") as stream:
             for at, line in enumerate(stream, 1):
                 text = line.decode("utf-8-sig" if at == 1 else "utf-8").rstrip("\r\n")
-                if text:
+                if text.strip():
                     yield at, text
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None

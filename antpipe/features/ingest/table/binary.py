@@ -21,16 +21,13 @@ def damaged(path: Path, why: str) -> DataError:
     return DataError(f"{path}: {why}; make or download it again", shell(*look, path))
 
 
-# -- text -----------------------------------------------------------------------------------------------------
-
-
 def batches(path: Path) -> Iterator[pa.RecordBatch]:
     """All rows, batch by batch. The first batch has no rows and only shows the columns."""
     try:
         if path.suffix.lower() in PARQUET:
             file = pq.ParquetFile(path)
             yield _no_rows(file.schema_arrow)
-            yield from file.iter_batches(BATCH)
+            yield from map(sound, file.iter_batches(BATCH))
             return
         with pa.memory_map(str(path)) as source:
             whole = source.read(6) == b"ARROW1"
@@ -38,11 +35,31 @@ def batches(path: Path) -> Iterator[pa.RecordBatch]:
             reader = pa.ipc.open_file(source) if whole else pa.ipc.open_stream(source)
             yield _no_rows(reader.schema)
             if whole:
-                yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
+                yield from (sound(reader.get_batch(number)) for number in range(reader.num_record_batches))
             else:
-                yield from reader
-    except (OSError, pa.ArrowException) as error:
+                yield from map(sound, reader)
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise damaged(path, f"cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def sound(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch, after checking that no offset or index of it leads out of its buffers. Raises ArrowInvalid.
+
+    Bytes that are not UTF-8 pass here: they spoil a row, not the file.
+    """
+    for column in batch.columns:
+        if pa.types.is_dictionary(column.type):
+            column.indices.validate(full=True)
+            _as_bytes(column.dictionary).validate(full=True)
+        column.validate()
+        _as_bytes(column).validate(full=True)
+    return batch
+
+
+def _as_bytes(column: pa.Array) -> pa.Array:
+    """Texts as bytes, as views; other columns as they are."""
+    views = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
+    return column.view(views[column.type]) if column.type in views else column
 
 
 def _no_rows(schema: pa.Schema) -> pa.RecordBatch:
@@ -68,6 +85,13 @@ def types_of(no_rows: pa.RecordBatch) -> dict[str, pl.DataType]:
 def is_date(kind: pa.DataType) -> bool:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
+
+
+def fine_of(no_rows: pa.RecordBatch) -> dict[str, int]:
+    """The columns of times that are finer than milliseconds, with how many of their units are one."""
+    units = {"us": 1000, "ns": 1_000_000}
+    times = [column for column in no_rows.schema if pa.types.is_timestamp(column.type) and column.type.unit in units]
+    return {column.name: units[column.type.unit] for column in times}
 
 
 def plain(path: Path, name: str, column: pa.Array) -> list[Any]:

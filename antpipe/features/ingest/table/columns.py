@@ -7,9 +7,11 @@ from math import isfinite
 
 from antpipe.errors import DataError, UsageError
 from antpipe.features.ingest.advice import SettingsError
-from antpipe.features.ingest.table.files import Table
+from antpipe.features.ingest.rejects import Rejects
+from antpipe.features.ingest.table.files import read_rows
+from antpipe.features.ingest.table.table import Table
 from antpipe.settings.ingest import TableConfig
-from antpipe.store.next_command import first_lines
+from antpipe.store.looking import first_lines
 
 # Groups of names, the surest group first; names of one group are equally sure. They are compared without case, blanks,
 # '_', '-' and '.'.
@@ -81,6 +83,7 @@ ITEM_ROLES: Mapping[str, UsualNames] = {
         ("beschreibung", "artikelbeschreibung", "produktbeschreibung", "langtext"),
     ),
 }
+LOOKED_AT, MOST_ALIKE = 100, 0.9  # rows that show whether a file has a header, and the share that are like line 1
 SMALLEST_VALUE = 1000  # numbers from here are not names of columns
 ROLES = tuple(dict.fromkeys((*INTERACTION_ROLES, *ITEM_ROLES)))
 
@@ -169,6 +172,24 @@ def usual_columns(columns: Iterable[str], usual: UsualNames) -> list[str]:
     plain = {column: "".join(letter for letter in column.lower() if letter not in " _-.") for column in columns}
     found = ([column for column, name in plain.items() if name in group] for group in usual)
     return next(filter(None, found), [])
+
+
+def require_header(columns: Columns, config: TableConfig) -> None:
+    """Raises DataError if the names that --map gives to columns of a text table look like the values below them: then
+    the file has no header, and its first row would be lost."""
+    table = columns.table
+    names = [name for entries in parse_map(config).values() for name in entries if name in table.columns]
+    odd = [name for name in dict.fromkeys(names) if any(letter.isdigit() for letter in name)]
+    if not odd or not table.delimiter:
+        return
+    rows = [row.values for row in read_rows(table, odd, Rejects(0), LOOKED_AT)]
+    for name, values in zip(odd, zip(*rows, strict=True), strict=False):
+        if sum(_shape(value) == _shape(name) for value in values) >= MOST_ALIKE * len(rows):
+            raise _no_header(table)
+
+
+def _shape(text: str) -> str:
+    return re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", text.strip()))
 
 
 def _is_data(name: str) -> bool:

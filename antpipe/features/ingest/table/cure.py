@@ -7,7 +7,7 @@ from antpipe.errors import DataError
 from antpipe.features.ingest.advice import SettingsError
 from antpipe.features.ingest.rejects import Rejects
 from antpipe.settings.ingest import TableConfig
-from antpipe.store.next_command import first_lines
+from antpipe.store.looking import first_lines
 
 MOST = 0.5  # share of a file's rows from which one reason is a cause, and tolerating the rows no cure
 
@@ -16,7 +16,7 @@ def no_row(path: Path, rejects: Rejects, malformed: int, dropped: Mapping[str, i
     """No row of a file is usable. dropped: rows that --where and --drop-users left out."""
     if malformed:
         kind, _ = rejects.main_kind(path)
-        what = f"{rejects.examples[path.name, kind]}; no row of {malformed + sum(dropped.values())} is usable"
+        what = f"{rejects.example(path)}; no row of {malformed + sum(dropped.values())} is usable"
         return _cure(kind, path, what, config) or DataError(
             f"{what}; name the right columns with --map ROLE=COLUMN", first_lines(path)
         )
@@ -37,10 +37,10 @@ def require_few(rejects: Rejects, lines: Mapping[Path, int], config: TableConfig
     for path, count in lines.items():
         kind, times = rejects.main_kind(path)
         if times >= MOST * max(count, 1):
-            what = f"{rejects.examples[path.name, kind]}; {times} of {count} rows are like this"
+            what = f"{rejects.example(path)}; {times} of {count} rows are like this"
             if cure := _cure(kind, path, what, config):
                 raise cure
-    rejects.require_few()
+    rejects.require_few(lines)
 
 
 def _cure(kind: str, path: Path, what: str, config: TableConfig) -> DataError | None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from antpipe.errors import UsageError
 from antpipe.features.ingest.advice import SettingsError
 from antpipe.features.ingest.rejects import Rejects
-from antpipe.features.ingest.table.files import Table, read_rows
+from antpipe.features.ingest.table.files import read_rows
+from antpipe.features.ingest.table.table import Table
 from antpipe.settings.ingest import TableConfig
 
 DAY_FIRST, MONTH_FIRST, YEAR_FIRST, NAMED = "day-first", "month-first", "year-first", "named-month"
@@ -81,7 +82,7 @@ class DateFormat:
 
     pattern: str
 
-    def milliseconds(self, value: object) -> int:
+    def microseconds(self, value: object) -> int:
         """Since 1970, in UTC unless the pattern has a zone. Raises ValueError if it is not such a date."""
         text = str(value).strip()
         if self.pattern in IN_WORDS:
@@ -94,7 +95,7 @@ class DateFormat:
             except ValueError:
                 raise ValueError(f"time {text[:40]!r} is not a date of --date-format {self.pattern}") from None
             moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-        return (moment - EPOCH) // timedelta(milliseconds=1)
+        return (moment - EPOCH) // timedelta(microseconds=1)
 
     @property
     def in_words(self) -> str:
@@ -115,7 +116,7 @@ def date_format_of(table: Table, column: str | None, config: TableConfig) -> Dat
         return form
     if column is None or column in table.dates:
         return None
-    rows = read_rows(table, [column], Rejects(0, to_the_end=True), config.limit)
+    rows = read_rows(table, [column], Rejects(0), config.limit)
     return find_date_format(((row.line, row.values[0]) for row in rows), table.path)
 
 

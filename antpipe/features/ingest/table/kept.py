@@ -8,7 +8,7 @@ import polars as pl
 
 from antpipe.errors import DataError, UsageError
 from antpipe.features.ingest.domain import ITEMS
-from antpipe.features.ingest.table.files import Table
+from antpipe.features.ingest.table.table import Table
 
 KEPT = "keep"  # the role of these columns
 TRUTH = {"true": True, "yes": True, "false": False, "no": False}

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 from array import array
 from collections.abc import Mapping, Set
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from antpipe.features.ingest.advice import SettingsError
 from antpipe.features.ingest.domain import ITEMS
 from antpipe.features.ingest.price import parse_price
 from antpipe.features.ingest.rejects import Rejects
@@ -17,12 +20,14 @@ from antpipe.features.ingest.rules import Metadata, RawInteractions, drop_duplic
 from antpipe.features.ingest.table.columns import Columns
 from antpipe.features.ingest.table.cure import no_row
 from antpipe.features.ingest.table.dates import date_format_of
-from antpipe.features.ingest.table.files import LineBreaks, read_rows
+from antpipe.features.ingest.table.files import read_rows
 from antpipe.features.ingest.table.kept import KEPT, kept_columns
 from antpipe.features.ingest.table.selection import is_return, selection_of, tell_left_out
-from antpipe.features.ingest.table.times import Times, in_words, require_exact_times, to_milliseconds
-from antpipe.features.ingest.table.values import listed, number_of, pictures_of, text_of, to_id, to_rating
+from antpipe.features.ingest.table.table import LineBreaks
+from antpipe.features.ingest.table.times import Times, exact_order, in_words, require_exact_times, to_milliseconds
+from antpipe.features.ingest.table.values import described, levels_of, number_of, pictures_of, text_of, to_id, to_rating
 from antpipe.features.ingest.text import (
+    MISSING_WORDS,
     SEPARATOR,
     category_path,
     clean_brand,
@@ -35,7 +40,10 @@ from antpipe.runtime.logs import log
 from antpipe.settings.ingest import TableConfig
 
 BETWEEN_LEVELS = re.compile(r"\s*\|\s*|\s+>\s+")
+WHOLE_FLOAT = re.compile(r"\d+\.0+")
 EXAMPLES = 3
+MOST_INSIDE = 0.5  # share of the lines of a file of interactions that may be inside quotes
+FAR = 4_102_444_800_000  # the year 2100, in milliseconds
 ROWS_AT_ONCE = 10_000
 
 
@@ -52,12 +60,13 @@ def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -
     items: dict[str, int] = {}
     user, item, rating, whole = array("i"), array("i"), array("f"), array("q")
     form = date_format_of(table, wanted[2], config)
-    times = Times(typed=wanted[2] in table.dates, form=form)
+    times = Times(typed=table.fine.get(wanted[2] or "", 1) if wanted[2] in table.dates else 0, form=form)
     before, breaks = rejects.total, LineBreaks()
     named = [name for name in wanted if name is not None]
     chosen = selection_of(table, wanted[2], config, form)
     left_out, returns = dict.fromkeys(config.drop_users, 0), 0
-    every_row = read_rows(table, [*named, *chosen.columns], rejects, config.limit, ids=named[:2])
+    columns_read = [*named, *chosen.columns]
+    every_row = read_rows(table, columns_read, rejects, config.limit, ids=named[:2], exact=wanted[2])
     for row in chosen.rows(every_row, len(named)):
         breaks.see(row)
         values = iter(row.values)
@@ -87,6 +96,7 @@ def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -
         raise no_row(table.path, rejects, malformed, dropped, config)
     milliseconds, unit = to_milliseconds(times, config.time_unit, table.path)
     require_exact_times(table, wanted[2], times)
+    order = exact_order(times, unit)
     every = pl.DataFrame(
         {
             "user_id": np.asarray(user),
@@ -96,6 +106,7 @@ def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -
             "line_hash": np.asarray(whole),
         }
     ).with_columns(pl.col("rating").fill_nan(None))
+    every = every if order is None else every[order]
     distinct = drop_duplicate_lines(every)
     facts = _facts(columns, line_counts(malformed, len(every), len(distinct), dropped), breaks) | {
         "time_unit": unit,
@@ -103,12 +114,25 @@ def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -
         "last_time": int(milliseconds.max()),
     }
     written = "their type says so" if times.typed else form.in_words if form else "ISO 8601"
-    kind = {"order": "an order", "date": f"dates ({written})"}.get(unit, unit)
-    span = " to ".join(in_words(facts[name], unit) for name in ("first_time", "last_time"))
-    log.info(f"{facts['file']}: {facts['lines']} rows, times are {kind}, from {span}")
+    _tell_times(facts, written)
     tell_left_out(table.path, config, chosen, left_out, (wanted[4] or "", returns))
-    _warn_of_line_breaks(columns, breaks)
+    for role, rows, ids in (("user", user, users), ("item", item, items)):
+        _tell_odd_ids(columns, role, np.asarray(rows), ids)
+    _require_few_line_breaks(columns, breaks, facts["lines"])
     return RawInteractions(distinct, pl.Series("user_id", list(users)), pl.Series("item_id", list(items)), facts)
+
+
+def _tell_times(facts: Mapping[str, Any], written: str) -> None:
+    """Log how many rows there are and how their times were read. written: how dates are."""
+    unit, (first, last) = facts["time_unit"], (facts["first_time"], facts["last_time"])
+    kind = {"order": "an order", "date": f"dates ({written})"}.get(unit, unit)
+    span = f"{in_words(first, unit)} to {in_words(last, unit)}"
+    log.info(f"{facts['file']}: {facts['lines']} rows, times are {kind}, from {span}")
+    if unit != "order" and last >= FAR:
+        log.warning(
+            f"{facts['file']}: times reach to {in_words(last, unit)}; if that is wrong, say with --time-unit what they "
+            "count"
+        )
 
 
 def read_items(
@@ -119,11 +143,13 @@ def read_items(
     wanted: Set[str] = frozenset(),
     others: int | None = None,
     limit: int = 0,
+    folder: Path | None = None,
 ) -> Metadata:
     """The wanted items and the first `others` (None: all) of the rest.
 
     Of several rows of an item the first counts, the others are duplicates. config: with the condition that rows must
-    fulfil. limit: rows to read (0: all). Raises DataError if no row is usable.
+    fulfil. limit: rows to read (0: all). folder: below which pictures may lie (None: that of the table). Raises
+    DataError if no row is usable.
     """
     left: float = math.inf if others is None else others
     table, roles = columns.table, columns.roles
@@ -134,6 +160,8 @@ def read_items(
     rows: list[dict[str, Any]] = []
     kept: list[list[Any]] = []
     missing: list[str] = []
+    outside: list[str] | None = None if config.allow_outside else []
+    pictures = folder or table.home
     before, good, breaks = rejects.total, 0, LineBreaks()
     chosen = selection_of(table, None, config, None)
     every_row = read_rows(table, [*(name for _, name in flat), *chosen.columns], rejects, limit, ids=roles["item"])
@@ -150,7 +178,7 @@ def read_items(
         good += 1
         if item_id not in ids and (item_id in wanted or left):
             left -= item_id not in wanted
-            rows.append(describe(item_id, values, text_fields, table.path.parent, missing, between))
+            rows.append(describe(item_id, values, text_fields, pictures, missing, between, outside))
             kept.append(values.get(KEPT, []))
             if len(rows) == ROWS_AT_ONCE:  # a table takes a fraction of the memory of its rows as dictionaries
                 parts.append(pl.DataFrame(rows, schema=ITEMS))
@@ -166,7 +194,14 @@ def read_items(
             f"{table.path.name}: {len(missing)} picture file(s) are not there, for example "
             f"{', '.join(missing[:EXAMPLES])}; embed-image --images DIR takes files named after the items"
         )
+    if outside:
+        log.warning(
+            f"{table.path.name}: {len(outside)} picture file(s) lie outside of {pictures} and are left out, such as "
+            f"{', '.join(outside[:EXAMPLES])}; --allow-outside takes them"
+        )
     tell_left_out(table.path, config, chosen, {}, ("", 0))
+    listed_ids = {item_id: number for number, item_id in enumerate(ids)}
+    _tell_odd_ids(columns, "item", np.arange(len(ids)), listed_ids)
     facts = _facts(columns, line_counts(malformed, good, len(ids), dropped), breaks)
     every = pl.concat([*parts, pl.DataFrame(rows, schema=ITEMS)])
     every = every.hstack(kept_columns(table, roles.get(KEPT, []), kept))
@@ -180,9 +215,10 @@ def describe(
     folder: Path,
     missing: list[str],
     between: re.Pattern[str] = BETWEEN_LEVELS,
+    outside: list[str] | None = None,
 ) -> dict[str, Any]:
-    """A row of ITEMS. values: by role. folder: where paths of picture files start; missing files go to `missing`.
-    between: the levels of a category.
+    """A row of ITEMS. values: by role. folder: where paths of picture files start; missing files go to `missing`, and
+    those not below the folder to `outside` (None: they are taken). between: the levels of a category.
 
     The text is that of the columns of `text`, or if there are none, the parts named by text_fields.
     """
@@ -191,18 +227,18 @@ def describe(
         return values[role][0] if role in values else None
 
     title = clean_title(text_of(one("title")))
-    category = category_path(level for part in listed(one("category")) for level in between.split(part))
+    category = category_path(level for part in levels_of(one("category")) for level in between.split(part))
     price = parse_price(number_of(one("price")))
     if "text" in values:
         text = SEPARATOR.join(
-            part.removesuffix(".") for value in values["text"] if (part := clean_html(" ".join(listed(value))))
+            part.removesuffix(".") for value in values["text"] if (part := clean_html(" ".join(described(value))))
         )
     else:
-        lists = {role: clean_texts(listed(one(role))) for role in ("features", "description")}
+        lists = {role: clean_texts(described(one(role))) for role in ("features", "description")}
         text = item_text(
             {"title": title, "category": category, "brand": clean_brand(text_of(one("brand"))), **lists}, text_fields
         )
-    urls, files = pictures_of(one("image"), folder, missing)
+    urls, files = pictures_of(one("image"), folder, missing, outside)
     return {
         "item_id": item_id,
         "title": title,
@@ -227,6 +263,41 @@ def _facts(columns: Columns, counts: Mapping[str, int], breaks: LineBreaks) -> d
         **counts,
         "line_breaks": {"rows": breaks.rows, "longest": [breaks.first, breaks.last]},
     }
+
+
+def _tell_odd_ids(columns: Columns, role: str, rows: NDArray[Any], ids: Mapping[str, int]) -> None:
+    """Warn of an id that programs write for a missing value, and of ids that are all texts of whole floats.
+
+    rows: the id of each, ids: their numbers.
+    """
+    if all(WHOLE_FLOAT.fullmatch(one) for one in ids):
+        log.warning(
+            f"{columns.table.path.name}: every {role} is a number such as {next(iter(ids))}, as programs write whole "
+            "numbers among missing values; in other files they may stand without the point"
+        )
+    for word in sorted(MISSING_WORDS & ids.keys()):
+        count = int((rows == ids[word]).sum())
+        other = f"--where \"{columns.roles[role][0]} != '{word}'\""
+        leave = f"--drop-users {shlex.quote(word)}" if role == "user" else other
+        log.warning(
+            f"{columns.table.path.name}: {count} {'row has' if count == 1 else 'rows have'} the {role} {word!r}, which "
+            f"programs write for a missing value; if it is none, leave them out with {leave}"
+        )
+
+
+def _require_few_line_breaks(columns: Columns, breaks: LineBreaks, rows: int) -> None:
+    """Raises SettingsError if quoted values with line breaks hold most lines of a file of interactions; warns of fewer.
+
+    Rows of interactions are short. Reviews may have such values, and then the user says so.
+    """
+    _warn_of_line_breaks(columns, breaks)
+    if columns.table.check_quotes and breaks.inside > MOST_INSIDE * (rows + breaks.inside):
+        raise SettingsError(
+            f"{columns.table.path}: {breaks.inside} of its lines are inside quoted values, the longest from line "
+            f"{breaks.first} to line {breaks.last}, which leaves {rows} rows; if quotes mean nothing in this file, add "
+            "--no-quotes (if these are values, add --quotes)",
+            {"quotes": False},
+        )
 
 
 def _warn_of_line_breaks(columns: Columns, breaks: LineBreaks) -> None:

@@ -10,7 +10,8 @@ import polars as pl
 
 from antpipe.features.ingest.rejects import Rejects
 from antpipe.features.ingest.table.dates import DateFormat
-from antpipe.features.ingest.table.files import Table, TableRow, read_rows
+from antpipe.features.ingest.table.files import read_rows
+from antpipe.features.ingest.table.table import Table, TableRow
 from antpipe.features.ingest.table.times import parse_time
 from antpipe.runtime.conditions import columns_named, row_filter
 from antpipe.runtime.logs import log
@@ -66,7 +67,8 @@ class Selection:
         if name in self.dates:
             return [self._moment(cell) for cell in column]
         if not self.text:
-            return list(column)
+            texts = self.schema[name] == pl.String  # of JSON lines, where a column may hold anything
+            return [str(cell) if texts and cell is not None else cell for cell in column]
         return [cell.strip() or None for cell in column]
 
     def _moment(self, cell: Any) -> int | None:
@@ -85,7 +87,7 @@ def selection_of(table: Table, time: str | None, config: TableConfig, form: Date
     if time is None or time not in selection.columns:
         return selection
     dates = form is not None
-    rows = read_rows(table, [time], Rejects(0, to_the_end=True), config.limit)
+    rows = read_rows(table, [time], Rejects(0), config.limit)
     first = next((row.values[0] for row in rows if row.values[0] not in (None, "")), None)
     with suppress(ValueError):  # what cannot be read is rejected later
         dates = parse_time(first, form)[2]

@@ -1,8 +1,10 @@
 """Times of a table: dates, or numbers of any unit, become milliseconds since 1970."""
 
+import re
 from array import array
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +16,48 @@ from antpipe.errors import DataError
 from antpipe.features.ingest.advice import SettingsError
 from antpipe.features.ingest.ids import EXACT_BITS
 from antpipe.features.ingest.table.dates import DateFormat
-from antpipe.features.ingest.table.files import Table
+from antpipe.features.ingest.table.table import Table
+from antpipe.runtime.logs import log
 
 # The size of a time between 1973 and 5138 tells its unit. Smaller numbers are not such times, but positions or days.
 UNITS = {"s": (1e8, 1e11), "ms": (1e11, 1e14), "us": (1e14, 1e17), "ns": (1e17, 1e20)}
 PER_MILLISECOND = {"ms": 1, "us": 1_000, "ns": 1_000_000}
 LARGEST = 10**19
+DECIMAL_COMMA = re.compile(r"\d{4,},\d+|\d+,(?!\d{3}\Z)\d+")  # not 1,600, which may be thousands
+FLOATS = {"Float32": 32, "Float16": 16}  # types of a column
 LATEST = 10**14  # milliseconds, the year 5138
 # Numbers that are dates written without signs, by their digits: 20251231, 202512311030, 20251231103000.
-COMPACT = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S", 17: "%Y%m%d%H%M%S%.3f"}
+COMPACT = {8: "%Y%m%d", 10: "%Y%m%d%H%M", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S", 17: "%Y%m%d%H%M%S%.3f"}
 FIRST_YEAR, LAST_YEAR = 1970, 2100
+MOST = 0.5  # share of numbers that are such dates from which the others are damaged ones
 
 
 @dataclass
 class Times:
     """The times of the good rows of a file, as they are read. dates: whether they are dates; None before the first.
 
-    form: how dates are written; None: by ISO 8601.
+    form: how dates are written; None: by ISO 8601. whole, part: numbers, or milliseconds of dates. step: the largest
+    distance between two numbers with as many digits as one of them has, such as 1.6e+09.
     """
 
-    typed: bool = False  # the type of the column says that they are times, in milliseconds
+    typed: int = 0  # the type of the column says that they are times, so many of which are a millisecond
     form: DateFormat | None = None
     dates: bool | None = None
     whole: "array[int]" = field(default_factory=lambda: array("q"))
     part: "array[float]" = field(default_factory=lambda: array("d"))
     line: "array[int]" = field(default_factory=lambda: array("q"))
+    step: float = 0.0
 
     def add(self, line: int, value: Any) -> None:
         """Raises ValueError if the value is not a time, or not of the same kind as those before."""
-        whole, part, is_date = (value, 0.0, True) if self.typed else parse_time(value, self.form)
         if value is None:
             raise ValueError("no time")
+        if self.typed:
+            whole, part, is_date = value // self.typed, value % self.typed / self.typed, True
+        else:
+            whole, part, is_date = parse_time(value, self.form)
+            if not is_date and isinstance(value, str) and ("e" in value or "E" in value):
+                self.step = max(self.step, 10.0 ** int(Decimal(value.strip()).as_tuple().exponent))
         if whole < 0 or part < 0:
             raise ValueError(f"time {value!r} is before 1970")
         if whole >= 2**63:
@@ -59,14 +72,15 @@ class Times:
 
 
 def parse_time(value: Any, form: DateFormat | None = None) -> tuple[int, float, bool]:
-    """(whole, fraction, False) for a number, (milliseconds, 0, True) for a date by ISO 8601 (UTC if it names no zone).
+    """(whole, fraction, False) for a number, (milliseconds, their fraction, True) for a date by ISO 8601 (UTC if it
+    names no zone).
 
     form: how dates are written instead; then there are no numbers. Raises ValueError if it is neither.
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         raise ValueError("no time")
     if form is not None:
-        return form.milliseconds(value), 0.0, True
+        return _split(form.microseconds(value))
     if isinstance(value, int) and not isinstance(value, bool):
         return value, 0.0, False
     text = str(value).strip()
@@ -76,23 +90,29 @@ def parse_time(value: Any, form: DateFormat | None = None) -> tuple[int, float, 
         return int(text), 0.0, False
     except ValueError:
         pass
+    if DECIMAL_COMMA.fullmatch(text):
+        text = text.replace(",", ".")
     try:
         number = float(text)
     except ValueError:
-        return _milliseconds(text), 0.0, True
+        return _split(_microseconds(text))
     if not np.isfinite(number) or abs(number) > LARGEST:
         raise ValueError(f"time {text!r} is not a finite number")
     return int(number), number - int(number), False
 
 
-def _milliseconds(text: str) -> int:
+def _split(microseconds: int) -> tuple[int, float, bool]:
+    return microseconds // 1000, microseconds % 1000 / 1000, True
+
+
+def _microseconds(text: str) -> int:
     try:
         moment = datetime.fromisoformat(text.removesuffix(" UTC"))
     except ValueError:
         raise ValueError(f"time {text[:40]!r} is neither a number nor a date by ISO 8601") from None
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
     since = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    return (since.days * 86_400 + since.seconds) * 1000 + since.microseconds // 1000
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def to_milliseconds(times: Times, unit: str, path: Path) -> tuple[NDArray[np.int64], str]:
@@ -110,7 +130,7 @@ def to_milliseconds(times: Times, unit: str, path: Path) -> tuple[NDArray[np.int
                 f"{path}: its times are dates, so --time-unit {unit} means nothing", {"time_unit": "auto"}
             )
         return whole, "order" if unit == "order" else "date"
-    if unit == "auto" and not part.any() and (dates := _compact_dates(whole)) is not None:
+    if unit == "auto" and not part.any() and (dates := _compact_dates(whole, times, path)) is not None:
         return dates, "date"
     if unit == "auto":
         unit = _unit_of(whole, times, path)
@@ -147,28 +167,65 @@ def _unit_of(whole: NDArray[np.int64], times: Times, path: Path) -> str:
     return ("order", *UNITS)[int(found[0])] if len(found) else "order"
 
 
-def _compact_dates(whole: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    """Milliseconds, if all these numbers are dates written without signs; else None."""
+def exact_order(times: Times, unit: str) -> NDArray[np.int64] | None:
+    """(rows,) the rows in the order of their exact times; None if milliseconds tell all of them apart.
+
+    unit: as `to_milliseconds` found it. Rows of equal milliseconds count in this order from then on.
+    """
+    whole, part = np.asarray(times.whole, np.int64), np.asarray(times.part, np.float64)
+    if not part.any() and (times.dates or PER_MILLISECOND.get(unit, 1) == 1):
+        return None
+    order = np.lexsort((part, whole))
+    return None if (np.diff(order) == 1).all() else order
+
+
+def _compact_dates(whole: NDArray[np.int64], times: Times, path: Path) -> NDArray[np.int64] | None:
+    """Milliseconds, if these numbers are dates written without signs; else None.
+
+    Raises DataError if most of them are, but not all.
+    """
     digits = len(str(whole[0])) if len(whole) else 0
     if digits not in COMPACT or whole.min() < 10 ** (digits - 1) or whole.max() >= 10**digits:
         return None
     text = pl.Series(whole).cast(pl.String)
+    if digits == 10:  # chrono wants minutes after hours
+        text = text + "00"
     if digits == 17:  # chrono wants a point before fractions
         text = text.str.slice(0, 14) + "." + text.str.slice(14)
     moments = text.str.to_datetime(COMPACT[digits], time_unit="ms", strict=False)
-    if moments.null_count() or not moments.dt.year().is_between(FIRST_YEAR, LAST_YEAR).all():
+    good = moments.dt.year().is_between(FIRST_YEAR, LAST_YEAR).fill_null(value=False)
+    if (bad := int((~good).sum())) > (1 - MOST) * len(whole):
         return None
+    if bad:
+        row = int((~good).arg_max() or 0)
+        raise DataError(
+            f"{path}:{times.line[row]}: time {whole[row]} is not a date, though most of the column are, without signs "
+            f"(such as {whole[int(good.arg_max() or 0)]}); correct it, or say --time-unit order if they are no dates"
+        )
     return moments.cast(pl.Int64).to_numpy()
 
 
 def require_exact_times(table: Table, column: str | None, times: Times) -> None:
-    """Raises DataError for times in a column of float32 that rounds them: seconds of today to 128."""
-    if column is None or table.types.get(column) != pl.Float32:
-        return
-    if max(times.whole, default=0) >= 2 ** EXACT_BITS[32]:
-        raise DataError(
-            f"{table.path}: the times in column {column!r} are float32, whose whole numbers are exact only below 2^24, "
-            "so different times became the same; write them as integers, from data in which they are still whole",
+    """Raises DataError for times in a column of float32 (or float16) that rounds them: seconds of today to 128.
+
+    Warns of fractions in such a column, and of numbers written with few digits, with the smallest step between times.
+    """
+    bits = FLOATS.get(str(table.types.get(column or "")))
+    if bits is not None:
+        largest = max(times.whole, default=0)
+        step = float(np.spacing((np.float32 if bits == 32 else np.float16)(largest)))
+        what = f"the times in column {column!r} are float{bits}, whose step at {largest} is {step:.2g}"
+        if largest >= 2 ** EXACT_BITS[bits]:
+            raise DataError(
+                f"{table.path}: {what}, so different times became the same; write them as integers, from data in which "
+                "they are still whole",
+            )
+        if any(times.part):
+            log.warning(f"{table.path.name}: {what}: closer ones are equal, and count in the order of the rows")
+    if times.step > 1:
+        log.warning(
+            f"{table.path.name}: times in column {column!r} are written with few digits, as 1.6e+09: they are exact to "
+            f"{times.step:g} only, and equal ones count in the order of the rows"
         )
 
 

@@ -1,17 +1,20 @@
 """The values of a row, as users write them: ids, ratings, lists, texts, and where pictures are."""
 
-import json
 import math
 import re
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-MISSING_WORDS = ("nan", "NaN", "None", "<NA>", "null")  # what pandas and others write for a missing value
-PYTHON_TEXT = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\"""")
-PYTHON_LIST = re.compile(rf"\[\s*(?:(?:{PYTHON_TEXT.pattern})(?:\s*,\s*|\s+|(?=\])))*\]")
-BETWEEN_URLS = re.compile(r"\||[\s,;]+(?=https?://)", re.IGNORECASE)
+from antpipe.features.ingest.literals import parsed, texts_of
+from antpipe.features.ingest.text import MISSING_WORDS
+
+# In a list of URLs a separator stands before the next one: URLs may hold commas and bars themselves.
+BETWEEN_URLS = re.compile(r"[\s,;|]+(?=(?:https?:)?//)", re.IGNORECASE)
+OPENING = ("[", "{", "(", "array(", " ", "\t", "\n")  # what a printed list or record may begin with
+SEPARATORS = " \t\r\n,;|"
 PICTURE_SIZES = ("hi_res", "large", "thumb")
+PICTURE_KEYS = (*PICTURE_SIZES, "url", "src", "image", "image_url", "href", "link", "path", "file")
 LONGEST_PATH = 1024
 
 
@@ -31,7 +34,7 @@ def to_id(value: Any, what: str) -> str:
 
 def to_rating(value: Any) -> float:
     """A rating, NaN if it is missing. Raises ValueError if it is not a finite number."""
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if value is None or (isinstance(value, str) and (not value.strip() or value.strip() in MISSING_WORDS)):
         return math.nan
     try:
         number = float(value)
@@ -42,15 +45,20 @@ def to_rating(value: Any) -> float:
     return number
 
 
-def pictures_of(value: Any, folder: Path, missing: list[str]) -> tuple[list[str], list[str]]:
-    """URLs, and absolute paths of files that exist; names of other files go to `missing`."""
+def pictures_of(
+    value: Any, folder: Path, missing: list[str], outside: list[str] | None = None
+) -> tuple[list[str], list[str]]:
+    """URLs, and absolute paths of files that exist; names of other files go to `missing`.
+
+    outside: takes the names of files that are not below the folder (None: they are taken as pictures).
+    """
     urls, files = [], []
-    names = [part.strip() for text in _pictures(value) for part in BETWEEN_URLS.split(text)]
-    if any(";" in name or "," in name for name in names):
-        names = [part for name in names for part in _file_names(folder, name)]
+    names = [name for text in _pictures(value) for name in _names_in(folder, text)]
     for name in dict.fromkeys(names):
-        if name.lower().startswith(("http://", "https://")):
-            urls.append(name)
+        if is_url(name):
+            urls.append(f"https:{name}" if name.startswith("//") else name)
+        elif name and outside is not None and leads_out(folder, name):
+            outside.append(name[:200])
         elif name and _is_file(folder, name):
             files.append(str((folder / name).resolve()))
         elif name:
@@ -58,25 +66,44 @@ def pictures_of(value: Any, folder: Path, missing: list[str]) -> tuple[list[str]
     return urls, files
 
 
-def _pictures(value: Any) -> list[str]:
-    """The texts of a picture column. Of records of sizes, as the Amazon release of 2023 has them, the largest counts.
+def is_url(text: str) -> bool:
+    return text.lower().startswith(("http://", "https://", "//"))
 
-    Such a column holds a list of records, or one record of lists, as Parquet files made by `datasets` do.
+
+def _pictures(value: Any) -> list[str]:
+    """The texts of a picture column: of a list, nested or not, or of records.
+
+    Of records of sizes, as the Amazon release of 2023 has them, the largest counts. Such a column holds a list of
+    records, or one record of lists, as Parquet files made by `datasets` do.
     """
+    value = parsed(value) if isinstance(value, str) else value
     if isinstance(value, dict):
-        sizes = [value.get(size) or [] for size in PICTURE_SIZES]
-        return [url for some in zip_longest(*sizes) if (url := next(filter(None, some), None))]
-    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
-        records = [one for one in value if isinstance(one, dict)]
-        return [url for one in records if (url := next(filter(None, map(one.get, PICTURE_SIZES)), None))]
+        fields = [value.get(key) for key in PICTURE_KEYS]
+        columns = [field if isinstance(field, list) else [field] for field in fields if field]
+        largest = (next(filter(None, some), None) for some in zip_longest(*columns))
+        return [str(text) for text in largest if text is not None]
+    if isinstance(value, list):
+        return [text for one in value for text in _pictures(one)]
     return listed(value)
 
 
-def _file_names(folder: Path, name: str) -> list[str]:
-    """One name, or several between commas or semicolons if it is neither a URL nor a file."""
-    if name.lower().startswith(("http://", "https://")) or _is_file(folder, name):
-        return [name]
-    return [part.strip() for part in re.split("[,;]", name)]
+def _names_in(folder: Path, text: str) -> list[str]:
+    """The URLs or file names in a text, between blanks, commas, semicolons or bars."""
+    names = []
+    for part in BETWEEN_URLS.split(text.strip(SEPARATORS)):
+        if is_url(part) or _is_file(folder, part):
+            names.append(part)
+        else:
+            names += [name.strip() for name in re.split("[,;|]", part)]
+    return names
+
+
+def leads_out(folder: Path, name: str) -> bool:
+    """Whether a name, as it stands or by a link, is that of something not below the folder."""
+    try:
+        return not (folder / name).resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # too long, a zero byte, a circle of links
+        return False
 
 
 def _is_file(folder: Path, name: str) -> bool:
@@ -90,7 +117,14 @@ def _is_file(folder: Path, name: str) -> bool:
 
 
 def text_of(value: Any) -> str | None:
-    return " ".join(parts) if (parts := listed(value)) else None
+    return " ".join(parts) if (parts := described(value)) else None
+
+
+def described(value: Any) -> list[str]:
+    """A value as texts like `listed`, but the fields of a record keep their names."""
+    if isinstance(value, str) and not value.startswith(OPENING):  # nearly all, so that they cost nothing
+        return [] if value.strip() in MISSING_WORDS else [value]
+    return texts_of(parsed(value) if isinstance(value, str) else value, MISSING_WORDS, with_keys=True)
 
 
 def number_of(value: Any) -> Any:
@@ -98,28 +132,19 @@ def number_of(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
+def levels_of(value: Any) -> list[str]:
+    """The levels of a category; of several paths, the first."""
+    value = parsed(value) if isinstance(value, str) else value
+    while isinstance(value, list) and value and isinstance(value[0], list):
+        value = value[0]
+    return texts_of(value, MISSING_WORDS)
+
+
 def listed(value: Any) -> list[str]:
-    """A value as texts: a list, a list as CSV files hold it (JSON, or as Python prints it), or one text.
+    """A value as texts: a list, nested or not, a list or record as CSV files hold it, or one text.
 
     A missing value, also if it is written as a word, such as nan, is no text.
     """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return []
-    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            value = _python_list(value)
-    parts = value if isinstance(value, list) else [value]
-    return [str(part) for part in parts if part is not None and part not in MISSING_WORDS]
-
-
-def _python_list(text: str) -> Any:
-    """The texts of a list that Python or numpy printed; `text` itself if it is not one, but a text in brackets."""
-    if not PYTHON_LIST.fullmatch(text):
-        return text
-    escaped = {"n": "\n", "t": "\t", "\\": "\\", "'": "'", '"': '"'}  # others stay as they are
-    return [
-        re.sub(r"\\(.)", lambda match: escaped.get(match[1], match[0]), part[1:-1])
-        for part in PYTHON_TEXT.findall(text)
-    ]
+    if isinstance(value, str) and not value.startswith(OPENING):
+        return [] if value.strip() in MISSING_WORDS else [value]
+    return texts_of(parsed(value) if isinstance(value, str) else value, MISSING_WORDS)

@@ -1,0 +1,98 @@
+"""Packed files, known by how they begin rather than by names: gzip, bzip2, xz, Zstandard, and zip with one file."""
+
+import bz2
+import gzip
+import lzma
+import struct
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, cast
+
+import pyarrow as pa
+
+from antpipe.errors import DataError
+from antpipe.store.next_command import shell
+
+GZIP, BZIP2, XZ, ZSTD, ZIP = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
+NAMES = {GZIP: "gzip", BZIP2: "bzip2", XZ: "xz", ZSTD: "Zstandard", ZIP: "zip"}
+SUFFIXES = {".gz": GZIP, ".bz2": BZIP2, ".xz": XZ, ".zst": ZSTD, ".zip": ZIP}
+# What reading a file can raise if it is damaged.
+DAMAGED: tuple[type[Exception], ...] = (
+    OSError,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    pa.ArrowException,
+)
+
+
+def packing_of(path: Path) -> bytes:
+    """How a file is packed: the bytes that packed data begin with, or b"" if it is not.
+
+    A name that ends in .gz and the like decides, too, so that such a file with other content is refused as damaged.
+    """
+    with path.open("rb") as file:
+        begin = file.read(max(map(len, NAMES)))
+    found = next((mark for mark in NAMES if begin.startswith(mark)), b"")
+    return found or (SUFFIXES.get(path.suffix.lower(), b"") if begin else b"")
+
+
+def open_unpacked(path: Path) -> BinaryIO:
+    """The bytes of a file, unpacked as they are read. Raises DataError for a zip archive of several files."""
+    packing = packing_of(path)
+    if packing == GZIP:
+        return cast(BinaryIO, gzip.GzipFile(path))
+    if packing == BZIP2:
+        return cast(BinaryIO, bz2.BZ2File(path))
+    if packing == XZ:
+        return cast(BinaryIO, lzma.LZMAFile(path))
+    if packing == ZSTD:
+        return cast(BinaryIO, pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
+    if packing == ZIP:
+        return _only_member(path)[1]
+    return path.open("rb")
+
+
+def name_inside(path: Path) -> str:
+    """The name that tells the format of a packed file: without .gz and the like; of the one file in a zip archive."""
+    if packing_of(path) == ZIP:
+        name, member = _only_member(path)
+        member.close()
+        inside = PurePosixPath(name).name
+        if PurePosixPath(inside).suffix:
+            return inside
+    return path.stem if path.suffix.lower() in SUFFIXES else path.name
+
+
+def _only_member(path: Path) -> tuple[str, BinaryIO]:
+    """The one file of an archive, opened. Raises DataError if there are none or several, or if it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:  # what is open in it stays open
+            files = [
+                one for one in archive.infolist() if not one.filename.endswith("/") and not _is_other(one.filename)
+            ]
+            if len(files) == 1:
+                return files[0].filename, cast(BinaryIO, archive.open(files[0]))
+    except RuntimeError as error:  # NotImplementedError among them
+        raise DataError(f"{path}: the zip archive cannot be read: {error}", shell("unzip", path)) from None
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, LookupError, struct.error) as error:
+        raise DataError(
+            f"{path}: cannot be read: {error}; make or download it again", shell("unzip", "-t", path)
+        ) from None
+    shown = ", ".join(one.filename for one in files[:5]) + (" …" if len(files) > 5 else "")
+    raise DataError(
+        f"{path}: a zip archive of {len(files)} files ({shown or 'none'}); unpack it and name the one to read",
+        shell("unzip", path),
+    )
+
+
+def in_words(packing: bytes) -> str:
+    """The packing for a message about a format: ', gzip', or nothing."""
+    return f", {NAMES[packing]}" if packing else ""
+
+
+def _is_other(name: str) -> bool:
+    """Whether a name in an archive is a folder or a file that systems add."""
+    return name.endswith("/") or name.startswith("__MACOSX/") or PurePosixPath(name).name.startswith(".")

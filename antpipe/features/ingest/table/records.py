@@ -1,0 +1,109 @@
+"""Tables of JSON lines: one object per line, whose keys are the columns.
+
+A row is malformed if it is not UTF-8 or not a JSON object. Empty lines are not rows.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from antpipe.errors import DataError
+from antpipe.features.ingest.ids import EXACT_BITS, inexact_id, is_inexact_text
+from antpipe.features.ingest.lines import LONGEST_LINE
+from antpipe.features.ingest.packed import DAMAGED, in_words, open_unpacked, packing_of
+from antpipe.features.ingest.rejects import EXCERPT, Rejects
+from antpipe.features.ingest.table.binary import damaged
+from antpipe.features.ingest.table.delimited import text_of
+from antpipe.features.ingest.table.encoding import NAMES, UTF_8, encoding_of
+from antpipe.features.ingest.table.table import Table, TableRow
+from antpipe.store.looking import first_lines, unpacking
+from antpipe.store.next_command import shell
+
+SUFFIXES = (".jsonl", ".ndjson", ".json")
+NUMBERS: Mapping[frozenset[type], pl.DataType] = {
+    frozenset({bool}): pl.Boolean(),
+    frozenset({int}): pl.Int64(),
+    frozenset({float}): pl.Float64(),
+    frozenset({int, float}): pl.Float64(),
+}
+
+
+def open_records(path: Path, asked_encoding: str | None) -> Table:
+    """The keys of all objects of a file, in the order in which they appear; the whole file is read."""
+    encoding = asked_encoding or UTF_8
+    types: dict[str, set[type]] = {}
+    try:
+        if asked_encoding is None:
+            with open_unpacked(path) as raw:
+                encoding = encoding_of(raw)
+        for _, line in _lines(path, encoding):
+            record = _record(line)
+            if isinstance(record, dict):
+                for key, value in record.items():
+                    if value is not None:
+                        types.setdefault(key, set()).add(type(value))
+                    elif key not in types:
+                        types[key] = set()
+    except DAMAGED as error:
+        raise damaged(path, f"cannot be read: {error}") from None
+    if not types:
+        raise DataError(f"{path}: no line is a JSON object", first_lines(path))
+    form = "JSON lines" + in_words(packing_of(path))
+    form += f", {NAMES.get(encoding, encoding)}" if encoding != UTF_8 else ""
+    known = {name: NUMBERS.get(frozenset(kinds), pl.String()) for name, kinds in types.items()}
+    return Table(path, form, list(types), encoding=encoding, types=known, records=True)
+
+
+def record_rows(table: Table, wanted: list[int], ids: list[int], rejects: Rejects, limit: int) -> Iterator[TableRow]:
+    """The good rows of a file of JSON lines; see read_rows."""
+    names, keys = ([table.columns[at] for at in places] for places in (wanted, ids))
+    line = rows = 0
+    try:
+        for line, text in _lines(table.path, table.encoding):
+            if limit and rows == limit:
+                break
+            rows += 1
+            record = _record(text)
+            if not isinstance(record, dict):
+                rejects.add(table.path, line, record, text[:EXCERPT].encode("utf-8", "surrogateescape"))
+                continue
+            for key in keys:
+                value = record.get(key)
+                too_large = isinstance(value, float) and abs(value) >= 2.0 ** EXACT_BITS[64]
+                if too_large or (isinstance(value, str) and is_inexact_text(value)):
+                    raise inexact_id(f"{table.path}:{line}", key, str(value))
+            yield TableRow(line, [record.get(name) for name in names], hash(text), line)
+    except DAMAGED as error:
+        raise damaged(table.path, f"breaks off or is corrupt after line {line}: {error}") from None
+
+
+def _record(text: str) -> dict[str, Any] | str:
+    """An object, or why a line is none."""
+    try:
+        record = msgspec.json.decode(text)
+    except UnicodeError:
+        return "not UTF-8"
+    except (msgspec.DecodeError, RecursionError) as error:
+        return f"not JSON: {error}"
+    return record if isinstance(record, dict) else "not a JSON object"
+
+
+def _lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
+    """The lines that are not empty, with their numbers. Raises DataError for an array, or for lines that never end."""
+    with text_of(path, encoding) as stream:
+        number = 0
+        while line := stream.readline(LONGEST_LINE):
+            number += 1
+            text = line.strip()
+            array = number == 1 and text.startswith("[")
+            if array or (len(line) == LONGEST_LINE and not line.endswith("\n")):
+                why = "is a JSON array" if array else f"has a line longer than {LONGEST_LINE >> 20} MiB"
+                raise DataError(
+                    f"{path}: {why}; expected one JSON object per line, such as jq makes of an array",
+                    f"{unpacking(path)} | jq -c '.[]' > {shell(path.name.partition('.')[0] + '.jsonl')}",
+                )
+            if text:
+                yield number, text

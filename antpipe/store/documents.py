@@ -1,0 +1,79 @@
+"""JSON documents of stores and runs: written with a checksum, and read with a check of it and of every type."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from antpipe.errors import AntpipeError, IntegrityError
+from antpipe.runtime.files import atomic
+from antpipe.store.manifest import digest
+
+T = TypeVar("T")
+
+CHECKSUM = "checksum"
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+def write_json(path: Path, value: Any, *, sealed: bool = True) -> None:
+    """Replace `path` by the JSON of `value` in one step; a reader sees the old file or the new one, never a part.
+
+    sealed: add a checksum to an object, by which `read_json` recognises damage.
+    """
+    with atomic(path) as scratch:
+        scratch.write_text(as_text(seal(value) if sealed and isinstance(value, dict) else value), encoding="utf-8")
+
+
+def as_text(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def seal(value: dict[str, Any], name: str = "") -> dict[str, Any]:
+    """A JSON object with its checksum. name: what it is the entry of, if it is not a document of its own."""
+    plain = json.loads(json.dumps(value, allow_nan=False))  # as it is read: tuples as lists, keys as text
+    return {**value, CHECKSUM: digest([name, plain] if name else plain)}
+
+
+def unsealed(value: dict[str, Any], name: str = "") -> dict[str, Any]:
+    """The object without its checksum. Raises ValueError if that is not its own; one without a checksum passes."""
+    plain = {key: part for key, part in value.items() if key != CHECKSUM}
+    if CHECKSUM in value and value[CHECKSUM] != digest([name, plain] if name else plain):
+        raise ValueError("its content differs from what was written")
+    return plain
+
+
+def read_json(path: Path, kind: type[T], next_command: str | None) -> T:
+    """The content of a JSON file that `write_json` wrote, as `kind`: a TypedDict, dataclass, or type of plain data.
+
+    Raises FileNotFoundError if it is missing, IntegrityError with the next command if it is damaged: not JSON, not what
+    its checksum says, or without a key or with another type than `kind` has.
+    """
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(path) from None
+    except OSError as error:
+        raise AntpipeError(f"{path} cannot be read: {error.strerror}", next_command) from None
+    return parse_json(content, kind, str(path), next_command)
+
+
+def parse_json(content: bytes | str, kind: type[T], where: str, next_command: str | None) -> T:
+    """The same of JSON that is in memory. where: names it in the error."""
+    try:
+        document = msgspec.json.decode(content)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise IntegrityError(f"{where}: not JSON: {error}", next_command) from None
+    try:
+        return converted(unsealed(document) if isinstance(document, dict) else document, kind)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{where}: damaged: {error}", next_command) from None
+
+
+def converted(value: Any, kind: type[T]) -> T:
+    """Plain data as `kind`. Raises ValueError, which says where, for a missing key or another type."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
