@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from antpipe.comparison.plan import TRAINED, UNTRAINED, ComparisonRequest
+from antpipe.comparison.plan import UNTRAINED, ComparisonRequest
 from antpipe.comparison.run import run_comparison
 from antpipe.comparison.table import aligned
 from antpipe.errors import SameCommand, UsageError
@@ -66,7 +66,7 @@ def run_demo(store: Store, config: DemoConfig, *, force: bool = False, progress:
         "table": as_table(found, headline(gather([], [request.out]))),
         "comparison": str(request.out),
         "report": page,
-        "next": next_commands(store, request, facts["arms"], config),
+        "next": next_commands(store, config, facts["arms"]),
     }
 
 
@@ -129,19 +129,14 @@ def report(request: ComparisonRequest, *, progress: Progress) -> str | None:
     return str(write_report(request.store, [], [request.out], out, ReportConfig(), force=True, progress=progress).path)
 
 
-def next_commands(
-    store: Store, request: ComparisonRequest, arms: Mapping[str, Any], config: DemoConfig
-) -> list[dict[str, str]]:
+def next_commands(store: Store, config: DemoConfig, arms: Mapping[str, Any]) -> list[dict[str, str]]:
     """Three commands to go on with: {"about", "command"}."""
-    metric, protocol = request.config.metric, request.config.protocol
-    trained = [name for name, arm in arms.items() if arm["kind"] == TRAINED]
-    best = max(trained, key=lambda name: float(arms[name]["protocols"][protocol][metric]["mean"]))
     user = store.domain(TARGET).table("users", ["user_id"])["user_id"][0].as_py()
     more = replace(config, seeds=2 * config.seeds)
-    recommend = ["--run", arms[best]["runs"][0]["run"], "--user", user]
+    recommend = ["--run", arms["relearn"]["runs"][0]["run"], "--user", user]
     return [
         {
-            "about": "what to show a customer next",
+            "about": "what to show a customer",
             "command": spell("recommend", domains=[TARGET], store=store.root, flags=recommend),
         },
         {
