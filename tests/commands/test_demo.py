@@ -17,7 +17,7 @@ from antpipe.store.store import Store
 from antpipe.training.folder import another_folder
 from tests.support.commands import run
 
-SMALL = DemoConfig(width=8, experts=2, pretrain_epochs=1, epochs=1, seeds=2)
+SMALL = DemoConfig(width=8, experts=2, pretrain_epochs=1, epochs=1, seeds=1)
 
 
 def test_what_the_encoders_fall_back_to_is_said(
@@ -95,13 +95,13 @@ def test_the_demo_ends_in_a_table_a_report_and_commands_that_work(
     assert page == tmp_path / "store-runs" / "report.html"
     assert '<h2 id="map">Map of the items</h2>' in page.read_text(encoding="utf-8")
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "store-runs").rglob("checkpoint.json")}
-    assert len(stamps) == 7
-    assert demonstration.run_demo(Store(tmp_path / "store"), SMALL) == result
-    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
-    assert "20 artefacts of 4 shops: 0 built, 20 fresh" in messages
+    assert len(stamps) == 4
     commands = [shlex.split(one["command"]) for one in result["next"]]
     assert [words[:2] for words in commands] == [["antpipe", "recommend"], ["antpipe", "demo"], ["antpipe", "ingest"]]
-    assert commands[1][commands[1].index("--seeds") + 1] == "4"
+    assert commands[1][commands[1].index("--seeds") + 1] == "2"
     for words in commands:
         assert run(*words[1:]).code == 0, words
-    assert len(list((tmp_path / "store-runs").rglob("checkpoint.json"))) == 13
+    assert len(list((tmp_path / "store-runs").rglob("checkpoint.json"))) == 7
+    # With more seeds, nothing was done twice.
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert "20 artefacts of 4 shops: 0 built, 20 fresh" in messages
