@@ -31,9 +31,10 @@ check: $(READY)
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# Reruns the commands printed in README and docs. UPDATE=1 rewrites their output, SLOW=1 includes the demo.
+# Reruns the commands printed in README and docs, and the notebooks. UPDATE=1 rewrites their output, SLOW=1 includes the demo.
 docs-check: $(READY)
 	$(BIN)/python docs/check.py $(if $(UPDATE),--update) $(if $(SLOW),--slow)
+	$(BIN)/python docs/run_notebooks.py $(if $(UPDATE),--update)
 
 # torch and torchvision go together in one command, so that their builds match.
 $(READY): pyproject.toml

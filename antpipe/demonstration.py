@@ -1,32 +1,34 @@
-"""`antpipe demo`: every stage on the generated shops, scratch, finetune and relearn on the small one, then a report.
+"""`antpipe demo`: every stage on the generated shops, a comparison of four arms on the small one, then a report.
 
-Nothing is chosen by looking at the outcome: the table shows what came out, averaged over seeds.
+Nothing is chosen by looking at the outcome: the table shows what came out, averaged over seeds, with intervals.
 """
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from antpipe.comparison.plan import ComparisonRequest
+from antpipe.comparison.plan import UNTRAINED, ComparisonRequest
 from antpipe.comparison.run import run_comparison
-from antpipe.evaluation.evaluate import evaluate_run
+from antpipe.comparison.table import aligned
+from antpipe.errors import SameCommand, UsageError
 from antpipe.features.build_sequences import build_sequences
 from antpipe.features.embed_image import embed_image
 from antpipe.features.embed_text import embed_text
 from antpipe.features.ingest_sample import SOURCES, TARGET, ingest_sample
 from antpipe.features.quantize_price import quantize_price
+from antpipe.report.findings import gather
 from antpipe.report.render import INSTALL, missing_libraries
+from antpipe.report.verdict import headline
 from antpipe.report.write import write_report
+from antpipe.runtime.libraries import load_libraries
 from antpipe.runtime.logs import log
 from antpipe.runtime.process import continued_by
 from antpipe.runtime.progress import Progress, silent
 from antpipe.settings.base import flags_of
 from antpipe.settings.comparison import CompareConfig, RaceConfig
 from antpipe.settings.demo import DemoConfig
-from antpipe.settings.evaluation import EvaluateConfig
 from antpipe.settings.features import ImageConfig, PriceConfig, SequenceConfig, TextConfig
 from antpipe.settings.ingest import SampleConfig
 from antpipe.settings.model import ModelConfig
@@ -35,32 +37,37 @@ from antpipe.settings.training import TrainConfig
 from antpipe.store.artefacts import StageResult
 from antpipe.store.next_command import spell
 from antpipe.store.store import Store
-from antpipe.training.checkpoint import Checkpoint
-from antpipe.training.folder import RunFolder
-from antpipe.training.request import PRETRAIN, RunRequest
-from antpipe.training.run import run_stage
 
-ARMS = ("scratch", "finetune", "relearn")
-SHOWN = ("recall@10", "ndcg@10", "mrr@10", "recall@50")
+ARMS = ("scratch", "finetune", "relearn", "floor")
+SHOWN = ("recall@10", "ndcg@10", "recall@50")
+LIBRARIES = ("polars", "faiss", "torch", "torchvision", "sentence_transformers")
+COLUMNS = 80  # of a terminal
 
 
 def run_demo(store: Store, config: DemoConfig, *, force: bool = False, progress: Progress = silent) -> dict[str, Any]:
-    """Run the pipeline on the sample shops; runs are kept in STORE-runs beside the store.
+    """Run the pipeline on the sample shops; the comparison is kept in STORE-runs beside the store.
 
-    Returns {"target", "seeds", "arms": figures by arm, "table": text, "report": its path, None if the libraries of
-    reports are missing}. Raises Interrupted after Ctrl-C; what was
-    complete is kept.
+    Returns {"target", "seeds", "arms": as in comparison.json, "table": text, "comparison": its folder, "report": its
+    path, None if the libraries of reports are missing, "next": three commands}. Raises Interrupted after Ctrl-C; what
+    was complete is kept. UsageError if the folder holds runs with other settings.
     """
     with continued_by(spell("demo", store=store.root, flags=flags_of(config))):
+        load_libraries(LIBRARIES, progress)
         prepare(store, force=force, progress=progress)
-        runs = store.root.with_name(f"{store.root.name}-runs")
-        figures = train(store, runs, config, force=force, progress=progress)
-        page = report(store, runs, config, progress=progress)
-    user = store.domain(TARGET).table("users", ["user_id"])["user_id"][0].as_py()
-    flags = ["--run", runs / "relearn-0", "--user", user]
-    log.info(f"next: {spell('recommend', domains=[TARGET], store=store.root, flags=flags)}")
-    table = as_table(figures, config.seeds)
-    return {"target": TARGET, "seeds": config.seeds, "arms": figures, "table": table, "report": page}
+        request = request_of(store, config)
+        with forced_instead():
+            found = run_comparison(request, force=force, progress=progress)
+        page = report(request, progress=progress)
+    facts = found["targets"][TARGET]
+    return {
+        "target": TARGET,
+        "seeds": config.seeds,
+        "arms": facts["arms"],
+        "table": as_table(found, headline(gather([], [request.out]))),
+        "comparison": str(request.out),
+        "report": page,
+        "next": next_commands(store, config, facts["arms"]),
+    }
 
 
 def prepare(store: Store, *, force: bool, progress: Progress = silent) -> None:
@@ -68,8 +75,9 @@ def prepare(store: Store, *, force: bool, progress: Progress = silent) -> None:
     domains = [*SOURCES, TARGET]
     log.info("generating shops, then embedding their texts and pictures")
     text = replace(TextConfig(), encoder="packaged/all-MiniLM-L6-v2")
-    image = replace(ImageConfig(), encoder="packaged/efficientnet-lite0")
-    results: list[StageResult] = ingest_sample(store, SampleConfig(), force=force)
+    image = replace(ImageConfig(), encoder="packaged/efficientnet-lite0", precision="fp32")  # bf16 is too far off here
+    with progress("sample shops"):
+        results: list[StageResult] = ingest_sample(store, SampleConfig(), force=force)
     results += [embed_text(store, name, text, force=force, progress=progress) for name in domains]
     results += [embed_image(store, name, image, force=force, progress=progress) for name in domains]
     results += quantize_price(store, domains, PriceConfig(), force=force)
@@ -78,65 +86,102 @@ def prepare(store: Store, *, force: bool, progress: Progress = silent) -> None:
     log.info(f"{len(results)} artefacts of {len(domains)} shops: {built} built, {len(results) - built} fresh")
 
 
-def train(
-    store: Store, runs: Path, config: DemoConfig, *, force: bool, progress: Progress
-) -> dict[str, list[dict[str, Any]]]:
-    """Pre-train on the source shops, then train every arm with every seed; evaluations by arm."""
-    model, base = model_of(config), replace(TrainConfig(), eval_every=config.eval_every)
-
-    def finished(request: RunRequest, out: Path) -> Checkpoint:
-        resume = not force and RunFolder(out).is_unfinished()  # an earlier demonstration was interrupted
-        return run_stage(request, out, force=force, resume=resume, progress=progress)[0]
-
-    training = replace(base, epochs=config.pretrain_epochs, batch_size=config.pretrain_batch)
-    done = finished(RunRequest(store, SOURCES, PRETRAIN, model, training), runs / PRETRAIN)
-    log.info(f"{PRETRAIN} on {', '.join(SOURCES)}: best epoch {done.best_epoch} of {done.epochs}")
-    figures: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
-    for arm in ARMS:
-        source = None if arm == "scratch" else runs / PRETRAIN
-        for seed in range(config.seeds):
-            training = replace(base, epochs=config.epochs, batch_size=config.batch, seed=seed)
-            out = runs / f"{arm}-{seed}"
-            finished(RunRequest(store, [TARGET], arm, model, training, source), out)
-            figures[arm].append(evaluate_run(store, out, TARGET, EvaluateConfig()))
-        log.info(f"{arm} on {TARGET}: {config.seeds} seeds done")
-    return figures
+def request_of(store: Store, config: DemoConfig) -> ComparisonRequest:
+    """The comparison: pre-train on the source shops, then every arm with every seed on the target."""
+    model = replace(ModelConfig(), width=config.width, experts=config.experts)
+    return ComparisonRequest(
+        store=store,
+        out=store.root.with_name(f"{store.root.name}-runs"),
+        targets=(TARGET,),
+        config=replace(
+            CompareConfig(),
+            arms=ARMS,
+            seeds=config.seeds,
+            beyond_accuracy=True,
+            pretrain_epochs=config.pretrain_epochs,
+            pretrain_batch_size=config.pretrain_batch,
+        ),
+        model=model,
+        source_model=model,
+        training=replace(TrainConfig(), epochs=config.epochs, batch_size=config.batch, eval_every=config.eval_every),
+        race=RaceConfig(),
+        sources=tuple(SOURCES),
+    )
 
 
-def model_of(config: DemoConfig) -> ModelConfig:
-    return replace(ModelConfig(), width=config.width, experts=config.experts)
+@contextmanager
+def forced_instead() -> Iterator[None]:
+    """Where a comparison would propose another folder, which the demonstration cannot choose, propose --force."""
+    try:
+        yield
+    except UsageError as error:
+        if isinstance(error.next_command, SameCommand) and "--out" in error.next_command.flags:
+            raise UsageError(error.message, SameCommand({"--force": None})) from error
+        raise
 
 
-def report(store: Store, runs: Path, config: DemoConfig, *, progress: Progress) -> str | None:
-    """Compare the runs of all arms and write RUNS/report.html; its path, None if the libraries for it are missing."""
+def report(request: ComparisonRequest, *, progress: Progress) -> str | None:
+    """Write report.html beside the comparison; its path, None if the libraries for it are missing."""
     if missing := missing_libraries():
         log.warning(f"no report: {' and '.join(missing)} missing; {INSTALL}")
         return None
-    request = ComparisonRequest(
-        store=store,
-        out=runs / "compare",
-        targets=(TARGET,),
-        config=replace(CompareConfig(), arms=ARMS, seeds=config.seeds, beyond_accuracy=True),
-        model=model_of(config),
-        source_model=model_of(config),
-        training=replace(TrainConfig(), epochs=config.epochs, batch_size=config.batch, eval_every=config.eval_every),
-        race=RaceConfig(),
-        given={arm: [runs / f"{arm}-{seed}" for seed in range(config.seeds)] for arm in ARMS},
+    out = request.out / "report.html"
+    return str(write_report(request.store, [], [request.out], out, ReportConfig(), force=True, progress=progress).path)
+
+
+def next_commands(store: Store, config: DemoConfig, arms: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Three commands to go on with: {"about", "command"}."""
+    user = store.domain(TARGET).table("users", ["user_id"])["user_id"][0].as_py()
+    more = replace(config, seeds=2 * config.seeds)
+    recommend = ["--run", arms["relearn"]["runs"][0]["run"], "--user", user]
+    return [
+        {
+            "about": "what to show a customer",
+            "command": spell("recommend", domains=[TARGET], store=store.root, flags=recommend),
+        },
+        {
+            "about": "twice as many seeds, for a sharper test",
+            "command": spell("demo", store=store.root, flags=flags_of(more)),
+        },
+        {"about": "your own shop", "command": spell("ingest table", flags=["--help"])},
+    ]
+
+
+def as_table(found: Mapping[str, Any], verdict: str) -> str:
+    """Figures by arm, the differences to the control with their intervals, and what follows, within COLUMNS."""
+    facts, protocol, metric = found["targets"][TARGET], found["protocol"], found["metric"]
+    control = facts["arms"][found["control"]]["protocols"][protocol][metric]["mean"]
+    head = ["arm", *SHOWN, f"{metric} to {found['control']}", f"{1 - found['alpha']:.0%} interval"]
+    rows = []
+    for name, arm in facts["arms"].items():
+        cells = [f"{arm['protocols'][protocol][one]['mean']:.4f}" for one in SHOWN]
+        change = arm["differences"].get(protocol, {}).get(metric)
+        rows.append([name, *cells, *(in_percent(change, control) if change else ["", ""])])
+    title = (
+        f"{TARGET}: {facts['users']} users, {facts['items']} items; test split, protocol {protocol}, "
+        f"mean over {facts['arms'][found['control']]['seeds']} seeds"
     )
-    run_comparison(request, progress=progress)
-    written = write_report(store, [], [request.out], runs / "report.html", ReportConfig(), force=True)
-    return str(written.path)
+    sentences = [verdict]
+    for name, arm in facts["arms"].items():
+        if arm["verdict"]:
+            sentences.append(f"{name}: {arm['verdict']['why']}.")
+        elif arm["kind"] == UNTRAINED:
+            sentences.append(f"{name}: not trained, and {beside(arm['differences'][protocol][metric], found)}.")
+    return "\n".join([title, "", *aligned([head, *rows]), "", *(textwrap.fill(line, COLUMNS) for line in sentences)])
 
 
-def as_table(figures: Mapping[str, Sequence[Mapping[str, Any]]], seeds: int) -> str:
-    """Mean and standard deviation over seeds, by protocol and arm."""
-    lines = [f"{TARGET}, test split, mean ± standard deviation over {seeds} seeds"]
-    for protocol in ("all", "unseen"):
-        lines.append(f"\nprotocol {protocol:<8}" + "".join(f"{name:>18}" for name in SHOWN))
-        for arm, results in figures.items():
-            cells = []
-            for name in SHOWN:
-                values = [result["protocols"][protocol][name] for result in results]
-                cells.append(f"{np.mean(values):10.4f} ± {np.std(values, ddof=1) if seeds > 1 else 0:.4f}")
-            lines.append(f"  {arm:<14} " + "".join(f"{cell:>18}" for cell in cells))
-    return "\n".join(lines)
+def beside(change: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """How a baseline compares with the control; it transfers nothing, so it has no verdict on transfer."""
+    if change["p"] is None or change["p"] >= found["alpha"]:
+        return f"not shown to differ from {found['control']}"
+    return f"{'better' if change['difference'] > 0 else 'worse'} than {found['control']} beyond chance"
+
+
+def in_percent(change: Mapping[str, Any], control: float) -> list[str]:
+    """A difference and its interval (`-` for a single seed) as shares of the control's mean."""
+    if not control:
+        return ["-", "-"]
+    share = f"{change['difference'] / control:+.1%}"
+    if change["p"] is None:
+        return [share, "-"]
+    return [share, f"{change['low'] / control:+.1%} to {change['high'] / control:+.1%}"]

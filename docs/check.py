@@ -40,7 +40,7 @@ WIDTH = 112  # longer lines of output are wrapped when a page is rewritten
 WRAPPED = "    "  # what a wrapped line begins with; no command prints lines that begin so
 MARKER = re.compile(r"^<!-- docs-check: (run|slow|skip)(?:, (.*?))? -->$")
 GROUPS = (["ingest"], ["import"], ["export"], ["hub"])  # words that a command's own name follows
-NUMBER = re.compile(r"(\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?|\.\d+)")
+NUMBER = re.compile(r"((?:(?<![\w.])[+-])?(?:\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?|\.\d+))")  # with its sign
 BETWEEN = "\x1e"  # what the shell prints between two commands
 
 

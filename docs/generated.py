@@ -1,12 +1,15 @@
-"""Pages of the site that are made from the code: the command line, the Python API, the settings.
+"""Pages of the site that are made: the command line, the Python API and the settings from the code, and the notebooks.
 
 A hook of MkDocs (mkdocs.yml): `on_files` adds the pages to the site; they are not in the repository.
 """
 
 import dataclasses
+import html
 import inspect
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -19,19 +22,22 @@ from antpipe.settings.sections import CONFIGS
 
 # Links that lead to files of the repository which are no pages.
 OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./|[\w/]+\.sh)[^)]*\)")
+NOTEBOOK = re.compile(r"(\]\(notebooks/[\w-]+)\.ipynb\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
     pages = {"cli.md": command_line(), "api.md": python_api(), "settings.md": all_settings()}
+    for path in sorted(Path(config.docs_dir, "notebooks").glob("*.ipynb")):
+        pages[f"notebooks/{path.stem}.md"] = notebook(path)
     for name, content in pages.items():
         files.append(File.generated(config, name, content=content))
     return files
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Show links to files that the site does not have as their names."""
-    return OUTSIDE.sub(r"\1", markdown)
+    """Show links to files that the site does not have as their names; links to notebooks lead to their pages."""
+    return NOTEBOOK.sub(r"\1.md)", OUTSIDE.sub(r"\1", markdown))
 
 
 # -- the command line -------------------------------------------------------------------------------------------------
@@ -175,3 +181,27 @@ def row_of(field: "dataclasses.Field[Any]") -> str:
     default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
     shown = "" if default is None or default == "" else f"`{default}`"
     return f"| `{flag_name(field.name)}` | {getattr(kind, '__name__', kind)} | {inline(shown)} | {inline(about)} |"
+
+
+# -- notebooks --------------------------------------------------------------------------------------------------------
+
+
+def notebook(path: Path) -> str:
+    """A notebook as a page: its text, code and outputs, and at the top the file itself."""
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        parts += [shown(output) for output in cell.get("outputs", [])]
+    parts.insert(1, f"This page is a notebook: [{path.name}]({path.name}).")
+    return "\n\n".join(parts)
+
+
+def shown(output: dict[str, Any]) -> str:
+    """What a cell printed or drew."""
+    data = output.get("data", {})
+    if "image/png" in data:
+        alt = output["metadata"].get("image/png", {}).get("alt", "")
+        return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{"".join(data["image/png"]).strip()}">'
+    text = "".join(output.get("text", data.get("text/plain", ""))).rstrip()
+    return f"```text\n{text}\n```"

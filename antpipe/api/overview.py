@@ -98,10 +98,11 @@ def demo(
     progress: Progress = silent,
     **settings: Unpack[DemoKeywords],
 ) -> Mapping[str, Any]:
-    """The whole pipeline on generated shops: scratch, finetune and relearn on the smallest one, over several seeds.
+    """The whole pipeline on generated shops: scratch, finetune, relearn and floor compared on the smallest one.
 
-    Returns `target`, `seeds`, the figures of the `arms`, their `table` as text, and the path of a `report` (None if its
-    libraries are missing). Takes about two minutes.
+    Returns `target`, `seeds`, the figures of the `arms` as a comparison has them, their `table` as text, the folder of
+    the `comparison`, the path of a `report` (None if its libraries are missing), and what may come `next`: three
+    commands, each with what it is `about`. Takes about two minutes.
     """
     from antpipe.demonstration import run_demo
 

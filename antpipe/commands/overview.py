@@ -63,4 +63,4 @@ def encoders(
 def demo(call: Call, force: Force = False) -> None:
     """Run the whole pipeline on generated shops."""
     result = api.overview.demo(call.store, force=force, progress=on_stderr, **call.settings)
-    call.show(result, result["table"] + (f"\n\nreport: {result['report']}" if result["report"] else ""))
+    call.show(result, show.demonstration(result))

@@ -191,6 +191,13 @@ def report_as_data(found: "WrittenReport") -> dict[str, Any]:
     return dataclasses.asdict(found) | {"path": str(found.path)}
 
 
+def demonstration(result: Mapping[str, Any]) -> str:
+    """The table of the demonstration, where its report is, and how to go on."""
+    lines = [result["table"], ""]
+    lines += [f"report: {result['report']}", ""] if result["report"] else []
+    return "\n".join([*lines, *(f"next, {one['about']}:\n  {one['command']}" for one in result["next"])])
+
+
 def encoders(rows: "Sequence[Encoder]") -> str:
     """One row per encoder, below a header line."""
     heads = ("name", "kind", "where", "access", "width", "tokens", "licence", "")

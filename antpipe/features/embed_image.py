@@ -127,7 +127,7 @@ def embed_image(
             "asked": [config.precision, config.decode, config.min_cosine],
         }
         folder = work.open_folder(wanted, more, LIBRARIES, engine.shards)
-        settings, cosines = settle(work, lists, wanted, folder, config.min_cosine, packaged)
+        settings, cosines = settle(work, lists, wanted, folder, config, packaged)
         encoder = load_image_encoder(settings, packaged)
         plan = work.plan(settings)
         workers = _decoding_workers(config, lists, plan, engine)

@@ -93,7 +93,7 @@ def embed_text(
         }
         folder = work.open_folder(wanted, more, LIBRARIES, engine.shards)
         try:
-            settled = settle(work, column, wanted, folder, config.min_cosine)
+            settled = settle(work, column, wanted, folder, config)
         except DataError as error:
             raise DataError(error.message, error.next_command or packaged) from error
         plan, facts = work.plan(settled.settings), settled.facts

@@ -114,6 +114,7 @@ def test_the_demo_prints_json_and_speaks_on_stderr(tmp_path: Path, monkeypatch: 
         return {
             "table": "a table",
             "report": "page.html",
+            "next": [{"about": "more", "command": "antpipe stats"}],
             "seeds": config.seeds,
             "force": force,
             "store": str(store.root),
@@ -121,10 +122,11 @@ def test_the_demo_prints_json_and_speaks_on_stderr(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr("antpipe.demonstration.run_demo", instead)
     words = ("demo", "--store", tmp_path, "--seeds", "2")
-    assert run(*words).out == "a table\n\nreport: page.html\n"
+    assert run(*words).out == "a table\n\nreport: page.html\n\nnext, more:\n  antpipe stats\n"
     outcome = run(*words, "--json")
-    expected = {"table": "a table", "report": "page.html", "seeds": 2, "force": False, "store": str(tmp_path)}
-    assert outcome.json() == expected
+    steps = [{"about": "more", "command": "antpipe stats"}]
+    expected = {"table": "a table", "report": "page.html", "next": steps, "seeds": 2, "force": False}
+    assert outcome.json() == expected | {"store": str(tmp_path)}
     assert outcome.err == "antpipe: a step\n"
 
 

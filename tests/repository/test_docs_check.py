@@ -92,6 +92,7 @@ def test_a_command_goes_on_after_a_backslash_and_inside_quotes() -> None:
         ("all  0.2500  [-0.0294, +0.0527]", "all  0.2522  [-0.0283, +0.0512]", 0.01),
         ("cosine=1", "cosine=0.9999", 0.001),
         ("relearn  -11.2%", "relearn  -10.8%", 0.01),
+        ("[-0.004, 0.05] runs/a-1", "[0.003, 0.05] runs/a-1", 0.01),
     ],
 )
 def test_equal_words_rates_and_close_decimals_hold(printed: str, found: str, tolerance: float) -> None:
@@ -105,6 +106,7 @@ def test_equal_words_rates_and_close_decimals_hold(printed: str, found: str, tol
         ("0.2500", "0.2722"),
         ("-0.2500", "+0.2500"),
         ("-11.2%", "-12.3%"),
+        ("runs/a-1.5", "runs/a+1.5"),
         ("NONE", "POSITIVE"),
         ("one", "one two"),
         ("one two", "one"),

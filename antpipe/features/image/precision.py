@@ -3,6 +3,7 @@
 The exact way computes in fp32 and decodes whole pictures.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -18,6 +19,7 @@ from antpipe.features.shards.embedding import Embedding, least_cosine
 from antpipe.features.shards.folder import ShardFolder
 from antpipe.features.shards.plan import Shard
 from antpipe.runtime.logs import log
+from antpipe.settings.features import ImageConfig
 from antpipe.store.artefacts import ARTEFACTS
 
 SAMPLE = 32  # pictures whose vectors are compared with those of the exact way
@@ -57,7 +59,12 @@ def recipe(settings: ImageSettings) -> dict[str, Any]:
 
 
 def settle(
-    work: Embedding, lists: PictureLists, wanted: ImageSettings, folder: ShardFolder, min_cosine: float, packaged: str
+    work: Embedding,
+    lists: PictureLists,
+    wanted: ImageSettings,
+    folder: ShardFolder,
+    config: ImageConfig,
+    packaged: str,
 ) -> tuple[ImageSettings, SampleCosines]:
     """The wanted settings, or slower ones if a sample of the pictures to embed has a cosine below min_cosine.
 
@@ -74,7 +81,7 @@ def settle(
     chosen = np.linspace(0, len(plan.compute) - 1, min(SAMPLE, len(plan.compute))).astype(int)
     sample = [files[0] for files in lists(Shard(0, plan.compute[chosen]))]
     load_image_encoder(replace(wanted, precision="fp32"), packaged)
-    settings, cosines = near_enough(wanted, sample, min_cosine, work.place.name)
+    settings, cosines = near_enough(wanted, sample, config, work.place.name)
     if before is not None and settings == wanted:  # vectors that are copied are as near as they were
         cosines = cosines.and_also(before)
     folder.note({"precision": settings.precision, "decode": settings.decode, "fidelity": asdict(cosines)})
@@ -82,9 +89,12 @@ def settle(
 
 
 def near_enough(
-    wanted: ImageSettings, sample: Sequence[PictureFile], min_cosine: float, domain: str
+    wanted: ImageSettings, sample: Sequence[PictureFile], config: ImageConfig, domain: str
 ) -> tuple[ImageSettings, SampleCosines]:
-    """The wanted settings without what brings the cosine below min_cosine: bf16, scaled decoding, or both."""
+    """The wanted settings without what brings the cosine below the config's min_cosine: bf16, scaled decoding, or both.
+
+    Giving up a precision that `auto` tried is worth a debug message only; all else that is given up gets a warning.
+    """
     base = replace(wanted, workers=0, normalize=False)
 
     @cache
@@ -93,7 +103,7 @@ def near_enough(
         found = embedder([(file,) for file in sample], lambda _: None)
         return np.asarray(found.values)[found.present]  # the same pictures are readable however they are decoded
 
-    settings = wanted
+    min_cosine, settings = config.min_cosine, wanted
     while True:
         cosines = measured(vectors, settings)
         if cosines.cosine >= min_cosine or settings == exact(settings):
@@ -102,10 +112,11 @@ def near_enough(
             cosines.decode >= min_cosine and cosines.precision <= cosines.decode
         )
         if slow_precision and settings.precision != "fp32":
-            log.warning(
+            log.log(
+                logging.DEBUG if config.precision == "auto" else logging.WARNING,
                 f"{domain}: the cosine of {settings.precision} to fp32 is only {cosines.precision:.5f} on "
                 f"{cosines.pictures} pictures (--min-cosine {min_cosine}): computing in fp32 instead, "
-                "which takes longer"
+                "which takes longer",
             )
             settings = replace(settings, precision="fp32")
         else:

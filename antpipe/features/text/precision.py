@@ -1,5 +1,6 @@
 """Settles how texts are embedded: the fast way, if a sample shows that its vectors are those of the library in fp32."""
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from antpipe.features.text.column import TextColumn
 from antpipe.features.text.embedder import make_embedder
 from antpipe.features.text.encoders import TextSettings, reference
 from antpipe.runtime.logs import log
+from antpipe.settings.features import TextConfig
 from antpipe.store.artefacts import ARTEFACTS
 
 SAMPLE = 64  # texts whose vectors are compared with those of the library
@@ -43,10 +45,11 @@ def recipe(settings: TextSettings) -> dict[str, Any]:
 
 
 def settle(
-    work: Embedding, column: TextColumn, wanted: TextSettings, folder: ShardFolder, min_cosine: float
+    work: Embedding, column: TextColumn, wanted: TextSettings, folder: ShardFolder, config: TextConfig
 ) -> SettledText:
-    """The wanted settings, or plain fp32 if a sample has a cosine below min_cosine.
+    """The wanted settings, or plain fp32 if a sample has a cosine below the config's min_cosine.
 
+    A warning says so if they were asked for; giving up a precision that `auto` tried is worth a debug message only.
     What an interrupted run settled, as noted in the folder, still holds. Raises DataError if not even fp32 gives the
     library's vectors.
     """
@@ -56,14 +59,16 @@ def settle(
         return SettledText(settings, notes["cosine"], notes["facts"])
     for settings in dict.fromkeys((wanted, plain)):
         settled = _measured(work, column, settings)
-        if settled.cosine >= (SAME if settings == plain else min_cosine):
+        if settled.cosine >= (SAME if settings == plain else config.min_cosine):
             folder.note({"recipe": recipe(settings), "cosine": settled.cosine, "facts": settled.facts})
             return settled
         if settings != plain:
             how = f"{settings.backend} {settings.precision}{' compiled' if settings.compile else ''}"
-            log.warning(
+            unasked = config.precision == "auto" and replace(settings, precision="fp32") == plain
+            log.log(
+                logging.DEBUG if unasked else logging.WARNING,
                 f"{work.place.name}: the cosine of {how} to fp32 vectors is only {settled.cosine:.5f} (--min-cosine "
-                f"{min_cosine}): computing in fp32 instead"
+                f"{config.min_cosine}): computing in fp32 instead",
             )
     raise DataError(
         f"text encoder {plain.located.asked}: in batches its vectors are not those of the library's encode: cosine "

@@ -1,5 +1,6 @@
 """The fast way is compared with fp32 and whole pictures on a sample, and given up with a message if it differs."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -67,7 +68,7 @@ def test_what_brings_the_cosine_down_is_given_up(
     words: list[str],
 ) -> None:
     angles(monkeypatch, precision, decode)
-    settings, cosines = near_enough(WANTED, [("a", None)] * 3, 0.999, "shop")  # type: ignore[list-item]
+    settings, cosines = near_enough(WANTED, [("a", None)] * 3, ImageConfig(precision="bf16"), "shop")  # type: ignore[list-item]
     assert (settings.precision, settings.decode) == expected
     assert len(messages) == len(words)
     assert all(word in message for word, message in zip(words, messages, strict=True))
@@ -76,9 +77,21 @@ def test_what_brings_the_cosine_down_is_given_up(
     assert cosines.pictures == (3 if settings != exact(WANTED) else 0)
 
 
+def test_a_precision_that_auto_tried_and_gave_up_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    angles(monkeypatch, 0.1, 0.01)
+    with caplog.at_level(logging.DEBUG, "antpipe"):
+        settings, _ = near_enough(WANTED, [("a", None)] * 3, ImageConfig(precision="auto"), "shop")  # type: ignore[list-item]
+        near_enough(WANTED, [("a", None)] * 3, ImageConfig(precision="bf16"), "shop")  # type: ignore[list-item]
+    assert settings.precision == "fp32"
+    assert [record.levelname for record in caplog.records] == ["DEBUG", "WARNING"]
+    assert len({record.getMessage() for record in caplog.records}) == 1
+
+
 def test_the_exact_way_needs_no_comparison(monkeypatch: pytest.MonkeyPatch, messages: list[str]) -> None:
     monkeypatch.setattr(image_precision, "make_embedder", pytest.fail)
-    settings, cosines = near_enough(exact(WANTED), [], 1.0, "shop")
+    settings, cosines = near_enough(exact(WANTED), [], ImageConfig(min_cosine=1.0), "shop")
     assert (settings, cosines) == (exact(WANTED), SampleCosines(0, 1.0, 1.0, 1.0))
     assert messages == []
 

@@ -228,7 +228,9 @@ def test_bf16_that_is_too_far_off_is_given_up_for_fp32_with_a_message(
 ) -> None:
     store = shop(tmp_path)
     fake.noise = 0.2
-    figures = embed(store).figures
+    embed(store, replace(CONFIG, precision="auto", min_cosine=0.9985))
+    assert messages == []  # nobody asked for bf16
+    figures = embed(store, force=True).figures
     [message] = messages
     assert message.startswith("shop: the cosine of torch bf16 to fp32 vectors is only 0.9")
     assert message.endswith("(--min-cosine 0.999): computing in fp32 instead")
