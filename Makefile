@@ -34,7 +34,7 @@ docs: $(READY)
 # Reruns the commands printed in README and docs, and the notebooks. UPDATE=1 rewrites their output, SLOW=1 includes the demo.
 docs-check: $(READY)
 	$(BIN)/python docs/check.py $(if $(UPDATE),--update) $(if $(SLOW),--slow)
-	$(BIN)/python docs/run_notebooks.py $(if $(UPDATE),--update)
+	$(if $(UPDATE),$(BIN)/python docs/run_notebooks.py --update)
 
 # torch and torchvision go together in one command, so that their builds match.
 $(READY): pyproject.toml

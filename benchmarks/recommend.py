@@ -20,7 +20,7 @@ from antpipe.core.model import Ant
 from antpipe.core.ranking import catalogue_vectors, unit_rows
 from antpipe.core.untrained import from_sequences, unit
 from antpipe.evaluation.vectors import OpenRun
-from antpipe.serving.batch import SHARD
+from antpipe.serving.batch import LARGEST_PART
 from antpipe.serving.offer import offer_of
 from antpipe.serving.recommend import Wishes, best_after
 from antpipe.settings.model import ModelConfig
@@ -72,8 +72,8 @@ def ours(run: OpenRun, part: Examples, k: int) -> np.ndarray[Any, Any]:
     """antpipe's way: rows (Q, k)."""
     offer, wishes, found = offer_of(run), Wishes(k), []
     spans = list(zip(part.start.tolist(), part.end.tolist(), strict=True))
-    for start in range(0, len(part), SHARD):
-        histories = [part.items[a:b] for a, b in spans[start : start + SHARD]]
+    for start in range(0, len(part), LARGEST_PART):
+        histories = [part.items[a:b] for a, b in spans[start : start + LARGEST_PART]]
         found.append(best_after(run, histories, offer, wishes).rows)
     return np.concatenate(found)
 
