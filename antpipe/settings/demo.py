@@ -19,4 +19,4 @@ class DemoConfig(Config):
     pretrain_batch: int = setting(512, "training positions per step of pre-training", least=1)
     batch: int = setting(256, "training positions per step on the target shop", least=1)
     eval_every: int = setting(4, "epochs between validations", least=1, panel="Run")
-    seeds: int = setting(3, "seeds per arm on the target shop", least=1, panel="Run")
+    seeds: int = setting(4, "seeds per arm on the target shop", least=1, panel="Run")
