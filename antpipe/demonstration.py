@@ -12,6 +12,7 @@ from typing import Any
 from antpipe.comparison.plan import UNTRAINED, ComparisonRequest
 from antpipe.comparison.run import run_comparison
 from antpipe.comparison.table import aligned
+from antpipe.comparison.verdict import NONE
 from antpipe.errors import SameCommand, UsageError
 from antpipe.features.build_sequences import build_sequences
 from antpipe.features.embed_image import embed_image
@@ -163,7 +164,7 @@ def as_table(found: Mapping[str, Any], verdict: str) -> str:
     )
     sentences = [verdict]
     for name, arm in facts["arms"].items():
-        if arm["verdict"]:
+        if arm["verdict"] and arm["verdict"]["word"] in (None, NONE):  # of the others, the verdict says it all
             sentences.append(f"{name}: {arm['verdict']['why']}.")
         elif arm["kind"] == UNTRAINED:
             sentences.append(f"{name}: not trained, and {beside(arm['differences'][protocol][metric], found)}.")
