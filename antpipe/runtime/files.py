@@ -32,6 +32,7 @@ def atomic(path: Path, *, durable: bool = True) -> Iterator[Path]:
     try:
         scratch.touch()
         mode = stat.S_IMODE(scratch.stat().st_mode)
+        scratch.unlink()  # so that a block which writes nothing fails
         yield scratch
         scratch.chmod(mode)  # as the umask says: safetensors replaces the file by one that only its owner may read
         if durable:

@@ -18,7 +18,7 @@ from antpipe.store.files import Feature
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
 from antpipe.training.run import open_run
-from tests.support.commands import run
+from tests.support.commands import run, states_of
 from tests.support.trainable import make_trainable, train_quickly, write_feature
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -362,7 +362,7 @@ def test_domains_whitened_apart_are_not_trained_together(store: Store, tmp_path:
 
 def test_the_command_prints_one_line_per_domain(store: Store) -> None:
     outcome = run("whiten", "--domains", "A,B", "--modality", "image", "--dims", "3", "--store", store.root)
-    assert [line.split()[:3] for line in outcome.out.splitlines()] == [
+    assert states_of(outcome.out) == [
         ["A", "image-white", "built"],
         ["B", "image-white", "built"],
     ]

@@ -123,7 +123,7 @@ def test_two_processes_train_and_judge_like_one(store: Store, tmp_path: Path, wo
     alone, both = commands.run(*lines[0]), antpipe(2, *lines[1])
     assert alone.code == 0, alone.err
     assert both.returncode == 0, both.stderr
-    assert both.stdout.count("trained") == 1  # one of them speaks
+    assert both.stdout.count(str(runs[1])) == 1  # one of them speaks
     one, two = map(rows, runs)
     assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=1e-5)
     assert bool(one) == (words[1] != "floor")

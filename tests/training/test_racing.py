@@ -25,7 +25,7 @@ from antpipe.training.folder import RunFolder
 from antpipe.training.race import AUTO, STAGES_OF, run_auto, rungs, survivors
 from antpipe.training.request import RunRequest
 from antpipe.training.run import run_stage
-from tests.support.commands import run
+from tests.support.commands import run, unfolded
 from tests.support.documents import plain
 from tests.support.trainable import MODEL, TRAINING, WIDTHS, make_trainable, train_quickly
 
@@ -396,9 +396,9 @@ def test_the_command_says_what_it_chose_and_why(place: tuple[Store, Path], tmp_p
     assert outcome.out == "scratch, relearn: the worse half is dropped after 1 of 2 epochs\n"
     outcome = run(*words, "--out", tmp_path / "auto")
     assert outcome.code == 0, outcome.err
-    first, chosen, rung = outcome.out.splitlines()
+    first, chosen, rung = unfolded(outcome.out).splitlines()
     decision = RunFolder(tmp_path / "auto").read_decision()
-    assert first.startswith(f"{tmp_path}/auto  {decision['chosen']}  trained  best_epoch=")
+    assert first.startswith(f"{tmp_path}/auto  {decision['chosen']}  trained best epoch ")
     assert chosen == f"chosen: {decision['chosen']}  ({decision['why']})"
     assert rung.startswith("after 1 of 2 epochs: ")
     again = run(*words, "--out", tmp_path / "auto", "--json").json()

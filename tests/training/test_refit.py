@@ -21,7 +21,7 @@ from antpipe.training import checkpoint, loop, validation
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import RunFolder
 from antpipe.training.run import open_run, run_stage
-from tests.support.commands import run
+from tests.support.commands import run, unfolded
 from tests.support.documents import plain
 from tests.support.interruptions import CONFIG, Killed, asked, command, failing_at, result, trained, two_shops, watching
 from tests.support.releases import snapshot
@@ -205,10 +205,10 @@ def test_the_refit_of_another_number_of_epochs_is_not_replaced_unasked(store: St
 
 
 def test_a_finished_refit_is_fresh(store: Store, tmp_path: Path) -> None:
-    assert "trained" in run(*command(store, tmp_path), "--refit").out.splitlines()[1]
-    lines = run(*command(store, tmp_path), "--refit").out.splitlines()
-    assert lines[1] == f"{tmp_path}/refit  scratch, refit  fresh  epochs={BEST} on training + validation"
-    assert "  fresh  " in lines[0]
+    assert "trained" in unfolded(run(*command(store, tmp_path), "--refit").out).splitlines()[1]
+    lines = unfolded(run(*command(store, tmp_path), "--refit").out).splitlines()
+    assert lines[1] == f"{tmp_path}/refit  scratch, refit  fresh {BEST} epochs on training + validation"
+    assert "  fresh " in lines[0]
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "auto"])

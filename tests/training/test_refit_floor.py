@@ -20,7 +20,7 @@ from antpipe.training import checkpoint, loop, validation
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import RunFolder
 from antpipe.training.run import run_and_refit
-from tests.support.commands import run
+from tests.support.commands import run, unfolded
 from tests.support.interruptions import CONFIG, asked, two_shops
 
 BEGINNING = 2  # validations before the first epoch: of the floor alone, and with the vectors it begins with
@@ -156,11 +156,11 @@ def test_a_run_that_never_beat_its_floor_is_refitted_as_that_floor(
 
 def test_a_run_of_stage_floor_is_refitted_and_says_that_nothing_was_trained(store: Store, tmp_path: Path) -> None:
     words = ["train", "--stage", "floor", "--domains", "Target", "--store", str(store.root), "--out", str(tmp_path)]
-    lines = run(*words, "--refit").out.splitlines()
+    lines = unfolded(run(*words, "--refit").out).splitlines()
     assert lines[1] == (
-        f"{tmp_path}/refit  floor, refit  trained  its floor, which no epoch beat, on training + validation"
+        f"{tmp_path}/refit  floor, refit  trained its floor, which no epoch beat, on training + validation"
     )
-    assert "  fresh  " in run(*words, "--refit").out.splitlines()[1]
+    assert "  fresh " in unfolded(run(*words, "--refit").out).splitlines()[1]
     where = ("--domains", "Target", "--store", store.root, "--json")
     assert run("evaluate", "--run", tmp_path / "refit", *where).json()[0]["stage"] == "floor"
     assert checkpoint.describe(tmp_path / "refit").refit == {

@@ -89,7 +89,7 @@ def test_a_shop_has_recommendations_within_seconds_of_ingest(store: Store, tmp_p
     order = np.random.default_rng(24).permutation(24)  # of the ring, as make_trainable draws it
     following = order[(np.flatnonzero(order == 3)[0] + 1) % 24]
     assert asked.json()[0]["item_id"] == f"i{following:03}"
-    assert "  fresh  " in run("train", "--stage", "floor", *words, "--out", tmp_path / "run").out
+    assert "  fresh\n" in run("train", "--stage", "floor", *words, "--out", tmp_path / "run").out
 
 
 def test_a_catalogue_without_interactions_is_ranked_by_texts(store: Store, tmp_path: Path) -> None:
