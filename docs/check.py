@@ -157,6 +157,7 @@ def run_page(blocks: list[Block], folder: Path, errors: Path) -> list[Outcome]:
         "PYTHONPATH": str(REPOSITORY),
         "OMP_NUM_THREADS": str(THREADS),
         "CUDA_VISIBLE_DEVICES": "",
+        "ANTPIPE_WORDS": "1",  # as on a terminal
     }
     shell = ["bash", "-c", script]
     done = subprocess.run(

@@ -31,6 +31,7 @@ def no_settings_from_outside() -> None:
     """Tests start from the defaults, whatever the person who runs them has set."""
     for name in [name for name in os.environ if name.startswith("ANTPIPE_") and not name.startswith("ANTPIPE_TEST_")]:
         del os.environ[name]
+    os.environ["ANTPIPE_WORDS"] = "1"  # results as on a terminal
 
 
 @pytest.fixture(scope="session")

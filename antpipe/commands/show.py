@@ -1,6 +1,8 @@
 """Results as text for a terminal. The same results are available as data with --json."""
 
 import dataclasses
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +34,19 @@ def inline(figures: Mapping[str, Any]) -> str:
 def artefacts(results: "Sequence[StageResult]") -> str:
     """A line per artefact, and what it holds."""
     return "\n".join(
-        said(f"{result.domain}  {result.artefact}  {result.status}", list(phrases(result.figures)))
-        for result in results
+        with_figures(f"{result.domain}  {result.artefact}  {result.status}", result.figures) for result in results
     )
+
+
+def with_figures(head: str, figures: Mapping[str, Any]) -> str:
+    """A result and its figures: in words for a terminal, else one line of `name=value`, which scripts can read.
+
+    ANTPIPE_WORDS=1 asks for words, 0 for `name=value`, wherever they go.
+    """
+    asked = os.environ.get("ANTPIPE_WORDS")
+    if asked == "1" or (asked is None and sys.stdout.isatty()):
+        return said(head, list(phrases(figures)))
+    return f"{head}  {inline(figures)}".rstrip()
 
 
 def run(found: "Run") -> str:
@@ -55,7 +67,7 @@ def run(found: "Run") -> str:
 
 def export(found: "Exported") -> str:
     """The line of an export."""
-    return said(f"{found.folder}  {found.kind}  exported", list(phrases(found.figures)))
+    return with_figures(f"{found.folder}  {found.kind}  exported", found.figures)
 
 
 def export_data(found: "Exported") -> dict[str, Any]:
@@ -173,7 +185,7 @@ def written(found: "Written") -> str:
     """The line of a file of recommendations."""
     figures = {"histories": found.histories, "rows": found.rows, "items": found.items}
     rest = {"popular": found.popular, "fewer": found.fewer, "continued": found.continued}
-    return said(f"{found.path}  written", list(phrases(figures | rest)))
+    return with_figures(f"{found.path}  written", figures | {name: count for name, count in rest.items() if count})
 
 
 def written_as_data(found: "Written") -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from antpipe.errors import UsageError
 from antpipe.settings.base import C, Config, flag_name, parse_value, variable_name
 
-ENVIRONMENT_ONLY = ("ANTPIPE_STORE", "ANTPIPE_DEBUG", "ANTPIPE_TOKEN")
+ENVIRONMENT_ONLY = ("ANTPIPE_STORE", "ANTPIPE_DEBUG", "ANTPIPE_TOKEN", "ANTPIPE_WORDS")
 
 
 def resolve(
