@@ -40,16 +40,9 @@ if TYPE_CHECKING:
     from antpipe.api.judging import Comparison, compare, plan_comparison
     from antpipe.api.overview import demo, encoders, next_step, runs, stats, status
     from antpipe.api.reporting import plot, write_report
-    from antpipe.api.runs import (
-        Evaluation,
-        Run,
-        Vectors,
-        import_ant_checkpoint,
-        plan_race,
-        plan_training,
-        train,
-    )
+    from antpipe.api.runs import Evaluation, Run, Vectors
     from antpipe.api.serving import serve, service
+    from antpipe.api.training import import_ant_checkpoint, plan_race, plan_training, train
     from antpipe.errors import (
         AntpipeError,
         DataError,
@@ -86,15 +79,8 @@ _HOMES = {
         "build_sequences",
         "subset",
     ),
-    "antpipe.api.runs": (
-        "train",
-        "plan_training",
-        "plan_race",
-        "Run",
-        "Evaluation",
-        "Vectors",
-        "import_ant_checkpoint",
-    ),
+    "antpipe.api.training": ("train", "plan_training", "plan_race", "import_ant_checkpoint"),
+    "antpipe.api.runs": ("Run", "Evaluation", "Vectors"),
     "antpipe.api.serving": ("serve", "service"),
     "antpipe.api.judging": ("compare", "plan_comparison", "Comparison"),
     "antpipe.api.reporting": ("write_report", "plot"),

@@ -68,7 +68,7 @@ def import_ant_checkpoint(
     force: Force = False,
 ) -> None:
     """A checkpoint of the authors' code, to evaluate or start from."""
-    run = api.runs.import_ant_checkpoint(
+    run = api.training.import_ant_checkpoint(
         path, out, heads=heads, fusion=fusion, transductive=transductive, force=force, store=call.store
     )
     call.show(run.checkpoint, show.run(run))

@@ -16,7 +16,7 @@ from antpipe.training.parallel import world_of
     app,
     "train",
     TRAINING,
-    takes=api.runs.train,
+    takes=api.training.train,
     examples=[
         "antpipe train --stage pretrain --domains Beauty,Sports --out runs/source",
         "antpipe train --stage relearn --domains Shop --from runs/source --out runs/shop",
@@ -41,17 +41,17 @@ def train(
     force: Force = False,
 ) -> None:
     """Train: pretrain, scratch, finetune, relearn or auto."""
-    if dry_run and stage == api.runs.AUTO and not refit:
-        plan = api.runs.plan_race(**call.settings)
+    if dry_run and stage == api.training.AUTO and not refit:
+        plan = api.training.plan_race(**call.settings)
         call.show(plan, show.race_plan(plan))
         return
     if dry_run:
-        rows = api.runs.plan_training(call.store, stage, domains, start=source, refit=refit, **call.settings)
+        rows = api.training.plan_training(call.store, stage, domains, start=source, refit=refit, **call.settings)
         call.show(rows, show.groups(rows))
         return
     if out is None:
         raise UsageError("--out is missing: name the folder of the run, or add --dry-run")
-    run = api.runs.train(
+    run = api.training.train(
         call.store,
         stage,
         domains,
@@ -63,10 +63,10 @@ def train(
         progress=on_stderr,
         **call.settings,
     )
-    for one in (run, run.refit) if stage != api.runs.AUTO and not world_of().rank else ():
+    for one in (run, run.refit) if stage != api.training.AUTO and not world_of().rank else ():
         if one and one.status == "trained" and one.cost["steps"]:
             log.info(f"{one.folder}: {show.inline(one.cost)}")
-    if stage == api.runs.AUTO:
+    if stage == api.training.AUTO:
         call.show({"checkpoint": run.checkpoint, "auto": run.decision}, f"{show.run(run)}\n{show.race(run.decision)}")
     elif run.refit:
         both = {"checkpoint": run.checkpoint, "refit": run.refit.checkpoint}

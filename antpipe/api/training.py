@@ -1,0 +1,181 @@
+"""Training runs, and saying beforehand what would be trained."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from antpipe.api.keywords import RunKeywords
+from antpipe.api.runs import Run
+from antpipe.api.settings import Given, default_store, given, names_of, store_of, takes
+from antpipe.errors import SameCommand, UsageError
+from antpipe.runtime.progress import Progress, silent
+from antpipe.settings.comparison import RaceConfig
+from antpipe.settings.model import ModelConfig
+from antpipe.settings.training import TrainConfig
+from antpipe.store.store import Store
+from antpipe.training.groups import GroupRow, group_table
+
+if TYPE_CHECKING:
+    from antpipe.training.request import RunRequest
+
+AUTO = "auto"  # the stage that chooses a stage on validation
+
+
+@takes(TrainConfig, ModelConfig, RaceConfig)
+def train(
+    store: Store | str | Path,
+    stage: str,
+    domains: str | Sequence[str],
+    *,
+    out: str | Path,
+    start: Run | str | Path | None = None,
+    refit: bool = False,
+    resume: bool = False,
+    force: bool = False,
+    config: str | Path | None = None,
+    preset: str | None = None,
+    progress: Progress = silent,
+    **settings: Unpack[RunKeywords],
+) -> Run:
+    """Train one stage and write the run of its best epoch to a folder.
+
+    stage: `pretrain` on one or more sources; `scratch`, `finetune`, `relearn` and others on one target; `auto` races
+    them on validation; or a stage that `config`, a TOML file, defines. start: the run to start from, whose model
+    settings are inherited. refit: afterwards train once more, from the same first values, on training and validation
+    targets together, for as many epochs as were best; the result is a run of its own in OUT/refit, and `refit` of the
+    run returned (if no epoch beat the floor that the run began with, it is that floor). resume: continue an interrupted
+    run. force: start over, whatever the folder holds. preset: `ant` or `strong`, in place of defaults.
+
+    A run that is there already is returned as it is (`status` is `fresh`). Raises UsageError if stage, domains and
+    start do not go together or the folder holds another run, DataError if the store lacks something or the run to
+    start from does not fit, DivergedError for a loss that is not finite, Interrupted after Ctrl-C, with the state kept.
+
+    >>> run = ant.train("shop", "relearn", ["Toys"], start="runs/beauty", out="runs/relearned", epochs=2)
+    >>> run.stage, run.status
+    ('relearn', 'trained')
+    """
+    from antpipe.training import checkpoint
+    from antpipe.training.sharing import tell_shared_users
+
+    chosen, out = given(settings, config, preset), Path(out)
+    request = _request(store, stage, domains, start, chosen, refit=refit)
+    if request.source is not None:
+        tell_shared_users(request.store, checkpoint.describe(request.source).domains, request.domains)
+    if stage == AUTO:
+        from antpipe.training.race import run_auto
+
+        race = chosen.resolve(RaceConfig)
+        done, there, decision = run_auto(request, out, race=race, force=force, resume=resume, progress=progress)
+        return Run(out, request.store, done, "fresh" if there else "trained", decision)
+    from antpipe.training.folder import RunFolder
+    from antpipe.training.run import run_and_refit, run_stage
+
+    again = None
+    if refit:
+        (done, there), (last, last_there) = run_and_refit(request, out, force=force, resume=resume, progress=progress)
+        again = Run(RunFolder(out).refit, request.store, last, "fresh" if last_there else "trained")
+    else:
+        done, there = run_stage(request, out, force=force, resume=resume, progress=progress)
+    return Run(out, request.store, done, "fresh" if there else "trained", refit=again)
+
+
+@takes(TrainConfig, ModelConfig, RaceConfig)
+def plan_training(
+    store: Store | str | Path,
+    stage: str,
+    domains: str | Sequence[str],
+    *,
+    start: Run | str | Path | None = None,
+    refit: bool = False,
+    config: str | Path | None = None,
+    preset: str | None = None,
+    **settings: Unpack[RunKeywords],
+) -> list[GroupRow]:
+    """Check a request as `train` would, and say what it would do with each group of parameters, without training.
+
+    Takes what train takes, and raises what it would.
+
+    >>> [row] = [row for row in ant.plan_training("shop", "relearn", ["Toys"], start="runs/beauty")
+    ...          if row.group == "encoder"]
+    >>> row.action
+    'freeze'
+    """
+    plan = _request(store, stage, domains, start, given(settings, config, preset), refit=refit).plan()
+    return group_table(plan.actions, plan.described.build())
+
+
+@takes(TrainConfig, ModelConfig, RaceConfig)
+def plan_race(
+    *, config: str | Path | None = None, preset: str | None = None, **settings: Unpack[RunKeywords]
+) -> dict[str, Any]:
+    """What the stage `auto` would do: its `candidates`, the `epochs`, and after which of them (`rungs`) it drops some.
+
+    >>> ant.plan_race(epochs=8)["rungs"]
+    [2, 4]
+    """
+    from antpipe.training.race import check_limits, rungs
+
+    chosen = given(settings, config, preset)
+    race, training = chosen.resolve(RaceConfig), chosen.resolve(TrainConfig)
+    check_limits(training)
+    return {
+        "candidates": race.candidates,
+        "rungs": rungs(training.epochs, training.eval_every, race.first_rung),
+        "epochs": training.epochs,
+    }
+
+
+def import_ant_checkpoint(
+    path: str | Path,
+    out: str | Path,
+    *,
+    heads: int = ModelConfig.heads,
+    fusion: float = ModelConfig.fusion,
+    transductive: bool = False,
+    force: bool = False,
+    store: Store | str | Path | None = None,
+) -> Run:
+    """A checkpoint of the authors' code of ANT becomes a run, to evaluate or to start from.
+
+    path: a torch file, .safetensors, or .npz of its arrays. heads, fusion: what no shape tells. transductive: with its
+    item ids. store: of the run, as for Run.open. Raises DataError for a file that is not such a checkpoint.
+    """
+    from antpipe.interop.ant_checkpoint import import_checkpoint
+
+    done, there = import_checkpoint(
+        Path(path), Path(out), heads=heads, fusion=fusion, transductive=transductive, force=force
+    )
+    place = default_store() if store is None else store_of(store)
+    return Run(Path(out), place, done, "fresh" if there else "imported")
+
+
+def _request(
+    store: Store | str | Path,
+    stage: str,
+    domains: str | Sequence[str],
+    start: Run | str | Path | None,
+    chosen: Given,
+    *,
+    refit: bool,
+) -> "RunRequest":
+    """The request of a run, with the settings it inherits from the run to start from."""
+    from antpipe.training import checkpoint
+    from antpipe.training.request import PRETRAIN, RunRequest
+
+    if refit and stage == AUTO:
+        raise UsageError(
+            "--refit trains one stage again: it does not go with --stage auto; refit the stage that auto chose",
+            SameCommand(without=("--refit",)),
+        )
+    source = start.folder if isinstance(start, Run) else Path(start) if start is not None else None
+    inherited = checkpoint.describe(source).model_config() if source is not None else None
+    return RunRequest(
+        store_of(store),
+        tuple(names_of(domains)),
+        stage,
+        chosen.resolve(ModelConfig, inherited, on_target=stage != PRETRAIN),
+        chosen.resolve(TrainConfig),
+        source,
+        chosen.own_stages(),
+        then_refit=refit,
+    )
