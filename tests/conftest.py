@@ -11,6 +11,7 @@ import pytest
 from antpipe.errors import AntpipeError
 from antpipe.runtime.logs import log
 from antpipe.runtime.process import tune_process
+from tests.support.browser import Page, browsing, find_browser
 from tests.support.next_commands import fault_of
 
 tune_process()  # as the command does, before any test imports torch
@@ -88,3 +89,13 @@ def as_many_threads_as_before() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """A page of headless Chromium, for all tests of pages."""
+    program = find_browser()
+    if program is None:
+        pytest.skip("needs Chromium (Debian: apt-get install chromium)")
+    with browsing(program, tmp_path_factory.mktemp("profile")) as page:
+        yield page

@@ -89,10 +89,12 @@ def describe_new_items(store: Store, opened: OpenRun, rows: pl.DataFrame) -> New
     return described_by(opened, rows, describers_for(store, opened))
 
 
-def describers_for(store: Store, opened: OpenRun) -> dict[str, Describer]:
-    """What makes the features of new items that an opened run reads (features/recorded.py)."""
+def describers_for(store: Store, opened: OpenRun, *, pictures: bool = True) -> dict[str, Describer]:
+    """What makes the features of new items that an opened run reads (features/recorded.py). pictures: False leaves them
+    out, so that no encoder of pictures is needed."""
     whitened = checkpoint.describe(opened.run).whitened()
-    return describers_like(store, opened.domain.name, list(opened.model.widths), whitened)
+    reads = [name for name in opened.model.widths if pictures or name != "image"]
+    return describers_like(store, opened.domain.name, reads, whitened)
 
 
 def require_new(opened: OpenRun, rows: pl.DataFrame, ids: Sequence[str]) -> None:

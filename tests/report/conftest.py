@@ -1,6 +1,5 @@
 """A shop with odd titles and a few pictures, compared runs on it, and the report of all that."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from antpipe.settings.features import PriceConfig, SequenceConfig
 from antpipe.store.store import Store
 from antpipe.training.request import RunRequest
 from antpipe.training.run import run_stage
-from tests.support.browser import Page, browsing, find_browser
 from tests.support.shops import make_domain, picture
 from tests.support.trainable import MODEL, TRAINING, write_feature
 
@@ -92,12 +90,3 @@ def report(compared_shop: Path) -> WrittenReport:
         users=4,
         k=5,
     )
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    program = find_browser()
-    if program is None:
-        pytest.skip("needs Chromium (Debian: apt-get install chromium)")
-    with browsing(program, tmp_path_factory.mktemp("profile")) as page:
-        yield page

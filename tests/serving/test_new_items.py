@@ -20,7 +20,7 @@ from antpipe.features.fetch_images import fetch_images
 from antpipe.features.quantize_price import quantize_price
 from antpipe.features.recorded import settings_in
 from antpipe.features.whiten import whiten
-from antpipe.serving.new_items import describe_new_items, read_new_items, with_new_items
+from antpipe.serving.new_items import describe_new_items, describers_for, read_new_items, with_new_items
 from antpipe.serving.recommend import recommend_after
 from antpipe.settings.base import flags_of
 from antpipe.settings.features import FetchConfig, ImageConfig, PriceConfig, SequenceConfig, TextConfig, WhitenConfig
@@ -181,6 +181,15 @@ def test_the_store_is_as_it_was(shop: Path, tmp_path: Path) -> None:
 )
 def test_recorded_flags_give_back_the_settings(config: Any) -> None:
     assert settings_in(flags_of(config), type(config)) == config
+
+
+def test_without_pictures_their_encoder_is_not_needed(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from antpipe.features import recorded
+
+    monkeypatch.setattr(recorded, "locate_image_encoder", lambda *_: pytest.fail("looked for"))
+    store = Store(shop / "store")
+    opened = open_for(store, shop / "plain", "Shop")
+    assert set(describers_for(store, opened, pictures=False)) == {"text", "price"}
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------

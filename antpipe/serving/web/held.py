@@ -67,7 +67,7 @@ class HeldRun(OpenRun):
     @cached_property
     def describers(self) -> dict[str, Describer]:
         """What makes the features of new items; made when the first come. Raises DataError as `describers_for`."""
-        return describers_for(Store(self.domain.root), self)
+        return describers_for(Store(self.domain.root), self, pictures=False)
 
     def with_new(self, items: Sequence[Mapping[str, Any]]) -> "HeldRun":
         """The same run with new items in addition, given as names and values. Raises DataError, naming items, and while
