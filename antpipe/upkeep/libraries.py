@@ -14,7 +14,7 @@ from antpipe.upkeep.findings import FINE, REMARK, UNFIT, Finding
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-PROJECT = "antpipe"
+DISTRIBUTION = "antpipe"
 SOURCE = Path(__file__).parents[2] / "pyproject.toml"  # of a checkout that is not installed
 # What each extra is for; those for developers are left out.
 EXTRAS = {
@@ -44,8 +44,8 @@ def declared() -> Declared:
     from packaging.requirements import Requirement
 
     try:
-        python = metadata(PROJECT)["Requires-Python"]
-        all_of = [Requirement(line) for line in requires(PROJECT) or ()]
+        python = metadata(DISTRIBUTION)["Requires-Python"]
+        all_of = [Requirement(line) for line in requires(DISTRIBUTION) or ()]
     except PackageNotFoundError:
         project = tomllib.loads(SOURCE.read_text(encoding="utf-8"))["project"]
         optional = project["optional-dependencies"]
@@ -81,7 +81,7 @@ def examine_libraries() -> Iterator[Finding]:
         if lacking:
             why = "; ".join(dict.fromkeys(why for _, why in lacking))
             message = f"for {EXTRAS[extra]}: {why}"
-            yield Finding(f"{PROJECT}[{extra}]", REMARK, message, f"pip install '{PROJECT}[{extra}]'")
+            yield Finding(f"antpipe[{extra}]", REMARK, message, f"pip install 'antpipe[{extra}]'")
 
 
 def parts(requirement: "Requirement") -> "Iterator[Requirement]":

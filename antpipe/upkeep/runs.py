@@ -98,7 +98,9 @@ def state(run: RunFolder, deep: bool) -> Iterator[Finding]:
 def evaluations(store: Store, run: RunFolder, deep: bool) -> Iterator[Finding]:
     """The evaluations that are damaged, each with the command that makes it again."""
     for path in sorted(run.path.glob("evaluation-*.json")):
-        again = spell("evaluate", store=store.root, flags=["--run", run.path])
+        named = [name for name in store.domains() if path.name.startswith(f"evaluation-{name}-")]
+        domains = [max(named, key=len)] if named else list(domains_of(run))
+        again = spell("evaluate", domains=domains, store=store.root, flags=["--run", run.path])
         yield from guarded(f"run {run.path}", partial(evaluation, path, again, deep))
 
 

@@ -32,7 +32,7 @@ SCRATCH = re.compile(r"\..+\.\d+-\d+@[^@]*", re.DOTALL)  # of runtime/files.py; 
 NEW = re.compile(r"\.new\.([a-z-]+)\.[A-Za-z0-9_]+")
 SHARDS = re.compile(rf"\.shards-(?:{'|'.join(EMBEDDED)})-[0-9a-f]{{12}}")
 PICTURES = re.compile(r"images-[0-9a-f]{12}")
-LOCKS = {".lock", *(f".{name}.lock" for name in ARTEFACTS)}
+LOCKS = {".lock", *(f".{name}.{end}" for name in ARTEFACTS for end in ("lock", "holder"))}
 PICTURE = re.compile(r"[0-9a-f]{64}\.[a-z]+")
 PART = re.compile(r"[0-9a-f]{2}")
 # The files that stages write into a domain, and the artefact of each.
@@ -185,14 +185,11 @@ def survey(store: Store, domain: Domain, busy: Busy) -> Iterator[Leftover]:
 
 def judged(store: Store, path: Path, manifest: Manifest, busy: Busy) -> Iterator[Leftover]:
     """What is to be said of one entry of a domain's folder that its manifest does not name; nothing if it is in use."""
-    begun, holder = NEW.fullmatch(path.name), re.fullmatch(r"\.(.+)\.holder", path.name)
-    artefact = begun[1] if begun else holder[1] if holder else FILES.get(path.name, "")
+    begun = NEW.fullmatch(path.name)
+    artefact = begun[1] if begun else FILES.get(path.name, "")
     if artefact in ARTEFACTS and (busy(artefact) or why_damaged(manifest.get(artefact, {}))):
         return
-    if holder and artefact in ARTEFACTS:
-        if not is_ours(path):
-            yield unused(path, KILLED)
-    elif begun and artefact in ARTEFACTS and path.is_dir():
+    if begun and artefact in ARTEFACTS and path.is_dir():
         yield unused(path, KILLED)
     elif SCRATCH.fullmatch(path.name):
         if is_abandoned(path):
@@ -206,11 +203,6 @@ def judged(store: Store, path: Path, manifest: Manifest, busy: Busy) -> Iterator
         yield unused(path, f"{MANIFEST} does not name it")
     else:
         yield unknown(path, UNKNOWN)
-
-
-def is_ours(holder: Path) -> bool:
-    """Whether this process holds the lock beside this file."""
-    return f'"process": {os.getpid()},' in holder.read_text(encoding="utf-8", errors="replace")
 
 
 def fetched(store: Store, domain: Domain) -> Iterator[Leftover]:
