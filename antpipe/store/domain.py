@@ -19,7 +19,7 @@ from antpipe.errors import DataError, IntegrityError
 from antpipe.runtime.files import flush_tree, sweep
 from antpipe.store.artefacts import ARTEFACTS, State
 from antpipe.store.commit import MANIFEST, PENDING, commit, finish
-from antpipe.store.documents import read_json, refuse_newer
+from antpipe.store.documents import UPGRADE, read_json, refuse_newer
 from antpipe.store.entries import read_entry, refuse_unknown, sealed_entry, why_damaged
 from antpipe.store.files import (
     Feature,
@@ -34,6 +34,7 @@ from antpipe.store.files import (
 )
 from antpipe.store.lock import alone, committing
 from antpipe.store.manifest import (
+    NEWER,
     Entry,
     Manifest,
     Standing,
@@ -154,8 +155,8 @@ class Domain:
         return standing(artefact, manifest, lambda name: self.damage(name, manifest, content and name == artefact))
 
     def _state(self, artefact: str, found: Standing) -> State:
-        command = build_command(self, found.build, force=found.force) if found.build else ""
-        return State(artefact, found.status, found.why, command)
+        build = build_command(self, found.build, force=found.force) if found.build else ""
+        return State(artefact, found.status, found.why, UPGRADE if found.why == NEWER else build)
 
     def _fingerprint(self, artefact: str, parameters: Mapping[str, Any], manifest: Manifest) -> str:
         for name in inputs_of(artefact, manifest):

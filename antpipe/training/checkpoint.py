@@ -170,10 +170,9 @@ def describe(run: Path) -> Checkpoint:
     refuse_newer(path, document.get("format"), FORMAT)
     known = set(Checkpoint.__dataclass_fields__)
     if set(document) > known:
-        raise NewerFormatError(f"{path}: {', '.join(set(document) - known)} is of a newer antpipe", UPGRADE)
+        raise NewerFormatError(f"{path}: {', '.join(sorted(set(document) - known))} is of a newer antpipe", UPGRADE)
     if document.get("format") != FORMAT or set(document) | LATER != known:
-        odd = sorted(set(document) ^ known)
-        raise damaged(f"{path}: not a checkpoint of format {FORMAT} (differing entries: {odd})")
+        raise damaged(f"{path}: not a checkpoint of format {FORMAT} (odd entries: {sorted(known ^ set(document))})")
     try:
         return checked(converted(document, Checkpoint))
     except (ValueError, UsageError) as error:
