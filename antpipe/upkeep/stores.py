@@ -1,11 +1,13 @@
 """The files of a store: whether each is what its manifest says."""
 
 import hashlib
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from antpipe.features.fetch.ledger import FOLDER, OK, Entry, is_there, read_ledger
+from antpipe.features.ingest.text import MISSING_WORDS, SEPARATOR
 from antpipe.features.status import status
 from antpipe.store.artefacts import ARTEFACTS
 from antpipe.store.domain import Domain
@@ -29,6 +31,7 @@ def examine_store(store: Store, deep: bool) -> Iterator[Finding]:
             found += guarded(f"{name} pictures", partial(pictures, domain, deep))
         if not found:
             found += guarded(name, partial(stale, store, name))
+            found += guarded(name, partial(words_for_nothing, domain)) if deep else ()
         if not found:
             read = "every file read, all are" if deep else "sizes and stamps are"
             found = [Finding(name, FINE, f"{read} as they were written")]
@@ -74,6 +77,25 @@ def _is(path: Path, sha256: str, deep: bool) -> bool:
         return path.is_file()
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
+
+
+def words_for_nothing(domain: Domain) -> Iterator[Finding]:
+    """A remark if texts hold words for missing values, which antpipe 0.1.0 took for text."""
+    import pyarrow.compute as pc
+
+    if "items" not in domain.manifest():
+        return
+    words = "|".join(map(re.escape, sorted(MISSING_WORDS)))
+    part = rf"(^|{re.escape(SEPARATOR)})({words})({re.escape(SEPARATOR)}|$)"
+    table = domain.table("items", ["title", "text"])
+    found = pc.or_kleene(*(pc.match_substring_regex(table[name], part).fill_null(False) for name in ("title", "text")))
+    if count := pc.sum(found).as_py() or 0:
+        yield Finding(
+            f"{domain.name} items",
+            REMARK,
+            f"{count} titles or texts hold a word such as nan or NULL, which ingest reads as missing now",
+            build_command(domain, "items", force=True),
+        )
 
 
 def stale(store: Store, name: str) -> Iterator[Finding]:

@@ -187,7 +187,7 @@ def test_an_items_table_with_damaged_pages_is_refused(place: Place) -> None:
 
 @pytest.mark.parametrize(
     ("content", "following"),
-    [("{", "rm "), ("[]", "rm "), ('{"format": 99, "artefacts": {}}', "antpipe --version")],
+    [("{", "rm "), ("[]", "rm "), ('{"format": 99, "artefacts": {}}', "pip install --upgrade antpipe")],
 )
 def test_a_manifest_that_is_none_is_refused(place: Place, content: str, following: str) -> None:
     (place.store / "Target" / "manifest.json").write_text(content)

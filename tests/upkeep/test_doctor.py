@@ -16,6 +16,7 @@ from antpipe.upkeep.findings import DAMAGED, FINE, REMARK, UNFIT, Finding, guard
 from tests.conftest import REPOSITORY
 from tests.support.next_commands import fault_of
 from tests.support.places import Place, make_place
+from tests.support.shops import make_domain
 
 OF_STORES = ("Source", "Target", "Wide", "run ")
 
@@ -111,6 +112,16 @@ def test_a_stale_artefact_is_a_remark_with_the_command_that_builds_it(place: Pla
     [found] = [one for one in findings(place) if one.severity != FINE]
     assert (found.about, found.severity) == ("Target price", REMARK)
     assert found.next_command.startswith("antpipe quantize-price --domains Target")
+
+
+def test_texts_that_hold_words_for_missing_values_are_a_remark_if_everything_is_read(tmp_path: Path) -> None:
+    store = ant.Store(tmp_path / "store")
+    texts = [("Nan bread", "Nan bread. Food"), ("NULL", None), ("Scarf", "Scarf. nan. Wool"), (None, None)]
+    make_domain(store, "shop", [{"item_id": str(n), "title": a, "text": b} for n, (a, b) in enumerate(texts)])
+    assert [one.severity for one in ant.doctor(store) if one.about.startswith("shop")] == [FINE]
+    [found] = [one for one in ant.doctor(store, deep=True) if one.about.startswith("shop")]
+    assert found.severity == REMARK
+    assert "2 titles or texts hold a word such as nan or NULL" in found.message
 
 
 # -- the command ------------------------------------------------------------------------------------------------------
