@@ -8,8 +8,6 @@ from antpipe.store.store import Store
 from antpipe.upkeep import machine
 from antpipe.upkeep.findings import Finding, guarded
 from antpipe.upkeep.libraries import examine_libraries
-from antpipe.upkeep.runs import examine_runs
-from antpipe.upkeep.stores import examine_store
 
 
 def examine(store: Store, runs: Path | None = None, *, deep: bool = False) -> list[Finding]:
@@ -25,8 +23,23 @@ def examine(store: Store, runs: Path | None = None, *, deep: bool = False) -> li
         ("disk", partial(machine.disks, store.root)),
         ("gpu", partial(machine.gpu, deep)),
         ("openmp", partial(machine.openmp, deep)),
-        ("store", partial(examine_store, store, deep)),
+        ("store", partial(domains_of, store, deep)),
     ]
     if store.domains():
-        looks.append(("runs", partial(examine_runs, store, store.root.parent if runs is None else runs, deep)))
+        looks.append(("runs", partial(runs_on, store, store.root.parent if runs is None else runs, deep)))
     return [finding for about, look in looks for finding in guarded(about, look)]
+
+
+# These load libraries, whose lack is a finding too.
+
+
+def domains_of(store: Store, deep: bool) -> Iterable[Finding]:
+    from antpipe.upkeep.stores import examine_store
+
+    return examine_store(store, deep)
+
+
+def runs_on(store: Store, folder: Path, deep: bool) -> Iterable[Finding]:
+    from antpipe.upkeep.runs import examine_runs
+
+    return examine_runs(store, folder, deep)

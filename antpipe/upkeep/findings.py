@@ -35,6 +35,8 @@ def guarded(about: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Findi
     except AntpipeError as error:
         severity = DAMAGED if isinstance(error, IntegrityError) else UNFIT
         yield Finding(about, severity, error.message, str(error.next_command or ""))
+    except ImportError as error:
+        yield Finding(about, UNFIT, f"cannot be looked at: {error}")
     except PermissionError as error:
         yield Finding(about, UNFIT, f"{error.filename}: cannot be read: {error.strerror}")
     except Exception as error:  # a damaged file makes each library raise errors of its own

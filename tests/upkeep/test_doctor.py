@@ -183,6 +183,12 @@ def test_whatever_stops_a_look_is_a_finding() -> None:
 
     assert [one.severity for one in guarded("second", looks)] == [FINE, DAMAGED]
 
+    def lacks() -> Iterator[Finding]:
+        raise ModuleNotFoundError("No module named 'polars'")
+        yield
+
+    assert [one.severity for one in guarded("other", lacks)] == [UNFIT]
+
     def refuses() -> Iterator[Finding]:
         raise DataError("no such thing", "antpipe status")
         yield
@@ -238,9 +244,12 @@ def test_a_checkout_that_is_not_installed_names_the_same_libraries(monkeypatch: 
 def test_driver_and_cuda_are_compared(
     driver: str | None, cuda: str | None, severity: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    version = tmp_path / "version"
+    version, module = (
+        tmp_path / "version",
+        "Open Kernel Module for x86_64" if driver == "535.161.08" else "x86_64 Kernel",
+    )
     if driver:
-        version.write_text(f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {driver}  Sat Feb 17 22:55:48 UTC 2024\n")
+        version.write_text(f"NVRM version: NVIDIA UNIX {module}  {driver}  Release Build  (a@b)\n")
     monkeypatch.setattr(machine, "NVIDIA_DRIVER", version)
     monkeypatch.setattr(machine, "torch_cuda", lambda: cuda)
     [found] = machine.gpu(deep=False)
