@@ -115,6 +115,7 @@ def refused_or_not(ask: Callable[[], object]) -> None:
         assert error.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "look"),
     [

@@ -27,6 +27,7 @@ def ended(command: str, whole: Path, folder: Path, name: Path | None, draw: rand
     return found, what
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_is_used_in_silence(whole: Path, tmp_path: Path) -> None:
     draw, folder = random.Random(SEED), tmp_path / "copy"
     right = {command: ended(command, whole, folder, None, draw)[0] for command in CONSUMERS}

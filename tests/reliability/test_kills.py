@@ -13,6 +13,7 @@ from tests.conftest import REPOSITORY
 ATTEMPTS, SEED = 6, 3  # python -m tests.support.kills FOLDER 0 0 tries each operation
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_kills_and_full_disks_leave_the_old_or_the_new(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "tests.support.kills", tmp_path, ATTEMPTS, SEED]
