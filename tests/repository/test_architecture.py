@@ -32,6 +32,7 @@ LAYERS = (
     {"comparison"},
     {"interop"},
     {"report"},
+    {"upkeep"},
     {"demonstration"},
     {"api"},
     {"commands"},
