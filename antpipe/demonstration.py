@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from antpipe.comparison.plan import UNTRAINED, ComparisonRequest
@@ -38,6 +39,8 @@ from antpipe.settings.training import TrainConfig
 from antpipe.store.artefacts import StageResult
 from antpipe.store.next_command import spell
 from antpipe.store.store import Store
+from antpipe.training.request import FLOOR, RunRequest
+from antpipe.training.run import run_stage
 
 ARMS = ("scratch", "finetune", "relearn", "floor")
 SHOWN = ("recall@10", "ndcg@10", "recall@50")
@@ -59,6 +62,7 @@ def run_demo(store: Store, config: DemoConfig, *, force: bool = False, progress:
         with forced_instead():
             found = run_comparison(request, force=force, progress=progress)
         page = report(request, progress=progress)
+        best = best_run(found, RunRequest(store, (TARGET,), FLOOR, request.model, request.training))
     facts = found["targets"][TARGET]
     return {
         "target": TARGET,
@@ -67,7 +71,7 @@ def run_demo(store: Store, config: DemoConfig, *, force: bool = False, progress:
         "table": as_table(found, headline(gather([], [request.out]))),
         "comparison": str(request.out),
         "report": page,
-        "next": next_commands(store, config, facts["arms"]),
+        "next": next_commands(store, config, best),
     }
 
 
@@ -130,11 +134,22 @@ def report(request: ComparisonRequest, *, progress: Progress) -> str | None:
     return str(write_report(request.store, [], [request.out], out, ReportConfig(), force=True, progress=progress).path)
 
 
-def next_commands(store: Store, config: DemoConfig, arms: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Three commands to go on with: {"about", "command"}."""
+def best_run(found: Mapping[str, Any], floor: RunRequest) -> Path:
+    """The folder of the first run of the arm with the best figure; a run of the floor, which a comparison does not keep,
+    is made."""
+    arms = found["targets"][TARGET]["arms"]
+    best = max(arms, key=lambda name: arms[name]["protocols"][found["protocol"]][found["metric"]]["mean"])
+    run = Path(arms[best]["runs"][0]["run"])
+    if arms[best]["kind"] == UNTRAINED:
+        run_stage(floor, run)
+    return run
+
+
+def next_commands(store: Store, config: DemoConfig, run: Path) -> list[dict[str, str]]:
+    """Three commands to go on with: {"about", "command"}. run: what recommends."""
     user = store.domain(TARGET).table("users", ["user_id"])["user_id"][0].as_py()
     more = replace(config, seeds=2 * config.seeds)
-    recommend = ["--run", arms["relearn"]["runs"][0]["run"], "--user", user]
+    recommend = ["--run", str(run), "--user", user]
     return [
         {
             "about": "what to show a customer",

@@ -12,9 +12,12 @@ from antpipe.runtime.logs import log
 from antpipe.runtime.progress import silent
 from antpipe.settings.demo import DemoConfig
 from antpipe.settings.ingest import SampleConfig
+from antpipe.settings.model import ModelConfig
+from antpipe.settings.training import TrainConfig
 from antpipe.store.artefacts import StageResult
 from antpipe.store.store import Store
 from antpipe.training.folder import another_folder
+from antpipe.training.request import RunRequest
 from tests.support.commands import run
 
 SMALL = DemoConfig(width=8, experts=2, pretrain_epochs=1, epochs=1, seeds=1)
@@ -95,13 +98,30 @@ def test_the_demo_ends_in_a_table_a_report_and_commands_that_work(
     assert page == tmp_path / "store-runs" / "report.html"
     assert '<h2 id="map">Map of the items</h2>' in page.read_text(encoding="utf-8")
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "store-runs").rglob("checkpoint.json")}
-    assert len(stamps) == 4
+    assert len(stamps) == 5  # the floor is the best, so a run of it was made
     commands = [shlex.split(one["command"]) for one in result["next"]]
     assert [words[:2] for words in commands] == [["antpipe", "recommend"], ["antpipe", "demo"], ["antpipe", "ingest"]]
     assert commands[1][commands[1].index("--seeds") + 1] == "2"
     for words in commands:
         assert run(*words[1:]).code == 0, words
-    assert len(list((tmp_path / "store-runs").rglob("checkpoint.json"))) == 7
+    assert len(list((tmp_path / "store-runs").rglob("checkpoint.json"))) == 8
     # With more seeds, nothing was done twice.
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     assert "20 artefacts of 4 shops: 0 built, 20 fresh" in messages
+
+
+def test_the_best_arm_is_the_one_that_recommends(tmp_path: Path) -> None:
+    found = {
+        "protocol": "all",
+        "metric": "ndcg@10",
+        "targets": {
+            demonstration.TARGET: {
+                "arms": {
+                    name: arm("trained", mean, runs=[{"run": f"runs/{name}-0"}, {"run": f"runs/{name}-1"}])
+                    for name, mean in (("scratch", 0.2), ("relearn", 0.4), ("floor", 0.3))
+                }
+            }
+        },
+    }
+    floor = RunRequest(Store(tmp_path), (demonstration.TARGET,), "floor", ModelConfig(), TrainConfig())
+    assert demonstration.best_run(found, floor) == Path("runs/relearn-0")
