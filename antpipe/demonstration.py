@@ -135,8 +135,8 @@ def report(request: ComparisonRequest, *, progress: Progress) -> str | None:
 
 
 def best_run(found: Mapping[str, Any], floor: RunRequest) -> Path:
-    """The folder of the first run of the arm with the best figure; a run of the floor, which a comparison does not keep,
-    is made."""
+    """The folder of the first run of the arm with the best figure. A comparison keeps no run of the floor, so it is
+    made here."""
     arms = found["targets"][TARGET]["arms"]
     best = max(arms, key=lambda name: arms[name]["protocols"][found["protocol"]][found["metric"]]["mean"])
     run = Path(arms[best]["runs"][0]["run"])
