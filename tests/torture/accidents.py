@@ -1,6 +1,7 @@
 """What happens to a process that writes: it is killed, the power goes, the disk is full, it may not write, it is not
 alone, or memory runs out."""
 
+import ctypes
 import errno
 import json
 import os
@@ -26,7 +27,6 @@ KILL, FULL, POWER = "kill", "full disk", "power cut"
 # System calls that change files, for strace: each that this system knows.
 CALLS = "open,openat,creat,write,pwrite64,writev,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir,"
 CALLS += "truncate,ftruncate,fallocate,chmod,fchmod,fchmodat,fsync,fdatasync,link,symlink"
-NOBODY = 65_534
 
 
 class Counted(Exception):  # noqa: N818 -- not an error
@@ -107,6 +107,16 @@ def unpowered_at(work: Work, folder: Path, at: int) -> str:
         return work.do(folder, 2)
 
 
+def unpowered_facts(folder: Path) -> dict[int, tuple[int, int]] | None:
+    """Sizes and times of the files that were flushed before `unpowered_at` killed; None if it did not."""
+    path = folder.with_name(f"{folder.name}.flushed")
+    if not path.exists():
+        return None
+    flushed = {key: (size, at) for key, (size, at) in json.loads(path.read_text())}
+    path.unlink()
+    return flushed
+
+
 def facts_in(folder: Path) -> dict[int, tuple[int, int]]:
     """Size and time of each file, by its inode."""
     found = [path.stat() for path in folder.rglob("*") if path.is_file()]
@@ -151,9 +161,8 @@ def at_operation(how: str) -> Callable[[Place, Random], Found]:
         before = facts_in(folder)
         ended = ended_at(methods[how], work, folder, at)
         what = f"{work.name}, {how} at operation {at}"
-        flushed = folder.with_name(f"{folder.name}.flushed")
-        if how == POWER and flushed.exists():
-            tear(folder, before | {key: (size, at) for key, (size, at) in json.loads(flushed.read_text())}, random)
+        if how == POWER and (flushed := unpowered_facts(folder)) is not None:
+            tear(folder, before | flushed, random)
         if "Counted: " in ended.wrong:  # the last operations depend on what is there
             ended = Ended(None, "", 0)
         return judged(what, ended, work, folder)
@@ -280,23 +289,32 @@ def forbidden(place: Place, random: Random) -> Found:
     chosen = random.choice([path for path in every if path.is_dir()] if random.random() < 0.5 else every)
     mode = random.choice([0o555, 0o000]) if chosen.is_dir() else random.choice([0o444, 0o000])
     before = stat.S_IMODE(chosen.stat().st_mode)
-    if os.geteuid() == 0:  # whom no mode stops
-        for path in every:
-            os.chown(path, NOBODY, NOBODY)
     chosen.chmod(mode)
 
     def do() -> str:
-        if os.geteuid() == 0:
-            os.setgroups([])
-            os.setresgid(NOBODY, NOBODY, NOBODY)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
-            assert os.access(folder.parent, os.X_OK), f"{folder}: choose a folder that others may enter"
+        obey_modes()
         return work.do(folder, 2)
 
     ended = Forked(do).end()
-    chosen.chmod(before)
+    if chosen.exists():
+        chosen.chmod(before)
     where = chosen.relative_to(folder.parent)
     return judged(f"{work.name}, mode {mode:03o} of {where}", ended, work, folder)
+
+
+def obey_modes() -> None:
+    """Make root a user like others: without the capabilities CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH (linux/capability.h).
+
+    The C library offers capget and capset, as version 3 has them, for the whole process.
+    """
+    if os.geteuid() != 0:
+        return
+    library = ctypes.CDLL(None, use_errno=True)
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert library.capget(header, sets) == 0
+    sets[0] &= ~0b110  # effective
+    sets[1] &= ~0b110  # permitted
+    assert library.capset(header, sets) == 0
 
 
 def two_writers(place: Place, random: Random) -> Found:

@@ -83,7 +83,7 @@ def silently_wrong(found: Ending, right: Ending, name: Path) -> str:
 def damaged_file(place: Place, random: Random) -> Found:
     """A trial: one file is damaged, and one command meets it."""
     command = random.choice(READING)
-    right = right_ending(command, place.whole, place.scratch)
+    right = right_ending(command, place.whole)
     folder = copied(place.whole / "shop", place.scratch / "copy")
     name = random.choice(files_of(folder))
     what = f"{command}: {damage(folder, name, random)}"
@@ -96,7 +96,7 @@ def damaged_file(place: Place, random: Random) -> Found:
 def missing_file(place: Place, random: Random) -> Found:
     """A trial: one file is not there, or is that of another place; whatever reads it says so."""
     command = random.choice(READING)
-    right = right_ending(command, place.whole, place.scratch)
+    right = right_ending(command, place.whole)
     folder = copied(place.whole / "shop", place.scratch / "copy")
     files = files_of(folder)
     name, other = random.choice(files), random.choice(files)

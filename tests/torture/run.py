@@ -1,11 +1,13 @@
 """Draws trials by a seed, does each in a process of its own, and writes the ledger."""
 
+import gc
 import importlib
 import itertools
 import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -13,9 +15,9 @@ import filelock  # noqa: F401 -- this and others are loaded before the forks, wh
 import polars  # noqa: F401
 import torch
 
-from tests.torture import accidents, commands, corruption, writers
+from tests.torture import accidents, commands, corruption, downloads, fuzz, machine, writers
 from tests.torture.ledger import Ledger, Line
-from tests.torture.trial import Forked, Kind, Place, remove, tried
+from tests.torture.trial import Forked, Kind, Place, copied, remove, tried
 
 KINDS: dict[str, Kind] = {
     "kill": Kind("killed at an operation on files", 3, accidents.at_operation(accidents.KILL)),
@@ -30,6 +32,20 @@ KINDS: dict[str, Kind] = {
     "damaged-file": Kind("a damaged file, read by a command", 12, corruption.damaged_file),
     "missing-file": Kind("a missing or foreign file, read by a command", 3, corruption.missing_file),
     "edited-document": Kind("an edited JSON document", 3, corruption.edited_documents),
+    "store-machine": Kind("sequences of all this on one store", 1, machine.store_machine),
+    "bad-server": Kind("a server that answers badly", 2, downloads.bad_server),
+    "cells": Kind("odd cells: lists, prices, times, ids, addresses, conditions", 6, fuzz.cells),
+    "rows": Kind("odd rows of CSV, TSV, JSON and JSON lines", 4, fuzz.table_rows),
+    "ingest-table": Kind("a domain of odd rows, `ingest table`", 3, fuzz.ingested_table),
+    "ingest-amazon": Kind("a domain of odd rows, `ingest amazon`", 3, fuzz.ingested_reviews),
+    "table-file": Kind("odd Parquet, Arrow, packed and text files", 5, fuzz.table_files),
+    "vector-file": Kind("odd files of vectors", 2, fuzz.vector_files),
+    "checkpoint-file": Kind("odd checkpoints of others", 2, fuzz.checkpoint_files),
+    "settings-file": Kind("odd settings files", 1, fuzz.settings_files),
+    "json-document": Kind("odd bytes of JSON documents", 1, fuzz.json_documents),
+    "picture": Kind("odd pictures", 4, fuzz.pictures),
+    "body": Kind("odd packed answers of servers", 1, fuzz.bodies),
+    "request": Kind("odd requests to the service", 2, fuzz.requests),
 }
 
 
@@ -69,25 +85,21 @@ def prepare(folder: Path) -> None:
     loaded = Forked(lambda: warmed(folder)).end()
     assert loaded.value, loaded.wrong
     for name in loaded.value:
-        if name not in sys.modules:
+        with suppress(ImportError, ValueError):  # modules that others make while they run
             importlib.import_module(name)
+    gc.freeze()
 
 
 def warmed(folder: Path) -> list[str]:
-    """The modules that a few commands load."""
+    """The modules that the commands load, in their order."""
     scratch = folder / f"warm-{os.getpid()}"
     scratch.mkdir()
-    for name in ("train", "recommend-all", "whiten", "ingest", "export"):
-        commands.right_ending(name, folder / "whole", scratch / name)
-        commands.ending_of("stats", folder / "whole" / "shop")
+    for name in commands.COMMANDS:
+        ending = commands.ending_of(name, copied(folder / "whole" / "shop", scratch / name))
+        assert ending.code == 0, ending.said
+        commands.remember(name, ending, folder / "whole")
     remove(scratch)
-    packages = ("antpipe", "torch", "scipy", "sklearn", "faiss", "pyarrow", "polars", "safetensors", "numpy", "rich")
-    return [name for name in sys.modules if name.partition(".")[0] in packages and importable(name)]
-
-
-def importable(name: str) -> bool:
-    found = sys.modules[name]
-    return getattr(found, "__spec__", None) is not None and not name.startswith("torch._C")
+    return list(sys.modules)
 
 
 def torture(folder: Path, ledger: Ledger, seed: int, numbers: Iterable[tuple[str, int]], until: float) -> None:

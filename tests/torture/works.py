@@ -66,7 +66,7 @@ def command(name: str, place: Place) -> Work:
 
 def check_command(name: str, folder: Path, place: Place) -> None:
     """Nothing in the store is damaged, all that was there is there, and the same command now ends as it always does."""
-    right = right_ending(name, place.whole, place.scratch)
+    right = right_ending(name, place.whole)
     before = contents(place.whole / "shop" / "s")
     now = contents(folder / "s")
     ours = json.loads(right.made)[0]
