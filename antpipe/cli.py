@@ -15,7 +15,7 @@ from antpipe.commands.flags import app
 from antpipe.errors import AntpipeError, SameCommand, UsageError
 from antpipe.runtime.disk import FULL, folder_of
 from antpipe.runtime.logs import log
-from antpipe.runtime.memory import is_out_of_memory
+from antpipe.runtime.memory import is_out_of_memory, is_panic
 from antpipe.runtime.process import tune_process
 from antpipe.runtime.terminal import shown_on_stderr, takes_any_text
 from antpipe.runtime.words import command_line, shown
@@ -74,7 +74,9 @@ def run(words: list[str]) -> int:
         code = AntpipeError.exit_code
         room = shell("df", "-h", folder_of(error)) if error.errno in FULL else None
         fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), room)
-    except Exception as error:  # a bug of antpipe or of a library: one line here, the traceback on demand
+    except BaseException as error:  # a bug of antpipe or of a library: one line here, the traceback on demand
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         code = AntpipeError.exit_code
         if is_out_of_memory(error):
             fail("not enough memory; what was complete is kept", "free -h")

@@ -126,6 +126,11 @@ def base_type(annotation: Any) -> Any:
     return annotation
 
 
+def takes_none(annotation: Any) -> bool:
+    """Whether None is a value of this type, such as `int | None`."""
+    return isinstance(annotation, types.UnionType) and types.NoneType in annotation.__args__
+
+
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", Path: "a path"}
 
 
@@ -162,14 +167,14 @@ def to_json(config: Config) -> dict[str, Any]:
 
 
 def from_json(config: type[C], values: Mapping[str, Any]) -> C:
-    """The inverse of `to_json`. Raises UsageError naming a key that the class does not have."""
+    """The inverse of `to_json`. Raises UsageError naming a key that the class does not have, or its odd value."""
     fields = {field.name: field for field in dataclasses.fields(config)}
     for key in values:
         if key not in fields:
             raise UsageError(f"unknown setting {key!r} in [{config.section}]")
     return config(
         **{
-            k: None if v is None else parse_value(fields[k].type, v, f"[{config.section}] {k}")
+            k: None if v is None and takes_none(fields[k].type) else parse_value(fields[k].type, v, f"[{config.section}] {k}")
             for k, v in values.items()
         }
     )

@@ -93,7 +93,11 @@ def ending_of(command: str, folder: Path) -> Ending:
     ]
     found = run(*words)
     told = without_times(json.loads(found.out), folder) if found.out else None
-    return Ending(found.code, found.err, json.dumps(told, sort_keys=True), json.dumps(made_in(folder), sort_keys=True))
+    try:
+        made = json.dumps(made_in(folder), sort_keys=True)
+    except OSError as error:
+        made = str(error)
+    return Ending(found.code, found.err, json.dumps(told, sort_keys=True), made)
 
 
 def made_in(folder: Path) -> list[object]:
