@@ -24,6 +24,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     cause = error.__cause__ or error.__context__
     return (
         isinstance(error, MemoryError)
-        or (isinstance(error, MEANT) or is_panic(error)) and any(one in str(error) for one in SAID)
+        or ((isinstance(error, MEANT) or is_panic(error)) and any(one in str(error) for one in SAID))
         or (cause is not None and is_out_of_memory(cause))
     )

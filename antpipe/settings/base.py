@@ -174,7 +174,9 @@ def from_json(config: type[C], values: Mapping[str, Any]) -> C:
             raise UsageError(f"unknown setting {key!r} in [{config.section}]")
     return config(
         **{
-            k: None if v is None and takes_none(fields[k].type) else parse_value(fields[k].type, v, f"[{config.section}] {k}")
+            k: None
+            if v is None and takes_none(fields[k].type)
+            else parse_value(fields[k].type, v, f"[{config.section}] {k}")
             for k, v in values.items()
         }
     )

@@ -1,10 +1,10 @@
 """Treat stores, runs and files badly, and count what became of them.
 
-    python -m tests.torture FOLDER --minutes 30 --seed 0     trials of all kinds, drawn by the seed
-    python -m tests.torture FOLDER --table docs/reliability.md    write the table of FOLDER's ledger into a page
+    python -m tests.torture FOLDER --minutes 30 --seed 0           trials of all kinds, drawn by the seed
+    python -m tests.torture FOLDER --table docs/reliability.md     write the table of FOLDER's ledger into a page
 
-Each trial adds a line to FOLDER/ledger.jsonl; those that are there already are not repeated. What a failed trial left is
-kept in FOLDER/trials. Exit code 1 if a trial failed.
+Each trial adds a line to FOLDER/ledger.jsonl; those that are there already are not repeated. What a failed trial left
+is kept in FOLDER/trials. Exit code 1 if a trial failed.
 """
 
 import argparse

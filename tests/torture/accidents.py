@@ -180,7 +180,9 @@ def judged(what: str, ended: Ended, work: Work, folder: Path) -> Found:
     if after.hung:
         return Found(HUNG, f"{what}, then")
     if after.wrong:
-        return Found(LOST if "LostError" in after.wrong or "writers.py" in after.wrong else UNEXPECTED, what, after.wrong)
+        return Found(
+            LOST if "LostError" in after.wrong or "writers.py" in after.wrong else UNEXPECTED, what, after.wrong
+        )
     if after.code:
         return Found(CRASHED, what, f"the next one ended with {after.code}")
     said = ended.value or ""
@@ -303,7 +305,7 @@ def forbidden(place: Place, random: Random) -> Found:
 
 
 def obey_modes() -> None:
-    """Make root a user like others: without the capabilities CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH (linux/capability.h).
+    """Make root a user like others: without CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH (linux/capability.h, 1 and 2).
 
     The C library offers capget and capset, as version 3 has them, for the whole process.
     """

@@ -63,7 +63,7 @@ class Ending:
 
 
 def small_store(folder: Path) -> None:
-    """A domain with whitened text in FOLDER/s, a judged run with learned ids in FOLDER/r, and tables of another shop."""
+    """A domain with whitened text in FOLDER/s, a judged run in FOLDER/r, and tables of another shop."""
     store = Store(folder / "s")
     make_trainable(store, "A", widths=NARROW)
     whiten(store, ["A"], "text", WhitenConfig(dims=4))
@@ -73,7 +73,9 @@ def small_store(folder: Path) -> None:
     evaluate_run(store, folder / "r", "A", EvaluateConfig(device="cpu"))
     (folder / "tables").mkdir()
     items = [f"i{item},Thing {item},{item}.5" for item in range(12)]
-    orders = [f"u{user},i{(user * 5 + step) % 12},{1600000000 + 86400 * step}" for user in range(9) for step in range(5)]
+    orders = [
+        f"u{user},i{(user * 5 + step) % 12},{1600000000 + 86400 * step}" for user in range(9) for step in range(5)
+    ]
     for name, lines in (("items", ["item_id,title,price", *items]), ("orders", ["user_id,item_id,timestamp", *orders])):
         (folder / "tables" / f"{name}.csv").write_text("\n".join([*lines, ""]))
 

@@ -24,7 +24,7 @@ from tests.torture.trial import REFUSED, SILENT, UNEXPECTED, WHOLE, Found, Place
 READING = tuple(name for name in COMMANDS if name != "ingest")
 # What an edited value becomes.
 VALUES = (None, True, False, 0, -3, 4, 10**12, 0.5, -1.5, "", "x", "../x", [], {}, [{}], {"a": 1})
-EDITS = 30  # per trial
+EDITS = 15  # per trial
 
 
 # -- bytes ------------------------------------------------------------------------------------------------------------

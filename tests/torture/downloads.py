@@ -24,6 +24,7 @@ PATIENT = FetchConfig(
     retry_permanent=True,
 )  # fmt: skip
 ADDRESSES = 25
+SIZES = (b"5", b"zz", b"-1", b"f" * 30)  # of chunks
 LINES = ("HTTP/1.1 200 OK\r\n", "HTTP/9 200 OK\r\n", "HTTP/1.1 2000 OK\r\n", "HTP\r\n", "\r\n")
 
 
@@ -51,9 +52,11 @@ def fault(good: bytes, server: PictureServer, random: Random) -> bytes | list[Pa
         answer(gzip.compress(good), headers=["Content-Encoding: gzip"]),
         answer(gzip.compress(bytes(10**6)), headers=["Content-Encoding: gzip"]),
         answer(gzip.compress(good)[:-9], headers=["Content-Encoding: gzip, br"]),
-        redirect(random.choice(["/", "/0", "file:///etc/passwd", "//[::1", "http://[", "ftp://x/", "\\\\x", "a" * 5000])),
+        redirect(
+            random.choice(["/", "/0", "file:///etc/passwd", "//[::1", "http://[", "ftp://x/", "\\\\x", "a" * 5000])
+        ),
         redirect(server.url(f"/{random.randrange(ADDRESSES)}")),
-        f"{random.choice(LINES)}Transfer-Encoding: chunked\r\n\r\n{random.choice(['5', 'zz', '-1', 'f' * 30])}\r\n".encode(),
+        random.choice(LINES).encode() + b"Transfer-Encoding: chunked\r\n\r\n" + random.choice(SIZES) + b"\r\n",
         random.choice(LINES).encode() + b"X: " + random.randbytes(40) + b"\r\n\r\n" + good,
         answer(good, headers=[f"X-{n}: {'y' * 500}" for n in range(random.choice([3, 300]))]),
         mutated(answer(good), random),
@@ -90,7 +93,7 @@ def bad_server(place: Place, random: Random) -> Found:
 def kept_wrong(domain: Path) -> str:
     """A picture in the cache that is not what its name says; '' if there is none."""
     for path in (domain / FOLDER).rglob("*"):
-        if path.is_file() and path.stem.isalnum() and len(path.stem) == 64:
-            if hashlib.sha256(path.read_bytes()).hexdigest() != path.stem:
-                return f"{path} has other content than its name says"
+        named = path.is_file() and len(path.stem) == 64
+        if named and hashlib.sha256(path.read_bytes()).hexdigest() != path.stem:
+            return f"{path} has other content than its name says"
     return ""

@@ -1,4 +1,4 @@
-"""Files, values and requests of strangers, given to what reads them: a value, or a refusal; nothing else, and in time."""
+"""Files, values and requests of strangers, given to what reads them: a value or a refusal, and in time."""
 
 import bz2
 import gzip
@@ -60,8 +60,8 @@ CELLS = [
     b"['Beauty', 'Hair Care']", b"array(['a', 'b'], dtype=object)", b'["a", {"name": "x", "id": 3}]', b"{'a': 1.5}",
     b"$1,234.56", b"EUR 12,50 - 14", b"1.234,5 kr", b"3 for $5", b"2021-03-04T05:06:07+01:00", b"1617181920", b"4.5",
     b"<p>Wool &amp; <b>silk</b></p>", b"A title &#39;with&#39; marks", b"Home > Kitchen | Pots", b"a.png, b.jpg",
-    b"http://user@example.org:80/p%20q.png?x=1#f", b"https://[2001:db8::1]/x", b"//cdn.example.com/a.webp", b"1e3", b"nan",
-    b"price < 50 and in_stock = 'yes' or not lower(title) like 'a%'", b"%d.%m.%Y %H:%M", b"\xe6\x97\xa5\xe6\x9c\xac", b"",
+    b"http://user@example.org:80/p%20q.png?x=1#f", b"https://[2001:db8::1]/x", b"//cdn.example.com/a.webp", b"nan",
+    b"price < 50 and in_stock = 'yes' or not lower(title) like 'a%'", b"%d.%m.%Y %H:%M", b"\xe6\x97\xa5", b"",
 ]  # fmt: skip
 COLUMNS = {"price": "Float64", "in_stock": "String", "title": "String", "n": "Int64", "ok": "Boolean"}
 
@@ -115,7 +115,7 @@ def judged(what: str, place: Place, inputs: Iterable[Any], read: Read) -> Found:
     """Read each input; a refusal is an answer."""
     bounded()
     count = refused = 0
-    for count, one in enumerate(inputs, 1):  # noqa: B007 -- how many there were
+    for count, one in enumerate(inputs, 1):
         try:
             read(one)
         except REFUSALS as error:
@@ -334,7 +334,9 @@ def checkpoint_files(place: Place, random: Random) -> Found:
     return given_to(read_checkpoint, place, name, contents, f"checkpoint {name}")
 
 
-SETTINGS = b'[train]\nlr = 1e-3\nepochs = 3\n[model]\nwidth = 16\n[stage.mine]\nencoder = "reset"\n[ingest]\nmin_user = 5\n'
+SETTINGS = (
+    b'[train]\nlr = 1e-3\nepochs = 3\n[model]\nwidth = 16\n[stage.mine]\nencoder = "reset"\n[ingest]\nmin_user = 5\n'
+)
 
 
 def settings_files(place: Place, random: Random) -> Found:

@@ -34,20 +34,20 @@ class Ledger:
     """Lines of a file, of which the last one may be cut short."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
 
     def add(self, line: Line) -> None:
-        with self._path.open("a", encoding="utf-8") as stream:
+        with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(asdict(line)) + "\n")
 
     def lines(self) -> list[Line]:
         """All that are whole; the file then ends with one."""
-        if not self._path.exists():
+        if not self.path.exists():
             return []
-        content = self._path.read_text(encoding="utf-8")
+        content = self.path.read_text(encoding="utf-8")
         whole = content[: content.rfind("\n") + 1]
         if whole != content:
-            self._path.write_text(whole, encoding="utf-8")
+            self.path.write_text(whole, encoding="utf-8")
         return [Line(**json.loads(line)) for line in whole.splitlines()]
 
     def done(self, seed: int) -> set[tuple[str, int]]:

@@ -23,7 +23,7 @@ WHEN = st.floats(0, 1)
 LONGEST = 70  # operations of a writer, about
 # Whose files can be damaged without hitting another one's.
 FILES = {"price": ("s/A/price.arrow",), "run": ("r/checkpoint.json",), "document": ("r/x.json",)}
-STEPS = 24  # per trial, at most
+STEPS = 16  # per trial, at most
 REFUSED_NOW = -1  # what a reader finds that is refused
 
 
@@ -130,7 +130,7 @@ def store_machine(place: Place, random: Random) -> Found:
     machine = type("Machine", (StoreMachine,), {"template": place.whole / "artefacts", "scratch": place.scratch})
     examples = settings(
         max_examples=2,
-        stateful_step_count=12,
+        stateful_step_count=8,
         deadline=None,
         database=None,
         phases=(Phase.generate,),

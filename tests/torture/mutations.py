@@ -6,14 +6,16 @@ from random import Random
 # What readers stumble over more often than over random bytes.
 TOKENS = (
     b'"', b"'", b"\\", b"{", b"}", b"[", b"]", b"(", b")", b",", b";", b"\t", b"\r", b"\n", b"\x00", b"\xff", b"\xfe",
-    b"null", b"nan", b"NaN", b"inf", b"-inf", b"1e999", b"-1", b"0", b"1e-400", b"9" * 25, b"1.797e308", b"0x41", b"1_0",
+    b"null", b"nan", b"NaN", b"inf", b"-inf", b"1e999", b"-1", b"0", b"1e-400", b"9" * 25, b"1.797e308", b"1_0",
     b"true", b"None", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xe2\x80\xae", b"\x1b[2J", b"\\u0000", b"\\ud800", b"&#0;",
     b"&#x110000;", b"&lt;", b"<script>", b"<!--", b"<br", b"../", b"/etc/passwd", b"http://", b"https://[::1", b"file://",
     b"%00", b"%s", b"{0}", b"$1.234,56", b"1970-01-01", b"9999-12-31T23:59:60Z", b"0000-00-00", b"31.02.2020", b"=1+1",
-    b"\xf0\x9f\x98\x80", b"\xcc\x81" * 20, b"\xef\xbf\xbe", b"\xc2\x85", b"\xe2\x80\xa8", b"array(", b"[" * 200, b"a" * 3000,
+    b"\xf0\x9f\x98\x80", b"\xcc\x81" * 20, b"\xef\xbf\xbe", b"\xc2\x85", b"\xe2\x80\xa8", b"array(", b"[" * 200,
+    b"a" * 3000,
 )  # fmt: skip
-NUMBERS = tuple(int(value).to_bytes(width, "little", signed=value < 0) for width in (1, 2, 4, 8) for value in (0, 1, -1))
-NUMBERS += tuple((2 ** (8 * width - 1) - 1).to_bytes(width, "little") for width in (1, 2, 4, 8))
+WIDTHS = (1, 2, 4, 8)
+NUMBERS = tuple(int(one).to_bytes(width, "little", signed=one < 0) for width in WIDTHS for one in (0, 1, -1))
+NUMBERS += tuple((2 ** (8 * width - 1) - 1).to_bytes(width, "little") for width in WIDTHS)
 
 
 def mutated(content: bytes, random: Random, others: Sequence[bytes] = ()) -> bytes:

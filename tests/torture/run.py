@@ -11,9 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
-import filelock  # noqa: F401 -- this and others are loaded before the forks, which would each load them again
+import faiss  # noqa: F401 -- this and others are loaded before the forks, which would each load them again
+import filelock  # noqa: F401
 import polars  # noqa: F401
 import torch
+import torch._dynamo.callback
 
 from tests.torture import accidents, commands, corruption, downloads, fuzz, machine, writers
 from tests.torture.ledger import Ledger, Line

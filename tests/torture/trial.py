@@ -1,10 +1,12 @@
 """One trial: a copy of a store or a file meets an accident in a process of its own, and what became of it."""
 
+import ctypes
 import json
 import os
 import select
 import shutil
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -24,7 +26,7 @@ SECONDS = 120.0  # after which a trial hangs
 
 @dataclass(frozen=True)
 class Found:
-    """outcome: WHOLE, REFUSED or one of FAILURES. command: what was disturbed, and how. inputs: files, rows, requests."""
+    """outcome: WHOLE, REFUSED or one of FAILURES. command: what was disturbed. inputs: files, rows, requests."""
 
     outcome: str
     command: str
@@ -70,6 +72,7 @@ class Forked:
         if not self.process:
             os.close(self._reading)
             os.setpgid(0, 0)
+            end_with_parent()
             if said is not None:
                 handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
                 os.dup2(handle, 1)
@@ -79,9 +82,11 @@ class Forked:
                 value = work()
             except BaseException:
                 wrong = traceback.format_exc()[-3000:]
-            with os.fdopen(writing, "w") as stream:
-                json.dump([value, wrong], stream)
-            os._exit(0)
+            try:
+                with os.fdopen(writing, "w") as stream:
+                    json.dump([value, wrong], stream)
+            finally:
+                os._exit(0)
         os.close(writing)
 
     def end(self, seconds: float = SECONDS) -> Ended:
@@ -109,6 +114,12 @@ class Forked:
             os.killpg(self.process, signal.SIGKILL)
         except ProcessLookupError:
             os.kill(self.process, signal.SIGKILL)
+
+
+def end_with_parent() -> None:
+    """Let Linux kill this process when the one that made it has ended."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def forked(work: Callable[[], Any]) -> str:

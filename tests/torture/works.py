@@ -9,7 +9,7 @@ from pathlib import Path
 from antpipe.errors import AntpipeError
 from antpipe.features.status import status
 from antpipe.store.store import Store
-from tests.torture.commands import COMMANDS, Ending, contents, ending_of, right_ending
+from tests.torture.commands import Ending, contents, ending_of, right_ending
 from tests.torture.trial import REFUSED, UNEXPECTED, WHOLE, Found, Place, copied
 from tests.torture.writers import WRITERS, look
 
@@ -24,8 +24,8 @@ class LostError(Exception):
 
 @dataclass(frozen=True)
 class Work:
-    """template: the folder that it is done in a copy of. do: does it (number: in which version, from 2), and returns
-    what it refused with. check: raises LostError or AssertionError unless all is whole, now and after the next writer."""
+    """template: it is done in a copy of this folder. do: does it (number: in which version, from 2), and returns what
+    it refused with. check: raises LostError or AssertionError unless all is whole, now and after the next writer."""
 
     name: str
     template: str

@@ -1,6 +1,6 @@
 """Writers of single artefacts, in numbered versions, and the version that is there now.
 
-Whatever happens to the writer of version 2: version 1 or 2 is there, whole, and the next writer leaves 3 and no scratch.
+Whatever happens to the writer of version 2: version 1 or 2 is there, whole; the next writer leaves 3 and no scratch.
 """
 
 from collections.abc import Callable
