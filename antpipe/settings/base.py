@@ -126,11 +126,6 @@ def base_type(annotation: Any) -> Any:
     return annotation
 
 
-def takes_none(annotation: Any) -> bool:
-    """Whether None is a value of this type, such as `int | None`."""
-    return isinstance(annotation, types.UnionType) and types.NoneType in annotation.__args__
-
-
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", Path: "a path"}
 
 
@@ -172,11 +167,8 @@ def from_json(config: type[C], values: Mapping[str, Any]) -> C:
     for key in values:
         if key not in fields:
             raise UsageError(f"unknown setting {key!r} in [{config.section}]")
-    return config(
-        **{
-            k: None
-            if v is None and takes_none(fields[k].type)
-            else parse_value(fields[k].type, v, f"[{config.section}] {k}")
-            for k, v in values.items()
-        }
-    )
+    optional = {name for name, field in fields.items() if base_type(field.type) is not field.type}
+    read = {}
+    for k, v in values.items():
+        read[k] = v if v is None and k in optional else parse_value(fields[k].type, v, f"[{config.section}] {k}")
+    return config(**read)

@@ -12,6 +12,8 @@ import pytest
 
 pytest.importorskip("fastapi", reason="pip install 'antpipe[serve]'")
 pytest.importorskip("resource", reason="needs limits of a process")
+if sys.platform != "linux":
+    pytest.skip("forks of a process that has loaded torch: Linux alone", allow_module_level=True)
 from tests.conftest import REPOSITORY
 from tests.torture import mutations
 from tests.torture.accidents import facts_in, tear
@@ -83,6 +85,18 @@ def test_a_ledger_that_was_cut_short_goes_on_after_its_last_whole_line(tmp_path:
     ledger.add(line(1))
     assert ledger.done(0) == {("kill", 0), ("kill", 1)}
     assert ledger.done(1) == set()
+
+
+def test_a_trial_that_failed_is_repeated_and_counts_once(tmp_path: Path) -> None:
+    ledger, page = Ledger(tmp_path / "l"), tmp_path / "page.md"
+    ledger.add(line(0, outcome=SILENT))
+    assert ledger.done(0) == set()
+    ledger.add(line(0))
+    assert ledger.done(0) == {("kill", 0)}
+    page.write_text(f"{BEGIN}\n{END}\n")
+    rewrite(page, ledger.lines())
+    assert "1 of these trials failed at first." in page.read_text()
+    assert counted_in(page) == [1, 1, 1, 0, 0]
 
 
 def test_a_seed_draws_the_same_trials_however_often_it_is_asked() -> None:

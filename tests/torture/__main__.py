@@ -3,8 +3,8 @@
     python -m tests.torture FOLDER --minutes 30 --seed 0           trials of all kinds, drawn by the seed
     python -m tests.torture FOLDER --table docs/reliability.md     write the table of FOLDER's ledger into a page
 
-Each trial adds a line to FOLDER/ledger.jsonl; those that are there already are not repeated. What a failed trial left
-is kept in FOLDER/trials. Exit code 1 if a trial failed.
+Each trial adds a line to FOLDER/ledger.jsonl; only those that failed are repeated. What a failed trial left is kept in
+FOLDER/trials. Exit code 1 if a trial failed, and not when it was repeated.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from antpipe.runtime.process import tune_process
 def main(arguments: list[str]) -> int:
     given = parser().parse_args(arguments)
     tune_process()
-    from tests.torture.ledger import Ledger, rewrite, table
+    from tests.torture.ledger import Ledger, latest, rewrite, table
     from tests.torture.run import prepare, schedule, torture
 
     given.folder.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
         print("\n".join(table(ledger.lines())))
     else:
         rewrite(given.table, ledger.lines())
-    failed = [line for line in ledger.lines() if line.failed]
+    failed = [line for line in latest(ledger.lines()) if line.failed]
     for line in failed:
         print(f"{line.kind} {line.number}: {line.outcome}: {line.command}\n{line.told}", file=sys.stderr)
     return min(1, len(failed))

@@ -193,13 +193,17 @@ def judged(what: str, ended: Ended, work: Work, folder: Path) -> Found:
 
 
 def has_strace() -> bool:
-    return shutil.which("strace") is not None
+    """Whether system calls can be traced here."""
+    if shutil.which("strace") is None:
+        return False
+    return subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, check=False).returncode == 0
 
 
 def watched(work: Work, folder: Path, *flags: str) -> Ended:
     """Do a work under strace, which may end it."""
 
     def do() -> str:
+        ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1))  # PR_SET_PTRACER: any process may trace this one
         until = time.monotonic() + 20
         while "TracerPid:\t0\n" in Path("/proc/self/status").read_text():
             assert time.monotonic() < until, "strace did not attach"
@@ -274,13 +278,20 @@ def memory_limit(place: Place, random: Random) -> Found:
     folder = work.copy(place)
 
     def do() -> str:
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + more, resource.RLIM_INFINITY))
+        limit_memory(more)
         said = work.do(folder, 2)
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         return said
 
     return judged(f"{work.name}, {more >> 10} KiB of memory", Forked(do).end(), work, folder)
+
+
+def limit_memory(more: int) -> None:
+    """Let this process grow by so many bytes at most, where the system tells how large it is."""
+    facts = Path("/proc/self/statm")
+    if facts.exists():
+        used = int(facts.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + more, resource.RLIM_INFINITY))
 
 
 def forbidden(place: Place, random: Random) -> Found:

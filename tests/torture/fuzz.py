@@ -5,7 +5,6 @@ import gzip
 import io
 import json
 import lzma
-import resource
 import traceback
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
@@ -42,6 +41,7 @@ from antpipe.store.store import Store
 from tests.support.releases import encode, ingest_release, product, review, review_2023
 from tests.support.shops import picture
 from tests.torture import mutations
+from tests.torture.accidents import limit_memory
 from tests.torture.mutations import mutants, mutated
 from tests.torture.trial import REFUSED, UNEXPECTED, WHOLE, Found, Place
 
@@ -113,7 +113,7 @@ def cells(place: Place, random: Random) -> Found:
 
 def judged(what: str, place: Place, inputs: Iterable[Any], read: Read) -> Found:
     """Read each input; a refusal is an answer."""
-    bounded()
+    limit_memory(MEMORY)  # no input may make a process as large as the machine
     count = refused = 0
     for count, one in enumerate(inputs, 1):
         try:
@@ -126,12 +126,6 @@ def judged(what: str, place: Place, inputs: Iterable[Any], read: Read) -> Found:
             (place.scratch / "input").write_bytes(repr(one).encode())
             return Found(UNEXPECTED, what, f"{traceback.format_exc()[-1500:]}\n{one!r}"[:3000], count)
     return Found(REFUSED if refused else WHOLE, what, f"{refused} of {count} refused", count)
-
-
-def bounded() -> None:
-    """No input may make a process as large as the machine."""
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
 
 
 # -- rows and lines ---------------------------------------------------------------------------------------------------
@@ -164,7 +158,7 @@ def table_rows(place: Place, random: Random) -> Found:
     path = place.scratch / f"rows.{form}"
     path.write_bytes(content)
     read, rejects = 0, Rejects(10**6)
-    bounded()
+    limit_memory(MEMORY)  # no input may make a process as large as the machine
     try:
         table = open_table(path, quotes)
         for read, _ in enumerate(read_rows(table, table.columns, rejects), 1):  # noqa: B007
@@ -183,7 +177,7 @@ def ingested_table(place: Place, random: Random) -> Found:
     items.write_bytes(b"\n".join(rows))
     store = Store(place.scratch / "s")
     settings = TableConfig(quotes=False, time_unit=random.choice(("order", "order", "auto", "s")))
-    bounded()
+    limit_memory(MEMORY)  # no input may make a process as large as the machine
     try:
         ingest_table(store, "N", table_source(orders, items), FORGIVING, settings)
     except AntpipeError as error:
@@ -197,7 +191,7 @@ def ingested_reviews(place: Place, random: Random) -> Found:
     (place.scratch / "N.json").write_bytes(b"\n".join([rows[0], *some_mutated(rows, random)]))
     (place.scratch / "meta_N.json").write_bytes(b"\n".join([PRODUCTS[0], *some_mutated(PRODUCTS, random, count=600)]))
     store = Store(place.scratch / "s")
-    bounded()
+    limit_memory(MEMORY)  # no input may make a process as large as the machine
     try:
         options = AmazonConfig(review_format=form)
         ingest_release(store, place.scratch, "N", FORGIVING, options=options)

@@ -51,12 +51,18 @@ class Ledger:
         return [Line(**json.loads(line)) for line in whole.splitlines()]
 
     def done(self, seed: int) -> set[tuple[str, int]]:
-        """Kinds and numbers of the trials of a seed that are there."""
-        return {(line.kind, line.number) for line in self.lines() if line.seed == seed}
+        """Kinds and numbers of the trials of a seed that are there and did not fail: no need to repeat them."""
+        return {(line.kind, line.number) for line in latest(self.lines()) if line.seed == seed and not line.failed}
 
 
-def table(lines: Sequence[Line]) -> list[str]:
+def latest(lines: Iterable[Line]) -> list[Line]:
+    """The last line of each trial."""
+    return list({(line.kind, line.seed, line.number): line for line in lines}.values())
+
+
+def table(every: Sequence[Line]) -> list[str]:
     """The counts as a Markdown table: kinds, trials and inputs; how many left all whole, were refused, failed."""
+    lines = latest(every)
     kinds = dict.fromkeys(line.kind for line in sorted(lines, key=lambda line: line.kind))
     rows = [_row(next(line.about for line in lines if line.kind == kind), _of(lines, kind)) for kind in kinds]
     head = ["| what happens | trials | inputs | nothing lost, right result | refused by name | failed | minutes |"]
@@ -81,7 +87,11 @@ def rewrite(page: Path, lines: Sequence[Line]) -> None:
     _, found, after = rest.partition(END)
     if not found:
         raise SystemExit(f"{page}: it lacks {BEGIN} and {END}")
-    page.write_text("\n".join([f"{before}{BEGIN}", *table(lines), f"{END}{after}"]), encoding="utf-8")
+    again = len(lines) - len(latest(lines))
+    said = [f"{again} of these trials failed at first. What they found was mended, and they were repeated.", ""]
+    page.write_text(
+        "\n".join([f"{before}{BEGIN}", *said[: 2 * again], *table(lines), f"{END}{after}"]), encoding="utf-8"
+    )
 
 
 def counted_in(page: Path) -> list[int]:
