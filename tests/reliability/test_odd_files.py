@@ -2,6 +2,9 @@
 
 import io
 import json
+import re
+import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -214,3 +217,22 @@ def test_a_picture_encoder_whose_file_holds_code_is_refused_and_its_code_not_run
     with pytest.raises(DataError, match=r"w\.bin: not a file of tensors alone"):
         load_timm(replace(located), torch.device("cpu"))
     assert not (tmp_path / MARK).exists()
+
+
+# -- writes that break off --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most", [20, 300, 1300])  # the holder of the lock, the feature, the manifest
+def test_a_write_that_breaks_off_names_its_file(folder: Path, tmp_path: Path, most: int) -> None:
+    resource = pytest.importorskip("resource")
+    store = Path(shutil.copytree(folder / "s", tmp_path / "s"))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+        found = run("whiten", "--modality", "text", "--domains", "A", "--dims", "3", "--force", "--store", store)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert found.code == 1
+    assert re.search(rf"error: {re.escape(str(store))}/A/\S+: .*[Ff]ile too large", found.err), found.err

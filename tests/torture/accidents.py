@@ -163,11 +163,19 @@ def at_operation(how: str) -> Callable[[Place, Random], Found]:
         what = f"{work.name}, {how} at operation {at}"
         if how == POWER and (flushed := unpowered_facts(folder)) is not None:
             tear(folder, before | flushed, random)
+        if how == FULL and ended.value and not names_a_file(ended.value, folder):
+            return Found(UNEXPECTED, what, f"no file is named: {ended.value}")
         if "Counted: " in ended.wrong:  # the last operations depend on what is there
             ended = Ended(None, "", 0)
         return judged(what, ended, work, folder)
 
     return trial
+
+
+def names_a_file(said: str, folder: Path) -> bool:
+    """Whether the error among what was said names a file of the folder."""
+    errors = [line for line in said.splitlines() if "error: " in line] or [said]
+    return all(str(folder) in line for line in errors)
 
 
 def judged(what: str, ended: Ended, work: Work, folder: Path) -> Found:
@@ -269,7 +277,10 @@ def file_limit(place: Place, random: Random) -> Found:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         return said
 
-    return judged(f"{work.name}, files of at most {most} bytes", Forked(do).end(), work, folder)
+    ended, what = Forked(do).end(), f"{work.name}, files of at most {most} bytes"
+    if ended.value and not names_a_file(ended.value, folder):
+        return Found(UNEXPECTED, what, f"no file is named: {ended.value}")
+    return judged(what, ended, work, folder)
 
 
 def memory_limit(place: Place, random: Random) -> Found:
