@@ -109,11 +109,11 @@ def load_model(settings: TextSettings, seed: int = 0) -> Any:
     In bf16 the transformer's weights are bf16; what follows it (pooling, dense layers, normalisation) computes in
     float32. seed: for parameters that the weights lack (see `load_checked`). Raises DataError if it cannot be loaded.
     """
+    require_no_code(settings.located)
     import sentence_transformers
     import torch
 
     require_backend(settings.backend)
-    require_no_code(settings.located)
     use_planless_attention()  # in Ray's workers, choose_device did not
     hint = {"fp32": "f32", "bf16": "bf16"}[settings.precision]
     more = {"ov_config": {"INFERENCE_PRECISION_HINT": hint}} if settings.backend == "openvino" else {}
