@@ -214,7 +214,7 @@ def test_a_picture_encoder_whose_file_holds_code_is_refused_and_its_code_not_run
     path = tmp_path / "w.bin"
     torch.save({"state_dict": {"w": torch.ones(1)}, "x": Running(str(tmp_path / MARK))}, path)
     located = Located("timm:resnet18/w.bin", "timm:resnet18/w.bin", "file", "0", path)
-    with pytest.raises(DataError, match=r"w\.bin: not a file of tensors alone"):
+    with pytest.raises(DataError, match=r"w\.bin does not hold weights that are tensors alone"):
         load_timm(replace(located), torch.device("cpu"))
     assert not (tmp_path / MARK).exists()
 

@@ -112,7 +112,8 @@ def require_plain(located: Located) -> None:
         torch.load(located.path, map_location="meta", weights_only=True)
     except Exception as error:  # for a damaged file it raises nearly anything
         raise DataError(
-            f"image encoder {located.asked}: {located.path}: not a file of tensors alone: {first_line(error)}"
+            f"image encoder {located.asked}: {located.path} does not hold weights that are tensors alone: "
+            f"{first_line(error)}"
         ) from None
 
 
