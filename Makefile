@@ -9,7 +9,7 @@ SEED ?= 0
 FOLDER ?= torture
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test check torture coverage docs docs-check clean
+.PHONY: demo test slow check torture coverage docs docs-check clean
 
 demo: $(READY)
 	$(BIN)/antpipe demo --store demo-store
@@ -18,8 +18,12 @@ demo: $(READY)
 # so there only `make coverage` counts them.
 test: check
 	if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 12))'; then \
-		COVERAGE_CORE=sysmon $(PYTEST) --cov --cov-report= && echo "lines covered: $$($(BIN)/coverage report --format=total)%"; \
-	else $(PYTEST); fi
+		COVERAGE_CORE=sysmon $(PYTEST) -m 'not slow' --cov --cov-report= && echo "lines covered: $$($(BIN)/coverage report --format=total)%"; \
+	else $(PYTEST) -m 'not slow'; fi
+
+# What takes more than a few seconds each: processes that are killed, clusters, benchmarks, notebooks.
+slow: $(READY)
+	$(PYTEST) -m slow
 
 coverage: $(READY)
 	$(PYTEST) --cov --cov-report=term

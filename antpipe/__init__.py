@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from antpipe.api.runs import Evaluation, Run, Vectors
     from antpipe.api.serving import serve, service
     from antpipe.api.training import import_ant_checkpoint, plan_race, plan_training, train
+    from antpipe.api.upkeep import doctor, store_gc
     from antpipe.errors import (
         AntpipeError,
         DataError,
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
     from antpipe.store.artefacts import StageResult, State
     from antpipe.store.domain import Domain
     from antpipe.store.store import Store
+    from antpipe.upkeep.findings import Finding
+    from antpipe.upkeep.unused import Collected
 
 _HOMES = {
     "antpipe.store.store": ("Store",),
@@ -86,6 +89,9 @@ _HOMES = {
     "antpipe.api.reporting": ("write_report", "plot"),
     "antpipe.report.write": ("WrittenReport",),
     "antpipe.api.overview": ("status", "stats", "runs", "next_step", "encoders", "demo"),
+    "antpipe.api.upkeep": ("doctor", "store_gc"),
+    "antpipe.upkeep.findings": ("Finding",),
+    "antpipe.upkeep.unused": ("Collected",),
     "antpipe.api.exports": (
         "export_vectors",
         "export_faiss",

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from antpipe import __version__
-from antpipe.commands import exports, features, imports, ingest, judging, overview, reporting, training, using
+from antpipe.commands import exports, features, imports, ingest, judging, overview, reporting, training, upkeep, using
 from antpipe.commands.flags import app
 from antpipe.errors import AntpipeError, SameCommand, UsageError
 from antpipe.runtime.disk import FULL, folder_of
@@ -25,7 +25,7 @@ from antpipe.store.next_command import shell
 from antpipe.training.parallel import world_of
 
 # Loading these modules registers their commands.
-COMMANDS = (ingest, imports, features, training, judging, reporting, using, exports, overview)
+COMMANDS = (ingest, imports, features, training, judging, reporting, using, exports, overview, upkeep)
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 

@@ -305,6 +305,7 @@ class RecommendKeywords(TypedDict, total=False):
     diversify: float
     explain: bool
     unknown: str
+    device: str
 
 
 class SimilarKeywords(TypedDict, total=False):

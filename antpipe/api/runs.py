@@ -236,7 +236,8 @@ class Run:
         who = [users] if isinstance(users, str) else list(users)
         if not who and not histories:
             raise UsageError("name users or histories to recommend for")
-        opened = open_with(self.store, self.folder, domain, Path(new_items) if new_items is not None else None)
+        added = Path(new_items) if new_items is not None else None
+        opened = open_with(self.store, self.folder, domain, added, chosen.device)
         rows = [*user_histories(opened, who, chosen.unknown)]
         rows += [history_of(opened, items, chosen.unknown) for items in histories]
         found = recommend_after(opened, rows, offer=offer_for(opened, chosen), wishes=wishes_of(chosen))

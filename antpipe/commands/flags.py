@@ -39,6 +39,8 @@ PIPELINE = (
     "import",
     "stats",
     "status",
+    "doctor",
+    "store",
     "fetch-images",
     "embed-text",
     "embed-image",
@@ -104,6 +106,8 @@ ingest = new_app("Turn raw reviews and a catalogue into domains of the store.")
 app.add_typer(ingest, name="ingest", rich_help_panel=DATA)
 imports = new_app("Take over what other tools made.")
 app.add_typer(imports, name="import", rich_help_panel=DATA)
+store = new_app("Look after the folder of a store.")
+app.add_typer(store, name="store", rich_help_panel=DATA)
 exports = new_app("Hand over a run or a domain to other tools.")
 app.add_typer(exports, name="export", rich_help_panel=USING)
 hub = new_app("Upload runs to a model hub, and download them.")

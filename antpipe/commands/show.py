@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from antpipe.store.figures import Figures, Overlap
     from antpipe.training.groups import GroupRow
     from antpipe.training.listing import RunSummary
+    from antpipe.upkeep.findings import Finding
+    from antpipe.upkeep.unused import Collected
 
 SHOWN = ("recall@10", "ndcg@10", "recall@50")  # of validation and slices; the others are in --json
 
@@ -277,6 +279,30 @@ def overview(by_domain: "Mapping[str, Sequence[State]]", runs: "Sequence[RunSumm
         stale = f"; changed since: {', '.join(run.changed)}" if run.changed else ""
         lines.append(f"run  {run.folder:<{width}}  {trained}  {reads}{stale}")
     lines += ["", f"next: {step}"] if step else []
+    return "\n".join(lines)
+
+
+def findings(found: "Sequence[Finding]") -> str:
+    """One line per finding: how bad, about what, and the command that mends it."""
+    lines = []
+    width = max((len(cell(one.about)) for one in found), default=0)
+    for one in found:
+        following = f"  next: {cell(one.next_command)}" if one.next_command else ""
+        lines.append(f"{one.severity:<7}  {cell(one.about):<{width}}  {cell(one.message)}{following}")
+    return "\n".join(lines)
+
+
+def leftovers(found: "Collected", remove: str) -> str:
+    """What nothing refers to, one line per file or folder; what is kept; and the command that removes the former."""
+    lines = [f"{cell(one.path)}  {one.bytes:,} bytes  {one.why}" for one in found.unused]
+    lines += [f"{cell(one.path)}  {one.bytes:,} bytes  kept: {one.why}" for one in found.unknown]
+    size = f"{sum(one.bytes for one in found.unused):,} bytes"
+    if not found.unused:
+        lines.append("nothing to remove")
+    elif found.removed:
+        lines.append(f"{len(found.unused)} removed, {size}")
+    else:
+        lines.append(f"{len(found.unused)} to remove, {size}; next: {remove}")
     return "\n".join(lines)
 
 

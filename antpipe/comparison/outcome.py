@@ -29,6 +29,7 @@ from antpipe.core.ranking import PROTOCOLS
 from antpipe.errors import DataError, IntegrityError
 from antpipe.evaluation.beyond import means
 from antpipe.evaluation.ranks import RANKS
+from antpipe.settings.comparison import OUTCOME_FORMAT
 from antpipe.store.next_command import spell
 from antpipe.store.store import Store
 from antpipe.store.tables import read_table
@@ -127,6 +128,7 @@ def outcome(
     for target in targets.values():
         target["notes"] = notes(target["arms"], config.protocol)
     return {
+        "format": OUTCOME_FORMAT,
         "control": CONTROL,
         "protocol": config.protocol,
         "metric": config.metric,

@@ -5,6 +5,7 @@ trained with one, if the item is among the last max_len items of the history. Th
 longer, not of unit length, and hold all of its terms but transitions and history, which are added.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,11 +48,12 @@ TEXT_BEGINS = 400  # characters kept of the text of an item without a title
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run opened for one domain, on the CPU, with the vectors of its items.
+    """A run opened for one domain, in the computer's memory, with the vectors of its items.
 
     encoded: (N, D) vectors as the sequence encoder reads them; items: (N, E) the same scaled to length 1 (E is D), or
     with a floor those of core/floor.py. catalogue: the features they are made of. known: what a floor knows of the
     domain. extra: the last of these items, if the store does not have them (serving/new_items.py), as rows of ITEMS.
+    device: where many histories are encoded and compared with items, as torch names it.
     """
 
     run: Path
@@ -64,6 +66,14 @@ class OpenRun:
     catalogue: Catalogue
     known: Untrained | None = None
     extra: "pl.DataFrame | None" = None
+    device: str = "cpu"
+
+    @cached_property
+    def there(self) -> "tuple[Ant, torch.Tensor]":
+        """The model and the encoded items on the device."""
+        if self.device == "cpu":
+            return self.model, self.encoded
+        return copy.deepcopy(self.model).to(self.device), self.encoded.to(self.device)
 
     def added(self, part: Examples) -> Pairs:
         """What is added to the scores of some items after the histories of these examples."""
@@ -73,7 +83,7 @@ class OpenRun:
 
     def after(self, part: Examples) -> Floats:
         """Vectors (Q, E) expected after the histories of these examples."""
-        unit = unit_rows(history_vectors(self.model, self.encoded, part))
+        unit = unit_rows(history_vectors(*self.there, part))
         return unit if self.known is None else queries_with_floor(self.model, unit, self.known, part)
 
     def inputs(self, rows: Ints) -> ItemInputs:

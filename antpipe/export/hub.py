@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from antpipe.errors import AntpipeError, DataError
-from antpipe.export.folder import ABOUT, Exported, replacing, require_free
-from antpipe.store.documents import read_json
+from antpipe.export.folder import ABOUT, FORMAT, Exported, replacing, require_free
+from antpipe.store.documents import read_json, refuse_newer
 from antpipe.training import checkpoint
 from antpipe.training.folder import RunFolder
 
@@ -63,9 +63,11 @@ def read_about(folder: Path) -> dict[str, Any]:
     """The content of export.json. Raises DataError if there is none."""
     path = folder / ABOUT
     try:
-        return read_json(path, dict[str, Any], EXPORT_AGAIN)
+        found = read_json(path, dict[str, Any], EXPORT_AGAIN)
     except FileNotFoundError:
         raise DataError(f"{folder}: not an export of antpipe ({ABOUT} is missing)", EXPORT_AGAIN) from None
+    refuse_newer(path, found.get("format"), FORMAT)
+    return found
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from antpipe.evaluation.ranks import read_evaluation
 from antpipe.export.folder import README, Exported, exporting, require_free
 from antpipe.export.model_card import UNKNOWN, Shown, card
 from antpipe.runtime.logs import log
-from antpipe.store.documents import read_json
+from antpipe.settings.comparison import OUTCOME_FORMAT
+from antpipe.store.documents import read_json, refuse_newer
 from antpipe.store.next_command import spell
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
@@ -143,6 +144,8 @@ def verdicts_on(comparison: Path, described: Checkpoint) -> list[dict[str, Any]]
     """What a comparison says of the arm of this run, by target: arm, seeds, metric, difference, verdict and why."""
     path = comparison / "comparison.json"
     try:
+        form = read_json(path, dict[str, Any], "antpipe compare --help").get("format")
+        refuse_newer(path, form, OUTCOME_FORMAT)
         outcome = read_json(path, Outcome, "antpipe compare --help")
     except FileNotFoundError:
         raise DataError(f"{path}: no finished comparison: it is missing", "antpipe compare --help") from None

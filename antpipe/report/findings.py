@@ -12,7 +12,9 @@ from antpipe.comparison.run import OUTCOME
 from antpipe.core.ranking import PROTOCOLS
 from antpipe.errors import DataError, IntegrityError, UsageError
 from antpipe.evaluation.beyond import means
-from antpipe.settings.comparison import CompareConfig
+from antpipe.settings.comparison import OUTCOME_FORMAT, CompareConfig
+from antpipe.store import documents
+from antpipe.store.documents import refuse_newer
 from antpipe.store.next_command import shell, spell
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
@@ -168,6 +170,7 @@ def read_outcome(folder: Path) -> Mapping[str, Any]:
     if not path.exists():
         return unfinished(folder)
     found = read_json(path)
+    refuse_newer(path, found.get("format"), OUTCOME_FORMAT)
     if not all(key in found for key in COMPARED):
         raise IntegrityError(f"{path}: not the outcome of a comparison", HELP)
     if not any(facts["arms"] for facts in found["targets"].values()):
@@ -300,11 +303,9 @@ def evaluation_of(run: Path, target: str, fingerprint: str) -> dict[str, Any] | 
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises IntegrityError naming the file if there is none."""
+    """The JSON object in a file. Raises IntegrityError naming the file if there is none, or another was written."""
+    mend = shell("head", "-c", "200", path)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise IntegrityError(f"{path}: cannot be read as JSON: {error}", shell("head", "-c", "200", path)) from None
-    if not isinstance(found, dict):
-        raise IntegrityError(f"{path}: not a JSON object", shell("head", "-c", "200", path))
-    return found
+        return documents.read_json(path, dict[str, Any], mend)
+    except FileNotFoundError:
+        raise IntegrityError(f"{path}: cannot be read: it is not there", mend) from None

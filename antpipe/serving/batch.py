@@ -28,7 +28,7 @@ from antpipe.serving.explain import explain
 from antpipe.serving.offer import Offer
 from antpipe.serving.recommend import DIGITS, Wishes, best_after, log_shortfall, titles_of
 from antpipe.serving.top import Top
-from antpipe.store.documents import read_json, write_json
+from antpipe.store.documents import NewerFormatError, read_json, refuse_newer, write_json
 from antpipe.store.lock import alone
 from antpipe.store.manifest import digest
 from antpipe.store.next_command import shell
@@ -38,7 +38,7 @@ from antpipe.training import checkpoint
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 LARGEST_PART = 8192  # histories
 CANDIDATES_AT_ONCE = 1 << 21  # of a part; they take about 50 bytes each
-PLAN = "plan.json"
+PLAN, FORMAT = "plan.json", 1
 FOUND = pl.Schema({"rank": pl.Int32, "item_id": pl.String, "score": pl.Float64, "title": pl.String})
 WHY = pl.Schema({"modality": pl.String, "because": pl.String, "method": pl.String})
 
@@ -168,10 +168,13 @@ def _begin(folder: Path, key: str, parts: int, *, force: bool) -> list[Path]:
     """The files of all parts, finished or not, of the request with this key. Those of another one are discarded."""
     plan = folder / PLAN
     try:
+        refuse_newer(plan, read_json(plan, dict[str, Any], None).get("format"), FORMAT)
         before = read_json(plan, Parts, None)["key"]
     except FileNotFoundError:
         before = None
     except IntegrityError as error:
+        if isinstance(error, NewerFormatError) and not force:
+            raise
         if not force:
             raise IntegrityError(f"{error.message}; --force begins again", SameCommand({"--force": None})) from None
         before = "unreadable"
@@ -185,7 +188,7 @@ def _begin(folder: Path, key: str, parts: int, *, force: bool) -> list[Path]:
     if before != key:
         for path in old:
             path.unlink()
-        write_json(plan, {"key": key, "parts": parts})
+        write_json(plan, {"format": FORMAT, "key": key, "parts": parts})
     return [folder / f"part-{number:05}.parquet" for number in range(parts)]
 
 

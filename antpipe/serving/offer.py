@@ -2,7 +2,9 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,9 @@ from antpipe.core.ranking import Floats
 from antpipe.errors import DataError, SameCommand, UsageError
 from antpipe.evaluation.vectors import OpenRun
 from antpipe.runtime.conditions import columns_named, row_filter
+
+if TYPE_CHECKING:
+    import torch
 
 NOT_SHOWN = ("item", "image_files")  # columns of the items table that a condition does not see
 EXAMPLES = 3
@@ -29,6 +34,20 @@ class Offer:
     vectors: Floats
     column: Ints
     longest: float
+
+    def on(self, device: "torch.device") -> "torch.Tensor":
+        """The vectors as a tensor; on a GPU they are kept, for the next block of histories."""
+        import torch
+
+        if device.type == "cpu":
+            return torch.from_numpy(self.vectors)
+        if device not in self._kept:
+            self._kept[device] = torch.from_numpy(self.vectors).to(device)
+        return self._kept[device]
+
+    @cached_property
+    def _kept(self) -> "dict[torch.device, torch.Tensor]":
+        return {}
 
 
 def offer_of(

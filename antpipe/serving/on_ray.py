@@ -5,7 +5,7 @@ planning process, so they lie on a file system that all nodes share.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -37,7 +37,11 @@ def engine_for(config: EngineConfig, request: BatchRequest, prepared: OpenBatch)
         raise UsageError(
             f"--ray-gpus {config.ray_gpus:g}: recommend computes on CPUs", SameCommand(without=("--ray-gpus",))
         )
-    return partial(write_on_ray, config=config, request=request, prepared=prepared)
+    device = request.settings.device
+    if device.startswith("cuda"):
+        raise UsageError(f"--device {device}: workers of Ray compute on CPUs", SameCommand(without=("--device",)))
+    on_cpus = replace(request, settings=replace(request.settings, device="cpu"))
+    return partial(write_on_ray, config=config, request=on_cpus, prepared=prepared)
 
 
 def write_on_ray(

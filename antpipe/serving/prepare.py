@@ -1,11 +1,12 @@
 """From what a call asks for to what recommends: the opened run, for whom, which items, and how they are chosen."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from antpipe.errors import UsageError
 from antpipe.evaluation.vectors import OpenRun, open_for
+from antpipe.runtime.devices import choose_device
 from antpipe.serving.audience import Audience, histories_in, these_users
 from antpipe.serving.offer import Offer
 from antpipe.serving.recommend import Wishes, offer_for, wishes_of
@@ -44,7 +45,7 @@ def prepare(request: BatchRequest) -> OpenBatch:
     if (request.users is None) == (request.items_file is None):
         raise UsageError("name either --users or --items-file")
     unknown = request.settings.unknown
-    opened = open_with(request.store, request.run, request.domain, request.new_items)
+    opened = open_with(request.store, request.run, request.domain, request.new_items, request.settings.device)
     if request.items_file is not None:
         audience = histories_in(opened, request.items_file, unknown)
     else:
@@ -52,10 +53,11 @@ def prepare(request: BatchRequest) -> OpenBatch:
     return OpenBatch(opened, audience, offer_for(opened, request.settings), wishes_of(request.settings))
 
 
-def open_with(store: Store, run: Path, domain: str, new_items: Path | None) -> OpenRun:
-    """A run opened for a domain, with the new items of a file. Raises as `open_for`, and for new items as
-    `read_new_items` and `describe_new_items`."""
-    opened = open_for(store, run, domain)
+def open_with(store: Store, run: Path, domain: str, new_items: Path | None, device: str) -> OpenRun:
+    """A run opened for a domain, with the new items of a file. device: `auto` and others that choose_device knows.
+    Raises as `choose_device` and `open_for`, and for new items as `read_new_items` and `describe_new_items`."""
+    where = choose_device(device)
+    opened = replace(open_for(store, run, domain), device=str(where))
     if new_items is None:
         return opened
     from antpipe.serving.new_items import describe_new_items, read_new_items, with_new_items

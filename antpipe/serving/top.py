@@ -4,7 +4,7 @@ A block of histories is multiplied with the offered items, what the run adds to 
 taken out, and the largest scores of each row are found by float32. These candidates, a few more than are asked for, are
 scored again in float64. If an item beyond them could be as good, everything that could be is scored again too. So what
 is found depends neither on how histories are grouped into blocks nor on the number of threads; ties go to the item
-that comes first in the catalogue.
+that comes first in the catalogue. On a GPU, the product and the candidates are computed there, also in float32.
 """
 
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ def top_items(opened: OpenRun, part: Examples, offer: Offer, k: int, *, include_
     require_finite(np.isfinite(queries).all())
     k = min(k, len(offer.rows))
     rows, scores = np.empty((len(part), k), np.int64), np.empty((len(part), k))
-    buffer = _score_buffer(min(len(part), HISTORIES_AT_ONCE), len(offer.rows))
+    buffer = _score_buffer(min(len(part), HISTORIES_AT_ONCE), len(offer.rows), opened.device)
     for start in range(0, len(part), HISTORIES_AT_ONCE):
         block = np.arange(start, min(start + HISTORIES_AT_ONCE, len(part)))
         hidden = np.empty(0, np.int64) if include_seen else _keys_of_history(part.some(block), len(opened.items))
@@ -56,11 +56,11 @@ def top_items(opened: OpenRun, part: Examples, offer: Offer, k: int, *, include_
     return Top(rows, scores)
 
 
-def _score_buffer(histories: int, items: int) -> "torch.Tensor":
+def _score_buffer(histories: int, items: int, device: str) -> "torch.Tensor":
     """Room for the scores of one block of histories and one tile of items, in whole groups."""
     import torch
 
-    return torch.empty(histories, -(-min(items, ITEMS_AT_ONCE) // GROUP) * GROUP)
+    return torch.empty(histories, -(-min(items, ITEMS_AT_ONCE) // GROUP) * GROUP, device=device)
 
 
 def _keys_of_history(part: Examples, n: int) -> Ints:
@@ -99,32 +99,35 @@ class _Block:
         """The `depth` largest float32 scores of each query, in descending order, and their columns (B, depth)."""
         import torch
 
-        b, m = len(self.queries), len(self.offer.rows)
-        queries, items = torch.from_numpy(self.queries), torch.from_numpy(self.offer.vectors)
-        scores, columns = torch.empty(b, 0), torch.empty(b, 0, dtype=torch.int64)
+        b, m, device = len(self.queries), len(self.offer.rows), buffer.device
+        queries, items = torch.from_numpy(self.queries).to(device), self.offer.on(device)
+        scores, columns = torch.empty(b, 0, device=device), torch.empty(b, 0, dtype=torch.int64, device=device)
         for start in range(0, m, ITEMS_AT_ONCE):
             stop = min(start + ITEMS_AT_ONCE, m)
             tile = buffer[:, : stop - start]
             torch.mm(queries, items[start:stop].T, out=tile)
             buffer[:, stop - start :] = -torch.inf
-            self._adjust(tile.numpy(), np.arange(b), start, stop)
+            self._adjust(tile, np.arange(b), start, stop)
             largest, at = _largest(buffer, min(depth, stop - start))
             at = torch.where(largest > -torch.inf, at, 0)  # not a column beyond the tile
             scores, columns = torch.cat([scores, largest], 1), torch.cat([columns, at + start], 1)
         largest, at = torch.topk(scores, depth)
-        return largest.numpy(), columns.gather(1, at).numpy()
+        return largest.cpu().numpy(), columns.gather(1, at).cpu().numpy()
 
-    def _adjust(self, scores: NDArray[np.float32], queries: Ints, start: int, stop: int) -> None:
+    def _adjust(self, scores: "torch.Tensor", queries: Ints, start: int, stop: int) -> None:
         """Add to and hide from the scores (b, stop - start) of these queries (ascending) and columns."""
+        import torch
+
         for (query, column), more in ((self.added_at, self.added.scores), (self.hidden_at, None)):
             mine = (column >= start) & (column < stop)
             if len(queries) < len(self.queries):
                 mine &= np.isin(query, queries)
-            at = (np.searchsorted(queries, query[mine]), column[mine] - start)
+            places = (np.searchsorted(queries, query[mine]), column[mine] - start)
+            at = tuple(torch.from_numpy(place).to(scores.device) for place in places)
             if more is None:
-                scores[at] = -np.inf
+                scores[at] = -torch.inf
             else:
-                scores[at] += more[mine].astype(np.float32)
+                scores[at] += torch.from_numpy(more[mine].astype(np.float32)).to(scores.device)
 
     def _exact(self, queries: Ints, columns: Ints, real: NDArray[np.bool_]) -> tuple[Ints, Doubles]:
         """Catalogue rows of columns (b, c) of these queries by float64 scores, best first; those not real come last."""
@@ -138,9 +141,11 @@ class _Block:
 
     def _among_all(self, query: int, least: float, k: int) -> tuple[Ints, Doubles]:
         """The k best of everything whose float32 score is not clearly below `least`."""
+        import torch
+
         scores = np.empty((1, len(self.offer.rows)), np.float32)
         np.matmul(self.queries[query : query + 1], self.offer.vectors.T, out=scores)
-        self._adjust(scores, np.array([query]), 0, scores.shape[1])
+        self._adjust(torch.from_numpy(scores), np.array([query]), 0, scores.shape[1])
         near = np.flatnonzero(scores[0] >= least - 2 * self.tolerance)[None]
         rows, exact = self._exact(np.array([query]), near, np.ones(near.shape, np.bool_))
         return rows[0, :k], exact[0, :k]
@@ -158,6 +163,6 @@ def _largest(scores: "torch.Tensor", depth: int) -> "tuple[torch.Tensor, torch.T
         largest, columns = torch.topk(scores, depth)
         return largest, columns
     _, chosen = torch.topk(scores.view(-1, GROUP, groups).amax(1), depth, sorted=False)
-    columns = (chosen[:, :, None] + torch.arange(0, scores.shape[1], groups)).flatten(1)
+    columns = (chosen[:, :, None] + torch.arange(0, scores.shape[1], groups, device=scores.device)).flatten(1)
     largest, at = torch.topk(scores.gather(1, columns), depth)
     return largest, columns.gather(1, at)

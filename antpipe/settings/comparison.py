@@ -9,6 +9,7 @@ from antpipe.settings.features import SubsetConfig
 from antpipe.settings.model import MODALITIES
 from antpipe.settings.training import NO_MODALITY, TrainConfig
 
+OUTCOME_FORMAT = 1  # of comparison.json
 COMMON = "common"  # in a comparison: the modalities that all of its arms can read
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from antpipe.settings.base import Config, setting
+from antpipe.settings.base import DEVICES, Config, setting
 from antpipe.settings.model import MODALITIES
 
 WHERE = "only items of which this is true, such as: price < 50 and category contains 'Guitars'"
@@ -38,6 +38,7 @@ class RecommendConfig(Config):
         ("error", "popularity"),
         panel="Input",
     )
+    device: str = setting("auto", "device to compute on", DEVICES, panel="Run")
 
 
 @dataclass(frozen=True)

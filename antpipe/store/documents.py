@@ -15,6 +15,21 @@ T = TypeVar("T")
 CHECKSUM = "checksum"
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, msgspec.Meta(ge=0)]
+UPGRADE = "pip install --upgrade antpipe"
+
+
+class NewerFormatError(IntegrityError):
+    """A file is whole, but a newer antpipe wrote it in a format that this one does not know."""
+
+
+def refuse_newer(where: str | Path, found: object, known: int) -> None:
+    """Raise NewerFormatError if `found`, the format that a file names, is newer than `known`, the newest we read.
+
+    The checksum of a document covers its format and is the same in all of them: check it first.
+    """
+    if isinstance(found, int) and found > known:
+        why = f"{where}: written by a newer antpipe, in format {found}; this version reads format {known}"
+        raise NewerFormatError(why, UPGRADE)
 
 
 def write_json(path: Path, value: Any, *, sealed: bool = True) -> None:

@@ -19,8 +19,8 @@ from antpipe.errors import DataError, IntegrityError
 from antpipe.runtime.files import flush_tree, sweep
 from antpipe.store.artefacts import ARTEFACTS, State
 from antpipe.store.commit import MANIFEST, PENDING, commit, finish
-from antpipe.store.documents import read_json
-from antpipe.store.entries import read_entry, sealed_entry, why_damaged
+from antpipe.store.documents import UPGRADE, read_json, refuse_newer
+from antpipe.store.entries import read_entry, refuse_unknown, sealed_entry, why_damaged
 from antpipe.store.files import (
     Feature,
     Sequences,
@@ -34,6 +34,7 @@ from antpipe.store.files import (
 )
 from antpipe.store.lock import alone, committing
 from antpipe.store.manifest import (
+    NEWER,
     Entry,
     Manifest,
     Standing,
@@ -85,13 +86,11 @@ class Domain:
             return {}
         except IntegrityError as error:
             raise IntegrityError(f"{error.message}; without it, every stage runs again", mend) from None
+        refuse_newer(path, document.get("format"), FORMAT)
         entries = document.get("artefacts")
         if document.get("format") != FORMAT or not isinstance(entries, dict):
-            raise IntegrityError(
-                f"{path}: not a manifest of format {FORMAT}; use the antpipe version that wrote it", "antpipe --version"
-            )
-        if unknown := sorted(entries.keys() - ARTEFACTS.keys()):
-            raise IntegrityError(f"{path}: unknown artefact {unknown[0]!r}; without it, every stage runs again", mend)
+            raise IntegrityError(f"{path}: not a manifest; without it, every stage runs again", mend)
+        refuse_unknown(entries, path, mend)
         return {name: read_entry(name, value, path) for name, value in entries.items()}
 
     def _finish_commit(self) -> None:
@@ -137,11 +136,11 @@ class Domain:
             if why := lacking(artefact, manifest):
                 raise DataError(f"domain {self.name}: no {artefact}: {why}", supply_command(self, artefact))
             raise DataError(f"domain {self.name}: no {artefact}", build_command(self, artefact))
-        if why := self._damage(artefact, manifest):
+        if why := self.damage(artefact, manifest):
             raise IntegrityError(why, build_command(self, artefact, force=True))
         return manifest[artefact]
 
-    def _damage(self, artefact: str, manifest: Manifest, content: bool = False) -> str:
+    def damage(self, artefact: str, manifest: Manifest, content: bool = False) -> str:
         """Why the files of an artefact are not those that its entry describes; '' if they are. content: read them."""
         for name in ("items", artefact):
             if why := why_damaged(manifest.get(name, {})):
@@ -153,11 +152,11 @@ class Domain:
         return next(filter(None, found), "") or next(filter(None, rotten), "")
 
     def _standing(self, artefact: str, manifest: Manifest, content: bool = False) -> Standing:
-        return standing(artefact, manifest, lambda name: self._damage(name, manifest, content and name == artefact))
+        return standing(artefact, manifest, lambda name: self.damage(name, manifest, content and name == artefact))
 
     def _state(self, artefact: str, found: Standing) -> State:
-        command = build_command(self, found.build, force=found.force) if found.build else ""
-        return State(artefact, found.status, found.why, command)
+        build = build_command(self, found.build, force=found.force) if found.build else ""
+        return State(artefact, found.status, found.why, UPGRADE if found.why == NEWER else build)
 
     def _fingerprint(self, artefact: str, parameters: Mapping[str, Any], manifest: Manifest) -> str:
         for name in inputs_of(artefact, manifest):

@@ -9,7 +9,7 @@ import msgspec
 
 from antpipe.errors import IntegrityError
 from antpipe.store.artefacts import ARTEFACTS
-from antpipe.store.documents import Count, Sha256, converted, seal, unsealed
+from antpipe.store.documents import CHECKSUM, UPGRADE, Count, NewerFormatError, Sha256, converted, seal, unsealed
 from antpipe.store.manifest import Entry
 
 FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # no folder, no hidden file
@@ -110,6 +110,20 @@ def why_damaged(entry: Mapping[str, Any]) -> str:
 def sealed_entry(artefact: str, entry: Entry) -> Entry:
     """An entry with its checksum, as it is written; a damaged one as it was found."""
     return entry.raw if isinstance(entry, DamagedEntry) else seal(entry, artefact)
+
+
+def refuse_unknown(entries: Mapping[str, Any], manifest: Path, next_command: str) -> None:
+    """Raise NewerFormatError for an artefact that only a newer antpipe knows, IntegrityError for a damaged name."""
+    for name in sorted(entries.keys() - ARTEFACTS.keys()):
+        try:
+            unsealed(entries[name], name)
+            whole = CHECKSUM in entries[name]
+        except (AttributeError, TypeError, ValueError):
+            whole = False
+        if whole:
+            raise NewerFormatError(f"{manifest}: {name!r} is an artefact of a newer antpipe", UPGRADE)
+        why = f"{manifest}: unknown artefact {name!r}; without it, every stage runs again"
+        raise IntegrityError(why, next_command)
 
 
 def read_entry(artefact: str, value: Any, manifest: Path) -> Entry:

@@ -14,8 +14,8 @@ from antpipe.store.artefacts import ARTEFACTS
 
 Entry = dict[str, Any]
 Manifest = dict[str, Entry]
+OLDER, NEWER = (f"made by {age} version of the stage" for age in ("an older", "a newer"))
 Damage = Callable[[str], str]  # why the files of an artefact are not those that its entry describes; '' if they are
-
 # What the items must have for an artefact (one of these statistics above 0), and what is said if they lack it.
 MADE_OF: dict[str, tuple[tuple[str, ...], str]] = {
     "text": (("with_text",), "no item has a text"),
@@ -111,7 +111,7 @@ def _outdated(artefact: str, manifest: Mapping[str, Entry], damage: Damage) -> s
     for name, content in entry.get("input_files", {}).items():
         if name not in manifest or content_sha256(manifest[name]) != content:
             return f"{name} was computed again since, with other results"
-    return "made by an older version of the stage" if entry["stage_version"] != kind.version else ""
+    return "" if entry["stage_version"] == kind.version else OLDER if entry["stage_version"] < kind.version else NEWER
 
 
 def _to_build(found: Standing, artefact: str, manifest: Mapping[str, Entry], damage: Damage) -> Standing:

@@ -14,7 +14,7 @@ from antpipe.settings.base import from_json
 from antpipe.settings.model import ModelConfig
 from antpipe.settings.training import TrainConfig
 from antpipe.store.artefacts import ARTEFACTS
-from antpipe.store.documents import converted, read_json, write_json
+from antpipe.store.documents import UPGRADE, NewerFormatError, converted, read_json, refuse_newer, write_json
 from antpipe.store.files import file_sha256
 from antpipe.training.folder import TRAIN_AGAIN, RunFolder
 
@@ -168,10 +168,12 @@ def describe(run: Path) -> Checkpoint:
         raise DataError(f"{run}: no finished run here ({path.name} is missing)", TRAIN_AGAIN) from None
     except IntegrityError as error:
         raise damaged(error.message) from None
+    refuse_newer(path, document.get("format"), FORMAT)
     known = set(Checkpoint.__dataclass_fields__)
+    if set(document) > known:
+        raise NewerFormatError(f"{path}: {', '.join(sorted(set(document) - known))} is of a newer antpipe", UPGRADE)
     if document.get("format") != FORMAT or set(document) | LATER != known:
-        odd = sorted(set(document) ^ known)
-        raise damaged(f"{path}: not a checkpoint of format {FORMAT} (differing entries: {odd})")
+        raise damaged(f"{path}: not a checkpoint of format {FORMAT} (odd entries: {sorted(known ^ set(document))})")
     try:
         return checked(converted(document, Checkpoint))
     except (ValueError, UsageError) as error:

@@ -39,7 +39,7 @@ def runs_of(store: Store, folder: Path) -> list[RunSummary]:
     """
     there = set(store.domains())
     found = []
-    for path in sorted(_run_folders(folder, store.root)):
+    for path in sorted(run_folders(folder, store.root)):
         try:
             described = checkpoint.describe(path)
             if described.domains and set(described.domains) <= there:
@@ -61,17 +61,21 @@ def _summary(path: Path, described: Checkpoint, store: Store) -> RunSummary:
     return RunSummary(str(path), described.stage, tuple(described.domains), modalities, refit, tuple(changed))
 
 
-def _run_folders(folder: Path, without: Path) -> Iterator[Path]:
-    """Folders with a finished run, at most DEEPEST below `folder`; those inside a run are its own and left out."""
+def run_folders(folder: Path, without: Path, *, unfinished: bool = False) -> Iterator[Path]:
+    """Folders with a finished run, at most DEEPEST below `folder`; those inside a run are its own and left out.
+
+    without: the store. unfinished: also folders in which only a training state is.
+    """
     store, looked = without.resolve(), 0
     for place, names, files in os.walk(folder):
         path, looked = Path(place), looked + 1
         if looked > MOST:
             log.warning(f"{folder}: only {MOST:,} folders were searched for runs; name a smaller one with --runs")
             return
-        if RunFolder(path).description.name in files:
+        here = RunFolder(path)
+        if here.description.name in files or (unfinished and here.state.name in files):
             yield path
-            names[:] = [name for name in names if name == RunFolder(path).refit.name]
+            names[:] = [name for name in names if name == here.refit.name]
             continue
         deep = len(path.relative_to(folder).parts) >= DEEPEST
         names[:] = [] if deep else sorted(n for n in names if not n.startswith(".") and (path / n).resolve() != store)

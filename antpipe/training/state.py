@@ -19,7 +19,7 @@ from antpipe.errors import IntegrityError, UsageError
 from antpipe.runtime.files import atomic
 from antpipe.settings.base import from_json
 from antpipe.settings.training import TrainConfig
-from antpipe.store.documents import Count, Sha256, converted, parse_json, seal
+from antpipe.store.documents import Count, NewerFormatError, Sha256, converted, parse_json, refuse_newer, seal
 from antpipe.training.checkpoint import (
     Checkpoint,
     checked,
@@ -262,6 +262,7 @@ def read_header(folder: RunFolder) -> Header:
         raise damaged(f"{path}: not a training state: {error}") from None
     try:
         found = parse_json(text, dict[str, Any], str(path), TRAIN_AGAIN)
+        refuse_newer(path, found.get("format"), FORMAT)
         if found.get("format") != FORMAT:
             raise ValueError(f"its format is {found.get('format')}, not {FORMAT}")
         header = converted(found, Header)
@@ -273,7 +274,7 @@ def read_header(folder: RunFolder) -> Header:
     except (ValueError, UsageError) as error:
         raise damaged(f"{path}: not a training state: {error}") from None
     except IntegrityError as error:
-        raise damaged(error.message) from None
+        raise error if isinstance(error, NewerFormatError) else damaged(error.message) from None
     return header
 
 

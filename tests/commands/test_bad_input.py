@@ -187,7 +187,7 @@ def test_an_items_table_with_damaged_pages_is_refused(place: Place) -> None:
 
 @pytest.mark.parametrize(
     ("content", "following"),
-    [("{", "rm "), ("[]", "rm "), ('{"format": 99, "artefacts": {}}', "antpipe --version")],
+    [("{", "rm "), ("[]", "rm "), ('{"format": 99, "artefacts": {}}', "pip install --upgrade antpipe")],
 )
 def test_a_manifest_that_is_none_is_refused(place: Place, content: str, following: str) -> None:
     (place.store / "Target" / "manifest.json").write_text(content)
@@ -261,7 +261,7 @@ def test_half_a_checkpoint_is_refused(place: Place, line: str, spoil: Callable[[
 def test_a_description_with_an_unknown_entry_is_refused_by_name(place: Place) -> None:
     path = place.runs / "scratch" / "checkpoint.json"
     path.write_text(json.dumps(plain(path) | {"colour": "red"}))
-    place.refuses(5, EVALUATE, "checkpoint.json", "colour", next_command="antpipe train --help")
+    place.refuses(5, EVALUATE, "checkpoint.json", "colour is of a newer", next_command="pip install --upgrade")
 
 
 @pytest.mark.parametrize("stage", ["finetune", "relearn"])

@@ -59,6 +59,7 @@ def runs(store: Path) -> dict[str, str]:
     return folders
 
 
+@pytest.mark.slow
 def test_the_statistics_are_those_of_the_published_files(store: Path) -> None:
     manifests = [json.loads((store / "store" / name / "manifest.json").read_text()) for name in DOMAINS.split(",")]
     cards, magazines = (manifest["artefacts"]["items"]["statistics"] for manifest in manifests)
@@ -66,6 +67,7 @@ def test_the_statistics_are_those_of_the_published_files(store: Path) -> None:
     assert (magazines["users"], magazines["items"], magazines["interactions"]) == (285, 126, 1958)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["scratch", "finetune", "relearn"])
 def test_every_stage_learns_more_than_chance_on_gift_cards(
     store: Path, runs: dict[str, str], capsys: pytest.CaptureFixture[str], stage: str
@@ -76,6 +78,7 @@ def test_every_stage_learns_more_than_chance_on_gift_cards(
     assert 0 < result["target_in_history"] < 0.01
 
 
+@pytest.mark.slow
 def test_the_comparison_proposed_by_the_readme_reads_what_all_arms_can_read(
     store: Path, runs: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -277,6 +277,7 @@ def test_runs_handed_in_take_part(store: Store, source: Path, whole: tuple[dict[
         assert (ours["p"], ours["low"]) == (known["p"], known["low"])
 
 
+@pytest.mark.slow
 def test_leaving_each_source_out_is_trained_and_reported(store: Store, tmp_path: Path) -> None:
     request = asked(store, tmp_path, sources=("Source", "Other"), arms=("scratch", "relearn"), leave_one_out=True)
     found = run_comparison(request)
@@ -459,6 +460,7 @@ def test_a_folder_judged_by_an_earlier_version_is_judged_again_without_training(
 # -- stages chosen on validation ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_arm_can_choose_its_stage_on_validation(store: Store, source: Path, tmp_path: Path) -> None:
     race = RaceConfig(candidates=("scratch", "relearn"), first_rung=0.5)
     two = replace(ONE_EPOCH, epochs=2)

@@ -54,6 +54,7 @@ def whole(store: Store, source: Path) -> tuple[dict[str, Any], Path]:
     return run_comparison(asked(store, out, (source,))), out
 
 
+@pytest.mark.slow
 def test_each_trained_arm_is_refitted_for_the_best_epoch_of_each_seed(whole: tuple[dict[str, Any], Path]) -> None:
     found, out = whole
     facts = found["targets"]["Target"]
@@ -78,6 +79,7 @@ def test_refits_have_figures_and_differences_of_their_own_and_no_verdict(whole: 
     assert [arm["verdict"] for arm in arms.values()] == [None, None]
 
 
+@pytest.mark.slow
 def test_the_runs_and_their_verdict_are_those_of_a_comparison_without_refits(
     store: Store, source: Path, whole: tuple[dict[str, Any], Path], tmp_path: Path
 ) -> None:
@@ -120,6 +122,7 @@ def test_a_dry_run_lists_refits(store: Store, source: Path, whole: tuple[dict[st
         assert {row["state"] for row in rows} == states
 
 
+@pytest.mark.slow
 def test_the_refit_of_another_run_in_the_folder_is_refused_before_anything_is_trained(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +143,7 @@ def test_a_limit_of_steps_is_refused_before_anything_is_trained(store: Store, tm
     assert not (tmp_path / "cmp").exists()
 
 
+@pytest.mark.slow
 def test_refits_handed_in_are_compared_with_refits_only(store: Store, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "runs"
     run_comparison(asked(store, out, (source,)))
@@ -176,6 +180,7 @@ def test_runs_that_never_beat_their_floor_are_refitted_as_that_floor(
     assert (tmp_path / "results/Target/scratch-0-refit.json").exists()
 
 
+@pytest.mark.slow
 def test_each_size_of_a_learning_curve_has_its_refits(store: Store, source: Path, tmp_path: Path) -> None:
     users = len(store.domain("Target").sequences().user)
     config = CompareConfig(seeds=2, refit=True, arms=("scratch", "relearn"), target_users=(users // 2, users))

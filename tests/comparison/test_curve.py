@@ -228,6 +228,7 @@ def curve(store: Store) -> tuple[dict[str, Any], Path]:
     return run_comparison(asked(store, out)), out
 
 
+@pytest.mark.slow
 def test_arms_are_trained_on_subsets_from_one_pre_trained_run(curve: tuple[dict[str, Any], Path]) -> None:
     found, out = curve
     assert list(found["targets"]) == ["Target-12-users", "Target-24-users"]
@@ -273,6 +274,7 @@ def test_a_dry_run_writes_nothing_and_refuses_what_the_run_would(store: Store, t
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_command_proposed_after_ctrl_c_continues_the_curve(
     store: Store, curve: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from antpipe.store.store import Store
 from tests.support.commands import TINY
 from tests.support.trainable import make_trainable
@@ -23,6 +25,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.slow
 def test_train_evaluate_and_recommend_import_no_encoder_library(tmp_path: Path) -> None:
     make_trainable(Store(tmp_path / "store"), "Shop")
     for line in (

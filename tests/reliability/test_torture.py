@@ -41,12 +41,14 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
     return Ledger(folder / "ledger.jsonl")
 
 
+@pytest.mark.slow
 def test_one_trial_of_each_kind_loses_nothing_and_hides_nothing(ledger: Ledger) -> None:
     lines = ledger.lines()
     assert {line.kind for line in lines} == set(available(KINDS))
     assert [line for line in lines if line.failed] == []
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_trials_that_did_not_fail(ledger: Ledger) -> None:
     assert list((ledger.path.parent / "trials").iterdir()) == []
 

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from polars.testing import assert_frame_equal
 
 from antpipe.errors import DataError, IntegrityError, Interrupted, UsageError
@@ -19,6 +21,7 @@ from antpipe.serving.offer import offer_of
 from antpipe.serving.recommend import Wishes, recommend_after, user_histories
 from tests.serving.conftest import ITEMS, RUNS, USERS
 from tests.support.commands import Outcome, run
+from tests.support.places import check_refusal
 
 Open = Callable[[str], OpenRun]
 
@@ -55,6 +58,22 @@ def test_a_file_for_all_users_holds_what_each_user_gets_alone(
     assert sorted(pl.read_parquet(tmp_path / "recs.parquet").rows()) == one_by_one(opened(name), users, wishes)
     assert (found.histories, found.rows, found.items, found.fewer) == (USERS, USERS * 4, ITEMS, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["recs.parquet"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("name", sorted(RUNS))
+def test_a_gpu_recommends_what_a_cpu_does(opened: Open, tmp_path: Path, name: str) -> None:
+    for device in ("cpu", "cuda"):
+        write(replace(opened(name), device=device), tmp_path / f"{device}.parquet")
+    here, there = (read(tmp_path / f"{device}.parquet") for device in ("cpu", "cuda"))
+    assert_frame_equal(here, there, abs_tol=1e-4)
+
+
+def test_a_gpu_that_is_not_there_is_refused(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    asked = ["recommend", "--run", shop / "runs" / "plain", "--domains", "Shop", "--store", shop / "store"]
+    refused = run(*asked, "--users", "all", "--out", tmp_path / "recs.csv", "--device", "cuda")
+    check_refusal(refused, 2, "--device cuda", next_command="--device cpu")
 
 
 def test_all_formats_hold_the_same_rows(opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ pytest.importorskip("ray", reason="pip install 'antpipe[ray]'")
 import polars as pl
 from polars.testing import assert_frame_equal
 
-from antpipe.errors import AntpipeError, UsageError
+from antpipe.errors import AntpipeError, SameCommand, UsageError
 from antpipe.features.shards.cluster import number_of, versions
 from antpipe.serving import batch
 from antpipe.serving.batch import Part, key_of_request
@@ -82,6 +82,15 @@ def test_settings_that_do_not_fit_are_refused(shop: Path, settings: dict[str, ob
     config = replace(EngineConfig(engine="ray"), **settings)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=why):
         engine_for(config, request, prepare(request))
+
+
+def test_workers_compute_on_cpus(shop: Path) -> None:
+    request = request_of(shop)
+    prepared = prepare(request)
+    on_gpu = replace(request, settings=replace(request.settings, device="cuda"))
+    with pytest.raises(UsageError, match="--device cuda: workers of Ray compute on CPUs") as refused:
+        engine_for(EngineConfig(engine="ray"), on_gpu, prepared)
+    assert refused.value.next_command == SameCommand(without=("--device",))
 
 
 def test_an_engine_for_one_user_is_refused(shop: Path) -> None:

@@ -34,7 +34,7 @@ def made(rng: np.random.Generator, items: int, histories: int, values: int, more
         return some
 
     part = as_examples([rng.integers(0, items, rng.integers(1, 6)).astype(np.int32) for _ in range(histories)], MAX_LEN)
-    run = SimpleNamespace(items=vectors, after=lambda some: queries[some.user], added=of)
+    run = SimpleNamespace(items=vectors, after=lambda some: queries[some.user], added=of, device="cpu")
     return run, part
 
 

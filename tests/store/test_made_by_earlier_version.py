@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,8 @@ import pytest
 from antpipe.features.shards.folder import ShardFolder, local
 from antpipe.store.artefacts import ARTEFACTS
 from antpipe.store.store import Store
-from tests.conftest import REPOSITORY
 from tests.support.commands import run
+from tests.support.earlier import unpack
 
 SMALL = "--width 8 --experts 2 --layers 1 --heads 1 --batch-size 64 --device cpu --precision fp32"
 # The commands that made what is in the archive; {} is its folder.
@@ -38,10 +37,7 @@ RESUMED = f"train --resume --stage scratch --domains ShopB --out {{}}/runs/unfin
 @pytest.fixture(scope="session")
 def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with all of it; tests that change something work on a copy."""
-    folder = tmp_path_factory.mktemp("made-by-0.1.0")
-    with tarfile.open(REPOSITORY / "tests" / "data" / "made-by-0.1.0.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
-    return folder
+    return unpack(tmp_path_factory.mktemp("made-by-0.1.0"))
 
 
 @pytest.fixture

@@ -75,75 +75,74 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
+CASES = {
+    "pretrain": "--stage pretrain --domains Shop,Other --image-text-weight 0.5",
+    "pretrain-history": "--stage pretrain --domains Shop,Other --image-text-weight 0.5 --history-score",
+    "pretrain-drawn": "--stage pretrain --domains Shop,Other --image-text-weight 0.5 --pretrain-drawn 5",
+    "pretrain-windows": "--stage pretrain --domains Long --batch-size 23",
+    "scratch": "--stage scratch --domains Shop",
+    "sampled": "--stage scratch --domains Shop --sampled-above 10 --drawn 2 --transductive --history-score",
+    "with-floor": "--stage scratch --domains Shop --floor --transductive --no-unsold-negatives",
+    # Steps of 5 positions: one of the processes often has none.
+    "sampled-with-floor": "--stage scratch --domains Shop --floor --batch-size 5 --sampled-above 10",
+    "pretrain-with-floor": "--stage pretrain --domains Shop,Other --floor --smallest-batch 30 --least-steps 12",
+    "pretrain-drawn-with-floor": "--stage pretrain --domains Shop,Other --floor --pretrain-drawn 5",
+    "floor-alone": "--stage floor --domains Shop",
+    "refitted": "--stage scratch --domains Shop --refit",
+}
+
+# Runs command lines one after the other, in processes that connect once, since most of a start is loading libraries.
+SEVERAL = """
+import json, sys
+import torch
+from antpipe import cli
+from antpipe.training.parallel import together, world_of
+with together(world_of(), torch.device("cpu")):
+    codes = [cli.run(words) for words in json.load(open(sys.argv[1]))]
+assert not any(codes), codes
+"""
+
+
+@pytest.fixture(scope="module")
+def by_two(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The runs of all cases, each in a folder of its name, trained by two processes; and what these printed."""
+    folder = tmp_path_factory.mktemp("by-two")
+    lines = [
+        ["train", *FLAGS, *words.split(), "--out", str(folder / name), "--store", str(store.root)]
+        for name, words in CASES.items()
+    ]
+    (folder / "lines.json").write_text(json.dumps(lines))
+    (folder / "several.py").write_text(SEVERAL)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--"]
+    words = [sys.executable, *launcher, str(folder / "several.py"), str(folder / "lines.json")]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--stage", "pretrain", "--domains", "Shop,Other", "--image-text-weight", "0.5"],
-        ["--stage", "pretrain", "--domains", "Shop,Other", "--image-text-weight", "0.5", "--history-score"],
-        ["--stage", "pretrain", "--domains", "Shop,Other", "--image-text-weight", "0.5", "--pretrain-drawn", "5"],
-        ["--stage", "pretrain", "--domains", "Long", "--batch-size", "23"],
-        ["--stage", "scratch", "--domains", "Shop"],
-        [
-            "--stage",
-            "scratch",
-            "--domains",
-            "Shop",
-            "--sampled-above",
-            "10",
-            "--drawn",
-            "2",
-            "--transductive",
-            "--history-score",
-        ],
-        ["--stage", "scratch", "--domains", "Shop", "--floor", "--transductive", "--no-unsold-negatives"],
-        # Steps of 5 positions: one of the processes often has none.
-        ["--stage", "scratch", "--domains", "Shop", "--floor", "--batch-size", "5", "--sampled-above", "10"],
-        ["--stage", "pretrain", "--domains", "Shop,Other", "--floor", "--smallest-batch", "30", "--least-steps", "12"],
-        ["--stage", "pretrain", "--domains", "Shop,Other", "--floor", "--pretrain-drawn", "5"],
-        ["--stage", "floor", "--domains", "Shop"],
-    ],
-    ids=[
-        "pretrain",
-        "pretrain-history",
-        "pretrain-drawn",
-        "pretrain-windows",
-        "scratch",
-        "sampled",
-        "with-floor",
-        "sampled-with-floor",
-        "pretrain-with-floor",
-        "pretrain-drawn-with-floor",
-        "floor-alone",
-    ],
-)
-def test_two_processes_train_and_judge_like_one(store: Store, tmp_path: Path, words: list[str]) -> None:
-    runs, domain = [tmp_path / "one", tmp_path / "two"], words[3].split(",")[0]
-    lines = [["train", *FLAGS, *words, "--out", str(run), "--store", str(store.root)] for run in runs]
-    alone, both = commands.run(*lines[0]), antpipe(2, *lines[1])
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_train_and_judge_like_one(
+    store: Store, tmp_path: Path, by_two: tuple[Path, str], name: str
+) -> None:
+    words, runs = CASES[name].split(), (tmp_path / "one", by_two[0] / name)
+    alone = commands.run("train", *FLAGS, *words, "--out", runs[0], "--store", store.root)
     assert alone.code == 0, alone.err
-    assert both.returncode == 0, both.stderr
-    assert both.stdout.count(str(runs[1])) == 1  # one of them speaks
+    assert by_two[1].count(f"{runs[1]}  ") == 1  # one of them speaks
     one, two = map(rows, runs)
     assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=1e-5)
-    assert bool(one) == (words[1] != "floor")
-    for name in [name for name in (one or [{}])[0] if name.startswith(("valid_", "start_"))]:
-        assert [row.get(name) for row in two] == pytest.approx([row.get(name) for row in one], abs=1e-9)
+    assert bool(one) == (name != "floor-alone")
+    for figure in [figure for figure in (one or [{}])[0] if figure.startswith(("valid_", "start_"))]:
+        assert [row.get(figure) for row in two] == pytest.approx([row.get(figure) for row in one], abs=1e-9)
+    if "--refit" in words:
+        losses = [[row["loss"] for row in rows(RunFolder(run).refit)] for run in runs]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    domain = words[3].split(",")[0]
     figures = [
         commands.run("evaluate", "--run", run, "--domains", domain, "--store", store.root, "--json").json()
         for run in runs
     ]
     assert figures[0][0]["protocols"] == figures[1][0]["protocols"]
-
-
-@pytest.mark.slow
-def test_two_processes_refit_like_one(store: Store, tmp_path: Path) -> None:
-    words = ["train", "--stage", "scratch", "--domains", "Shop", *FLAGS, "--refit", "--store", str(store.root), "--out"]
-    alone, both = commands.run(*words, tmp_path / "one"), antpipe(2, *words, str(tmp_path / "two"))
-    assert alone.code == 0, alone.err
-    assert both.returncode == 0, both.stderr
-    one, two = (rows(tmp_path / name / "refit") for name in ("one", "two"))
-    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=1e-5)
 
 
 @pytest.mark.slow

@@ -147,6 +147,7 @@ def test_a_refit_killed_at_any_step_ends_bit_equal_after_resuming(
     assert result(tmp_path / "refit") == result(done / "refit")
 
 
+@pytest.mark.slow
 def test_the_command_after_ctrl_c_continues_the_refit(
     store: Store, tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +197,7 @@ def test_without_resume_an_unfinished_refit_is_neither_lost_nor_continued(
     assert f"--out {tmp_path} --refit" in str(refused.value.next_command)
 
 
+@pytest.mark.slow
 def test_the_refit_of_another_number_of_epochs_is_not_replaced_unasked(store: Store, done: Path) -> None:
     request = replace(asked(store), refit=BEST + 1)
     with pytest.raises(UsageError, match=r"holds another run: refit epochs 2 \(now 3\)") as refused:
@@ -261,6 +263,7 @@ def test_a_run_that_chooses_its_epoch_on_the_same_targets_does_not_start_from_a_
     assert str(refused.value.next_command) == f"the same command with --from {done}"
 
 
+@pytest.mark.slow
 def test_a_refit_whose_features_changed_proposes_the_command_that_makes_it_again(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     make_trainable(store, "Target", seed=1)

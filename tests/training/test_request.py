@@ -64,6 +64,7 @@ def test_the_fingerprint_is_that_of_the_run(store: Store, source: Path, tmp_path
     assert done.fingerprint == request.fingerprint()
 
 
+@pytest.mark.slow
 def test_the_command_trains_the_same_run_even_for_a_custom_stage(store: Store, source: Path, tmp_path: Path) -> None:
     request = RunRequest(store, ["Target"], "probe", MODEL, PLAIN, source, OWN)
     line = request.command(tmp_path / "run").replace("antpipe", f"{shlex.quote(sys.executable)} -m antpipe", 1)

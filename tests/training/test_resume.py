@@ -102,6 +102,7 @@ def test_a_run_killed_around_writing_ends_bit_equal_after_resuming(
     assert not RunFolder(tmp_path).is_unfinished()
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(line=st.integers(1, 7400))  # about as many as the run has
 def test_a_run_killed_at_any_line_ends_bit_equal_after_resuming(
@@ -133,6 +134,7 @@ def test_a_run_killed_at_any_line_ends_bit_equal_after_resuming(
     assert result(run) == undisturbed
 
 
+@pytest.mark.slow
 def test_a_run_may_be_killed_again_and_again(
     store: Store, tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +146,7 @@ def test_a_run_may_be_killed_again_and_again(
     assert result(tmp_path) == undisturbed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{"clip": 0.5}, {"limit_steps": 5}, {"patience": 1, "epochs": 20}, {"eval_every": 2}])
 @pytest.mark.parametrize("stage", ["scratch", "pretrain"])
 def test_resuming_is_exact_with_other_settings_too(

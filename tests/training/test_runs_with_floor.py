@@ -220,6 +220,7 @@ def shop_of(store: Store, name: str, users: int, items: int, length: int, *, ali
     build_sequences(store, [name], SequenceConfig(max_len=10))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("users", "items", "length", "alike"), [(20, 30, 6, False), (20, 3, 5, False), (20, 6, 6, True), (1, 6, 6, False)]
 )

@@ -334,6 +334,7 @@ def test_a_finished_run_is_read_without_a_lock(store: Store, tmp_path: Path) -> 
         assert trained(store, tmp_path)[1]
 
 
+@pytest.mark.slow
 def test_a_killed_training_leaves_no_lock(store: Store, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     words = command(store, tmp_path)
     killed = subprocess.run(

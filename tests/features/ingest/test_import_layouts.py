@@ -92,6 +92,7 @@ def test_histories_cut_to_one_length_are_put_together_again(store: Store, tmp_pa
     assert sequences(domain) == {"7": (walk, 38, 39)}
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 2), min_size=3, max_size=14), min_size=1, max_size=4), st.integers(2, 6))
 def test_any_sequences_come_back(tmp_path_factory: pytest.TempPathFactory, walks: list[list[int]], cut: int) -> None:

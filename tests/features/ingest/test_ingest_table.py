@@ -355,6 +355,7 @@ def test_counts_add_up_for_any_rows(tmp_path_factory: pytest.TempPathFactory, ro
     assert facts["lines"] == facts["kept"] + facts["duplicate_lines"] + facts["malformed"]
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 @pytest.mark.parametrize(
     ("name", "users", "items_met", "rows"),
@@ -370,6 +371,7 @@ def test_the_tables_of_papers_come_out_as_papers_count_them(
     assert any("times are an order" in line for line in messages)
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_items_of_games_that_no_title_describes_can_be_kept(real_data: Path, store: Store) -> None:
     files = (real_data / "tables" / f"Games.{kind}.csv.gz" for kind in ("interactions", "items"))

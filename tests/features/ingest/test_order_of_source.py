@@ -184,6 +184,7 @@ def test_build_sequences_warns_of_test_targets_that_nobody_trains_on(
     assert warning.startswith("domain Shop: 100.0% of test targets never occur in the training part")
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 @pytest.mark.parametrize("name", ["Beauty", "Sports", "Toys", "Games"])
 def test_the_published_tables_are_in_order_and_their_sorted_copies_are_not(
