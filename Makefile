@@ -4,9 +4,12 @@ TORCH ?= torch torchvision
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+MINUTES ?= 180
+SEED ?= 0
+FOLDER ?= torture
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test slow check coverage docs docs-check clean
+.PHONY: demo test slow check torture coverage docs docs-check clean
 
 demo: $(READY)
 	$(BIN)/antpipe demo --store demo-store
@@ -30,6 +33,12 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive antpipe
+	$(BIN)/python -m tests.support.audit
+
+# Kills, full disks, damage and odd inputs, drawn by SEED, for MINUTES; a second run goes on where the first one ended.
+torture: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.torture $(FOLDER) --minutes $(MINUTES) --seed $(SEED)
 
 # The pages as a site, in site/.
 docs: $(READY)
@@ -49,4 +58,4 @@ $(READY): pyproject.toml
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) demo-store demo-store-runs site .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build *.egg-info
+	rm -rf $(VENV) demo-store demo-store-runs site .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage torture build *.egg-info

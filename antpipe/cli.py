@@ -15,6 +15,7 @@ from antpipe.commands.flags import app
 from antpipe.errors import AntpipeError, SameCommand, UsageError
 from antpipe.runtime.disk import FULL, folder_of
 from antpipe.runtime.logs import log
+from antpipe.runtime.memory import is_out_of_memory, is_panic
 from antpipe.runtime.process import tune_process
 from antpipe.runtime.terminal import shown_on_stderr, takes_any_text
 from antpipe.runtime.words import command_line, shown
@@ -73,9 +74,14 @@ def run(words: list[str]) -> int:
         code = AntpipeError.exit_code
         room = shell("df", "-h", folder_of(error)) if error.errno in FULL else None
         fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), room)
-    except Exception as error:  # a bug of antpipe or of a library: one line here, the traceback on demand
+    except BaseException as error:  # a bug of antpipe or of a library: one line here, the traceback on demand
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         code = AntpipeError.exit_code
-        fail(f"unexpected {type(error).__name__}: {error}", f"ANTPIPE_DEBUG=1 {command_line(['antpipe', *words])}")
+        if is_out_of_memory(error):
+            fail("not enough memory; what was complete is kept", "free -h")
+        else:
+            fail(f"unexpected {type(error).__name__}: {error}", f"ANTPIPE_DEBUG=1 {command_line(['antpipe', *words])}")
     if code == INTERRUPTED:
         log.error("interrupted; what was complete is kept")
     return code

@@ -10,6 +10,7 @@ from typing import Any
 
 from antpipe import __version__
 from antpipe.errors import DataError, SameCommand
+from antpipe.runtime.files import naming
 from antpipe.store.documents import write_json
 from antpipe.store.files import file_facts
 from antpipe.training.folder import another_folder
@@ -49,7 +50,8 @@ class Draft:
 
     def text(self, name: str, content: str) -> None:
         """Write a text file."""
-        (self.path / name).write_text(content, encoding="utf-8")
+        with naming(self.path / name):
+            (self.path / name).write_text(content, encoding="utf-8")
 
     def json(self, name: str, value: Any) -> None:
         """Write a JSON file for other programs, without a checksum."""

@@ -121,7 +121,8 @@ def evaluations_of(
     """The files and figures of a run's evaluations, without those of an earlier run in its folder."""
     found = []
     for path in sorted(run.glob("evaluation-*.json")):
-        figures = dict(read_evaluation(path, spell("evaluate", store=store.root, flags=["--run", run])))
+        again = spell("evaluate", domains=[judged_in(path, store, described)], store=store.root, flags=["--run", run])
+        figures = dict(read_evaluation(path, again))
         if figures.get("run_fingerprint") != described.fingerprint:
             log.warning(f"{path}: of an earlier run in this folder; left out")
         elif domains is None or figures["domain"] in domains:
@@ -131,6 +132,12 @@ def evaluations_of(
             command = spell("evaluate", domains=[domain], store=store.root, flags=["--run", run])
             raise DataError(f"{run} was not evaluated on {domain}, so the card has nothing to say of it", command)
     return found
+
+
+def judged_in(path: Path, store: Store, described: Checkpoint) -> str:
+    """The domain of an evaluation, by the name of its file."""
+    named = [name for name in store.domains() if path.name.startswith(f"evaluation-{name}-")]
+    return max(named, key=len, default=next(iter(described.domains), "DOMAIN"))
 
 
 def verdicts_on(comparison: Path, described: Checkpoint) -> list[dict[str, Any]]:

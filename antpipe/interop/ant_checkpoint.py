@@ -121,7 +121,7 @@ def _read_arrays(path: Path) -> Mapping[str, Any]:
 
 def _read_torch(path: Path) -> Any:
     import warnings
-    from pickle import UnpicklingError
+    from pickle import UnpicklingError  # nosec B403 # the error alone
 
     import torch
 

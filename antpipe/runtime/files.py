@@ -33,7 +33,8 @@ def atomic(path: Path, *, durable: bool = True) -> Iterator[Path]:
         scratch.touch()
         mode = stat.S_IMODE(scratch.stat().st_mode)
         scratch.unlink()  # so that a block which writes nothing fails
-        yield scratch
+        with naming(path):
+            yield scratch
         scratch.chmod(mode)  # as the umask says: safetensors replaces the file by one that only its owner may read
         if durable:
             flush(scratch)
@@ -42,6 +43,16 @@ def atomic(path: Path, *, durable: bool = True) -> Iterator[Path]:
             flush(path.parent)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an OSError of this block the name of the file, which errors of writing lack."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def scratch_name(name: str) -> str:

@@ -162,14 +162,13 @@ def to_json(config: Config) -> dict[str, Any]:
 
 
 def from_json(config: type[C], values: Mapping[str, Any]) -> C:
-    """The inverse of `to_json`. Raises UsageError naming a key that the class does not have."""
+    """The inverse of `to_json`. Raises UsageError naming a key that the class does not have, or its odd value."""
     fields = {field.name: field for field in dataclasses.fields(config)}
     for key in values:
         if key not in fields:
             raise UsageError(f"unknown setting {key!r} in [{config.section}]")
-    return config(
-        **{
-            k: None if v is None else parse_value(fields[k].type, v, f"[{config.section}] {k}")
-            for k, v in values.items()
-        }
-    )
+    optional = {name for name, field in fields.items() if base_type(field.type) is not field.type}
+    read = {}
+    for k, v in values.items():
+        read[k] = v if v is None and k in optional else parse_value(fields[k].type, v, f"[{config.section}] {k}")
+    return config(**read)

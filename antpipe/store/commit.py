@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from antpipe.runtime.files import flush, flush_tree
+from antpipe.runtime.files import flush, flush_tree, naming
 from antpipe.store.documents import as_text
 
 MANIFEST = "manifest.json"
@@ -21,7 +21,8 @@ def commit(folder: Path, scratch: Path, manifest: dict[str, Any]) -> None:
 
     The caller holds `committing`, and has called `finish`.
     """
-    (scratch / MANIFEST).write_text(as_text(manifest), encoding="utf-8")
+    with naming(folder / MANIFEST):
+        (scratch / MANIFEST).write_text(as_text(manifest), encoding="utf-8")
     flush_tree(scratch)
     scratch.rename(folder / PENDING)
     flush(folder)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antpipe.errors import DataError
+from antpipe.runtime.files import naming
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,19 +119,17 @@ class Transaction:
     def parquet(self, name: str, table: "pa.Table") -> None:
         import pyarrow.parquet as pq
 
-        pq.write_table(
-            table.replace_schema_metadata({"antpipe": json.dumps(self.stamp)}),
-            self.scratch / name,
-            compression="zstd",
-            row_group_size=ROW_GROUP,
-        )
+        table = table.replace_schema_metadata({"antpipe": json.dumps(self.stamp)})
+        with naming(self.scratch / name):
+            pq.write_table(table, self.scratch / name, compression="zstd", row_group_size=ROW_GROUP)
 
     def arrow(self, name: str, batch: "pa.RecordBatch", mapped: Feature | None = None) -> None:
         """One uncompressed record batch, so that readers can map it. mapped: the feature whose values it holds."""
         import pyarrow as pa
 
         batch = batch.replace_schema_metadata({"antpipe": json.dumps(self.stamp)})
-        with Sink(self.scratch / name, mapped) as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        path = self.scratch / name
+        with naming(path), Sink(path, mapped) as sink, pa.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)
 
     @contextmanager
@@ -174,14 +173,11 @@ def reserve(path: Path, size: int) -> None:
 
     Raises OSError if there is not enough space.
     """
-    with path.open("wb") as file:
-        try:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:  # macOS
-                os.truncate(file.fileno(), size)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(path)) from None
+    with naming(path), path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:  # macOS
+            os.truncate(file.fileno(), size)
 
 
 def read_stamp(path: Path) -> dict[str, str] | None:

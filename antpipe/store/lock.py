@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from antpipe.errors import AntpipeError
+from antpipe.runtime.files import naming
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -29,13 +30,10 @@ def alone(folder: Path, artefact: str) -> Iterator[None]:
     lock, holder = folder / f".{artefact}.lock", folder / f".{artefact}.holder"
     try:
         with FileLock(lock, timeout=0):
-            facts = {
-                "process": os.getpid(),
-                "host": socket.gethostname(),
-                "command": " ".join(sys.argv[1:]),
-                "since": datetime.now(UTC).isoformat(timespec="seconds"),
-            }
-            holder.write_text(json.dumps(facts), encoding="utf-8")
+            facts = {"process": os.getpid(), "host": socket.gethostname(), "command": " ".join(sys.argv[1:])}
+            facts["since"] = datetime.now(UTC).isoformat(timespec="seconds")
+            with naming(holder):
+                holder.write_text(json.dumps(facts), encoding="utf-8")
             try:
                 yield
             finally:

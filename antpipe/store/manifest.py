@@ -109,7 +109,7 @@ def _outdated(artefact: str, manifest: Mapping[str, Entry], damage: Damage) -> s
         if name in kind.inputs and name != "items" and standing(name, manifest, damage).status == "stale":
             return f"{name} is stale"
     for name, content in entry.get("input_files", {}).items():
-        if content_sha256(manifest[name]) != content:
+        if name not in manifest or content_sha256(manifest[name]) != content:
             return f"{name} was computed again since, with other results"
     return "" if entry["stage_version"] == kind.version else OLDER if entry["stage_version"] < kind.version else NEWER
 

@@ -13,6 +13,7 @@ from antpipe.runtime.files import atomic
 from antpipe.settings.base import from_json
 from antpipe.settings.model import ModelConfig
 from antpipe.settings.training import TrainConfig
+from antpipe.store.artefacts import ARTEFACTS
 from antpipe.store.documents import UPGRADE, NewerFormatError, converted, read_json, refuse_newer, write_json
 from antpipe.store.files import file_sha256
 from antpipe.training.folder import TRAIN_AGAIN, RunFolder
@@ -190,7 +191,10 @@ def checked(found: Checkpoint) -> Checkpoint:
             ("items", found.items is None or found.items >= 1),
             ("epochs", 0 <= found.best_epoch <= found.epochs <= train.epochs or found.refit is not None),
             ("model", max(config.layers, config.experts) <= MOST_PARTS),
-            ("domains", all(isinstance(read, dict) for read in found.domains.values())),
+            (
+                "domains",
+                all(isinstance(one, dict) and one.keys() <= ARTEFACTS.keys() for one in found.domains.values()),
+            ),
         )
         if not right
     ]

@@ -1,41 +1,27 @@
 """Whatever is written into the documents of a store or a run, each command ends with a clear error or a result."""
 
-import copy
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from antpipe.comparison.run import Record
-from antpipe.errors import AntpipeError, IntegrityError
-from antpipe.evaluation.ranks import read_ranks
-from antpipe.evaluation.vectors import open_for
+from antpipe.errors import IntegrityError
 from antpipe.features.status import status
 from antpipe.store.documents import CHECKSUM, parse_json, read_json, seal, write_json
 from antpipe.store.store import Store
-from antpipe.training import checkpoint
-from antpipe.training.folder import RunFolder
-from antpipe.training.listing import next_step, runs_of
-from antpipe.training.run import train_again
-from tests.support.flips import small_store
+from tests.torture.commands import small_store
+from tests.torture.corruption import DOCUMENTS, edit_often, without_checksums
 
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(-5, 5), st.just(10**12), st.floats(-2, 2), st.sampled_from(["", "x", "../x"]),
     st.just([]), st.just({}), st.just([{}]), st.just({"a": 1}),
 )  # fmt: skip
-EDITS = settings(
-    max_examples=60,
-    deadline=None,
-    database=None,
-    derandomize=True,
-    phases=(Phase.generate,),
-    suppress_health_check=list(HealthCheck),
-)
 
 
 @pytest.fixture(scope="module")
@@ -45,98 +31,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def without_checksums(value: Any) -> Any:
-    """A document as an earlier version wrote it: then only its shape speaks for it."""
-    if isinstance(value, dict):
-        return {key: without_checksums(part) for key, part in value.items() if key != CHECKSUM}
-    return [without_checksums(part) for part in value] if isinstance(value, list) else value
-
-
-def places_of(value: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The path of every value in a document."""
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [above, *(place for key, part in parts for place in places_of(part, (*above, key)))]
-
-
-def edited(document: Any, draw: st.DataObject) -> Any:
-    """The document with one value replaced, removed, or under another name."""
-    found = copy.deepcopy(document)
-    place = draw.draw(st.sampled_from([one for one in places_of(found) if one]))
-    how = draw.draw(st.sampled_from(["replace", "remove", "rename"]))
-    inside = found
-    for key in place[:-1]:
-        inside = inside[key]
-    if how == "replace":
-        inside[place[-1]] = draw.draw(VALUES)
-    else:
-        taken = inside.pop(place[-1])
-        if how == "rename" and isinstance(inside, dict):
-            inside[f"{place[-1]}x"] = taken
-    return found
-
-
-def look_at_the_store(folder: Path) -> None:
-    """What commands ask a store; each question may be refused."""
-    store = Store(folder / "s")
-    states = status(store, verify=True)
-    next_step(store, states, runs_of(store, folder))
-    domain = store.domain("A")
-    for ask in (
-        lambda: domain.feature("text"),
-        lambda: domain.feature("price"),
-        lambda: domain.feature("text-white"),
-        domain.sequences,
-        domain.item_ids,
-        domain.core_rows,
-        lambda: open_for(store, folder / "r", "A"),
-        lambda: domain.is_fresh("price", {}),
-    ):
-        refused_or_not(ask)
-
-
-def look_at_the_run(folder: Path) -> None:
-    store = Store(folder / "s")
-    runs_of(store, folder)
-    for ask in (
-        lambda: checkpoint.load(folder / "r"),
-        lambda: train_again(store, folder / "r", checkpoint.describe(folder / "r")),
-        lambda: open_for(store, folder / "r", "A"),
-        lambda: read_ranks(store, folder / "r", "A"),
-        RunFolder(folder / "r").read_cost,
-        RunFolder(folder / "r").read_rows,
-    ):
-        refused_or_not(ask)
-
-
-def refused_or_not(ask: Callable[[], object]) -> None:
-    try:
-        ask()
-    except AntpipeError as error:
-        assert error.message
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "look"),
-    [
-        ("s/A/manifest.json", look_at_the_store),
-        ("r/checkpoint.json", look_at_the_run),
-        ("r/evaluation-A-test.json", look_at_the_run),
-        ("r/cost.json", look_at_the_run),
-    ],
-)
-@EDITS
-@given(draw=st.data())
-def test_an_edited_document_never_ends_in_an_unexpected_error(
-    folder: Path, name: str, look: Callable[[Path], None], draw: st.DataObject
-) -> None:
-    path = folder / name
-    before = path.read_bytes()
-    try:
-        path.write_text(json.dumps(edited(without_checksums(json.loads(before)), draw)))
-        look(folder)
-    finally:
-        path.write_bytes(before)
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_an_edited_document_never_ends_in_an_unexpected_error(folder: Path, name: str) -> None:
+    assert edit_often(folder, name, 4, Random(0))[1] == ""
 
 
 @pytest.mark.parametrize("stamp", ["null", "[]", "{}", '{"fingerprint": 1}', "{", '"x"', '{"fingerprint": null}'])
@@ -197,7 +94,7 @@ def test_a_manifest_cannot_name_files_of_other_folders(folder: Path, tmp_path: P
 # -- the reader -------------------------------------------------------------------------------------------------
 
 
-@settings(database=None, derandomize=True)
+@settings(database=None, derandomize=True, max_examples=40)
 @given(st.dictionaries(st.text(max_size=3), VALUES, max_size=4), st.integers(0, 10**6), st.integers(0, 7))
 def test_a_flipped_bit_of_a_sealed_document_is_noticed_or_changes_nothing(
     value: dict[str, Any], place: int, bit: int

@@ -10,7 +10,7 @@ from antpipe.cli import app
 ROOT = typer.main.get_command(app)
 # What the command lines of other programs begin with.
 OTHERS = ("ANTPIPE_DEBUG=1 ", "rm ", "ls ", "df ", "head ", "file ", "gzip ", "curl ", "sleep ", "ray ", "torchrun ")
-OTHERS += ("pip install ", "nvidia-smi", "python -c ", "cat ", "unzip ", "bzip2 ", "xz ", "zstd ", "iconv ")
+OTHERS += ("pip install ", "nvidia-smi", "python -c ", "cat ", "unzip ", "bzip2 ", "xz ", "zstd ", "iconv ", "free ")
 
 
 def fault_of(line: str) -> str | None:

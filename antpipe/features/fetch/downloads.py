@@ -94,7 +94,7 @@ class Downloads:
             answer = await self._follow(url, keep)
             if answer.state != FAILED or attempt > self._config.retries:
                 return answer, attempt
-            wait = delay(attempt, answer.wait, self._config, random.random())
+            wait = delay(attempt, answer.wait, self._config, random.random())  # nosec B311 # spreads requests
             if answer.wait is not None or answer.status == 429:
                 self._limits.pause(answer.host, wait)  # the host asks this of all requests
             await self._limits.rest(wait)

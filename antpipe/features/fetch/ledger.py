@@ -22,8 +22,7 @@ import pyarrow.compute
 import pyarrow.parquet  # noqa: F401
 
 from antpipe.errors import IntegrityError
-from antpipe.runtime.disk import naming
-from antpipe.runtime.files import atomic
+from antpipe.runtime.files import atomic, naming
 from antpipe.store.next_command import shell
 from antpipe.store.tables import read_table, write_table
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antpipe.errors import DataError, UsageError
-from antpipe.features.encoders.located import Located, hub_weights
+from antpipe.features.encoders.located import Located, first_line, hub_weights
 from antpipe.store.files import file_sha256
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def load_timm(located: Located, device: "torch.device") -> tuple[Any, Any, dict[
     import torch
     from timm.data import create_transform, resolve_model_data_config
 
+    require_plain(located)
     model = located.asked.removeprefix(TIMM).partition("/")[0]
     overlay = {"file": str(located.path), "hf_hub_id": None, "url": None}
 
@@ -99,6 +100,21 @@ def load_timm(located: Located, device: "torch.device") -> tuple[Any, Any, dict[
         "licence": network.pretrained_cfg.get("license"),
     }
     return create_transform(**configuration, is_training=False), network, facts
+
+
+def require_plain(located: Located) -> None:
+    """Raises DataError if a torch file holds more than tensors and plain values: old versions of timm would run it."""
+    import torch
+
+    if located.path.suffix in (".safetensors", ".npz"):
+        return
+    try:
+        torch.load(located.path, map_location="meta", weights_only=True)
+    except Exception as error:  # for a damaged file it raises nearly anything
+        raise DataError(
+            f"image encoder {located.asked}: {located.path} does not hold weights that are tensors alone: "
+            f"{first_line(error)}"
+        ) from None
 
 
 def _pooling(network: Any) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from antpipe.features.ingest.ids import numbered
+from antpipe.runtime.files import naming
 from antpipe.runtime.logs import log
 from antpipe.store.domain import Domain
 from antpipe.store.manifest import id_table_sha256
@@ -70,7 +71,8 @@ def write_domain(
             folder = f"images-{id_table[:12]}"
             (out.scratch / folder).mkdir()
             for name, content in pictures.items():
-                (out.scratch / folder / name).write_bytes(content)
+                with naming(out.scratch / folder / name):
+                    (out.scratch / folder / name).write_bytes(content)
             items = items.with_columns(pl.col("image_files").list.eval(pl.lit(f"{folder}/") + pl.element()))
             out.details["images"] = folder
             out.details["pictures"] = {name: hashlib.sha256(content).hexdigest() for name, content in pictures.items()}

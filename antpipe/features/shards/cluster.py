@@ -2,7 +2,7 @@
 
 import logging
 import os
-import pickle
+import pickle  # nosec B403 # errors of workers of the user's own cluster
 import signal
 import socket
 import threading
@@ -170,7 +170,7 @@ def computed(
 def number_of(answer: Mapping[str, Any]) -> int:
     """The number of the piece of work that a worker answers for. Raises the error that it met."""
     if answer["error"][0]:
-        raise pickle.loads(answer["error"][0])
+        raise pickle.loads(answer["error"][0])  # nosec B301 # Ray itself sends what it computes as pickles
     return int(answer["number"][0])
 
 
@@ -214,7 +214,7 @@ def packed(error: Exception) -> bytes:
     error.add_note(f"on the Ray worker {socket.gethostname()}:\n{''.join(traceback.format_exception(error))}")
     try:
         content = pickle.dumps(error)
-        pickle.loads(content)
+        pickle.loads(content)  # nosec B301 # made in the line before
     except Exception:  # errors of libraries take arguments that pickle does not know about
         content = pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
     return content

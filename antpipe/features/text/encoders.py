@@ -1,7 +1,9 @@
 """Sentence encoders: the packaged one, local folders and models on the hub, all loaded by sentence-transformers."""
 
 import importlib.util
+import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -107,6 +109,7 @@ def load_model(settings: TextSettings, seed: int = 0) -> Any:
     In bf16 the transformer's weights are bf16; what follows it (pooling, dense layers, normalisation) computes in
     float32. seed: for parameters that the weights lack (see `load_checked`). Raises DataError if it cannot be loaded.
     """
+    require_no_code(settings.located)
     import sentence_transformers
     import torch
 
@@ -128,6 +131,43 @@ def load_model(settings: TextSettings, seed: int = 0) -> Any:
     except Exception as error:  # the library raises whatever it meets in the files
         raise DataError(f"text encoder {settings.located.asked}: cannot be loaded: {first_line(error)}") from error
     return model
+
+
+def require_no_code(located: Located) -> None:
+    """Raises DataError if a model names modules outside of sentence-transformers, which may be Python in its folder.
+
+    Before version 6, the library imports those of a folder without asking, and what the hub gave is a folder here.
+    """
+    for name in ("modules.json", "router_config.json"):
+        path = located.path / name
+        if not path.is_file():
+            continue
+        try:
+            named = set(types_in(json.loads(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, RecursionError) as error:
+            raise DataError(f"text encoder {located.asked}: {path}: {error}") from None
+        foreign = sorted(one for one in named if not one.startswith("sentence_transformers."))
+        if foreign:
+            raise DataError(
+                f"text encoder {located.asked}: it needs {', '.join(foreign)}, code of its own, which antpipe does not "
+                "run; compute its vectors elsewhere and use import embeddings",
+                "antpipe import embeddings --help",
+            )
+
+
+def types_in(value: Any) -> Iterator[str]:
+    """The classes that a configuration of sentence-transformers names, under `type` and `types`."""
+    if isinstance(value, list):
+        for part in value:
+            yield from types_in(part)
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            if key == "type" and isinstance(part, str):
+                yield part
+            elif key == "types" and isinstance(part, dict):
+                yield from map(str, part.values())
+            else:
+                yield from types_in(part)
 
 
 def _in_float32(_module: Any, _inputs: Any, features: dict[str, Any]) -> dict[str, Any]:

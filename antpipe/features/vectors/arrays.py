@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
@@ -9,6 +10,9 @@ from antpipe.errors import DataError, UsageError
 from antpipe.features.ingest.layouts.features import FeatureFile, FeatureKind, read_chunks
 from antpipe.features.ingest.layouts.text_files import numbered_lines, read_index
 from antpipe.features.vectors.vectors import CHUNK, Blocks, GivenVectors, require_as_many
+
+# What reading a damaged file can raise. NumPy reads the header of an array as Python.
+DAMAGED = (OSError, ValueError, EOFError, SyntaxError, TokenError, RecursionError, OverflowError, MemoryError)
 
 
 def open_npy(path: Path, ids: Path | None) -> GivenVectors:
@@ -28,7 +32,7 @@ def npy_shape(path: Path) -> tuple[int, int]:
     """(rows, width) of an array of numbers. Raises DataError for anything else."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except DAMAGED as error:
         raise DataError(f"{path}: not an array that can be mapped: {error}") from None
     if array.ndim != 2 or array.dtype.kind not in "fiu" or not array.size:
         raise DataError(f"{path}: expected rows of numbers, found {array.dtype} of shape {array.shape}")
@@ -73,7 +77,7 @@ def read_ids(path: Path) -> list[str]:
             if not isinstance(ids, list) or not all(isinstance(one, str | int) for one in ids):
                 raise DataError(f"{path}: expected a list of ids")
             return [str(one) for one in ids]
-    except (OSError, ValueError, EOFError) as error:  # ValueError comes from NumPy, JSON and UTF-8
+    except DAMAGED as error:
         raise DataError(f"{path}: the ids cannot be read: {error}") from None
     lines = list(numbered_lines(path))
     gap = next((at for number, (at, _) in enumerate(lines, 1) if at != number), None)

@@ -23,6 +23,7 @@ ROLES = ("id", "vector")
 NUMBERED = re.compile(r"(.*?)\d+", re.DOTALL)
 # Numbers that tables of items hold besides vectors.
 OTHER_ROLES = (*(INTERACTION_ROLES[role] for role in ("time", "rating", "quantity")), ITEM_ROLES["price"])
+DAMAGED = (OSError, ValueError, pa.ArrowException)  # what reading a damaged file can raise
 SHOWN = 10  # names of columns in a message
 
 
@@ -81,7 +82,7 @@ def parse_roles(columns: Sequence[str]) -> dict[str, str]:
 def read_schema(path: Path) -> pa.Schema:
     try:
         return pq.read_schema(path)
-    except (OSError, pa.ArrowInvalid) as error:
+    except DAMAGED as error:
         raise DataError(f"{path}: not a Parquet file: {error}") from None
 
 
@@ -167,7 +168,7 @@ def read_strings(path: Path, column: str) -> list[str]:
         table.validate(full=True)
         values = table[column].combine_chunks()
         strings = values.cast(pa.string())
-    except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except DAMAGED as error:
         raise DataError(f"{path}: column {column!r} cannot be read as ids: {error}") from error
     require_exact(values, f"{path}: row ", column, 0)
     if values.null_count:
@@ -204,7 +205,7 @@ def _batches(path: Path, chosen: Chosen) -> Iterator[tuple[int, pa.RecordBatch]]
                 batch.validate(full=True)
                 yield start, batch
                 start += len(batch)
-    except (OSError, pa.ArrowInvalid) as error:
+    except DAMAGED as error:
         raise DataError(f"{path}: damaged: {error}") from None
 
 

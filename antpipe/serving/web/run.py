@@ -16,7 +16,7 @@ from antpipe.store.store import Store
 if TYPE_CHECKING:
     import uvicorn
 
-TOKEN = "ANTPIPE_TOKEN"
+TOKEN = "ANTPIPE_TOKEN"  # nosec B105 # the name of a variable
 INSTALL = "pip install 'antpipe[serve]'"
 SHORTEST = 16  # characters of a token
 MB = 1_000_000

@@ -22,7 +22,7 @@ from typing import Any, TypedDict
 import httpx2
 
 from antpipe.errors import AntpipeError, DataError
-from antpipe.runtime.disk import naming
+from antpipe.runtime.files import naming
 from antpipe.runtime.http import retry_after
 from antpipe.runtime.logs import log
 from antpipe.runtime.progress import Update, ignore

@@ -25,7 +25,7 @@ from antpipe.features.ingest.amazon.spill import Lines, Spill, columns
 from antpipe.features.ingest.lines import ahead, block_of
 from antpipe.features.ingest.rejects import Rejects
 from antpipe.features.ingest.rules import RawInteractions, line_counts
-from antpipe.runtime.disk import naming
+from antpipe.runtime.files import naming
 from antpipe.runtime.logs import log
 from antpipe.runtime.threads import short_turns
 from antpipe.store.looking import first_lines

@@ -63,6 +63,7 @@ def _as_bytes(column: pa.Array) -> pa.Array:
 
 
 def _no_rows(schema: pa.Schema) -> pa.RecordBatch:
+    _ = schema.names  # raises a ValueError if one is not UTF-8
     return pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
 
 
