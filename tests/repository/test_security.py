@@ -45,7 +45,12 @@ def test_a_known_vulnerability_fails_the_check_with_the_version_that_mends_it() 
 
 def test_without_one_the_number_of_packages_is_said() -> None:
     content = '{"dependencies": [{"name": "a", "version": "1", "vulns": []}, {"name": "b", "skip_reason": "local"}]}'
-    assert verdict(content, "") == (0, "pip-audit: 1 packages, no known vulnerability")
+    assert verdict(content, "") == (0, "pip-audit: 1 packages without known vulnerabilities, 1 not checked")
+
+
+def test_a_service_that_knows_no_package_has_checked_nothing() -> None:
+    content = '{"dependencies": [{"name": "a", "skip_reason": "not on PyPI"}, {"name": "b", "skip_reason": "local"}]}'
+    assert verdict(content, "") == (0, "pip-audit: its service knows none of 2 packages, so nothing was checked")
 
 
 def test_a_service_that_cannot_be_reached_is_said_and_fails_nothing() -> None:

@@ -40,8 +40,12 @@ def verdict(content: str, said: str) -> tuple[int, str]:
         for one in packages
         for known in one.get("vulns", [])
     ]
-    asked = sum("vulns" in one for one in packages)
-    return min(1, len(found)), "\n".join(found or [f"pip-audit: {asked} packages, no known vulnerability"])
+    if found:
+        return 1, "\n".join(found)
+    unknown = sum("vulns" not in one for one in packages)
+    if unknown == len(packages):
+        return 0, f"pip-audit: its service knows none of {unknown} packages, so nothing was checked"
+    return 0, f"pip-audit: {len(packages) - unknown} packages without known vulnerabilities, {unknown} not checked"
 
 
 if __name__ == "__main__":
