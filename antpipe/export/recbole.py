@@ -25,7 +25,7 @@ benchmark_filename: [train, valid, test]
 USER_ID_FIELD: user_id
 ITEM_ID_FIELD: item_id
 LIST_SUFFIX: _list
-alias_of_item_id: [item_id_list]
+alias_of_item_id: [{aliases}]
 load_col:
   inter: [user_id, item_id_list, item_id]
   item: [item_id, title]
@@ -109,7 +109,8 @@ def _describe(draft: Draft, domain: Domain, out: Path, vectors: Floats | None) -
     )
     draft.text(README, text)
     embeddings = EMBEDDINGS if vectors is not None else ""
-    config = CONFIG.format(domain=name, longest=MOST_HISTORY, embeddings=embeddings)
+    aliases = "item_id_list" if vectors is None else "item_id_list, iid"
+    config = CONFIG.format(domain=name, longest=MOST_HISTORY, embeddings=embeddings, aliases=aliases)
     draft.text(f"{name}.yaml", config)
 
 

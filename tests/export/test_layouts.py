@@ -77,6 +77,7 @@ def test_the_configuration_names_columns_that_the_files_have(plain: ant.Run, tmp
     ant.export_recbole(plain.store, "Ring", out=tmp_path / "out", run=plain)
     config = yaml.safe_load((tmp_path / "out" / "Ring.yaml").read_text(encoding="utf-8"))
     assert (tmp_path / "out" / config["data_path"] / config["dataset"]).is_dir()
+    assert config["alias_of_item_id"] == ["item_id_list", "iid"]  # or RecBole looks for vectors of unknown items
     files = [("inter", f".{part}.inter") for part in config["benchmark_filename"]]
     for key, suffix in [*files, ("item", ".item"), ("itememb", ".itememb")]:
         head = lines_of(tmp_path / "out" / "Ring" / f"Ring{suffix}")[0]

@@ -15,10 +15,15 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 
-from antpipe.core.batches import training_windows
+from antpipe.core.batches import examples, training_windows
+from antpipe.core.untrained import fit_weights, from_sequences, unit_texts
 from antpipe.settings.serving import ServeConfig
-from benchmarks import embed_image, gpu, recommend, serve, verdict
+from antpipe.store.store import Store
+from antpipe.training.request import RunRequest
+from antpipe.training.run import run_stage
+from benchmarks import embed_image, gpu, recommend, serve, verdict, zero_shot
 from benchmarks.embed_text import made_up
 from benchmarks.evaluate import QUICK as EVALUATED
 from benchmarks.evaluate import our_metrics, plain_metrics, split_of, vectors_of
@@ -28,6 +33,7 @@ from benchmarks.train_sizes import QUICK
 from benchmarks.train_worker import loss_of_without_dropout, model_of, our_loss, plain_loss
 from tests.conftest import REPOSITORY
 from tests.support.fake_encoders import tiny_encoder
+from tests.support.trainable import MODEL, TRAINING, make_trainable
 
 
 @pytest.mark.parametrize("stage", ["relearn", "pretrain"])
@@ -189,6 +195,29 @@ def test_simulated_hits_have_the_recall_the_effect_and_the_spread_over_seeds_tha
     assert (control.mean(), arm.mean()) == pytest.approx((0.05, 0.075), rel=0.15)
     assert arm.std() > 0.2 * 0.05
     assert control.std() < 0.1 * 0.05
+
+
+def test_the_floor_of_the_benchmark_of_small_shops_has_the_weights_of_ours(tmp_path: Path) -> None:
+    domain = make_trainable(Store(tmp_path), "Shop")
+    shop, rows = zero_shot.draw(domain.sequences(), 30, seed=1)
+    known, part = (
+        from_sequences(shop, unit_texts(domain)[rows], csr_array((len(rows), len(rows)))),
+        examples(shop, "valid"),
+    )
+    assert zero_shot.fit(known, part, None) == pytest.approx(list(fit_weights(known, part).values()), abs=0.02)
+
+
+def test_the_benchmark_of_small_shops_prints_a_row_for_each_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path / "store")
+    for name in ("Shop", "Other"):
+        make_trainable(store, name)
+    run_stage(RunRequest(store, ("Other",), "pretrain", MODEL, TRAINING), tmp_path / "run")
+    zero_shot.main([str(store.root), "Shop", str(tmp_path / "run"), "--users", "10,20", "--draws", "2"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [line[0] for line in rows] == ["10", "20"]
+    assert all(0 < float(line[1]) <= 1 and 0 < float(line[4]) <= 1 for line in rows)
 
 
 def test_made_up_texts_are_different_and_of_many_lengths() -> None:
