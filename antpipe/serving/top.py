@@ -76,13 +76,21 @@ class _Block:
 
     def __init__(self, queries: Floats, offer: Offer, added: PairScores, hidden: Ints) -> None:
         self.queries, self.offer, self.added, self.hidden = queries, offer, added, hidden
-        n = len(offer.column)
-        self.added_at = (added.keys // n, offer.column[added.keys % n])  # query, column among the offered
-        self.hidden_at = (hidden // n, offer.column[hidden % n])
+        self.added_at, offered = self._places(added.keys)
+        self.added_scores = added.scores[offered].astype(np.float32)
+        self.hidden_at, _ = self._places(hidden)
         longest = float(np.sqrt(np.einsum("qd,qd->q", queries, queries).max()))
         # Bounds the error of a float32 inner product (as in core/ranking.py), and of adding to it.
         self.tolerance = (queries.shape[1] + 4) * 2.0**-24 * 1.001 * longest * offer.longest
         self.tolerance += 2.0**-22 * float(np.abs(added.scores).max(initial=0.0))
+
+    def _places(self, keys: Ints) -> tuple[tuple[Ints, Ints], NDArray[np.bool_]]:
+        """Query and column of the keys whose item is offered, and which these are."""
+        n = len(self.offer.column)
+        query = keys // n
+        column = self.offer.column[keys - query * n]
+        offered = column >= 0
+        return (query[offered], column[offered]), offered
 
     def best(self, k: int, buffer: "torch.Tensor") -> tuple[Ints, Doubles]:
         """Catalogue rows and scores (B, k). buffer: of _score_buffer, B rows."""
@@ -107,27 +115,29 @@ class _Block:
             tile = buffer[:, : stop - start]
             torch.mm(queries, items[start:stop].T, out=tile)
             buffer[:, stop - start :] = -torch.inf
-            self._adjust(tile, np.arange(b), start, stop)
+            self._adjust(tile, slice(0, b), start, stop)
             largest, at = _largest(buffer, min(depth, stop - start))
             at = torch.where(largest > -torch.inf, at, 0)  # not a column beyond the tile
             scores, columns = torch.cat([scores, largest], 1), torch.cat([columns, at + start], 1)
         largest, at = torch.topk(scores, depth)
         return largest.cpu().numpy(), columns.gather(1, at).cpu().numpy()
 
-    def _adjust(self, scores: "torch.Tensor", queries: Ints, start: int, stop: int) -> None:
-        """Add to and hide from the scores (b, stop - start) of these queries (ascending) and columns."""
+    def _adjust(self, scores: "torch.Tensor", queries: slice, start: int, stop: int) -> None:
+        """Add to and hide from the scores (b, stop - start) of these queries and columns."""
         import torch
 
-        for (query, column), more in ((self.added_at, self.added.scores), (self.hidden_at, None)):
-            mine = (column >= start) & (column < stop)
-            if len(queries) < len(self.queries):
-                mine &= np.isin(query, queries)
-            places = (np.searchsorted(queries, query[mine]), column[mine] - start)
-            at = tuple(torch.from_numpy(place).to(scores.device) for place in places)
+        flat = scores.as_strided(((len(scores) - 1) * scores.stride(0) + scores.shape[1],), (1,))
+        for (query, column), more in ((self.added_at, self.added_scores), (self.hidden_at, None)):
+            first, last = np.searchsorted(query, (queries.start, queries.stop))  # keys are sorted
+            kept: slice | Ints = slice(first, last)
+            if stop - start < len(self.offer.rows):
+                kept = first + np.flatnonzero((column[kept] >= start) & (column[kept] < stop))
+            places = (query[kept] - queries.start) * scores.stride(0) + column[kept] - start
+            at = torch.from_numpy(places).to(flat.device)
             if more is None:
-                scores[at] = -torch.inf
+                flat.index_fill_(0, at, -torch.inf)
             else:
-                scores[at] += torch.from_numpy(more[mine].astype(np.float32)).to(scores.device)
+                flat.scatter_add_(0, at, torch.from_numpy(more[kept]).to(flat.device))
 
     def _exact(self, queries: Ints, columns: Ints, real: NDArray[np.bool_]) -> tuple[Ints, Doubles]:
         """Catalogue rows of columns (b, c) of these queries by float64 scores, best first; those not real come last."""
@@ -145,7 +155,7 @@ class _Block:
 
         scores = np.empty((1, len(self.offer.rows)), np.float32)
         np.matmul(self.queries[query : query + 1], self.offer.vectors.T, out=scores)
-        self._adjust(torch.from_numpy(scores), np.array([query]), 0, scores.shape[1])
+        self._adjust(torch.from_numpy(scores), slice(query, query + 1), 0, scores.shape[1])
         near = np.flatnonzero(scores[0] >= least - 2 * self.tolerance)[None]
         rows, exact = self._exact(np.array([query]), near, np.ones(near.shape, np.bool_))
         return rows[0, :k], exact[0, :k]
