@@ -64,7 +64,7 @@ def stats(store: Store | str | Path, domains: str | Sequence[str] | None = None)
     """Size, density, coverage and order of each domain, and the users and items that each pair of domains shares.
 
     domains: default all. Returns `domains`, one row of figures each, and `shared`, one row per pair. Warns of a domain
-    whose order cannot be that in time (docs/data.md).
+    whose order cannot be that in time (docs/time-order.md).
 
     >>> [row.items for row in ant.stats("shop", ["Toys"])["domains"]]
     [12]

@@ -11,7 +11,7 @@ from antpipe.settings.base import Config, setting
 
 @dataclass(frozen=True)
 class IngestConfig(Config):
-    """Cleaning rules that turn raw interactions into a domain, in the order of docs/data.md."""
+    """Cleaning rules that turn raw interactions into a domain, in the order of docs/published-data.md."""
 
     section: ClassVar[str] = "ingest"
     panel: ClassVar[str] = "Cleaning"

@@ -1,7 +1,7 @@
 """Is the order of a domain's interactions their order in time? What their ids, ties and cold targets say about it.
 
 A source whose rows were sorted by item id looks like any other: same users, same items, same counts. Whatever is
-learned from it is worthless, so every ingest measures it. docs/data.md explains the measures and their limits.
+learned from it is worthless, so every ingest measures it. docs/time-order.md explains the measures and their limits.
 """
 
 import math
