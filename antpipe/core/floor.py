@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import block_diag, csr_array
+from scipy.sparse import block_diag, csr_array, diags_array
 
 from antpipe.core.batches import Block, Examples
 from antpipe.core.catalogue import Catalogue, Ints
@@ -58,6 +58,7 @@ def known_of(sequences: Sequence[Sequences], catalogue: Catalogue) -> Untrained:
         _side_by_side([part.words for part in parts]),
         _side_by_side([part.steps for part in parts]),
         np.concatenate([part.new for part in parts]),
+        _side_by_side([part.counts for part in parts]),
     )
 
 
@@ -75,7 +76,7 @@ def known_in(catalogue: Catalogue, widths: Mapping[str, int], domain: str, seque
     texts = catalogue.gather(rows, "text", widths["text"])[0] if "text" in widths else np.zeros((len(rows), 0), "f4")
     if sequences is None:
         nothing = csr_array((len(rows), len(rows)))
-        return Untrained(unit(texts), catalogue.words_of(domain), nothing, np.ones(len(rows), np.bool_))
+        return Untrained(unit(texts), catalogue.words_of(domain), nothing, np.ones(len(rows), np.bool_), nothing)
     return from_sequences(sequences, unit(texts), catalogue.words_of(domain))
 
 
@@ -95,24 +96,19 @@ def recent(blocks: Sequence[Block]) -> Ints:
 
 def step_pairs(known: Untrained, items: Ints, last: Ints, targets: Ints) -> csr_array:
     """(p, n): the transitions term of each position and item of a step, without what the position's own user adds to it
-    at the position's target (in ranking, the target is not in the training part).
+    by going from the last items to the target (in ranking, the target is not in the training part).
 
     items: (n,) sorted global rows of the step; last: (p, LAST) as `recent` gives them; targets: (p,) indices into
     items.
     """
-    p = len(last)
     row, back = np.nonzero(last >= 0)
-    read, target = items[last[row, back]], items[targets]
-    share = DECAY**back
-    rows = csr_array((share, (row, read)), (p, len(known.new))) @ known.steps  # (p, N), in no order within a row
-    there = np.asarray(known.steps[read, target[row]]).ravel()
-    own = (back < REACH) / (back + 1)  # what the target's own occurrence after this item counts
-    without = np.log1p(np.maximum(np.expm1(there) - own, 0))
-    less = np.bincount(row, share * (there - without), minlength=p)
-    count = np.diff(rows.indptr)
-    of_target = np.flatnonzero(rows.indices == np.repeat(target.astype(rows.indices.dtype), count))
-    rows.data[of_target] -= less[np.searchsorted(rows.indptr, of_target, side="right") - 1]
-    return _among(rows, items)
+    counts = csr_array(known.steps[items[last[row, back]]])  # (f, N), of one last item of one position each
+    counts.data = np.expm1(counts.data)
+    own = np.where(back < REACH, 1 / (back + 1), 0)
+    rows = csr_array(counts - diags_array(own) @ known.votes[items[targets[row]]])
+    rows.data = np.log1p(np.maximum(rows.data, 0))
+    share = csr_array((DECAY**back, (row, np.arange(len(row)))), (len(last), len(row)))
+    return _among(csr_array(share @ rows), items)
 
 
 def word_pairs(known: Untrained, items: Ints, last: Ints) -> csr_array:

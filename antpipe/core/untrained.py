@@ -7,19 +7,22 @@
 
 Text, words and transitions of the k-th last item count DECAY ** (k - 1), up to the LAST-th. c(i, j) adds up 1 / d for
 each time that j came d <= REACH positions after i in a training part (sequential rules: Ludewig, Jannach 2018, arXiv
-1803.09587), and BACKWARD / d for each time that it came before i. A term for which a domain has no data is 0.
+1803.09587), and BACKWARD / d for each time that it came before i. To that, j adds INHERITED times the mean count of the
+items that share its words, so that what is rarely bought inherits from what resembles it. A term for which a domain has
+no data is 0.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, diags_array, eye_array, vstack
 
 from antpipe.core.batches import Examples, sample
 from antpipe.core.transitions import training_items, transitions
-from antpipe.core.words import words_of
+from antpipe.core.words import ROWS_AT_ONCE, closest, words_of
 from antpipe.runtime.arrays import within_groups
 from antpipe.settings.model import FLOOR
 from antpipe.store.domain import Domain
@@ -32,6 +35,7 @@ LAST = 5
 DECAY = 0.5
 REACH = 5
 BACKWARD = 0.5
+INHERITED = 2.0
 ITEMS_AT_ONCE = 8192  # text vectors that are held in float64
 TEXT, WORDS, TRANSITIONS, HISTORY, NOVELTY = TERMS = ("text", "words", "transitions", "history", "novelty")
 # How far from their usual values (FLOOR) a fit may take the weights: standard deviations of normal distributions.
@@ -45,14 +49,21 @@ class Untrained:
     """What is known of N items, of one or several domains, without training.
 
     texts: (N, d) unit vectors, zeros if an item has no text; d is 0 if there are none, or if they are read elsewhere.
-    words: (N, N) cosines of word neighbours, empty if there are no words. steps: (N, N) log1p(c). new: (N,) True if the
-    item does not occur in training.
+    words: (N, N) cosines of word neighbours, empty if there are no words. steps: (N, N) log1p of c, with what is
+    inherited. new: (N,) True if the item does not occur in training. counts: (N, N) c alone.
     """
 
     texts: Floats
     words: "csr_array"
     steps: "csr_array"
     new: NDArray[np.bool_]
+    counts: "csr_array"
+
+    @cached_property
+    def votes(self) -> "csr_array":
+        """(N, N): what one transition to item i counts at item j: 1 at itself, and what those inherit that share its
+        words."""
+        return csr_array(eye_array(len(self.new)) + INHERITED * shares_of(self.words, self.new).T)
 
 
 def untrained(domain: Domain) -> Untrained:
@@ -64,8 +75,9 @@ def untrained(domain: Domain) -> Untrained:
 
 def from_sequences(sequences: Sequences, texts: Floats, words: "csr_array") -> Untrained:
     """What the training parts of a domain tell of its items, which have these texts (N, d) and words (N, N)."""
-    counts = np.bincount(training_items(sequences)[0], minlength=len(texts))
-    return Untrained(texts, words, log_counts(sequences, len(texts)), counts == 0)
+    new = np.bincount(training_items(sequences)[0], minlength=len(texts)) == 0
+    counts = step_counts(sequences, len(texts))
+    return Untrained(texts, words, log_counts(counts, words, new), new, counts)
 
 
 def unit_texts(domain: Domain) -> Floats:
@@ -80,14 +92,41 @@ def unit(vectors: Floats) -> Floats:
     return vectors
 
 
-def log_counts(sequences: Sequences, items: int) -> "csr_array":
-    """(N, N): log1p(c), as above."""
+def step_counts(sequences: Sequences, items: int) -> "csr_array":
+    """(N, N): c, as above, without what is inherited."""
     counts = csr_array((items, items))
     for apart in range(1, REACH + 1):
         counts = counts + transitions(sequences, items, apart) / apart
-    counts = (counts + BACKWARD * counts.T).tocsr()
-    counts.data = np.log1p(counts.data)
-    return counts
+    return csr_array(counts + BACKWARD * counts.T)
+
+
+def log_counts(counts: "csr_array", words: "csr_array", new: NDArray[np.bool_], begin: int = 0) -> "csr_array":
+    """(N, N - begin): log1p of counts (N, N) and what is inherited, of the items from row `begin` on."""
+    found = csr_array(counts[:, begin:] + INHERITED * inherited(counts, words, new, begin))
+    found.data = np.log1p(found.data)
+    return found
+
+
+def inherited(counts: "csr_array", words: "csr_array", new: NDArray[np.bool_], begin: int = 0) -> "csr_array":
+    """(N, N - begin): the mean count of each item's word neighbours, weighted by their cosines.
+
+    An item has that of the NEIGHBOURS items which lead to its neighbours most often.
+    """
+    shares, parts = shares_of(csr_array(words[begin:]), new), [csr_array((0, len(new)))]
+    for first in range(0, shares.shape[0], ROWS_AT_ONCE):
+        parts.append(closest(csr_array(shares[first : first + ROWS_AT_ONCE] @ counts.T))[0])
+    return csr_array(csr_array(vstack(parts)).T)
+
+
+def shares_of(words: "csr_array", new: NDArray[np.bool_]) -> "csr_array":
+    """Cosines (n, N) of n items' word neighbours scaled so that rows add up to 1.
+
+    Neighbours that do not occur in training are left out, so further items change nothing among the others.
+    """
+    sold = csr_array(words @ diags_array((~new).astype(np.float64)))
+    sold.eliminate_zeros()
+    whole = np.asarray(sold.sum(1)).ravel()
+    return csr_array(diags_array(1 / np.where(whole > 0, whole, 1)) @ sold)
 
 
 # -- terms of examples (Q of them) ------------------------------------------------------------------------------

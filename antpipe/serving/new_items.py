@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, hstack
 
 from antpipe.core.catalogue import Catalogue
 from antpipe.core.floor import items_with_floor
 from antpipe.core.ranking import catalogue_vectors, unit_rows
-from antpipe.core.untrained import Untrained, unit
+from antpipe.core.untrained import Untrained, log_counts, unit
 from antpipe.core.words import neighbours_in
 from antpipe.errors import DataError, SameCommand
 from antpipe.evaluation.served import with_ids
@@ -127,8 +127,8 @@ def described_by(opened: OpenRun, rows: pl.DataFrame, describers: Mapping[str, D
 
 
 def with_new_items(opened: OpenRun, new: NewItems) -> OpenRun:
-    """A run like an opened one that also offers new items: rows after those of its domain. They have no learned id, no
-    transitions and the novelty of an item that nobody bought."""
+    """A run like an opened one that also offers new items: rows after those of its domain. They have no learned id,
+    the novelty of an item that nobody bought, and the transitions of those that share their words."""
     import torch
 
     before, n = len(opened.items), len(new.rows)
@@ -141,12 +141,10 @@ def with_new_items(opened: OpenRun, new: NewItems) -> OpenRun:
     if known is not None:
         texts = catalogue.gather(catalogue.rows(NEW), "text", known.texts.shape[1])[0]
         nothing = csr_array((n, n))
-        own = Untrained(unit(texts), nothing, nothing, np.ones(n, np.bool_))
+        own = Untrained(unit(texts), nothing, nothing, np.ones(n, np.bool_), nothing)
         items = items_with_floor(model, items, own)
-        steps = known.steps.copy()
-        steps.resize((before + n, before + n))
         words = neighbours_in(opened.word_index, before, new.rows["text"].to_list())
-        known = Untrained(np.vstack([known.texts, own.texts]), words, steps, np.append(known.new, own.new))
+        known = with_rows(known, own, words)
     return replace(
         opened,
         item_ids=[*opened.item_ids, *new.rows["item_id"]],
@@ -157,6 +155,16 @@ def with_new_items(opened: OpenRun, new: NewItems) -> OpenRun:
         known=known,
         extra=new.rows if opened.extra is None else pl.concat([opened.extra, new.rows]),
     )
+
+
+def with_rows(known: Untrained, own: Untrained, words: csr_array) -> Untrained:
+    """What is known of N items and n new ones after them. words: (N + n, N + n). Nothing changes among the others."""
+    before, new = len(known.new), np.append(known.new, own.new)
+    steps, counts = known.steps.copy(), known.counts.copy()
+    steps.resize((len(new), before))
+    counts.resize((len(new), len(new)))
+    steps = csr_array(hstack([steps, log_counts(counts, words, new, before)], format="csr"))
+    return Untrained(np.vstack([known.texts, own.texts]), words, steps, new, counts)
 
 
 def _joined(catalogue: Catalogue, new: NewItems) -> Catalogue:

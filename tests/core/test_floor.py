@@ -15,7 +15,7 @@ from antpipe.core.catalogue import Catalogue
 from antpipe.core.floor import begin_at_floor, known_of, recent, step_pairs, text_recent, weights_of
 from antpipe.core.model import Ant
 from antpipe.core.ranking import rank_examples, scoring
-from antpipe.core.untrained import BACKWARD, DECAY, LAST, REACH, SPREAD, TERMS, Untrained, fit_weights, unit
+from antpipe.core.untrained import BACKWARD, DECAY, INHERITED, LAST, REACH, SPREAD, TERMS, Untrained, fit_weights, unit
 from antpipe.settings.model import FLOOR, ModelConfig
 from antpipe.settings.training import TrainConfig
 from antpipe.store.files import Sequences
@@ -51,6 +51,12 @@ def words(n: int = N) -> csr_array:
     return csr_array(rng.random((n, n)) * (rng.random((n, n)) < 0.3))
 
 
+def shares(sequences: Sequences) -> NDArray[np.float64]:
+    """(N, N): what the sold word neighbours of each item count in what it inherits."""
+    found = words().toarray() * ~known_of([sequences], shops()).new
+    return found / np.where(found.any(1), found.sum(1), 1)[:, None]
+
+
 def shops(count: int = 1, n: int = N) -> Catalogue:
     """Catalogues of n items with word neighbours."""
     names = tuple(f"shop-{number}" for number in range(count))
@@ -60,7 +66,9 @@ def shops(count: int = 1, n: int = N) -> Catalogue:
 def test_transitions_add_up_what_came_within_reach_in_training() -> None:
     sequences = shop()
     known = known_of([sequences], shops())
-    assert known.steps.toarray() == pytest.approx(np.log1p(counts_without(sequences)))
+    counts = counts_without(sequences)
+    assert known.counts.toarray() == pytest.approx(counts)
+    assert known.steps.toarray() == pytest.approx(np.log1p(counts + INHERITED * counts @ shares(sequences).T))
 
 
 def test_new_items_are_those_that_no_training_part_has() -> None:
@@ -109,15 +117,16 @@ def dense_scores(model: Ant, sequences: Sequences, row: int, place: int, *, trai
     target = int(sequences.items[start + place])
     counts = counts_without(sequences)
     floor, last = model.floor, history.flip(0)[:LAST]
+    share_of = shares(sequences)
     share = torch.tensor([DECAY**k for k in range(len(last))], dtype=torch.float64)
     normed = F.normalize(features, dim=-1)
     text = (share[:, None] * normed[last]).sum(0) / share.sum()
     steps = torch.zeros(N, dtype=torch.float64)
     for back, item in enumerate(last.tolist()):
-        here = np.log1p(counts[item])
+        here = counts[item].copy()
         if training and back < REACH:
-            here[target] = np.log1p(counts[item, target] - 1 / (back + 1))
-        steps += share[back] * torch.from_numpy(here)
+            here[target] -= 1 / (back + 1)
+        steps += share[back] * torch.from_numpy(np.log1p(here + INHERITED * share_of @ here))
     common = share @ torch.from_numpy(words().toarray()[last.numpy()])
     seen = torch.zeros(N, dtype=torch.float64)
     seen[history] = 1
@@ -181,7 +190,7 @@ class OneDomain:
 def test_ranks_are_those_of_the_dense_scores(block_size: int) -> None:
     sequences, model = shop(5, users=20), model_of().float().eval()
     found = known_of([sequences], shops())
-    known = Untrained(unit(texts()), found.words, found.steps, found.new)
+    known = Untrained(unit(texts()), found.words, found.steps, found.new, found.counts)
     part = examples(sequences, "test")
     device = torch.device("cpu")
     ranks = scoring(model, OneDomain(), "Shop", part, device, known).ranks(part, block_size)  # type: ignore[arg-type]
@@ -218,7 +227,7 @@ def test_fitted_weights_maximise_likelihood_and_prior() -> None:
 
     sequences = shop(2, users=40)
     found = known_of([sequences], shops())
-    known = Untrained(unit(texts()), found.words, found.steps, found.new)
+    known = Untrained(unit(texts()), found.words, found.steps, found.new, found.counts)
     part, zero = examples(sequences, "valid"), model_of()
     rows = []
     with torch.no_grad():
@@ -249,7 +258,7 @@ def test_without_validation_positions_the_weights_are_the_usual_ones() -> None:
     sequences = shop()
     found = known_of([sequences], shops())
     none = Examples(*(np.empty(0, np.int32),) * 4, MAX_LEN)  # type: ignore[arg-type]
-    assert fit_weights(Untrained(unit(texts()), found.words, found.steps, found.new), none) == {
+    assert fit_weights(Untrained(unit(texts()), found.words, found.steps, found.new, found.counts), none) == {
         name: FLOOR[name] for name in TERMS
     }
 
@@ -257,7 +266,10 @@ def test_without_validation_positions_the_weights_are_the_usual_ones() -> None:
 def test_a_model_begins_with_fitted_weights_and_gives_new_items_no_id() -> None:
     sequences, model = shop(2, users=40), model_of(transductive=True)
     found = known_of([sequences], shops())
-    known, valid = Untrained(unit(texts()), found.words, found.steps, found.new), examples(sequences, "valid")
+    known, valid = (
+        Untrained(unit(texts()), found.words, found.steps, found.new, found.counts),
+        examples(sequences, "valid"),
+    )
     before = weights_of(model)["cosine"]
     begin_at_floor(model, known, valid)
     fitted = {name: value * model.config.temperature for name, value in fit_weights(known, valid).items()}
@@ -290,7 +302,7 @@ def test_a_users_own_transition_does_not_vote_for_its_target() -> None:
     """Two users alike: each is told of its target by the other one alone."""
     items = np.array([0, 1, 2, 3, 0, 1, 2, 3], np.int32)
     two = Sequences(np.arange(2, dtype=np.int32), np.array([0, 4, 8]), items, np.array([2, 2]), np.array([3, 3]), 8)
-    known = known_of([two], shops(1, 4))
+    known = known_of([two], Catalogue(("shop",), np.array([0, 4]), {}, {}, {}, (csr_array((4, 4)),)))
     (batch,) = batches(training_windows([two], np.array([0, 4])), 10, 0, 1, Candidates(4, 4))
     pairs = step_pairs(known, batch.items, recent(batch.blocks), batch.targets).toarray()
     assert pairs[:, 1] == pytest.approx(np.log1p(1))  # not log1p(2)

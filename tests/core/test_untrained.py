@@ -10,13 +10,16 @@ from scipy.sparse import csr_array
 from antpipe.core.batches import Examples, examples
 from antpipe.core.transitions import training_items, transitions
 from antpipe.core.untrained import (
+    Doubles,
     Untrained,
     blend,
     fit_weights,
     from_sequences,
     history_matrix,
+    inherited,
     log_counts,
     recent_matrix,
+    step_counts,
     step_rows,
     text_queries,
     unit_texts,
@@ -56,6 +59,16 @@ def weights_of(text: float, words: float, transitions: float, history: float, no
     return {"text": text, "words": words, "transitions": transitions, "history": history, "novelty": novelty}
 
 
+def mean_of_neighbours(words: Doubles, counts: Doubles, sold: list[bool]) -> Doubles:
+    """What each item (a column) inherits, in a catalogue of fewer items than an item has neighbours."""
+    found = np.zeros_like(counts)
+    for i, j in np.ndindex(*counts.shape):
+        near = [one for one in range(len(sold)) if sold[one] and words[j, one]]
+        if near:
+            found[i, j] = np.average(counts[i, near], weights=words[j, near])
+    return found
+
+
 def scores_written_out(
     known: Untrained, walks: Sequences, weights: Mapping[str, float], history: list[int]
 ) -> list[float]:
@@ -66,6 +79,7 @@ def scores_written_out(
             if place + apart < len(item) and row[place + apart] == row[place]:
                 counts[one, item[place + apart]] += 1 / apart
                 counts[item[place + apart], one] += 0.5 / apart
+    counts = counts + 2 * mean_of_neighbours(known.words.toarray(), counts, [i in item for i in range(n)])
     recent = [(0.5**back, one) for back, one in enumerate(reversed(history[-5:]))]
     whole = sum(weight for weight, _ in recent)
     return [
@@ -89,7 +103,7 @@ def test_transitions_count_what_followed_in_training_parts_and_never_from_user_t
 
 
 def test_items_further_apart_and_in_the_other_order_count_less() -> None:
-    counts = np.expm1(log_counts(shop([[0, 1, 2, 3, 3], [0, 1, 3, 3]]), 4).toarray())
+    counts = step_counts(shop([[0, 1, 2, 3, 3], [0, 1, 3, 3]]), 4).toarray()
     assert counts[0, 1] == pytest.approx(2)
     assert counts[0, 2] == pytest.approx(1 / 2)
     assert counts[1, 0] == pytest.approx(2 / 2)
@@ -97,8 +111,33 @@ def test_items_further_apart_and_in_the_other_order_count_less() -> None:
     assert counts[3].tolist() == counts[:, 3].tolist() == [0, 0, 0, 0]  # outside the training parts
 
 
+def test_an_item_inherits_the_mean_counts_of_the_sold_items_whose_words_it_shares() -> None:
+    counts = csr_array(np.array([[0, 4.0, 1.0, 0, 0], *[[0.0] * 5] * 4]))  # 1 came after 0 four times, 2 once
+    words = csr_array(
+        np.array([[0.0] * 5, [0.0] * 5, [0.0] * 5, [0, 0.6, 0.2, 0, 0.9], [0.0] * 5])  # 3 resembles 1, 2 and 4
+    )
+    new = np.array([False, False, False, True, True])  # nobody bought 3 and 4
+    found = inherited(counts, words, new).toarray()
+    assert found[0].tolist() == pytest.approx([0, 0, 0, (0.6 * 4 + 0.2 * 1) / 0.8, 0])
+    assert not found[1:].any()
+    assert log_counts(counts, words, new).toarray()[0] == pytest.approx(np.log1p([0, 4, 1, 2 * 3.25, 0]))
+
+
+def test_what_further_items_inherit_changes_nothing_among_the_others() -> None:
+    rng = np.random.default_rng(0)
+    n, before = 130, 120
+    new = np.append(rng.random(before) < 0.2, np.ones(n - before, np.bool_))
+    counts = csr_array(rng.random((n, n)) * (rng.random((n, n)) < 0.7) * ~new * ~new[:, None])
+    words = csr_array(rng.random((n, n)) * (rng.random((n, n)) < 0.3))
+    small = log_counts(csr_array(counts[:before, :before]), csr_array(words[:before, :before]), new[:before])
+    whole = log_counts(counts, words, new)
+    assert abs(csr_array(whole[:before, :before]) - small).max() < 1e-12
+    assert abs(csr_array(whole[:, before:]) - log_counts(counts, words, new, before)).max() == 0
+    assert np.diff(csr_array(inherited(counts, words, new).T).indptr).max() == 50  # of more than that
+
+
 def test_transitions_reach_five_positions() -> None:
-    counts = np.expm1(log_counts(shop([[0, 1, 2, 3, 4, 5, 6, 7, 7]]), 8).toarray())
+    counts = step_counts(shop([[0, 1, 2, 3, 4, 5, 6, 7, 7]]), 8).toarray()
     assert counts[0].tolist() == pytest.approx([0, 1, 1 / 2, 1 / 3, 1 / 4, 1 / 5, 0, 0])
 
 
@@ -112,7 +151,11 @@ def test_the_last_five_items_count_each_half_of_the_one_after_it() -> None:
 
 def test_text_queries_are_means_of_the_last_texts() -> None:
     known = Untrained(
-        np.array([[1, 0], [0, 1], [0, 0]], np.float32), csr_array((3, 3)), csr_array((3, 3)), np.zeros(3, np.bool_)
+        np.array([[1, 0], [0, 1], [0, 0]], np.float32),
+        csr_array((3, 3)),
+        csr_array((3, 3)),
+        np.zeros(3, np.bool_),
+        csr_array((3, 3)),
     )  # item 2: no text
     assert text_queries(known, after(0))[0].tolist() == [1, 0]
     assert text_queries(known, after(0, 1))[0].tolist() == pytest.approx([1 / 3, 2 / 3])
@@ -171,7 +214,8 @@ def test_items_with_equal_text_and_transitions_tie_wherever_they_stand() -> None
     rng = np.random.default_rng(0)
     half = rng.normal(size=(501, 384)).astype(np.float32)
     texts = np.vstack([half, half[:1], half[::-1]])  # item i equals item 1002 - i
-    known = Untrained(texts, csr_array((1003, 1003)), csr_array((1003, 1003)), np.zeros(1003, np.bool_))
+    nothing = csr_array((1003, 1003))
+    known = Untrained(texts, nothing, nothing, np.zeros(1003, np.bool_), nothing)
     for _ in range(20):  # one at a time: BLAS then sums the last columns in another order
         scores = blend(known, after(*rng.integers(0, 1003, 3).tolist()), weights_of(1, 0, 1, 0, 0))[0]
         assert (scores[:501] == scores[:501:-1]).all()
@@ -180,9 +224,10 @@ def test_items_with_equal_text_and_transitions_tie_wherever_they_stand() -> None
 def test_a_domain_without_texts_is_ranked_by_transitions_and_one_without_those_by_texts() -> None:
     known, walks = random_case(3)
     part, n = examples(walks, "test"), len(known.texts)
-    bare = Untrained(np.zeros((n, 0), np.float32), known.words, known.steps, known.new)
+    bare = Untrained(np.zeros((n, 0), np.float32), known.words, known.steps, known.new, known.counts)
     assert np.allclose(blend(bare, part, weights_of(1, 0, 1, 0, 0)), step_rows(known, part).toarray(), atol=1e-6)
-    single = Untrained(known.texts, known.words, csr_array((n, n)), known.new)
+    nothing = csr_array((n, n))
+    single = Untrained(known.texts, known.words, nothing, known.new, nothing)
     expected = text_queries(known, part) @ known.texts.T
     assert np.allclose(blend(single, part, weights_of(1, 0, 1, 0, 0)), expected, atol=1e-6)
 
@@ -199,7 +244,8 @@ def test_the_fit_reads_a_bounded_number_of_positions_and_does_not_depend_on_how_
 def test_few_positions_leave_the_weights_near_the_usual_ones_and_many_move_them() -> None:
     texts = np.hstack([0.6**0.5 * np.ones((40, 1)), 0.4**0.5 * np.eye(40)]).astype(np.float32)  # cosines of .6
     walks = shop([[item] * 6 for item in range(40)])  # people buy the same again
-    known = Untrained(texts, csr_array((40, 40)), csr_array((40, 40)), np.zeros(40, np.bool_))
+    nothing = csr_array((40, 40))
+    known = Untrained(texts, nothing, nothing, np.zeros(40, np.bool_), nothing)
     valid = examples(walks, "valid")
     few, many = fit_weights(known, valid.some(slice(0, 2))), fit_weights(known, valid)
     assert -7 < few["history"] < many["history"]
@@ -217,7 +263,7 @@ def test_novelty_counts_for_as_much_as_new_items_are_taken() -> None:
         items = np.stack([rng.integers(0, 20, 400), targets], 1).ravel().astype(np.int32)
         start = np.arange(0, 800, 2)
         part = Examples(np.arange(400, dtype=np.int32), items, start, start + 1, 50)
-        found[share] = fit_weights(Untrained(texts, none, none, new), part)["novelty"]
+        found[share] = fit_weights(Untrained(texts, none, none, new, none), part)["novelty"]
     assert found[0.1] < -1
     assert found[0.5] == pytest.approx(0, abs=0.3)
     assert found[0.9] > 1

@@ -97,8 +97,8 @@ def test_a_refit_is_trained_with_transitions_to_validation_targets(
     refitted(store, tmp_path)
     domain = store.domain("Target")
     sequences, n = domain.sequences(), domain.rows()
-    later = untrained.log_counts(replace(sequences, train_end=sequences.valid_end), n)
-    earlier, found = untrained.log_counts(sequences, n), [one.steps for one in known]
+    later = untrained.step_counts(replace(sequences, train_end=sequences.valid_end), n)
+    earlier, found = untrained.step_counts(sequences, n), [one.counts for one in known]
     assert [one.nnz for one in found] == [earlier.nnz, later.nnz]
     assert abs(found[1] - later).max() < 1e-6
     assert later.sum() > earlier.sum()
@@ -124,8 +124,8 @@ def test_a_refit_scores_with_what_validation_shows_of_items_and_transitions(
         known = open_for(store, folder, "Target").known
         assert known is not None
         assert np.array_equal(~known.new, occurring(sequences, ends, n))
-        expected = untrained.log_counts(replace(sequences, train_end=ends), n)
-        assert abs(known.steps - expected).max() < 1e-6
+        expected = untrained.step_counts(replace(sequences, train_end=ends), n)
+        assert abs(known.counts - expected).max() < 1e-6
 
 
 def test_evaluation_and_recommendation_score_alike(store: Store, tmp_path: Path, judging: Judging) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from antpipe.core.untrained import DECAY, LAST, REACH, TRANSITIONS, WORDS, Untrained
+from antpipe.core.untrained import DECAY, INHERITED, LAST, REACH, TRANSITIONS, WORDS, Untrained
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +26,9 @@ class DeviceKnown:
     """`Untrained` of N items on a device.
 
     begin: (N + 1,) where the links of each item begin; keys: (S + 1,) ascending, item * N + linked item; steps, words:
-    (S + 1,) float64 log1p(c) and TF-IDF cosine, 0 if there is only the other. The last link is padding: key N * N,
-    values 0. texts: (N, d), where d may be 0; new: (N,).
+    (S + 1,) float64 of `Untrained`, 0 if there is only the other. The last link is padding: key N * N, values 0.
+    inherits: (N,) what an item inherits of a neighbour, per unit of their cosine. texts: (N, d), where d may be 0;
+    new: (N,).
     """
 
     largest: dict[str, float]  # of the steps and words
@@ -35,6 +36,7 @@ class DeviceKnown:
     keys: "torch.Tensor"
     steps: "torch.Tensor"
     words: "torch.Tensor"
+    inherits: "torch.Tensor"
     texts: "torch.Tensor"
     new: "torch.Tensor"
 
@@ -53,9 +55,13 @@ def known_on(known: Untrained, device: "torch.device") -> DeviceKnown:
     for name, one in parts.items():
         values[name][np.searchsorted(keys, keys_of[name])] = one.data
     begin = np.searchsorted(keys, np.arange(n + 1) * n)
-    arrays = (begin, np.append(keys, n * n), values[TRANSITIONS], values[WORDS], known.texts, known.new)
+    sold = known.words @ (~known.new).astype(np.float64)  # as in `shares_of`
+    inherits = INHERITED / np.where(sold > 0, sold, 1)
+    links = (np.append(keys, n * n), values[TRANSITIONS], values[WORDS])
+    arrays = (begin, *links, inherits, known.texts, known.new)
     tensors = (torch.from_numpy(array).to(device) for array in arrays)
-    return DeviceKnown({name: float(one.data.max(initial=0.0)) for name, one in parts.items()}, *tensors)
+    largest = {name: float(parts[name].data.max(initial=0.0)) for name in (TRANSITIONS, WORDS)}
+    return DeviceKnown(largest, *tensors)
 
 
 def links_of(
@@ -90,13 +96,24 @@ def links_of(
     row, back = reader // LAST, reader % LAST
     if targets is not None:
         own = (back < REACH) / (back + 1)  # what the target's own occurrence after this item counts
-        less = torch.log1p((torch.expm1(value) - own).clamp(min=0))
-        value = torch.where(item == targets.index_select(0, row), less, value)
+        target = targets.index_select(0, row)
+        votes = (item == target) + inherited_share(known, item, target)
+        value = torch.log1p((torch.expm1(value) - own * votes).clamp(min=0))
     value = value * weights[TRANSITIONS] + known.words.index_select(0, place).float() * weights[WORDS]
     value = torch.where(there, value * shares(device).index_select(0, back), 0)
     column = item if columns is None else columns.index_select(0, item)
     dense = torch.zeros(p * (n + 1), device=device)
     return dense.index_add_(0, row * (n + 1) + column, value).view(p, n + 1)[:, :n]
+
+
+def inherited_share(known: DeviceKnown, item: "torch.Tensor", neighbour: "torch.Tensor") -> "torch.Tensor":
+    """(s,) float32: what items (s,) inherit of a transition to other items (s,)."""
+    import torch
+
+    keys = item * known.items() + neighbour
+    place = torch.searchsorted(known.keys, keys)
+    found = torch.where(known.keys.index_select(0, place) == keys, known.words.index_select(0, place), 0.0)
+    return (found * known.inherits.index_select(0, item)).float()
 
 
 def links_at(

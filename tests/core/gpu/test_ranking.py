@@ -60,7 +60,8 @@ def floored(seed: int, n: int, width: int = 5) -> Untrained:
     texts = unit(rng.normal(size=(4, width)))[rng.integers(0, 4, n)]
     counts = rng.integers(1, 3, (n, n)) * (rng.random((n, n)) < 0.2)
     words = csr_array(rng.integers(1, 3, (n, n)) / 4 * (rng.random((n, n)) < 0.2))
-    return Untrained(texts, words, csr_array(np.log1p(counts.astype(np.float64))), rng.random(n) < 0.2)
+    steps = csr_array(np.log1p(counts.astype(np.float64)))
+    return Untrained(texts, words, steps, rng.random(n) < 0.2, csr_array(counts))
 
 
 def model_with_floor(weights: Mapping[str, float], widths: dict[str, int] = WIDTHS) -> Ant:
@@ -113,7 +114,8 @@ def test_a_transition_is_told_from_another_in_float64() -> None:
     """Two items that differ by less than float32 has digits, in what transitions add to them alone."""
     n, counts = 4, np.zeros((4, 4))
     counts[0, 1:] = [3.0, 3.0 + 1e-9, 3.0]
-    known = Untrained(np.zeros((n, 0), np.float32), csr_array((n, n)), csr_array(counts), np.zeros(n, np.bool_))
+    nothing = csr_array((n, n))
+    known = Untrained(np.zeros((n, 0), np.float32), nothing, csr_array(counts), np.zeros(n, np.bool_), nothing)
     weights = weights_of(model_with_floor(dict.fromkeys(FLOOR, 1.0), {"image": 3}))
     items = queries = np.ones((n, 1), np.float32)
     for target, rank in ((1, 2.5), (2, 1.0)):  # the fourth item is equal to the second
