@@ -26,7 +26,7 @@ class CompareConfig(SubsetConfig):
     arms: tuple[str, ...] = setting(
         ("scratch", "finetune", "relearn"),
         "what to compare: stages (scratch, finetune, relearn, linear-probe, relearn-unfrozen, unisrec, auto, or your "
-        "own [stage.NAME]), stages with a method (relearn+distil; consensus, distil, balance, behaviour), and baselines "
+        "own [stage.NAME]), these with a method (relearn+distil; consensus, distil, balance, behaviour), and baselines "
         "(popularity, item-knn, markov, tfidf-nearest, text-nearest, tgh, floor, sasrec, unisrec; baselines: all of "
         "these)",
     )
@@ -72,10 +72,9 @@ class ComparedTraining(TrainConfig):
 
     def __post_init__(self) -> None:
         if self.method != NO_METHOD:
-            arms = f"{','.join(CompareConfig().arms)},relearn+{self.method}"
             raise UsageError(
-                f"--method {self.method}: a comparison takes it as an arm, such as relearn+{self.method}",
-                SameCommand({"--arms": arms}, without=("--method",)),
+                f"--method {self.method}: in a comparison it is part of an arm: --arms scratch,relearn+{self.method}",
+                SameCommand(without=("--method",)),
             )
         if self.is_common():
             self.plain()  # checks the other settings
