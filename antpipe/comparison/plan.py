@@ -13,7 +13,7 @@ from antpipe.features.subset import Subset, drawn_from
 from antpipe.runtime.logs import silenced
 from antpipe.settings.base import flags_of, from_json
 from antpipe.settings.comparison import COMMON, CompareConfig, ComparedTraining, RaceConfig
-from antpipe.settings.methods import METHODS, NO_METHOD
+from antpipe.settings.methods import METHODS, way_of
 from antpipe.settings.model import ModelConfig
 from antpipe.settings.presets import PRESETS, find_preset
 from antpipe.settings.sources import resolve
@@ -75,7 +75,7 @@ class Arm:
     @property
     def way(self) -> str:
         """Its stage and method, as --arms names them."""
-        return way_of(self.request)
+        return way_of(self.request.stage, self.request.training.method)
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,6 @@ class Job:
 def runs_of(arm: Arm, draw: int) -> str:
     """Where runs of an arm are, below the folder of a target, without their seeds."""
     return f"{arm.mix.draw(draw).name}/{arm.way}" if arm.mix else arm.name
-
-
-def way_of(run: RunRequest) -> str:
-    """STAGE, or STAGE+METHOD."""
-    method = run.training.method
-    return run.stage if method == NO_METHOD else f"{run.stage}+{method}"
 
 
 @dataclass(frozen=True)
@@ -315,12 +309,13 @@ def with_method(name: str, request: ComparisonRequest) -> tuple[str, ComparisonR
 def arm_from(mix: Mix, name: str, request: ComparisonRequest) -> Arm:
     """The arm of a stage that starts from a mix."""
     run = replace(request.control(), stage=name, source=mix.folder)
+    label = way_of(name, request.training.method)
     if name == UNISREC:
         texts = text_only(mix, request)
         training = reading(request.training, ("text",))
         run = replace(run, model=texts.request.model, training=training, source=texts.folder)
-        return Arm(way_of(run), TRAINED, run, texts, alike=False)
-    return Arm(way_of(run), RACED if name == AUTO else TRAINED, run, mix, judged=mix.without is None)
+        return Arm(label, TRAINED, run, texts, alike=False)
+    return Arm(label, RACED if name == AUTO else TRAINED, run, mix, judged=mix.without is None)
 
 
 def arm_names(request: ComparisonRequest) -> list[str]:

@@ -13,6 +13,11 @@ CONSENSUS, DISTIL, BALANCE, BEHAVIOUR = "consensus", "distil", "balance", "behav
 METHODS: Mapping[str, Mapping[str, Any]] = {name: {"method": name} for name in (CONSENSUS, DISTIL, BALANCE, BEHAVIOUR)}
 
 
+def way_of(stage: str, method: str) -> str:
+    """How a run is trained, as --arms names it: STAGE or STAGE+METHOD."""
+    return stage if method == NO_METHOD else f"{stage}+{method}"
+
+
 @dataclass(frozen=True)
 class MethodConfig(Config):
     """Which method is added to a stage on a target, and its constants."""

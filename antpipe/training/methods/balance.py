@@ -1,7 +1,7 @@
 """Balanced modalities, after the multi-objective learning of arXiv 2511.06686.
 
 Beside the loss of the whole item, each modality has a loss of its own: the same task with its item vectors alone. Their
-smooth maximum is added, so that the modality that learns slowest counts most.
+smooth maximum is added, so that the modality that learns slowest counts most. What is reported is the loss without it.
 """
 
 import math
@@ -47,7 +47,8 @@ def balance(model: "Ant") -> Method:
         positions.add_(len(batch.targets))
         if not rho:
             return whole
-        return whole + rho * smooth_maximum(each / first.to(each), config.balance_temperature)
+        added = rho * smooth_maximum(each / first.to(each), config.balance_temperature)
+        return whole + (added - added.detach())  # it counts for its gradient; losses of all epochs are comparable
 
     def figures() -> dict[str, float]:
         means = sums / positions

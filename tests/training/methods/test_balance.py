@@ -32,7 +32,7 @@ def test_the_weight_is_0_in_the_first_epoch_and_grows_by_equal_steps() -> None:
     assert [weight_after(epochs, CONFIG) for epochs in range(6)] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.0]
 
 
-def test_the_loss_adds_the_smooth_maximum_of_losses_over_those_of_the_first_epoch(data: TrainingData) -> None:
+def test_the_gradient_is_that_of_the_loss_and_the_smooth_maximum_of_losses_over_their_first(data: TrainingData) -> None:
     torch.manual_seed(0)
     shape = replace(MODEL, hidden_dropout=0.0, attention_dropout=0.0, gate_noise=False)
     model = Ant(shape, data.catalogue.widths, max_len=10)
@@ -42,19 +42,28 @@ def test_the_loss_adds_the_smooth_maximum_of_losses_over_those_of_the_first_epoc
     method = balance(model)
     assert method.loss is not None
 
-    def alone(name: str) -> float:
+    def alone(name: str) -> torch.Tensor:
         items = model.items(inputs.features, inputs.ids, inputs.present).parts[name]
-        return softmax_over_items(model, hidden_states(model, items, batch), items, batch, Extras(), None).item()
+        return softmax_over_items(model, hidden_states(model, items, batch), items, batch, Extras(), None)
 
-    whole = target_loss(model, inputs, batch, CONFIG).item()
-    first = np.array([alone(name) for name in model.widths])
-    assert method.loss(model, inputs, batch, CONFIG, ALONE, None).item() == pytest.approx(whole)
-    assert method.figures() == pytest.approx(dict(zip(["loss_text", "loss_image", "loss_price"], first, strict=True)))
+    def gradient(loss: torch.Tensor) -> torch.Tensor:
+        trained = [one for name, one in model.named_parameters() if not name.endswith("w_noise")]  # without noise
+        return torch.cat([one.flatten() for one in torch.autograd.grad(loss, trained)])
+
+    whole, first = target_loss(model, inputs, batch, CONFIG), torch.stack([alone(name) for name in model.widths])
+    in_first = method.loss(model, inputs, batch, CONFIG, ALONE, None)
+    assert torch.equal(gradient(in_first), gradient(whole))
+    assert method.figures() == pytest.approx(
+        dict(zip(["loss_text", "loss_image", "loss_price"], first.tolist(), strict=True))
+    )
     with torch.no_grad():
         model.positions.weight.add_(torch.randn(10, 16))
-    now, mu = np.array([alone(name) for name in model.widths]), CONFIG.balance_temperature
-    wanted = target_loss(model, inputs, batch, CONFIG).item() + 0.5 * mu * np.log(np.mean(np.exp(now / first / mu)))
-    assert method.loss(model, inputs, batch, CONFIG, ALONE, None).item() == pytest.approx(wanted, rel=1e-5)
+    ratios = torch.stack([alone(name) for name in model.widths]) / first.detach()
+    mu = CONFIG.balance_temperature
+    wanted = target_loss(model, inputs, batch, CONFIG) + 0.5 * mu * (ratios / mu).exp().mean().log()
+    found = method.loss(model, inputs, batch, CONFIG, ALONE, None)
+    torch.testing.assert_close(gradient(found), gradient(wanted), rtol=1e-4, atol=1e-6)
+    assert found.item() == pytest.approx(target_loss(model, inputs, batch, CONFIG).item())
 
 
 def test_the_losses_of_modalities_stand_in_the_rows_of_the_epochs(data: TrainingData, model: Ant) -> None:
