@@ -13,7 +13,7 @@ from antpipe.features.subset import Subset, drawn_from
 from antpipe.runtime.logs import silenced
 from antpipe.settings.base import flags_of, from_json
 from antpipe.settings.comparison import COMMON, CompareConfig, ComparedTraining, RaceConfig
-from antpipe.settings.methods import METHODS, way_of
+from antpipe.settings.methods import METHODS, NO_METHOD, way_of, with_method
 from antpipe.settings.model import ModelConfig
 from antpipe.settings.presets import PRESETS, find_preset
 from antpipe.settings.sources import resolve
@@ -156,9 +156,10 @@ class ComparisonRequest:
         """The targets as they were asked for: domains, not their subsets."""
         return list(dict.fromkeys(self.subsets[name].of if name in self.subsets else name for name in self.targets))
 
-    def control(self) -> RunRequest:
-        """The control on all targets; the other arms follow from it."""
-        return RunRequest(self.store, self.targets, CONTROL, self.model, self.training, own_stages=self.own_stages)
+    def control(self, method: str = NO_METHOD) -> RunRequest:
+        """The control on all targets, or the same with a method; the other arms follow from it."""
+        training = with_method(self.training, method)
+        return RunRequest(self.store, self.targets, CONTROL, self.model, training, own_stages=self.own_stages)
 
     def command(self) -> str:
         """The command line of this comparison."""
@@ -229,7 +230,7 @@ def mixes(request: ComparisonRequest) -> list[Mix]:
             sets[f"without-{one}"] = tuple(name for name in request.sources if name != one), one
     check_sources(request)
     training = replace(
-        request.training,
+        request.control().training,
         epochs=request.config.pretrain_epochs or request.training.epochs,
         batch_size=request.config.pretrain_batch_size or request.training.batch_size,
     )
@@ -275,12 +276,12 @@ def plan_arms(request: ComparisonRequest) -> tuple[list[Arm], list[Mix]]:
         if name in request.given:
             arms.append(given_arm(request, name))
             continue
-        stage, own = with_method(name, request)
-        control = own.control()
+        stage, method = parts_of_arm(name, request)
+        control = request.control(method)
         if name in BASELINES:
             arms.append(Arm(name, UNTRAINED, replace(control, stage=name), alike=False))
         elif name == SASREC:
-            training = reading(request.training, (NO_MODALITY,))
+            training = reading(control.training, (NO_MODALITY,))
             history = request.model.history_score or request.model.floor
             model = replace(request.model, transductive=True, floor=False, history_score=history)
             arms.append(Arm(name, TRAINED, replace(control, model=model, training=training), alike=False))
@@ -290,7 +291,7 @@ def plan_arms(request: ComparisonRequest) -> tuple[list[Arm], list[Mix]]:
             raise UsageError(f"--arms {name}: starts from a pre-trained run; add --from RUN, or --sources A,B")
         else:
             for mix in origins:
-                arm = arm_from(mix, stage, own)
+                arm = arm_from(mix, stage, method, request)
                 arms.append(arm if len(origins) == 1 else replace(arm, name=f"{name} from {mix.name}"))
                 if arm.mix and arm.mix.to_train:
                     draws = [arm.mix.draw(number) for number in range(request.config.pretrain_seeds)]
@@ -298,21 +299,19 @@ def plan_arms(request: ComparisonRequest) -> tuple[list[Arm], list[Mix]]:
     return arms, list(needed.values())
 
 
-def with_method(name: str, request: ComparisonRequest) -> tuple[str, ComparisonRequest]:
-    """The stage of an arm, and the comparison with the settings of its method."""
+def parts_of_arm(name: str, request: ComparisonRequest) -> tuple[str, str]:
+    """The stage and the method of an arm."""
     stage, _, method = name.rpartition("+")
-    if not stage or name in request.own_stages:
-        return name, request
-    return stage, replace(request, training=replace(request.training, **METHODS[method]))
+    return (name, NO_METHOD) if not stage or name in request.own_stages else (stage, method)
 
 
-def arm_from(mix: Mix, name: str, request: ComparisonRequest) -> Arm:
-    """The arm of a stage that starts from a mix."""
-    run = replace(request.control(), stage=name, source=mix.folder)
-    label = way_of(name, request.training.method)
+def arm_from(mix: Mix, name: str, method: str, request: ComparisonRequest) -> Arm:
+    """The arm of a stage, perhaps with a method, that starts from a mix."""
+    run = replace(request.control(method), stage=name, source=mix.folder)
+    label = way_of(name, method)
     if name == UNISREC:
         texts = text_only(mix, request)
-        training = reading(request.training, ("text",))
+        training = reading(run.training, ("text",))
         run = replace(run, model=texts.request.model, training=training, source=texts.folder)
         return Arm(label, TRAINED, run, texts, alike=False)
     return Arm(label, RACED if name == AUTO else TRAINED, run, mix, judged=mix.without is None)

@@ -1,16 +1,30 @@
 """Published cures for negative transfer, as settings of training that are off by default (docs/method.md)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, TypeVar
 
 from antpipe.errors import UsageError
 from antpipe.settings.base import Config, setting
 
 NO_METHOD = "none"
 CONSENSUS, DISTIL, BALANCE, BEHAVIOUR = "consensus", "distil", "balance", "behaviour"
-# What an arm STAGE+METHOD of a comparison changes in the settings of its stage, by the name of the method.
-METHODS: Mapping[str, Mapping[str, Any]] = {name: {"method": name} for name in (CONSENSUS, DISTIL, BALANCE, BEHAVIOUR)}
+PEER = ("peer_layers", "peer_candidates")
+SOFT_TARGETS = ("distil_weight", "distil_temperature")
+# The settings that each method reads. An arm STAGE+METHOD of a comparison is the stage with `method` and these.
+METHODS: Mapping[str, tuple[str, ...]] = {
+    CONSENSUS: (*PEER, "peer_top", "peer_weight", "teacher_weight", *SOFT_TARGETS),
+    DISTIL: (*PEER, *SOFT_TARGETS),
+    BALANCE: ("balance_weight", "balance_temperature", "balance_epochs"),
+    BEHAVIOUR: ("low_rated_weight", "low_rated_gate"),
+}
+M = TypeVar("M", bound="MethodConfig")
+
+
+def with_method(training: M, method: str) -> M:
+    """The same settings with a method, or with NO_METHOD. What it does not read has its defaults."""
+    unread = {*METHOD_SETTINGS} - {*METHODS.get(method, ())}
+    return replace(training, **{name: getattr(MethodConfig, name) for name in unread} | {"method": method})
 
 
 def way_of(stage: str, method: str) -> str:
@@ -49,7 +63,7 @@ class MethodConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.peer_top > self.peer_candidates:
+        if self.method == CONSENSUS and self.peer_top > self.peer_candidates:
             raise UsageError(f"--peer-top {self.peer_top}: there are --peer-candidates {self.peer_candidates}")
 
 

@@ -29,15 +29,25 @@ def asked(store: Store, out: Path, *arms: str) -> ComparisonRequest:
     return ComparisonRequest(store, out, ("Target",), config, MODEL, MODEL, training, RaceConfig(), sources=("Source",))
 
 
-def test_an_arm_with_a_method_is_its_stage_with_the_settings_of_the_table(store: Store, tmp_path: Path) -> None:
+def test_an_arm_with_a_method_is_its_stage_with_what_the_method_reads(store: Store, tmp_path: Path) -> None:
     request = asked(store, tmp_path, "scratch", "relearn", *(f"relearn+{method}" for method in METHODS))
     arms, mixes = plan_arms(request)
     plain, *others = [arm for arm in arms if arm.mix]
     assert [arm.name for arm in others] == [f"relearn+{method}" for method in METHODS]
     assert all(arm.judged and arm.kind == plain.kind for arm in others)
-    for arm, changes in zip(others, METHODS.values(), strict=True):
-        assert arm.request == replace(plain.request, training=replace(request.training, **changes))
-    assert [mix.request.training.method for mix in mixes] == ["none"]
+    for arm, (method, reads) in zip(others, METHODS.items(), strict=True):
+        own = {name: getattr(request.training, name) for name in reads}
+        assert arm.request == replace(plain.request, training=replace(TRAINING, epochs=1, method=method, **own))
+    assert [mix.request.training for mix in mixes] == [plain.request.training] == [replace(TRAINING, epochs=1)]
+
+
+def test_the_settings_of_a_method_leave_other_arms_as_they_are(store: Store, tmp_path: Path) -> None:
+    request = asked(store, tmp_path, "scratch", "scratch+distil", "scratch+balance")
+    changed = replace(request, training=replace(request.training, peer_candidates=12))
+    same = [
+        one.request == other.request for one, other in zip(*(plan_arms(r)[0] for r in (request, changed)), strict=True)
+    ]
+    assert same == [True, False, True]
 
 
 def test_arms_that_differ_in_their_method_have_their_own_folders(store: Store, tmp_path: Path) -> None:

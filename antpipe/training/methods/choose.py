@@ -81,7 +81,9 @@ def check_peer(training: TrainConfig, model: ModelConfig, data: TrainingData) ->
     items, wanted = len(pool_of(data, training)), training.peer_candidates
     if items < wanted + history:
         room = items - history
-        fewer = {"--peer-candidates": str(room)} | ({"--peer-top": str(room)} if room < training.peer_top else {})
+        fewer = {"--peer-candidates": str(room)}
+        if training.method == CONSENSUS and room < training.peer_top:
+            fewer["--peer-top"] = str(room)
         raise DataError(
             f"--method {training.method}: {wanted} candidates outside a history of {history} items take "
             f"{wanted + history} items, and {data.catalogue.domains[0]} has {items}",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from antpipe.core.batches import Batch
 from antpipe.core.catalogue import ItemInputs
@@ -35,7 +35,7 @@ class Method:
     loss: Loss | None = None
     parameters: "Sequence[torch.nn.Parameter]" = ()
     tensors: "Mapping[str, torch.Tensor]" = field(default_factory=dict)
-    figures: Callable[[], dict[str, float]] = dict[str, Any]
+    figures: Callable[[], dict[str, float]] = dict
 
 
 PLAIN = Method()  # none at all
