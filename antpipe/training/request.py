@@ -22,7 +22,7 @@ from antpipe.training import checkpoint
 from antpipe.training.checkpoint import OTHER_USERS, Checkpoint
 from antpipe.training.compatibility import check_fit, reads_features_of_checkpoint
 from antpipe.training.data import TrainingData, load_training_data
-from antpipe.training.methods.choose import check_method
+from antpipe.training.methods.checks import check_method
 
 PRETRAIN = "pretrain"  # the only stage on several domains, with the in-batch losses
 FLOOR = "floor"  # the only stage that trains nothing

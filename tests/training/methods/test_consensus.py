@@ -15,7 +15,7 @@ from antpipe.core.model import Ant
 from antpipe.settings.training import TrainConfig
 from antpipe.training.data import TrainingData
 from antpipe.training.loop import candidates_of
-from antpipe.training.methods.choose import pool_of
+from antpipe.training.methods.checks import pool_of
 from antpipe.training.methods.consensus import (
     choose,
     consensus,
