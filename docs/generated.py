@@ -17,6 +17,7 @@ from mkdocs.structure.files import File, Files
 
 import antpipe
 from antpipe.settings.base import Config, base_type, flag_name
+from antpipe.settings.methods import METHOD_SETTINGS
 from antpipe.settings.presets import PRESETS
 from antpipe.settings.sections import CONFIGS
 
@@ -156,7 +157,8 @@ def all_settings() -> str:
     for config in CONFIGS:
         lines += [f"## [{config.section}]", "", inline((config.__doc__ or "").partition("\n")[0]), ""]
         lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
-        lines += [row_of(field) for field in dataclasses.fields(config)] + [""]
+        own = sorted(dataclasses.fields(config), key=lambda field: field.name in METHOD_SETTINGS)  # these come last
+        lines += [row_of(field) for field in own] + [""]
     lines += ["## Presets", "", "What `--preset NAME` puts in place of defaults.", ""]
     for name, preset in PRESETS.items():
         lines += [f"### {name}", "", "| section | key | value |", "|---|---|---|"]

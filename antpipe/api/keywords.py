@@ -216,6 +216,19 @@ class ModelKeywords(TypedDict, total=False):
 class TrainKeywords(TypedDict, total=False):
     """The section `[train]`."""
 
+    method: str
+    peer_layers: int
+    peer_candidates: int
+    peer_top: int
+    peer_weight: float
+    teacher_weight: float
+    distil_weight: float
+    distil_temperature: float
+    balance_weight: float
+    balance_temperature: float
+    balance_epochs: int
+    low_rated_weight: float
+    low_rated_gate: float
     epochs: int
     batch_size: int
     stride: int

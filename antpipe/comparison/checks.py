@@ -23,6 +23,7 @@ from antpipe.core.batches import examples
 from antpipe.errors import DataError, SameCommand, UsageError
 from antpipe.evaluation.baselines.judge import baseline_fingerprint
 from antpipe.settings.base import flag_name, from_json, to_json
+from antpipe.settings.methods import METHOD_SETTINGS
 from antpipe.settings.training import WITHOUT_EFFECT, TrainConfig
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
@@ -205,6 +206,11 @@ def refuse_other(job: Job, found: Checkpoint, wanted: Checkpoint) -> NoReturn:
         unlike(found, wanted, job.target)
         or [f"--{flag_name(name)} {listed(before[name])} (not {listed(now[name])})" for name in others]
         or ([f"stage {found.stage}"] if found.stage != wanted.stage else [])
+        or [
+            f"--{flag_name(name)} {before[name]} (not {now[name]})"
+            for name in METHOD_SETTINGS
+            if before[name] != now[name]
+        ]
         or [f"made without --{flag_name(name)}, as antpipe then was" for name in since]
         or ["another run to start from"]
     )
@@ -272,7 +278,7 @@ def named(artefact: str) -> str:
 
 
 def unlike(one: Checkpoint, other: Checkpoint, target: str) -> list[str]:
-    """What sets two runs on a target apart besides their stage and seed, one phrase per difference."""
+    """What sets two runs on a target apart besides their stage, method and seed, one phrase per difference."""
     found = []
     mine, theirs = one.domains.get(target, {}), other.domains.get(target, {})
     if set(mine) != set(theirs):
@@ -284,7 +290,7 @@ def unlike(one: Checkpoint, other: Checkpoint, target: str) -> list[str]:
     for old, new in zip(settings_of(other), settings_of(one), strict=True):
         for name in old | new:
             before, now = (json.loads(json.dumps(side.get(name))) for side in (old, new))  # tuples as lists
-            if before != now and name not in (*WITHOUT_EFFECT, *LISTS, "seed"):
+            if before != now and name not in (*WITHOUT_EFFECT, *LISTS, *METHOD_SETTINGS, "seed"):
                 found.append(f"--{flag_name(name)} {listed(now)} (not {listed(before)})")
     return found
 

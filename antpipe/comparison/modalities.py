@@ -121,7 +121,7 @@ def way_out(target: str, request: ComparisonRequest, work: Sequence[Job], starts
     if common and all(reads == common for reads in given):
         return None if request.common else replace(request, common=True).command()
     wanted = given[0] if given else next((r.reads for r in readers if r.arm.request.stage == CONTROL), frozenset())
-    unfit = {reader.arm.request.stage for reader in readers if not reader.reads >= wanted}
+    unfit = {reader.arm.way for reader in readers if not reader.reads >= wanted}
     kept = tuple(name for name in request.config.arms if name not in unfit)
     if not (wanted and kept and all(reads == wanted for reads in given) and CONTROL in {*kept, *request.given}):
         return None

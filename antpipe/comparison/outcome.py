@@ -346,14 +346,10 @@ def left_out(
     to lie within the margin.
     """
     pairs = {
-        (without.name, whole.name): (without.request.stage, without.mix.without)
+        (without.name, whole.name): (without.way, without.mix.without)
         for without in arms
         for whole in arms
-        if without.mix
-        and without.mix.without
-        and whole.mix
-        and whole.mix.name == WHOLE
-        and whole.request.stage == without.request.stage
+        if without.mix and without.mix.without and whole.mix and whole.mix.name == WHOLE and whole.way == without.way
     }
     if not pairs:
         return {}

@@ -13,6 +13,7 @@ from antpipe.features.subset import Subset, drawn_from
 from antpipe.runtime.logs import silenced
 from antpipe.settings.base import flags_of, from_json
 from antpipe.settings.comparison import COMMON, CompareConfig, ComparedTraining, RaceConfig
+from antpipe.settings.methods import METHODS, NO_METHOD, way_of, with_method
 from antpipe.settings.model import ModelConfig
 from antpipe.settings.presets import PRESETS, find_preset
 from antpipe.settings.sources import resolve
@@ -23,7 +24,7 @@ from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import RunFolder
 from antpipe.training.race import AUTO
-from antpipe.training.request import PRETRAIN, Plan, RunRequest
+from antpipe.training.request import FLOOR, PRETRAIN, Plan, RunRequest
 
 CONTROL = "scratch"
 SASREC, UNISREC = "sasrec", "unisrec"
@@ -70,6 +71,11 @@ class Arm:
     judged: bool = False
     alike: bool = True
     runs: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+
+    @property
+    def way(self) -> str:
+        """Its stage and method, as --arms names them."""
+        return way_of(self.request.stage, self.request.training.method)
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ class Job:
 
 def runs_of(arm: Arm, draw: int) -> str:
     """Where runs of an arm are, below the folder of a target, without their seeds."""
-    return f"{arm.mix.draw(draw).name}/{arm.request.stage}" if arm.mix else arm.name
+    return f"{arm.mix.draw(draw).name}/{arm.way}" if arm.mix else arm.name
 
 
 @dataclass(frozen=True)
@@ -150,9 +156,10 @@ class ComparisonRequest:
         """The targets as they were asked for: domains, not their subsets."""
         return list(dict.fromkeys(self.subsets[name].of if name in self.subsets else name for name in self.targets))
 
-    def control(self) -> RunRequest:
-        """The control on all targets; the other arms follow from it."""
-        return RunRequest(self.store, self.targets, CONTROL, self.model, self.training, own_stages=self.own_stages)
+    def control(self, method: str = NO_METHOD) -> RunRequest:
+        """The control on all targets, or the same with a method; the other arms follow from it."""
+        training = with_method(self.training, method)
+        return RunRequest(self.store, self.targets, CONTROL, self.model, training, own_stages=self.own_stages)
 
     def command(self) -> str:
         """The command line of this comparison."""
@@ -223,7 +230,7 @@ def mixes(request: ComparisonRequest) -> list[Mix]:
             sets[f"without-{one}"] = tuple(name for name in request.sources if name != one), one
     check_sources(request)
     training = replace(
-        request.training,
+        request.control().training,
         epochs=request.config.pretrain_epochs or request.training.epochs,
         batch_size=request.config.pretrain_batch_size or request.training.batch_size,
     )
@@ -262,26 +269,29 @@ def check_sources(request: ComparisonRequest) -> None:
 
 def plan_arms(request: ComparisonRequest) -> tuple[list[Arm], list[Mix]]:
     """The arms in the order asked for, and the mixes to be pre-trained for them."""
-    origins, control = mixes(request), request.control()
+    origins = mixes(request)
     arms: list[Arm] = []
     needed: dict[str, Mix] = {}
     for name in arm_names(request):
         if name in request.given:
             arms.append(given_arm(request, name))
-        elif name in BASELINES:
+            continue
+        stage, method = parts_of_arm(name, request)
+        control = request.control(method)
+        if name in BASELINES:
             arms.append(Arm(name, UNTRAINED, replace(control, stage=name), alike=False))
         elif name == SASREC:
-            training = reading(request.training, (NO_MODALITY,))
+            training = reading(control.training, (NO_MODALITY,))
             history = request.model.history_score or request.model.floor
             model = replace(request.model, transductive=True, floor=False, history_score=history)
             arms.append(Arm(name, TRAINED, replace(control, model=model, training=training), alike=False))
-        elif name != AUTO and not stages.needs_checkpoint(stages.find_stage(name, request.own_stages)):
-            arms.append(Arm(name, TRAINED, replace(control, stage=name)))
+        elif name != AUTO and not stages.needs_checkpoint(stages.find_stage(stage, request.own_stages)):
+            arms.append(Arm(name, TRAINED, replace(control, stage=stage)))
         elif not origins:
             raise UsageError(f"--arms {name}: starts from a pre-trained run; add --from RUN, or --sources A,B")
         else:
             for mix in origins:
-                arm = arm_from(mix, name, request)
+                arm = arm_from(mix, stage, method, request)
                 arms.append(arm if len(origins) == 1 else replace(arm, name=f"{name} from {mix.name}"))
                 if arm.mix and arm.mix.to_train:
                     draws = [arm.mix.draw(number) for number in range(request.config.pretrain_seeds)]
@@ -289,15 +299,22 @@ def plan_arms(request: ComparisonRequest) -> tuple[list[Arm], list[Mix]]:
     return arms, list(needed.values())
 
 
-def arm_from(mix: Mix, name: str, request: ComparisonRequest) -> Arm:
-    """The arm of a stage that starts from a mix."""
-    run = replace(request.control(), stage=name, source=mix.folder)
+def parts_of_arm(name: str, request: ComparisonRequest) -> tuple[str, str]:
+    """The stage and the method of an arm."""
+    stage, _, method = name.rpartition("+")
+    return (name, NO_METHOD) if not stage or name in request.own_stages else (stage, method)
+
+
+def arm_from(mix: Mix, name: str, method: str, request: ComparisonRequest) -> Arm:
+    """The arm of a stage, perhaps with a method, that starts from a mix."""
+    run = replace(request.control(method), stage=name, source=mix.folder)
+    label = way_of(name, method)
     if name == UNISREC:
         texts = text_only(mix, request)
-        training = reading(request.training, ("text",))
+        training = reading(run.training, ("text",))
         run = replace(run, model=texts.request.model, training=training, source=texts.folder)
-        return Arm(name, TRAINED, run, texts, alike=False)
-    return Arm(name, RACED if name == AUTO else TRAINED, run, mix, judged=mix.without is None)
+        return Arm(label, TRAINED, run, texts, alike=False)
+    return Arm(label, RACED if name == AUTO else TRAINED, run, mix, judged=mix.without is None)
 
 
 def arm_names(request: ComparisonRequest) -> list[str]:
@@ -309,9 +326,14 @@ def arm_names(request: ComparisonRequest) -> list[str]:
     if PRETRAIN in asked:
         raise UsageError("--arms pretrain: is not a way to train on a target")
     known = [*stages.STAGES, AUTO, *BASELINES, SASREC, UNISREC, *request.own_stages, *request.given]
+    stages_to_cure = {*stages.STAGES, *request.own_stages} - {PRETRAIN, FLOOR, "unfreeze"}
+    cured = {f"{stage}+{method}" for stage in stages_to_cure for method in METHODS}
     for name in asked:
-        if name not in known or name == "unfreeze":
-            raise UsageError(f"--arms {name}: choose from {', '.join(dict.fromkeys(known))}, {ALL_BASELINES}")
+        if name not in {*known, *cured} or name == "unfreeze":
+            raise UsageError(
+                f"--arms {name}: choose from {', '.join(dict.fromkeys(known))}, {ALL_BASELINES}, or a stage with "
+                f"{', '.join(f'+{method}' for method in METHODS)}"
+            )
     return list(dict.fromkeys([*asked, *request.given]))
 
 

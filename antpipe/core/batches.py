@@ -79,7 +79,8 @@ class Batch:
     items: (n,) global rows. targets: (P,) indices into `items` for all positions of the step; users: (P,) the number of
     each position's sequence. blocks: the sequences of this process; in their order, their positions have
     targets[first : first + p] (with one process first = 0 and p = P). log_inclusion: (n,) log probability that each
-    item is among `items`, if these are a sample of the catalogue.
+    item is among `items`, if these are a sample of the catalogue. windows: those of this process, in the order of its
+    blocks.
     """
 
     items: Ints
@@ -88,6 +89,7 @@ class Batch:
     users: Ints
     first: int = 0
     log_inclusion: NDArray[np.float32] | None = None
+    windows: Ints | None = None
 
     def own_targets(self) -> slice:
         return slice(self.first, self.first + sum(len(block.positions) for block in self.blocks))
@@ -135,11 +137,11 @@ def make_batch(
     named = [target, *(block.inputs.ravel() for blocks, _ in parts for block in blocks)]
     first = sum(len(targets) for _, targets in parts[:rank])
     if candidates.drawn >= candidates.size:  # the batch has the whole catalogue
-        return Batch(np.arange(candidates.size), parts[rank][0], target, users, first)
+        return Batch(np.arange(candidates.size), parts[rank][0], target, users, first, None, shares[rank])
     own = np.unique(np.concatenate(named))
     items, log_inclusion = add_drawn(own, candidates, rng) if candidates.drawn else (own, None)
     blocks = (Block(np.searchsorted(items, block.inputs), block.positions) for block in parts[rank][0])
-    return Batch(items, tuple(blocks), np.searchsorted(items, target), users, first, log_inclusion)
+    return Batch(items, tuple(blocks), np.searchsorted(items, target), users, first, log_inclusion, shares[rank])
 
 
 def blocks_of(windows: Windows, order: Ints) -> tuple[tuple[Block, ...], Ints]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from antpipe.core.floor import COSINE
 from antpipe.export.score import MEANING
+from antpipe.settings.methods import NO_METHOD, way_of
 from antpipe.training.checkpoint import Checkpoint
 
 UNKNOWN = "unknown"  # the hub's word for a licence that nobody stated
@@ -80,10 +81,11 @@ def about(described: Checkpoint) -> str:
         trained = f"trained for {described.epochs} epochs on training and validation targets together (a refit)"
     else:
         trained = f"the best of {described.epochs} epochs by validation, epoch {described.best_epoch}"
+    way = way_of(described.stage, described.train.get("method", NO_METHOD))
     return (
         "A sequential recommender: after a user's history it expects the vector of the next item, and ranks "
         "a catalogue by the inner product with the items' vectors. Architecture ANT (arXiv 2309.10195), made with "
-        f"antpipe {described.antpipe}, stage `{described.stage}`; {trained}.\n\n"
+        f"antpipe {described.antpipe}, stage `{way}`; {trained}.\n\n"
         f"It reads of each item: {reads or 'only its id'}. It looks back {described.max_len} items."
     )
 

@@ -13,6 +13,7 @@ from antpipe.core.ranking import PROTOCOLS
 from antpipe.errors import DataError, IntegrityError, UsageError
 from antpipe.evaluation.beyond import means
 from antpipe.settings.comparison import OUTCOME_FORMAT, CompareConfig
+from antpipe.settings.methods import NO_METHOD, way_of
 from antpipe.store import documents
 from antpipe.store.documents import refuse_newer
 from antpipe.store.next_command import shell, spell
@@ -267,7 +268,7 @@ def judged_runs(runs: Sequence[Path]) -> dict[str, Any]:
 
 
 def arm_names(described: Mapping[Path, Checkpoint]) -> dict[Path, str]:
-    """The stage of each run; with the name of the first folder if several arms have the same stage."""
+    """The stage and method of each run; with the name of the first folder if several arms have the same."""
     first: dict[str, Path] = {}
     same: dict[Path, str] = {}
     for run, done in described.items():
@@ -275,11 +276,9 @@ def arm_names(described: Mapping[Path, Checkpoint]) -> dict[Path, str]:
         alike = [done.stage, done.groups, done.model, train, done.modalities, done.source, bool(done.refit)]
         same[run] = json.dumps(alike, sort_keys=True, default=str)
         first.setdefault(same[run], run)
-    stages = [described[run].stage for run in first.values()]
+    ways = {run: way_of(described[run].stage, described[run].train.get("method", NO_METHOD)) for run in first.values()}
     names = {
-        key: described[run].stage
-        if stages.count(described[run].stage) == 1
-        else f"{described[run].stage} ({run.resolve().name})"
+        key: ways[run] if list(ways.values()).count(ways[run]) == 1 else f"{ways[run]} ({run.resolve().name})"
         for key, run in first.items()
     }
     return {run: names[key] for run, key in same.items()}

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
-from antpipe.errors import UsageError
+from antpipe.errors import SameCommand, UsageError
 from antpipe.settings.base import Config, setting
 from antpipe.settings.features import SubsetConfig
+from antpipe.settings.methods import NO_METHOD
 from antpipe.settings.model import MODALITIES
 from antpipe.settings.training import NO_MODALITY, TrainConfig
 
@@ -25,8 +26,9 @@ class CompareConfig(SubsetConfig):
     arms: tuple[str, ...] = setting(
         ("scratch", "finetune", "relearn"),
         "what to compare: stages (scratch, finetune, relearn, linear-probe, relearn-unfrozen, unisrec, auto, or your "
-        "own [stage.NAME]) and baselines (popularity, item-knn, markov, tfidf-nearest, text-nearest, tgh, floor, "
-        "sasrec, unisrec; baselines: all of these)",
+        "own [stage.NAME]), these with a method (relearn+distil; consensus, distil, balance, behaviour), and baselines "
+        "(popularity, item-knn, markov, tfidf-nearest, text-nearest, tgh, floor, sasrec, unisrec; baselines: all of "
+        "these)",
     )
     seeds: int = setting(5, "seeds per arm, counted from --seed", least=1)
     protocol: str = setting("all", "protocol of the verdict; both are reported", ("all", "unseen"))
@@ -69,6 +71,11 @@ class ComparedTraining(TrainConfig):
     )
 
     def __post_init__(self) -> None:
+        if self.method != NO_METHOD:
+            raise UsageError(
+                f"--method {self.method}: in a comparison it is part of an arm: --arms scratch,relearn+{self.method}",
+                SameCommand(without=("--method",)),
+            )
         if self.is_common():
             self.plain()  # checks the other settings
         elif COMMON in self.modalities:

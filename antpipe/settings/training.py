@@ -4,14 +4,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from antpipe.errors import UsageError
-from antpipe.settings.base import DEVICES, Config, setting
+from antpipe.settings.base import DEVICES, setting
+from antpipe.settings.methods import METHOD_SETTINGS, NO_METHOD, MethodConfig
 from antpipe.settings.model import EMBEDDED, MODALITIES
 
 NO_MODALITY = "none"  # the model knows items by their ids only
 
 
 @dataclass(frozen=True)
-class TrainConfig(Config):
+class TrainConfig(MethodConfig):
     """Data, optimiser and budget of one training run."""
 
     section: ClassVar[str] = "train"
@@ -89,6 +90,8 @@ class TrainConfig(Config):
             raise UsageError(f"--pretrain-drawn {self.pretrain_drawn}: --reference uses in-batch negatives only")
         if self.reference and not self.unsold_negatives:
             raise UsageError("--no-unsold-negatives: --reference scores all items")
+        if self.reference and self.method != NO_METHOD:
+            raise UsageError(f"--method {self.method}: --reference trains as the authors' code does")
 
     def features(self) -> tuple[str, ...]:
         """The modalities to read."""
@@ -102,4 +105,4 @@ class TrainConfig(Config):
 # Settings of [train] that do not change what is learned; they are left out of a run's fingerprint.
 WITHOUT_EFFECT = ("device", "gpu_features", "save_every", "track")
 # Settings that runs of antpipe 0.1.0 lack. At their defaults they are left out too, so that those runs are recognised.
-LATER = ("least_steps", "smallest_batch", "unsold_negatives", "words")
+LATER = ("least_steps", "smallest_batch", "unsold_negatives", "words", *METHOD_SETTINGS)

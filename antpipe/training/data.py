@@ -1,28 +1,37 @@
 """What training reads: features, windows and validation examples, mapped from the store."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from antpipe.core.batches import Examples, examples, sample, with_validation
 from antpipe.core.catalogue import Catalogue, load_catalogue
 from antpipe.errors import DataError, SameCommand
+from antpipe.settings.methods import BEHAVIOUR
 from antpipe.settings.training import TrainConfig
 from antpipe.store.files import Sequences
 from antpipe.store.next_command import spell
 from antpipe.store.store import Store
+from antpipe.training.methods.ratings import low_rated
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Features and sequences of all domains together, and the validation examples of each domain."""
+    """Features and sequences of all domains together, and the validation examples of each domain.
+
+    low: which interactions of the sequences are low-rated, if a method reads that.
+    """
 
     catalogue: Catalogue
     sequences: tuple[Sequences, ...]
     validation: dict[str, Examples]
+    low: NDArray[np.bool_] | None = None
 
     def of_refit(self) -> "TrainingData":
         """The same with the validation targets among those of training, and nothing to validate on."""
-        return TrainingData(self.catalogue, tuple(with_validation(part) for part in self.sequences), {})
+        return replace(self, sequences=tuple(with_validation(part) for part in self.sequences), validation={})
 
 
 def load_training_data(
@@ -51,4 +60,5 @@ def load_training_data(
     validation = {name: sample(part, config.valid_sample) for name, part in validation.items() if len(part)}
     if not validation:
         raise DataError(f"{', '.join(domains)}: no user has an item to validate on, which takes 3 items per user")
-    return TrainingData(catalogue, sequences, validation)
+    low = low_rated(store, domains, sequences) if config.method == BEHAVIOUR else None
+    return TrainingData(catalogue, sequences, validation, low)

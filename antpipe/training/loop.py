@@ -22,6 +22,7 @@ from antpipe.runtime.progress import Update, ignore
 from antpipe.settings.training import TrainConfig
 from antpipe.training.checkpoint import keeping
 from antpipe.training.data import TrainingData
+from antpipe.training.methods.choose import method_of
 from antpipe.training.parallel import ALONE, World, add_gradients, of_first, rows_of, total
 from antpipe.training.replay import Setup, StaticSteps, adam, replays
 from antpipe.training.state import Keeping, Position, Row, Training
@@ -70,16 +71,18 @@ def fit(
     config, passes = sized(config, int(windows.targets.sum()))
     known = known_of(data.sequences, data.catalogue) if reads_known(model, config) else None
     static, drawn = replays(device, world, config), candidates_of(data, pretraining, config)
-    optimiser = adam(trained_by(model), config.lr, device, recorded=static)
+    method = method_of(model, data, windows, config, device)
+    optimiser = adam([*trained_by(model), *method.parameters], config.lr, device, recorded=static)
     epoch_positions = passes * int(windows.targets.sum()) + 1  # one more: an epoch is not done before its validation
-    setup = Setup(model, data.catalogue, windows, drawn, config, optimiser, device, pretraining, world, passes, known)
+    setup = Setup(
+        model, data.catalogue, windows, drawn, config, optimiser, device, pretraining, world, passes, known, method
+    )
     steps: Any = StaticSteps(setup) if static else ExactSteps(setup)
     judge = validating(model, data, device, lambda: steps.features)
     begun = {name: value.clone() for name, value in scalars_of(model).items()}
     seed_dropout(config.seed, world)
-    state = keep.begin(model, optimiser) if keep else Training(model, optimiser)
-    at, under_way = state.at, deque[tuple[Any, Callable[[], float]]]()
-    began = time.perf_counter()
+    state = keep.begin(model, optimiser, method.tensors) if keep else Training(model, optimiser, method.tensors)
+    at, under_way, began = state.at, deque[tuple[Any, Callable[[], float]]](), time.perf_counter()
     bad_batch = keep.folder.bad_batch if keep and not world.rank else None
 
     def settle(left: int = 0) -> None:
@@ -104,7 +107,7 @@ def fit(
             if keep:
                 keep.after_step(state, settle)
         settle()
-        row = row_of(at, lr)
+        row = row_of(at, lr) | method.figures()
         at.finished = at.epoch == config.epochs or at.steps == config.limit_steps
         if at.finished or (data.validation and at.epoch % config.eval_every == 0):
             valid = of_first(judge, world)
@@ -164,7 +167,7 @@ class ExactSteps:
 
         setup, config, world = self.setup, self.setup.config, self.setup.world
         inputs = self.kept or self.inputs_of(batch.items[rows_of(len(batch.items), world)])
-        loss_of = pretraining_loss if setup.pretraining else target_loss
+        loss_of = setup.method.loss or (pretraining_loss if setup.pretraining else target_loss)
         with torch.autocast(setup.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             loss = loss_of(setup.model, inputs, batch, config, world, setup.known)
         setup.optimiser.zero_grad(set_to_none=True)

@@ -22,7 +22,9 @@ from antpipe.core.gpu.packing import WHOLE, PackedBatch, Shape, packed_batch, pl
 from antpipe.core.gpu.static import static_loss, step_of
 from antpipe.core.untrained import Untrained
 from antpipe.runtime.logs import log
+from antpipe.settings.methods import NO_METHOD
 from antpipe.settings.training import TrainConfig
+from antpipe.training.methods.method import PLAIN, Method
 from antpipe.training.parallel import ALONE, World
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ FEATURE_SHARE = 0.5  # of the free memory that features may take
 
 def replays(device: "torch.device", world: World, config: TrainConfig) -> bool:
     """Whether training on this device takes steps of fixed shapes: on one GPU, unless they cannot be recorded."""
-    return device.type == "cuda" and world.size == 1 and not config.reference and not config.compile
+    exact = config.reference or config.compile or config.method != NO_METHOD
+    return device.type == "cuda" and world.size == 1 and not exact
 
 
 def adam(parameters: "list[torch.nn.Parameter]", lr: float, device: "torch.device", *, recorded: bool) -> Any:
@@ -87,6 +90,7 @@ class Setup:
     """What the steps of a run are taken with, in either layout.
 
     candidates: the negatives of each step. passes: over the data, per epoch. known: what the model's floor knows.
+    method: what else the steps do.
     """
 
     model: "Ant"
@@ -100,6 +104,7 @@ class Setup:
     world: World = ALONE
     passes: int = 1
     known: Untrained | None = None
+    method: Method = PLAIN
 
     def trained(self) -> "list[torch.nn.Parameter]":
         return [parameter for group in self.optimiser.param_groups for parameter in group["params"]]

@@ -22,6 +22,7 @@ from antpipe.training import checkpoint
 from antpipe.training.checkpoint import OTHER_USERS, Checkpoint
 from antpipe.training.compatibility import check_fit, reads_features_of_checkpoint
 from antpipe.training.data import TrainingData, load_training_data
+from antpipe.training.methods.checks import check_method
 
 PRETRAIN = "pretrain"  # the only stage on several domains, with the in-batch losses
 FLOOR = "floor"  # the only stage that trains nothing
@@ -69,6 +70,7 @@ class RunRequest:
         data = load_training_data(self.store, self.domains, request.training, words=words)
         request._check_settings(actions, data.catalogue)
         described = describe(request, actions, begun, data.catalogue)
+        check_method(request.training, request.model, described, data)
         if begun is not None and self.source is not None:
             unread = [name for name in data.catalogue.widths if name not in described.modalities]
             if unread:

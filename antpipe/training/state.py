@@ -11,7 +11,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
@@ -108,10 +108,11 @@ def in_epochs(count: int) -> str:
 
 @dataclass
 class Training:
-    """Everything that training changes."""
+    """Everything that training changes. beside: what a method changes beside the model, changed in place."""
 
     model: "Ant"
     optimiser: "torch.optim.Adam"
+    beside: Mapping[str, "Tensor"]
     at: Position = field(default_factory=Position)
     best_weights: dict[str, "Tensor"] = field(default_factory=dict)
 
@@ -139,9 +140,9 @@ class Keeping:
     saved_at: float = field(default_factory=time.monotonic)
     writing: float = 0.0  # seconds that the last state took
 
-    def begin(self, model: "Ant", optimiser: "torch.optim.Adam") -> Training:
+    def begin(self, model: "Ant", optimiser: "torch.optim.Adam", beside: Mapping[str, "Tensor"]) -> Training:
         """Where training starts, or where the run in the folder stands."""
-        state = Training(model, optimiser)
+        state = Training(model, optimiser, beside)
         if self.begun:
             load_state(state, self.folder, self.world)
         return state
@@ -157,6 +158,7 @@ class Keeping:
             return
         tensors = {f"model/{name}": tensor for name, tensor in state.model.state_dict().items()}
         tensors |= {f"best/{name}": tensor for name, tensor in state.best_weights.items()}
+        tensors |= {f"beside/{name}": tensor for name, tensor in state.beside.items()}
         for number, moments in state.optimiser.state_dict()["state"].items():
             tensors |= {f"adam/{number}/{name}": tensor for name, tensor in moments.items()}
         for rank, states in enumerate(generators):
@@ -230,11 +232,13 @@ def load_state(state: Training, folder: RunFolder, world: World) -> None:
 def _take(state: Training, tensors: "dict[str, Tensor]", world: World) -> None:
     import torch
 
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "adam": {}, "random": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "adam": {}, "random": {}, "beside": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition("/")
         parts[part][rest] = tensor
     state.model.load_state_dict(parts["model"])
+    for name, tensor in state.beside.items():
+        tensor.copy_(parts["beside"][name])
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in parts["adam"].items():
         number, _, moment = name.partition("/")

@@ -1,5 +1,6 @@
 """Small shops one can train on in a second: random features, sequences with a simple rule."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,12 @@ def make_trainable(
     titles: bool = True,
     by_id: bool = True,
     cold: int = 0,
+    rate: Callable[[int], float | None] | None = None,
 ) -> Domain:
     """A domain whose users walk around a ring of items, with random features of the given widths.
 
     by_id: the ring is in the order of the ids, which `compare` doubts; or else in an order of its own. cold: further
-    items, c000 and so on, outside the core, which does not depend on them.
+    items, c000 and so on, outside the core, which does not depend on them. rate: the rating of a user's n-th item.
     """
     rng = np.random.default_rng(seed)
     ring = np.arange(items) if by_id else np.random.default_rng(items).permutation(items)
@@ -47,7 +49,7 @@ def make_trainable(
     ]
     walks = [(user, int(rng.integers(items)), int(rng.integers(4, 9))) for user in range(40)]
     interactions = [
-        (f"u{user:03}", f"i{ring[(start + step) % items]:03}", 1000 + step)
+        (f"u{user:03}", f"i{ring[(start + step) % items]:03}", 1000 + step, *([rate(step)] if rate else []))
         for user, start, n in walks
         for step in range(n)
     ]

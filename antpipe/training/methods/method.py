@@ -1,0 +1,62 @@
+"""What a method is to the training loop, and the parts of a step's loss that methods share."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from antpipe.core.batches import Batch
+from antpipe.core.catalogue import ItemInputs
+from antpipe.core.losses import Extras
+from antpipe.core.untrained import Untrained
+from antpipe.settings.training import TrainConfig
+from antpipe.training.parallel import World
+from antpipe.training.step_loss import candidates_only, extras_of, hidden_states, softmax_over_items
+
+if TYPE_CHECKING:
+    import torch
+
+    from antpipe.core.model import Ant
+
+Loss = Callable[
+    ["Ant", ItemInputs, Batch, TrainConfig, World, Untrained | None],
+    "torch.Tensor",
+]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method does in training.
+
+    loss: of a step, in place of that of its stage. parameters: those that are trained beside the model's. tensors:
+    everything that it changes, these parameters included; a training state keeps them, and --resume puts them back in
+    place. figures: those of the epoch that ended, for its row; the next epoch begins then.
+    """
+
+    loss: Loss | None = None
+    parameters: "Sequence[torch.nn.Parameter]" = ()
+    tensors: "Mapping[str, torch.Tensor]" = field(default_factory=dict)
+    figures: Callable[[], dict[str, float]] = dict
+
+
+PLAIN = Method()  # none at all
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a model makes of a step: vectors of its items (n, D), what it expects at each position (P, D), and what is
+    added to their cosines."""
+
+    items: "torch.Tensor"
+    hidden: "torch.Tensor"
+    extras: Extras
+
+
+def pass_of(model: "Ant", inputs: ItemInputs, batch: Batch, known: Untrained | None) -> Pass:
+    """The forward pass of `target_loss`."""
+    items = model.items(inputs.features, inputs.ids, inputs.present).fused
+    return Pass(items, hidden_states(model, items, batch), extras_of(model, inputs, batch, known))
+
+
+def softmax_of(model: "Ant", made: Pass, batch: Batch, config: TrainConfig, known: Untrained | None) -> "torch.Tensor":
+    """The loss of `target_loss`."""
+    return softmax_over_items(model, made.hidden, made.items, batch, made.extras, candidates_only(known, batch, config))
