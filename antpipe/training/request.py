@@ -25,6 +25,7 @@ from antpipe.training.data import TrainingData, load_training_data
 
 PRETRAIN = "pretrain"  # the only stage on several domains, with the in-batch losses
 FLOOR = "floor"  # the only stage that trains nothing
+FORK_MERGE, MERGE = "fork-merge", "merge"  # training/methods/
 
 
 @dataclass(frozen=True)
