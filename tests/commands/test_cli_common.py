@@ -38,6 +38,7 @@ from antpipe.settings.features import (
     TextConfig,
     WhitenConfig,
 )
+from antpipe.settings.fork_merge import ForkMergeConfig
 from antpipe.settings.ingest import (
     AmazonConfig,
     DownloadConfig,
@@ -71,9 +72,9 @@ SETTINGS: dict[str, tuple[type[Config], ...]] = {
     "whiten": (WhitenConfig,),
     "build-sequences": (SequenceConfig,),
     "subset": (SubsetConfig,),
-    "train": (TrainConfig, ModelConfig, RaceConfig),
+    "train": (TrainConfig, ModelConfig, RaceConfig, ForkMergeConfig),
     "evaluate": (EvaluateConfig,),
-    "compare": (CompareConfig, ComparedTraining, ModelConfig, RaceConfig),
+    "compare": (CompareConfig, ComparedTraining, ModelConfig, RaceConfig, ForkMergeConfig),
     "report": (ReportConfig,),
     "plot": (PlotConfig,),
     "recommend": (RecommendConfig,),

@@ -5,6 +5,7 @@ pauses where branches are merged; RUN/state.safetensors has the merged weights, 
 """
 
 import copy
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -21,7 +22,7 @@ from antpipe.core.catalogue import load_catalogue
 from antpipe.core.floor import known_of
 from antpipe.errors import DataError, DivergedError, Interrupted, SameCommand, UsageError
 from antpipe.runtime.devices import compile_parts, require_compiler
-from antpipe.runtime.logs import each_message_once, log, silenced
+from antpipe.runtime.logs import each_message_once, log
 from antpipe.runtime.process import stopping
 from antpipe.runtime.progress import Progress, Update, silent
 from antpipe.settings.base import flags_of, to_json
@@ -112,7 +113,7 @@ class ForkMergeRequest(RunRequest):
         return ForkMergePlan(asked, plain.actions, plain.start, plain.data, described, others)
 
     def command(self, out: Path, *more: str, processes: int = 1) -> str:
-        own = ["--auxiliaries", ",".join(self.auxiliaries), *flags_of(self.config)]
+        own = ["--auxiliaries", ",".join(self.auxiliaries), *flags_of(self.config, environment=os.environ)]
         return super().command(out, *own, *more, processes=processes)
 
     def sizes(self) -> tuple[int, ...]:
@@ -196,16 +197,14 @@ def auxiliary_data(name: str, plan: Plan) -> TrainingData:
             f"auxiliary {name}: has no {own.replace(', ', ' and no ')}, which is what this run reads of {target}",
             next(filter(None, states), None),
         )
-    with silenced():  # refuses features of different encoders
-        load_catalogue(store, (target, name), read, whitened)
     words = reads_words(request.stage, request.model, training)
     catalogue = load_catalogue(store, (name,), read, whitened, words=words)
     for modality, encoder in catalogue.encoders.items():
         trained, here = described.modalities[modality], {"width": catalogue.widths[modality], "encoder": encoder}
-        if plan.start is not None and not fits(trained, here):
+        if not fits(trained, here):
             raise DataError(
-                f"{request.source} reads {modality} of {shown(trained)}, auxiliary {name} has {shown(here)}",
-                rebuild(store, name, modality, plan.start),
+                f"auxiliary {name}: has {modality} of {shown(here)}, this run reads that of {shown(trained)}",
+                rebuild(store, name, modality, described),
             )
     sequences = domain.sequences()
     if sequences.max_len != described.max_len:
@@ -409,14 +408,14 @@ def run_fork_merge(
         keep = Keeping(folder, plan.described, training.save_every, there == UNFINISHED, asked, track)
         try:
             with naming_what_to_lower(folder, training, partial(plan.request.command, out)):
-                described = run_rounds(run, keep)
+                run_rounds(run, keep)
         except KeyboardInterrupt:
             kept = f"{position_of(folder)} kept, and those of branches" if folder.is_unfinished() else "nothing is kept"
             raise Interrupted(f"{out}: interrupted; {kept}", plan.request.command(out, "--resume")) from None
         except DivergedError as error:
             smaller = f"{training.lr / 10:g}"
             raise DivergedError(error.message, plan.request.command(out, "--lr", smaller, "--force")) from None
-    return described, False, read_report(out)
+    return checkpoint.describe(out), False, read_report(out)
 
 
 def there_of(plan: ForkMergePlan, out: Path, *, resume: bool) -> str:
@@ -434,7 +433,7 @@ def read_report(out: Path) -> dict[str, Any]:
     return read_json(path, dict[str, Any], TRAIN_AGAIN) if path.exists() else {}
 
 
-def run_rounds(run: Merging, keep: Keeping) -> Checkpoint:
+def run_rounds(run: Merging, keep: Keeping) -> None:
     """Rank, then train and merge round by round, and finish the run with its best merged weights."""
     plan, model = run.plan, run.model()
     judge = validating(model, plan.data, run.device, lambda: None)
@@ -447,11 +446,10 @@ def run_rounds(run: Merging, keep: Keeping) -> Checkpoint:
     ranking = rank(run)
     run.branches = branches_of(list(ranking) or list(plan.others), plan.request.sizes())
     marks, patience = plan.marks(), plan.request.training.patience
-    if at.rows:
-        run.hand_out(model.state_dict(), len(at.rows))
-    for mark in [one for one in marks if one > len(at.rows)]:
-        if at.finished:
-            break
+    while not at.finished:
+        if at.rows:
+            run.hand_out(model.state_dict(), len(at.rows))
+        mark = next(one for one in marks if one > len(at.rows))
         for name, auxiliaries in run.branches.items():
             run.train(name, auxiliaries, mark)
         rows, valid = merge(run, state, judge, mark)
@@ -463,14 +461,12 @@ def run_rounds(run: Merging, keep: Keeping) -> Checkpoint:
             keep.track(row)
         totals(run, at)
         keep.save(state)
-        run.hand_out(model.state_dict(), mark)
     model.load_state_dict(state.best_weights)
     if begun and at.best_epoch:
         keep_floor_unless_beaten(model, at, begun, judge, plan.data)
     write_json(run.folder.path / f"{FORK_MERGE}.json", report(run, at, ranking))
-    done = finish(run.folder, model, plan, at, run.device)
+    finish(run.folder, model, plan, at, run.device)
     shutil.rmtree(run.folder.path / "branches")
-    return done
 
 
 def rank(run: Merging) -> dict[str, dict[str, float]]:

@@ -142,13 +142,13 @@ def run_merge(request: MergeRequest, out: Path, *, force: bool = False) -> tuple
             "merged": figures[SELECTION],
         }
         write_json(folder.path / f"{MERGE}.json", report)
-        done = finish(folder, model, plan, Position(best=dict(figures), finished=True), device)
+        finish(folder, model, plan, Position(best=dict(figures), finished=True), device)
     taken = ", ".join(f"{group} {share:g}" for group, share in shares.items() if share) or "nothing"
     log.info(
         f"{out}: {VALID}{SELECTION} {found[better][SELECTION]:.4f} of {better}, {found[other][SELECTION]:.4f} of "
         f"{other}; merged {figures[SELECTION]:.4f}, with these shares of {other}: {taken}"
     )
-    return done, False, report
+    return checkpoint.describe(out), False, report
 
 
 def read_report(out: Path) -> dict[str, Any]:
