@@ -9,6 +9,7 @@ from antpipe.commands.flags import RUN, TRAINING, Call, Domains, Force, app, com
 from antpipe.errors import UsageError
 from antpipe.runtime.logs import log
 from antpipe.runtime.terminal import on_stderr
+from antpipe.settings.fork_merge import ForkMergeConfig
 from antpipe.training.parallel import world_of
 
 
@@ -29,14 +30,14 @@ def train(
         str,
         flag(
             "--stage",
-            "pretrain, scratch, finetune, relearn, floor, auto (best on validation), fork-merge, merge, or your own",
+            "pretrain, scratch, finetune, relearn, floor, auto (best), fork-merge, merge, or yours",
         ),
     ],
     domains: Domains,
     out: Annotated[Path | None, flag("--out", "folder of the run")] = None,
     source: Annotated[Path | None, flag("--from", "run to start from (finetune, relearn, auto); merge: A,B")] = None,
     auxiliaries: Annotated[
-        str | None, flag("--auxiliaries", "domains that fork-merge trains the target with, A,B")
+        str | None, flag("--auxiliaries", "domains to train the target with, A,B", ForkMergeConfig.panel)
     ] = None,
     refit: Annotated[
         bool,
@@ -48,7 +49,7 @@ def train(
     resume: Annotated[bool, flag("--resume", "continue the interrupted run in --out", RUN)] = False,
     force: Force = False,
 ) -> None:
-    """Train: pretrain, scratch, finetune, relearn, auto or fork-merge."""
+    """Train: pretrain, scratch, finetune, relearn or auto."""
     if dry_run and stage == api.training.AUTO and not refit:
         plan = api.training.plan_race(**call.settings)
         call.show(plan, show.race_plan(plan))
