@@ -203,7 +203,7 @@ def _request(
     )
     if stage != FORK_MERGE:
         return request
-    from antpipe.training.methods.fork_merge import ForkMergeRequest
+    from antpipe.training.methods.fork_request import ForkMergeRequest
 
     others = tuple(names_of(auxiliaries, "--auxiliaries")) if auxiliaries else ()
     return ForkMergeRequest(**vars(request), auxiliaries=others, config=chosen.resolve(ForkMergeConfig))
@@ -228,7 +228,8 @@ def _run_method(
     request: "RunRequest", out: Path, *, force: bool, resume: bool, progress: Progress
 ) -> "tuple[Checkpoint, bool, dict[str, Any]]":
     """Train or merge a run of a method beyond ANT; its checkpoint, whether it was there, and what it chose."""
-    from antpipe.training.methods.fork_merge import ForkMergeRequest, run_fork_merge
+    from antpipe.training.methods.fork_merge import run_fork_merge
+    from antpipe.training.methods.fork_request import ForkMergeRequest
     from antpipe.training.methods.merge_runs import MergeRequest, run_merge
 
     if isinstance(request, MergeRequest):

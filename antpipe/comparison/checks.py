@@ -206,7 +206,7 @@ def refuse_other(job: Job, found: Checkpoint, wanted: Checkpoint) -> NoReturn:
         or [f"--{flag_name(name)} {listed(before[name])} (not {listed(now[name])})" for name in others]
         or ([f"stage {found.stage}"] if found.stage != wanted.stage else [])
         or [f"made without --{flag_name(name)}, as antpipe then was" for name in since]
-        or ["another run to start from"]
+        or ["other sources, or another run to start from"]
     )
     raise UsageError(
         f"{job.folder} holds another run: {'; '.join(differing)}; --force replaces it",

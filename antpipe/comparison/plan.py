@@ -23,7 +23,7 @@ from antpipe.store.store import Store
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import RunFolder
-from antpipe.training.methods.fork_merge import ForkMergeRequest
+from antpipe.training.methods.fork_request import ForkMergeRequest
 from antpipe.training.race import AUTO
 from antpipe.training.request import FORK_MERGE, PRETRAIN, Plan, RunRequest
 

@@ -38,7 +38,8 @@ from antpipe.store.documents import read_json, write_json
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import RunFolder
-from antpipe.training.methods.fork_merge import ForkMergeRequest, run_fork_merge
+from antpipe.training.methods.fork_merge import run_fork_merge
+from antpipe.training.methods.fork_request import ForkMergeRequest
 from antpipe.training.parallel import world_of
 from antpipe.training.race import run_auto
 from antpipe.training.request import PRETRAIN

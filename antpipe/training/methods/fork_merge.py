@@ -4,58 +4,41 @@ ForkMerge (Jiang and others, NeurIPS 2023, https://arxiv.org/abs/2301.12618). Ea
 pauses where branches are merged; RUN/state.safetensors has the merged weights, so a kill loses no finished round.
 """
 
-import copy
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from antpipe.core.batches import Batch, step_windows
-from antpipe.core.catalogue import load_catalogue
-from antpipe.core.floor import known_of
-from antpipe.errors import DataError, DivergedError, Interrupted, SameCommand, UsageError
+from antpipe.errors import DivergedError, Interrupted, UsageError
 from antpipe.runtime.devices import compile_parts, require_compiler
 from antpipe.runtime.logs import each_message_once, log
 from antpipe.runtime.process import stopping
 from antpipe.runtime.progress import Progress, Update, silent
-from antpipe.settings.base import flags_of, to_json
-from antpipe.settings.fork_merge import ForkMergeConfig
-from antpipe.settings.training import TrainConfig
 from antpipe.store.documents import read_json, write_json
-from antpipe.store.manifest import digest
-from antpipe.store.next_command import build_command_with
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
-from antpipe.training.compatibility import fits, rebuild, shown
-from antpipe.training.data import TrainingData
 from antpipe.training.folder import TRAIN_AGAIN, RunFolder
 from antpipe.training.loop import (
     SELECTION,
     START,
     VALID,
-    ExactSteps,
-    candidates_of,
     fit,
     judge_beginning,
     keep_floor_unless_beaten,
-    reads_known,
     scalars_of,
     standing,
     take_if_best,
     trained_by,
-    windows_to_train,
 )
+from antpipe.training.methods.fork_request import ForkMergePlan, ForkMergeRequest
 from antpipe.training.methods.merging import average, chosen_shares
-from antpipe.training.parallel import ALONE, world_of
-from antpipe.training.replay import Setup, adam, replays
-from antpipe.training.request import FORK_MERGE, Plan, RunRequest, reads_words
+from antpipe.training.methods.mixed_steps import MixedSteps, shares_of
+from antpipe.training.parallel import ALONE
+from antpipe.training.replay import adam, replays
+from antpipe.training.request import FORK_MERGE
 from antpipe.training.run import (
     FINISHED,
     UNFINISHED,
@@ -86,221 +69,8 @@ if TYPE_CHECKING:
     from antpipe.core.model import Ant
 
 TARGET = "target"  # the branch without auxiliaries
-DRAW = 17  # of the random numbers that choose the domain of each step
 Judge = Callable[[], dict[str, float]]
 OTHER = "other auxiliaries, other settings of fork-merge, or the weights it started from"
-
-
-@dataclass(frozen=True)
-class ForkMergeRequest(RunRequest):
-    """A run of stage fork-merge on one target: from scratch, or from `source` as finetune starts."""
-
-    auxiliaries: tuple[str, ...] = ()
-    config: ForkMergeConfig = field(default_factory=ForkMergeConfig)
-
-    def plan(self, start: Checkpoint | None = None) -> "ForkMergePlan":
-        """Check everything that can be checked before training. Raises what RunRequest.plan does, and UsageError or
-        DataError for auxiliaries that the target cannot be trained with."""
-        self._check()
-        stage = "scratch" if self.source is None else "finetune"
-        plain = RunRequest(self.store, self.domains, stage, self.model, self.training, self.source).plan(start)
-        others = {name: auxiliary_data(name, plain) for name in self.auxiliaries}
-        read = {name: artefacts_of(name, data, plain) for name, data in others.items()}
-        settings = to_json(replace(self.config, branches=self.sizes()))
-        fingerprint = digest([FORK_MERGE, plain.described.fingerprint, read, settings])
-        described = replace(plain.described, stage=FORK_MERGE, fingerprint=fingerprint)
-        asked = replace(self, training=plain.request.training)
-        return ForkMergePlan(asked, plain.actions, plain.start, plain.data, described, others)
-
-    def command(self, out: Path, *more: str, processes: int = 1) -> str:
-        own = ["--auxiliaries", ",".join(self.auxiliaries), *flags_of(self.config, environment=os.environ)]
-        return super().command(out, *own, *more, processes=processes)
-
-    def sizes(self) -> tuple[int, ...]:
-        """How many auxiliaries each branch has, beside the branch on the target alone."""
-        return tuple(sorted({min(size, len(self.auxiliaries)) for size in self.config.branches}))
-
-    def _check(self) -> None:
-        if len(self.domains) != 1:
-            raise UsageError(
-                f"--stage {FORK_MERGE} trains for one target, not for {len(self.domains)}",
-                SameCommand({"--domains": self.domains[0]}),
-            )
-        target = self.domains[0]
-        if not self.auxiliaries:
-            raise UsageError(f"--stage {FORK_MERGE} trains a target with other domains: name them with --auxiliaries")
-        if target in self.auxiliaries:
-            left = [name for name in self.auxiliaries if name != target]
-            raise UsageError(
-                f"--auxiliaries {','.join(self.auxiliaries)}: {target} is the target",
-                SameCommand({"--auxiliaries": ",".join(left)}) if left else None,
-            )
-        if world_of().size > 1:
-            raise UsageError(f"--stage {FORK_MERGE} runs in one process", SameCommand(without=("torchrun",)))
-        if self.asks_for_refit():
-            raise UsageError(f"--refit does not go with --stage {FORK_MERGE}", SameCommand(without=("--refit",)))
-        if self.training.limit_steps:
-            raise UsageError(
-                f"--limit-steps does not go with --stage {FORK_MERGE}, which counts in epochs",
-                SameCommand(without=("--limit-steps",)),
-            )
-        if not self.training.features():
-            raise UsageError(f"--modalities none: ids belong to the target, so {FORK_MERGE} would share nothing")
-
-
-@dataclass(frozen=True)
-class ForkMergePlan(Plan):
-    """A checked run of stage fork-merge. others: the data of each auxiliary."""
-
-    request: ForkMergeRequest
-    others: Mapping[str, TrainingData]
-
-    def training(self) -> TrainConfig:
-        """The settings of a branch. With one epoch more it never ends by itself, but pauses for the last merge."""
-        training = self.request.training
-        every = min(training.eval_every, training.epochs)
-        return replace(training, epochs=training.epochs + 1, eval_every=every, patience=0)
-
-    def marks(self) -> list[int]:
-        """The epochs after which branches are merged; each is one that is validated."""
-        every, epochs = self.training().eval_every, self.request.training.epochs
-        step, last = rounded_up(self.request.config.epoch_step, every), epochs // every * every
-        return [*range(step, last, step), last]
-
-    def ranked_after(self) -> int:
-        """The epochs of the runs that rank auxiliaries; 0 if every branch has none or all of them."""
-        if self.request.sizes() == (len(self.others),):
-            return 0
-        return min(rounded_up(self.request.config.prune_epochs, self.training().eval_every), self.marks()[-1])
-
-
-def rounded_up(epochs: int, every: int) -> int:
-    """The least multiple of `every` that is not below this number of epochs."""
-    return -(-epochs // every) * every
-
-
-# -- auxiliaries ------------------------------------------------------------------------------------------------------
-
-
-def auxiliary_data(name: str, plan: Plan) -> TrainingData:
-    """What a branch reads of an auxiliary. Raises DataError if it shares no modality with the target, has features of
-    other encoders or sequences of another length, or nothing to learn from."""
-    request, described = plan.request, plan.described
-    store, target, training = request.store, request.domains[0], request.training
-    domain, read = store.domain(name), tuple(described.modalities)
-    whitened = tuple(modality for modality in training.whitened if modality in read)
-    there = [modality for modality in plan.data.catalogue.widths if modality in domain.manifest()]
-    if not [modality for modality in there if domain.entry(modality)["present"]]:
-        own = ", ".join(plan.data.catalogue.widths)
-        states = (domain.state(modality).next_command for modality in plan.data.catalogue.widths)
-        raise DataError(
-            f"auxiliary {name}: has no {own.replace(', ', ' and no ')}, which is what this run reads of {target}",
-            next(filter(None, states), None),
-        )
-    words = reads_words(request.stage, request.model, training)
-    catalogue = load_catalogue(store, (name,), read, whitened, words=words)
-    for modality, encoder in catalogue.encoders.items():
-        trained, here = described.modalities[modality], {"width": catalogue.widths[modality], "encoder": encoder}
-        if not fits(trained, here):
-            raise DataError(
-                f"auxiliary {name}: has {modality} of {shown(here)}, this run reads that of {shown(trained)}",
-                rebuild(store, name, modality, described),
-            )
-    sequences = domain.sequences()
-    if sequences.max_len != described.max_len:
-        raise DataError(
-            f"auxiliary {name}: its sequences have --max-len {sequences.max_len}, those of {target} "
-            f"{described.max_len}",
-            build_command_with(domain, "sequences", "--max-len", str(described.max_len)),
-        )
-    data = TrainingData(catalogue, (sequences,), {})
-    try:
-        windows_to_train(data, training, in_batch=False)
-    except DataError as error:
-        raise DataError(f"auxiliary {name}: {error.message}", error.next_command) from None
-    return data
-
-
-def artefacts_of(name: str, data: TrainingData, plan: Plan) -> dict[str, str]:
-    """The fingerprints of what is read of an auxiliary."""
-    domain, white = plan.request.store.domain(name), plan.described.whitened()
-    read = [f"{modality}-white" if modality in white else modality for modality in data.catalogue.widths]
-    return {artefact: domain.entry(artefact)["fingerprint"] for artefact in (*read, "sequences")}
-
-
-def shares_of(auxiliaries: Sequence[str]) -> list[float]:
-    """The probability that a step of a branch belongs to the target, and to each of its auxiliaries: 1 and 1/k, before
-    they are divided by their sum."""
-    weights = [1.0, *(1 / len(auxiliaries) for _ in auxiliaries)]
-    return [weight / sum(weights) for weight in weights]
-
-
-class MixedSteps:
-    """Takes the steps of a branch, each on one domain with its own catalogue and softmax, drawn by `shares_of`.
-
-    An epoch has as many steps as one on the target alone. In each epoch, every domain goes over its positions in a new
-    order, as often as its steps take.
-    """
-
-    late, features = 0, None
-
-    def __init__(self, setup: Setup, others: Mapping[str, TrainingData]) -> None:
-        self.setup, self.shares = setup, shares_of(list(others))
-        self.domains = [ExactSteps(setup), *(ExactSteps(auxiliary(setup, data)) for data in others.values())]
-        self.current = self.domains[0]
-
-    def batches(self, epoch: int, start: int, stop: int | None) -> Iterator[Batch]:
-        """The steps of an epoch, from number `start` on."""
-        for domain in self.domains[1:]:
-            domain.setup.model.train()
-        drawn = self.drawn(epoch)
-        before = np.bincount(drawn[:start], minlength=len(self.domains)).tolist()
-        steps = [self.endless(domain, epoch, skipped) for domain, skipped in zip(self.domains, before, strict=True)]
-        for number in drawn[start:stop]:
-            self.current = self.domains[number]
-            yield next(steps[number])
-
-    def drawn(self, epoch: int) -> list[int]:
-        """The domain of each step of an epoch."""
-        setup, config = self.setup, self.setup.config
-        passes = range((epoch - 1) * setup.passes + 1, epoch * setup.passes + 1)
-        steps = sum(1 for one in passes for _ in step_windows(setup.windows, config.batch_size, config.seed, one))
-        rng = np.random.default_rng([config.seed, epoch, DRAW])
-        found: list[int] = rng.choice(len(self.domains), steps, p=self.shares).tolist()
-        return found
-
-    def endless(self, domain: ExactSteps, epoch: int, skipped: int) -> Iterator[Batch]:
-        """The steps of a domain in an epoch, without end, from number `skipped` on."""
-        passes = (domain.batches(epoch + again * self.setup.config.epochs, 0, None) for again in count())
-        return islice(chain.from_iterable(passes), skipped, None)
-
-    def take(self, batch: Batch, check: Callable[[float], None]) -> Callable[[], float]:
-        """Do a step on the domain of the batch that `batches` gave last."""
-        return self.current.take(batch, check)
-
-    def features_mb(self) -> float:
-        return 0.0
-
-
-def auxiliary(setup: Setup, data: TrainingData) -> Setup:
-    """What steps on an auxiliary are taken with: the target's model without its ids, and its optimiser."""
-    windows = windows_to_train(data, setup.config, in_batch=False)
-    known = known_of(data.sequences, data.catalogue) if reads_known(setup.model, setup.config) else None
-    drawn = candidates_of(data, False, setup.config)
-    model = without_ids(setup.model)
-    return replace(
-        setup, model=model, catalogue=data.catalogue, windows=windows, candidates=drawn, passes=1, known=known
-    )
-
-
-def without_ids(model: "Ant") -> "Ant":
-    """The same model, sharing all parameters, but that it knows no ids."""
-    shared = copy.copy(model)
-    shared._modules = {**model._modules, "ids": None}
-    return shared
-
-
-# -- a run ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass

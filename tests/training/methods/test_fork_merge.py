@@ -20,7 +20,9 @@ from antpipe.training import checkpoint
 from antpipe.training.folder import RunFolder
 from antpipe.training.loop import candidates_of, trained_by, windows_to_train
 from antpipe.training.methods import fork_merge
-from antpipe.training.methods.fork_merge import ForkMergePlan, ForkMergeRequest, MixedSteps, run_fork_merge, shares_of
+from antpipe.training.methods.fork_merge import run_fork_merge
+from antpipe.training.methods.fork_request import ForkMergePlan, ForkMergeRequest
+from antpipe.training.methods.mixed_steps import MixedSteps, shares_of
 from antpipe.training.replay import Setup, adam
 from antpipe.training.request import FORK_MERGE
 from antpipe.training.run import build_model
@@ -158,7 +160,7 @@ def test_a_killed_run_ends_the_same_after_resuming(
 def test_a_branch_that_was_killed_within_an_epoch_continues_there(
     store: Store, whole: tuple[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = fork_merge.MixedSteps.take, iter(range(1, 10000))
+    real, calls = MixedSteps.take, iter(range(1, 10000))
 
     def take(self: Any, batch: Any, check: Any) -> Any:
         if next(calls) == 6:
@@ -167,7 +169,7 @@ def test_a_branch_that_was_killed_within_an_epoch_continues_there(
 
     always = replace(TWO, save_every=0.0)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(fork_merge.MixedSteps, "take", take)
+        patch.setattr(MixedSteps, "take", take)
         run_fork_merge(asked(store, training=always), tmp_path / "run")
     run_fork_merge(asked(store, training=always), tmp_path / "run", resume=True)
     assert same(tmp_path / "run", whole[1])
@@ -250,9 +252,10 @@ def test_it_continues_from_a_pretrained_run(store: Store, tmp_path: Path) -> Non
     [
         ({"auxiliaries": ()}, "name them with --auxiliaries"),
         ({"auxiliaries": ("A", "Target")}, "Target is the target"),
-        ({"domains": ("Target", "A")}, "trains for one target, not for 2"),
-        ({"then_refit": True}, "--refit does not go with"),
-        ({"training": replace(TWO, limit_steps=3)}, "--limit-steps does not go with"),
+        ({"domains": ("Target", "A")}, "trains for one target, not for Target,A"),
+        ({"then_refit": True}, "cannot be refitted"),
+        ({"training": replace(TWO, limit_steps=3)}, "not in --limit-steps"),
+        ({"training": replace(TWO, reference=True)}, "--reference: the authors"),
         ({"training": replace(TWO, modalities=("none",))}, "ids belong to the target"),
     ],
 )
