@@ -17,10 +17,10 @@ from antpipe.runtime.devices import compile_parts, require_compiler
 from antpipe.runtime.logs import each_message_once, log
 from antpipe.runtime.process import stopping
 from antpipe.runtime.progress import Progress, Update, silent
-from antpipe.store.documents import read_json, write_json
+from antpipe.store.documents import write_json
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
-from antpipe.training.folder import TRAIN_AGAIN, RunFolder
+from antpipe.training.folder import RunFolder
 from antpipe.training.loop import (
     SELECTION,
     START,
@@ -36,6 +36,7 @@ from antpipe.training.loop import (
 from antpipe.training.methods.fork_request import ForkMergePlan, ForkMergeRequest
 from antpipe.training.methods.merging import average, chosen_shares
 from antpipe.training.methods.mixed_steps import MixedSteps, shares_of
+from antpipe.training.methods.reports import read_report, report_file
 from antpipe.training.parallel import ALONE
 from antpipe.training.replay import adam, replays
 from antpipe.training.request import FORK_MERGE
@@ -168,7 +169,7 @@ def run_fork_merge(
         there = "" if force else there_of(plan, out, resume=resume)
         if there == FINISHED:
             shutil.rmtree(out / "branches", ignore_errors=True)
-            return checkpoint.describe(out), True, read_report(out)
+            return checkpoint.describe(out), True, read_report(out, FORK_MERGE)
         if there != UNFINISHED:
             shutil.rmtree(out / "branches", ignore_errors=True)
         done = begin(folder, begun=there == UNFINISHED)
@@ -185,7 +186,7 @@ def run_fork_merge(
         except DivergedError as error:
             smaller = f"{training.lr / 10:g}"
             raise DivergedError(error.message, plan.request.command(out, "--lr", smaller, "--force")) from None
-    return checkpoint.describe(out), False, read_report(out)
+    return checkpoint.describe(out), False, read_report(out, FORK_MERGE)
 
 
 def there_of(plan: ForkMergePlan, out: Path, *, resume: bool) -> str:
@@ -195,12 +196,6 @@ def there_of(plan: ForkMergePlan, out: Path, *, resume: bool) -> str:
     except UsageError as error:
         message = error.message.replace("the weights it started from", OTHER)
         raise UsageError(message, error.next_command) from None
-
-
-def read_report(out: Path) -> dict[str, Any]:
-    """What a run of stage fork-merge found; empty if the folder has no such run."""
-    path = out / f"{FORK_MERGE}.json"
-    return read_json(path, dict[str, Any], TRAIN_AGAIN) if path.exists() else {}
 
 
 def run_rounds(run: Merging, keep: Keeping) -> None:
@@ -234,7 +229,7 @@ def run_rounds(run: Merging, keep: Keeping) -> None:
     model.load_state_dict(state.best_weights)
     if begun and at.best_epoch:
         keep_floor_unless_beaten(model, at, begun, judge, plan.data)
-    write_json(run.folder.path / f"{FORK_MERGE}.json", report(run, at, ranking))
+    write_json(report_file(run.folder.path, FORK_MERGE), report(run, at, ranking))
     finish(run.folder, model, plan, at, run.device)
     shutil.rmtree(run.folder.path / "branches")
 

@@ -14,15 +14,16 @@ from antpipe.runtime.logs import log
 from antpipe.settings.base import flag_name, from_json, to_json
 from antpipe.settings.fork_merge import ForkMergeConfig
 from antpipe.settings.training import TrainConfig
-from antpipe.store.documents import read_json, write_json
+from antpipe.store.documents import write_json
 from antpipe.store.manifest import digest
 from antpipe.store.next_command import spell
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.data import TrainingData
-from antpipe.training.folder import TRAIN_AGAIN, RunFolder, another_folder
+from antpipe.training.folder import RunFolder, another_folder
 from antpipe.training.loop import SELECTION, VALID
 from antpipe.training.methods.merging import Figures, Weights, merged_by_group, score
+from antpipe.training.methods.reports import read_report, report_file
 from antpipe.training.parallel import ALONE, world_of
 from antpipe.training.request import MERGE, Plan, RunRequest
 from antpipe.training.run import FINISHED, device_of, finish, open_run, what_is_there
@@ -118,7 +119,7 @@ def run_merge(request: MergeRequest, out: Path, *, force: bool = False) -> tuple
     plan, folder = request.plan(), RunFolder(out)
     with folder.lock(force):
         if not force and what_is_there(plan, out, resume=False) == FINISHED:
-            return checkpoint.describe(out), True, read_report(out)
+            return checkpoint.describe(out), True, read_report(out, MERGE)
         device = device_of(plan.request.training, ALONE)
         model, parts = plan.described.build().to(device), {}
         judge_model = validating(model, plan.data, device, lambda: None)
@@ -141,7 +142,7 @@ def run_merge(request: MergeRequest, out: Path, *, force: bool = False) -> tuple
             "shares": shares,
             "merged": figures[SELECTION],
         }
-        write_json(folder.path / f"{MERGE}.json", report)
+        write_json(report_file(out, MERGE), report)
         finish(folder, model, plan, Position(best=dict(figures), finished=True), device)
     taken = ", ".join(f"{group} {share:g}" for group, share in shares.items() if share) or "nothing"
     log.info(
@@ -149,9 +150,3 @@ def run_merge(request: MergeRequest, out: Path, *, force: bool = False) -> tuple
         f"{other}; merged {figures[SELECTION]:.4f}, with these shares of {other}: {taken}"
     )
     return checkpoint.describe(out), False, report
-
-
-def read_report(out: Path) -> dict[str, Any]:
-    """What a merge chose; empty if the folder has none."""
-    path = out / f"{MERGE}.json"
-    return read_json(path, dict[str, Any], TRAIN_AGAIN) if path.exists() else {}
