@@ -104,7 +104,8 @@ def merged(report: Mapping[str, Any]) -> str:
     lines = [f"auxiliaries by validation: {ranking}"] if ranking else []
     for one in report["rounds"]:
         cells = (f"{name} {score:.4f} (weight {one['weights'][name]:.2f})" for name, score in one["branches"].items())
-        lines.append(f"after {one['epochs']} epochs: {', '.join(cells)}; merged {one['merged']:.4f}")
+        epochs = f"{one['epochs']} of {report['rounds'][-1]['epochs']} epochs"
+        lines.append(f"after {epochs}: {', '.join(cells)}; merged {one['merged']:.4f}")
     return "\n".join(lines)
 
 

@@ -294,7 +294,7 @@ def test_the_command_line_trains_it_and_says_what_was_merged(store: Store, tmp_p
     outcome = run(*words, *small, "--branches", "1", "--store", store.root, "--out", tmp_path / "run")
     assert outcome.code == 0, outcome.err
     assert "auxiliaries by validation: " in outcome.out
-    assert "after 2 epochs: target " in outcome.out
+    assert "after 2 of 2 epochs: target " in outcome.out
     assert not (tmp_path / "run" / "branches").exists()
     assert RunFolder(tmp_path / "run").is_finished()
     refused = run(*words[:5], *small, "--store", store.root, "--out", tmp_path / "other")
