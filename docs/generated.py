@@ -180,7 +180,7 @@ def row_of(field: "dataclasses.Field[Any]") -> str:
     kind = base_type(field.type)
     about, choices = field.metadata["about"], field.metadata["choices"]
     about += f" ({', '.join(choices)})" if choices else ""
-    default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+    default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
     shown = "" if default is None or default == "" else f"`{default}`"
     return f"| `{flag_name(field.name)}` | {getattr(kind, '__name__', kind)} | {inline(shown)} | {inline(about)} |"
 

@@ -11,6 +11,7 @@ from antpipe.api.settings import Given, given, names_of, store_of, takes
 from antpipe.errors import UsageError
 from antpipe.runtime.progress import Progress, silent
 from antpipe.settings.comparison import CompareConfig, ComparedTraining, RaceConfig
+from antpipe.settings.fork_merge import ForkMergeConfig
 from antpipe.settings.model import ModelConfig
 from antpipe.store.store import Store
 
@@ -91,7 +92,7 @@ class Comparison:
         return as_text(self.figures)
 
 
-@takes(CompareConfig, ComparedTraining, ModelConfig, RaceConfig)
+@takes(CompareConfig, ComparedTraining, ModelConfig, RaceConfig, ForkMergeConfig)
 def compare(
     store: Store | str | Path,
     targets: str | Sequence[str],
@@ -131,7 +132,7 @@ def compare(
     return Comparison(request.out, run_comparison(request, force=force, progress=progress))
 
 
-@takes(CompareConfig, ComparedTraining, ModelConfig, RaceConfig)
+@takes(CompareConfig, ComparedTraining, ModelConfig, RaceConfig, ForkMergeConfig)
 def plan_comparison(
     store: Store | str | Path,
     targets: str | Sequence[str],
@@ -185,6 +186,7 @@ def _request(
         source_model=chosen.resolve(ModelConfig, inherited, on_target=False),
         training=training.plain(),
         race=chosen.resolve(RaceConfig),
+        fork_merge=chosen.resolve(ForkMergeConfig),
         origins=tuple(folders),
         sources=tuple(names_of(sources, "--sources")) if sources else (),
         given=handed_in,

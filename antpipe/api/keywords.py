@@ -267,6 +267,15 @@ class RaceKeywords(TypedDict, total=False):
     first_rung: float
 
 
+class ForkMergeKeywords(TypedDict, total=False):
+    """The section `[fork_merge]`."""
+
+    prune_epochs: int
+    epoch_step: int
+    branches: Sequence[int]
+    merge_steps: int
+
+
 class EvaluateKeywords(TypedDict, total=False):
     """The section `[evaluate]`."""
 
@@ -401,9 +410,9 @@ class RecommendToFileKeywords(RecommendKeywords, EngineKeywords):
     """The sections `[recommend]`, `[engine]`."""
 
 
-class RunKeywords(TrainKeywords, ModelKeywords, RaceKeywords):
-    """The sections `[train]`, `[model]`, `[race]`."""
+class RunKeywords(TrainKeywords, ModelKeywords, RaceKeywords, ForkMergeKeywords):
+    """The sections `[train]`, `[model]`, `[race]`, `[fork_merge]`."""
 
 
-class ComparisonKeywords(CompareKeywords, TrainKeywords, ModelKeywords, RaceKeywords):
-    """The sections `[compare]`, `[train]`, `[model]`, `[race]`."""
+class ComparisonKeywords(CompareKeywords, TrainKeywords, ModelKeywords, RaceKeywords, ForkMergeKeywords):
+    """The sections `[compare]`, `[train]`, `[model]`, `[race]`, `[fork_merge]`."""

@@ -70,8 +70,8 @@ class Run:
     """A trained run in its folder. Made by `train`, opened again by `Run.open`.
 
     store: where its domains are. status: `trained`, `fresh` (it was there already) or `opened`. decision: of the stage
-    auto, which candidates were dropped when, and why the winner won. refit: the run that was trained again on training
-    and validation targets (see train), if there is one.
+    auto, which candidates were dropped when, and why the winner won; of fork-merge and merge, what was taken from
+    where. refit: the run that was trained again on training and validation targets (see train), if there is one.
     """
 
     folder: Path

@@ -10,25 +10,31 @@ from antpipe.api.settings import Given, default_store, given, names_of, store_of
 from antpipe.errors import SameCommand, UsageError
 from antpipe.runtime.progress import Progress, silent
 from antpipe.settings.comparison import RaceConfig
+from antpipe.settings.fork_merge import ForkMergeConfig
 from antpipe.settings.model import ModelConfig
 from antpipe.settings.training import TrainConfig
 from antpipe.store.store import Store
 from antpipe.training.groups import GroupRow, group_table
 
 if TYPE_CHECKING:
+    from antpipe.training.checkpoint import Checkpoint
     from antpipe.training.request import RunRequest
 
+Start = Run | str | Path | Sequence[Run | str | Path] | None  # a run to start from; for `merge`, two
+
 AUTO = "auto"  # the stage that chooses a stage on validation
+REPORTED = ("fork-merge", "merge")  # stages that also say what they chose; as FORK_MERGE, MERGE of training/request.py
 
 
-@takes(TrainConfig, ModelConfig, RaceConfig)
+@takes(TrainConfig, ModelConfig, RaceConfig, ForkMergeConfig)
 def train(
     store: Store | str | Path,
     stage: str,
     domains: str | Sequence[str],
     *,
     out: str | Path,
-    start: Run | str | Path | None = None,
+    start: Start = None,
+    auxiliaries: str | Sequence[str] = (),
     refit: bool = False,
     resume: bool = False,
     force: bool = False,
@@ -40,11 +46,13 @@ def train(
     """Train one stage and write the run of its best epoch to a folder.
 
     stage: `pretrain` on one or more sources; `scratch`, `finetune`, `relearn` and others on one target; `auto` races
-    them on validation; or a stage that `config`, a TOML file, defines. start: the run to start from, whose model
-    settings are inherited. refit: afterwards train once more, from the same first values, on training and validation
-    targets together, for as many epochs as were best; the result is a run of its own in OUT/refit, and `refit` of the
-    run returned (if no epoch beat the floor that the run began with, it is that floor). resume: continue an interrupted
-    run. force: start over, whatever the folder holds. preset: `ant` or `strong`, in place of defaults.
+    them on validation; `fork-merge` trains a target with `auxiliaries`, other domains, in branches that it merges by
+    validation; `merge` merges two runs of a target; or a stage that `config`, a TOML file, defines. start: the run to
+    start from, whose model settings are inherited; for `merge` the two runs. refit: afterwards train once more, from
+    the same first values, on training and validation targets together, for as many epochs as were best; the result is
+    a run of its own in OUT/refit, and `refit` of the run returned (if no epoch beat the floor that the run began with,
+    it is that floor). resume: continue an interrupted run. force: start over, whatever the folder holds. preset: `ant`
+    or `strong`, in place of defaults.
 
     A run that is there already is returned as it is (`status` is `fresh`). Raises UsageError if stage, domains and
     start do not go together or the folder holds another run, DataError if the store lacks something or the run to
@@ -58,15 +66,19 @@ def train(
     from antpipe.training.sharing import tell_shared_users
 
     chosen, out = given(settings, config, preset), Path(out)
-    request = _request(store, stage, domains, start, chosen, refit=refit)
-    if request.source is not None:
-        tell_shared_users(request.store, checkpoint.describe(request.source).domains, request.domains)
+    request = _request(store, stage, domains, start, chosen, refit=refit, auxiliaries=auxiliaries)
+    begun = checkpoint.describe(request.source).domains if request.source is not None else ()
+    if begun or auxiliaries:
+        tell_shared_users(request.store, [*begun, *(names_of(auxiliaries) if auxiliaries else ())], request.domains)
     if stage == AUTO:
         from antpipe.training.race import run_auto
 
         race = chosen.resolve(RaceConfig)
         done, there, decision = run_auto(request, out, race=race, force=force, resume=resume, progress=progress)
         return Run(out, request.store, done, "fresh" if there else "trained", decision)
+    if stage in REPORTED:
+        done, there, report = _run_method(request, out, force=force, resume=resume, progress=progress)
+        return Run(out, request.store, done, "fresh" if there else "trained", report)
     from antpipe.training.folder import RunFolder
     from antpipe.training.run import run_and_refit, run_stage
 
@@ -79,13 +91,14 @@ def train(
     return Run(out, request.store, done, "fresh" if there else "trained", refit=again)
 
 
-@takes(TrainConfig, ModelConfig, RaceConfig)
+@takes(TrainConfig, ModelConfig, RaceConfig, ForkMergeConfig)
 def plan_training(
     store: Store | str | Path,
     stage: str,
     domains: str | Sequence[str],
     *,
-    start: Run | str | Path | None = None,
+    start: Start = None,
+    auxiliaries: str | Sequence[str] = (),
     refit: bool = False,
     config: str | Path | None = None,
     preset: str | None = None,
@@ -100,11 +113,12 @@ def plan_training(
     >>> row.action
     'freeze'
     """
-    plan = _request(store, stage, domains, start, given(settings, config, preset), refit=refit).plan()
+    chosen = given(settings, config, preset)
+    plan = _request(store, stage, domains, start, chosen, refit=refit, auxiliaries=auxiliaries).plan()
     return group_table(plan.actions, plan.described.build())
 
 
-@takes(TrainConfig, ModelConfig, RaceConfig)
+@takes(TrainConfig, ModelConfig, RaceConfig, ForkMergeConfig)
 def plan_race(
     *, config: str | Path | None = None, preset: str | None = None, **settings: Unpack[RunKeywords]
 ) -> dict[str, Any]:
@@ -153,23 +167,31 @@ def _request(
     store: Store | str | Path,
     stage: str,
     domains: str | Sequence[str],
-    start: Run | str | Path | None,
+    start: Start,
     chosen: Given,
     *,
     refit: bool,
+    auxiliaries: str | Sequence[str] = (),
 ) -> "RunRequest":
     """The request of a run, with the settings it inherits from the run to start from."""
     from antpipe.training import checkpoint
-    from antpipe.training.request import PRETRAIN, RunRequest
+    from antpipe.training.request import FORK_MERGE, MERGE, PRETRAIN, RunRequest
 
-    if refit and stage == AUTO:
+    if refit and (stage == AUTO or stage in REPORTED):
+        instead = "refit the stage that auto chose" if stage == AUTO else "refit a stage that trains alone"
         raise UsageError(
-            "--refit trains one stage again: it does not go with --stage auto; refit the stage that auto chose",
+            f"--refit trains one stage again: it does not go with --stage {stage}; {instead}",
             SameCommand(without=("--refit",)),
         )
+    if auxiliaries and stage != FORK_MERGE:
+        raise UsageError(f"--auxiliaries is for --stage {FORK_MERGE}", SameCommand(without=("--auxiliaries",)))
+    if stage == MERGE:
+        return _merge_request(store, domains, start, chosen)
+    if start is not None and not isinstance(start, Run | str | Path):
+        raise UsageError(f"--stage {stage} starts from one run; --stage {MERGE} takes two")
     source = start.folder if isinstance(start, Run) else Path(start) if start is not None else None
     inherited = checkpoint.describe(source).model_config() if source is not None else None
-    return RunRequest(
+    request = RunRequest(
         store_of(store),
         tuple(names_of(domains)),
         stage,
@@ -179,3 +201,38 @@ def _request(
         chosen.own_stages(),
         then_refit=refit,
     )
+    if stage != FORK_MERGE:
+        return request
+    from antpipe.training.methods.fork_request import ForkMergeRequest
+
+    others = tuple(names_of(auxiliaries, "--auxiliaries")) if auxiliaries else ()
+    return ForkMergeRequest(**vars(request), auxiliaries=others, config=chosen.resolve(ForkMergeConfig))
+
+
+def _merge_request(
+    store: Store | str | Path, domains: str | Sequence[str], start: Start, chosen: Given
+) -> "RunRequest":
+    """The request of stage merge, whose runs are `A,B` or [A, B]."""
+    from antpipe.training.methods.merge_runs import MergeRequest
+    from antpipe.training.request import MERGE
+
+    several = str(start).split(",") if isinstance(start, str | Path) else start
+    runs = [several] if isinstance(several, Run) else several or ()
+    folders = tuple(one.folder if isinstance(one, Run) else Path(one) for one in runs)
+    training, steps = chosen.resolve(TrainConfig), chosen.resolve(ForkMergeConfig).merge_steps
+    place, targets = store_of(store), tuple(names_of(domains))
+    return MergeRequest(place, targets, MERGE, ModelConfig(), training, runs=folders, merge_steps=steps)
+
+
+def _run_method(
+    request: "RunRequest", out: Path, *, force: bool, resume: bool, progress: Progress
+) -> "tuple[Checkpoint, bool, dict[str, Any]]":
+    """Train or merge a run of a method beyond ANT; its checkpoint, whether it was there, and what it chose."""
+    from antpipe.training.methods.fork_merge import run_fork_merge
+    from antpipe.training.methods.fork_request import ForkMergeRequest
+    from antpipe.training.methods.merge_runs import MergeRequest, run_merge
+
+    if isinstance(request, MergeRequest):
+        return run_merge(request, out, force=force)
+    assert isinstance(request, ForkMergeRequest)
+    return run_fork_merge(request, out, force=force, resume=resume, progress=progress)

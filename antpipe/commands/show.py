@@ -94,6 +94,21 @@ def race(decision: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def merged(report: Mapping[str, Any]) -> str:
+    """What `--stage fork-merge` or `merge` took from where."""
+    if "rounds" not in report:
+        (better, other), (first, second) = report["runs"], report["validation"]
+        lines = [f"{better} {first:.4f}, {other} {second:.4f}; merged {report['merged']:.4f}"]
+        return "\n".join([*lines, *(f"{group}: {share:g} of {other}" for group, share in report["shares"].items())])
+    ranking = ", ".join(f"{name} {score:.4f}" for name, score in report["ranking"].items())
+    lines = [f"auxiliaries by validation: {ranking}"] if ranking else []
+    for one in report["rounds"]:
+        cells = (f"{name} {score:.4f} (weight {one['weights'][name]:.2f})" for name, score in one["branches"].items())
+        epochs = f"{one['epochs']} of {report['rounds'][-1]['epochs']} epochs"
+        lines.append(f"after {epochs}: {', '.join(cells)}; merged {one['merged']:.4f}")
+    return "\n".join(lines)
+
+
 def to_do(rows: Sequence[Mapping[str, Any]]) -> str:
     """One line per run of a comparison, and how many are still to be trained or judged."""
     lines = [f"{row['target']}  {row['arm']}  seed {row['seed']}  {row['state']}  {row['folder']}" for row in rows]

@@ -9,6 +9,7 @@ from antpipe.commands.flags import RUN, TRAINING, Call, Domains, Force, app, com
 from antpipe.errors import UsageError
 from antpipe.runtime.logs import log
 from antpipe.runtime.terminal import on_stderr
+from antpipe.settings.fork_merge import ForkMergeConfig
 from antpipe.training.parallel import world_of
 
 
@@ -20,16 +21,24 @@ from antpipe.training.parallel import world_of
     examples=[
         "antpipe train --stage pretrain --domains Beauty,Sports --out runs/source",
         "antpipe train --stage relearn --domains Shop --from runs/source --out runs/shop",
+        "antpipe train --stage fork-merge --domains Shop --auxiliaries Beauty,Sports --out runs/merged",
     ],
 )
 def train(
     call: Call,
     stage: Annotated[
-        str, flag("--stage", "pretrain, scratch, finetune, relearn, floor, auto (best on validation), or your own")
+        str,
+        flag(
+            "--stage",
+            "pretrain, scratch, finetune, relearn, floor, auto (best), fork-merge, merge, or yours",
+        ),
     ],
     domains: Domains,
     out: Annotated[Path | None, flag("--out", "folder of the run")] = None,
-    source: Annotated[Path | None, flag("--from", "run to start from (finetune, relearn, auto)")] = None,
+    source: Annotated[Path | None, flag("--from", "run to start from (finetune, relearn, auto); merge: A,B")] = None,
+    auxiliaries: Annotated[
+        str | None, flag("--auxiliaries", "domains to train the target with, A,B", ForkMergeConfig.panel)
+    ] = None,
     refit: Annotated[
         bool,
         flag(
@@ -46,7 +55,9 @@ def train(
         call.show(plan, show.race_plan(plan))
         return
     if dry_run:
-        rows = api.training.plan_training(call.store, stage, domains, start=source, refit=refit, **call.settings)
+        rows = api.training.plan_training(
+            call.store, stage, domains, start=source, auxiliaries=auxiliaries or (), refit=refit, **call.settings
+        )
         call.show(rows, show.groups(rows))
         return
     if out is None:
@@ -57,6 +68,7 @@ def train(
         domains,
         out=out,
         start=source,
+        auxiliaries=auxiliaries or (),
         refit=refit,
         resume=resume,
         force=force,
@@ -68,6 +80,8 @@ def train(
             log.info(f"{one.folder}: {show.inline(one.cost)}")
     if stage == api.training.AUTO:
         call.show({"checkpoint": run.checkpoint, "auto": run.decision}, f"{show.run(run)}\n{show.race(run.decision)}")
+    elif stage in api.training.REPORTED:
+        call.show({"checkpoint": run.checkpoint, stage: run.decision}, f"{show.run(run)}\n{show.merged(run.decision)}")
     elif run.refit:
         both = {"checkpoint": run.checkpoint, "refit": run.refit.checkpoint}
         call.show(both, f"{show.run(run)}\n{show.run(run.refit)}")

@@ -29,7 +29,7 @@ from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import RunFolder, another_folder
 from antpipe.training.race import check_limits, what_is_raced
-from antpipe.training.request import Plan
+from antpipe.training.request import FORK_MERGE, Plan
 from antpipe.training.run import FINISHED, NOTHING, UNFINISHED, what_is_there
 from antpipe.training.state import read_header
 
@@ -212,7 +212,7 @@ def refuse_other(job: Job, found: Checkpoint, wanted: Checkpoint) -> NoReturn:
             if before[name] != now[name]
         ]
         or [f"made without --{flag_name(name)}, as antpipe then was" for name in since]
-        or ["another run to start from"]
+        or ["other sources" if wanted.stage == FORK_MERGE else "another run to start from"]
     )
     raise UsageError(
         f"{job.folder} holds another run: {'; '.join(differing)}; --force replaces it",

@@ -13,6 +13,7 @@ from antpipe.features.subset import Subset, drawn_from
 from antpipe.runtime.logs import silenced
 from antpipe.settings.base import flags_of, from_json
 from antpipe.settings.comparison import COMMON, CompareConfig, ComparedTraining, RaceConfig
+from antpipe.settings.fork_merge import ForkMergeConfig
 from antpipe.settings.methods import METHODS, NO_METHOD, way_of, with_method
 from antpipe.settings.model import ModelConfig
 from antpipe.settings.presets import PRESETS, find_preset
@@ -23,8 +24,9 @@ from antpipe.store.store import Store
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import RunFolder
+from antpipe.training.methods.fork_request import ForkMergeRequest
 from antpipe.training.race import AUTO
-from antpipe.training.request import FLOOR, PRETRAIN, Plan, RunRequest
+from antpipe.training.request import FLOOR, FORK_MERGE, PRETRAIN, Plan, RunRequest
 
 CONTROL = "scratch"
 SASREC, UNISREC = "sasrec", "unisrec"
@@ -76,6 +78,10 @@ class Arm:
     def way(self) -> str:
         """Its stage and method, as --arms names them."""
         return way_of(self.request.stage, self.request.training.method)
+
+    def is_refitted(self) -> bool:
+        """Whether --refit trains its runs again."""
+        return self.kind == TRAINED and self.request.stage != FORK_MERGE
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,7 @@ class ComparisonRequest:
     own_stages: Mapping[str, Any] = field(default_factory=dict)
     common: bool = False
     subsets: Mapping[str, Subset] = field(default_factory=dict)
+    fork_merge: ForkMergeConfig = field(default_factory=ForkMergeConfig)
 
     def asked(self) -> list[str]:
         """The targets as they were asked for: domains, not their subsets."""
@@ -178,7 +185,7 @@ class ComparisonRequest:
         flags += flags_of(self.config, environment=os.environ)
         flags += flags_of(self.model, without=apart, inherited=model, environment=os.environ)
         flags += flags_of(training, inherited=usual, environment=os.environ)
-        flags += flags_of(self.race, environment=os.environ)
+        flags += flags_of(self.race, environment=os.environ) + flags_of(self.fork_merge, environment=os.environ)
         return with_stages(spell("compare", store=self.store.root, flags=flags), self.own_stages)
 
 
@@ -285,6 +292,8 @@ def plan_arms(request: ComparisonRequest) -> tuple[list[Arm], list[Mix]]:
             history = request.model.history_score or request.model.floor
             model = replace(request.model, transductive=True, floor=False, history_score=history)
             arms.append(Arm(name, TRAINED, replace(control, model=model, training=training), alike=False))
+        elif name == FORK_MERGE:
+            arms.append(fork_merge_arm(request))
         elif name != AUTO and not stages.needs_checkpoint(stages.find_stage(stage, request.own_stages)):
             arms.append(Arm(name, TRAINED, replace(control, stage=stage)))
         elif not origins:
@@ -303,6 +312,15 @@ def parts_of_arm(name: str, request: ComparisonRequest) -> tuple[str, str]:
     """The stage and the method of an arm."""
     stage, _, method = name.rpartition("+")
     return (name, NO_METHOD) if not stage or name in request.own_stages else (stage, method)
+
+
+def fork_merge_arm(request: ComparisonRequest) -> Arm:
+    """The arm that trains each target with the sources, from scratch."""
+    if not request.sources:
+        raise UsageError(f"--arms {FORK_MERGE}: trains a target with other domains; add --sources A,B")
+    control = vars(request.control()) | {"stage": FORK_MERGE}
+    run = ForkMergeRequest(**control, auxiliaries=request.sources, config=request.fork_merge)
+    return Arm(FORK_MERGE, TRAINED, run, judged=True)
 
 
 def arm_from(mix: Mix, name: str, method: str, request: ComparisonRequest) -> Arm:
@@ -325,7 +343,7 @@ def arm_names(request: ComparisonRequest) -> list[str]:
         asked[place : place + 1] = [*BASELINES, SASREC, *([UNISREC] if request.origins or request.sources else [])]
     if PRETRAIN in asked:
         raise UsageError("--arms pretrain: is not a way to train on a target")
-    known = [*stages.STAGES, AUTO, *BASELINES, SASREC, UNISREC, *request.own_stages, *request.given]
+    known = [*stages.STAGES, AUTO, FORK_MERGE, *BASELINES, SASREC, UNISREC, *request.own_stages, *request.given]
     stages_to_cure = {*stages.STAGES, *request.own_stages} - {PRETRAIN, FLOOR, "unfreeze"}
     cured = {f"{stage}+{method}" for stage in stages_to_cure for method in METHODS}
     for name in asked:
@@ -387,7 +405,7 @@ def jobs(arms: Sequence[Arm], request: ComparisonRequest) -> Iterator[Job]:
             elif arm.kind == UNTRAINED:
                 yield Job(arm, target, first, home / runs_of(arm, 0))
             else:
-                again = request.config.refit and arm.kind == TRAINED
+                again = request.config.refit and arm.is_refitted()
                 for number in range(request.config.seeds):
                     draw = number % request.config.pretrain_seeds if arm.mix else 0
                     seed = first + number

@@ -38,6 +38,8 @@ from antpipe.store.documents import read_json, write_json
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import RunFolder
+from antpipe.training.methods.fork_merge import run_fork_merge
+from antpipe.training.methods.fork_request import ForkMergeRequest
 from antpipe.training.parallel import world_of
 from antpipe.training.race import run_auto
 from antpipe.training.request import PRETRAIN
@@ -116,7 +118,9 @@ def run_comparison(request: ComparisonRequest, *, force: bool = False, progress:
             refits = comparison.after_refit(request, again, finish_all(again, request, force, progress))
             for target, facts in outcome["targets"].items():
                 facts["refit"] = refits[target]
-        left = [arm.name for arm in ready.arms if request.config.refit and arm.kind in (RACED, GIVEN)]
+        left = [
+            arm.name for arm in ready.arms if request.config.refit and arm.kind != UNTRAINED and not arm.is_refitted()
+        ]
         for facts in outcome["targets"].values() if left else ():
             facts["notes"].append(f"not refitted: {', '.join(left)} (only single stages that are trained here are)")
     for target, facts in ready.order.items():
@@ -325,6 +329,15 @@ def train_job(job: Job, request: ComparisonRequest, force: bool, progress: Progr
             resume=resume,
             reads=reads,
             progress=lambda stage: progress(f"{label}: {stage}"),
+        )
+    elif isinstance(job.request, ForkMergeRequest):
+        resume = not force and folder.is_unfinished()
+        _, was_there, _ = run_fork_merge(
+            job.request,
+            job.folder,
+            force=force,
+            resume=resume,
+            progress=lambda part: progress(f"{label}: {part}"),
         )
     elif job.arm.kind != GIVEN:
         resume = not force and folder.is_unfinished()

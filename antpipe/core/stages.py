@@ -50,7 +50,7 @@ def find_stage(name: str, own: Mapping[str, object]) -> Stage:
             raise UsageError(f"[stage.{name}]: this stage exists already; choose another name")
         return STAGES[name]
     if name not in own:
-        known = ", ".join([*STAGES, "auto", *own])
+        known = ", ".join([*STAGES, "auto", "fork-merge", "merge", *own])
         raise UsageError(f"--stage {name}: choose from {known}, or define it as [stage.{name}]")
     section = own[name]
     if not isinstance(section, dict):

@@ -12,6 +12,7 @@ from antpipe.core.floor import COSINE
 from antpipe.export.score import MEANING
 from antpipe.settings.methods import NO_METHOD, way_of
 from antpipe.training.checkpoint import Checkpoint
+from antpipe.training.request import FORK_MERGE, MERGE
 
 UNKNOWN = "unknown"  # the hub's word for a licence that nobody stated
 COLUMNS = ("recall@10", "ndcg@10", "mrr@10", "recall@50", "ndcg@50")
@@ -79,6 +80,8 @@ def about(described: Checkpoint) -> str:
     reads = ", ".join(f"{name} ({one['encoder']}, width {one['width']})" for name, one in described.modalities.items())
     if described.refit:
         trained = f"trained for {described.epochs} epochs on training and validation targets together (a refit)"
+    elif described.stage == MERGE:
+        trained = "the average of two runs that validates best"
     else:
         trained = f"the best of {described.epochs} epochs by validation, epoch {described.best_epoch}"
     way = way_of(described.stage, described.train.get("method", NO_METHOD))
@@ -97,7 +100,9 @@ def data(described: Checkpoint, sizes: Mapping[str, Mapping[str, Any]]) -> Itera
     for domain, artefacts in described.domains.items():
         counts = [f"{sizes[domain][key]:,}" if key in sizes[domain] else "?" for key in SIZES]
         yield f"| {domain} | {' | '.join(counts)} | `{artefacts.get('sequences', '?')[:12]}` |"
-    if described.source:
+    if described.stage == FORK_MERGE:
+        yield "\nTraining also took steps on other domains, which fork-merge.json names."
+    if described.source and described.stage != MERGE:
         source = f"fingerprint `{described.source[:12]}`"
         yield f"\nTraining started from another run ({source}), which was trained on data of its own."
 

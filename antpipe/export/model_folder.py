@@ -20,6 +20,8 @@ from antpipe.store.store import Store
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import RunFolder
+from antpipe.training.methods.reports import report_file
+from antpipe.training.request import FORK_MERGE
 
 
 class RunOfArm(TypedDict):
@@ -98,7 +100,8 @@ def kept(folder: RunFolder, described: Checkpoint) -> list[Path]:
     """Files of a run that it does well without: its cost, and to which items its learned ids belong."""
     ids = [folder.items(described.id_tables)] if described.items is not None else []
     folder.read_cost()  # refuses a damaged one
-    return [path for path in (folder.cost, *ids) if path.is_file()]
+    named = [report_file(folder.path, FORK_MERGE)] if described.stage == FORK_MERGE else []  # its auxiliaries
+    return [path for path in (folder.cost, *ids, *named) if path.is_file()]
 
 
 def config_of(described: Checkpoint) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from antpipe.settings.features import (
     TextConfig,
     WhitenConfig,
 )
+from antpipe.settings.fork_merge import ForkMergeConfig
 from antpipe.settings.ingest import (
     AmazonConfig,
     DownloadConfig,
@@ -47,6 +48,7 @@ CONFIGS: tuple[type[Config], ...] = (
     ModelConfig,
     TrainConfig,
     RaceConfig,
+    ForkMergeConfig,
     EvaluateConfig,
     CompareConfig,
     ReportConfig,

@@ -56,13 +56,15 @@ def fit(
     keep: Keeping | None = None,
     update: Update = ignore,
     world: World = ALONE,
+    mixed: Callable[[Setup], Any] | None = None,
 ) -> Position:
     """Train, validate, and leave the model with the weights of its best epoch.
 
     pretraining: in-batch losses over the items of all domains, instead of the full softmax over one catalogue.
     data: without validation examples nothing is chosen, the last epoch counts. keep: keeps the run on disk and
     continues one that is there; without it, training leaves nothing on disk. update: gets the epochs done (a fraction
-    between epochs) and the latest figures. world: this process among those that train together. Returns the final
+    between epochs) and the latest figures. world: this process among those that train together. mixed: makes what takes
+    the steps, in place of ExactSteps (training/methods/fork_merge.py). Returns the final
     position: the best epoch (from 1; 0: the floor that a model on a target began with, which no epoch beat beyond
     chance), its metrics (the mean over domains) and the figures of all epochs. Raises DivergedError if the loss is not
     finite, Paused if `keep` asks for a pause, and KeyboardInterrupt after Ctrl-C.
@@ -70,14 +72,14 @@ def fit(
     windows = windows_to_train(data, config, in_batch=pretraining and config.in_batch())
     config, passes = sized(config, int(windows.targets.sum()))
     known = known_of(data.sequences, data.catalogue) if reads_known(model, config) else None
-    static, drawn = replays(device, world, config), candidates_of(data, pretraining, config)
+    static, drawn = mixed is None and replays(device, world, config), candidates_of(data, pretraining, config)
     method = method_of(model, data, windows, config, device)
     optimiser = adam([*trained_by(model), *method.parameters], config.lr, device, recorded=static)
     epoch_positions = passes * int(windows.targets.sum()) + 1  # one more: an epoch is not done before its validation
     setup = Setup(
         model, data.catalogue, windows, drawn, config, optimiser, device, pretraining, world, passes, known, method
     )
-    steps: Any = StaticSteps(setup) if static else ExactSteps(setup)
+    steps: Any = StaticSteps(setup) if static else (mixed or ExactSteps)(setup)
     judge = validating(model, data, device, lambda: steps.features)
     begun = {name: value.clone() for name, value in scalars_of(model).items()}
     seed_dropout(config.seed, world)

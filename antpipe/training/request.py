@@ -26,6 +26,7 @@ from antpipe.training.methods.checks import check_method
 
 PRETRAIN = "pretrain"  # the only stage on several domains, with the in-batch losses
 FLOOR = "floor"  # the only stage that trains nothing
+FORK_MERGE, MERGE = "fork-merge", "merge"  # training/methods/
 
 
 @dataclass(frozen=True)

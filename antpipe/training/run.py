@@ -33,7 +33,7 @@ from antpipe.training.folder import METRICS, TRAIN_AGAIN, RunFolder, another_fol
 from antpipe.training.loop import fit, without_training
 from antpipe.training.parallel import World, held_by_first, of_first, together, world_of
 from antpipe.training.replay import out_of_memory
-from antpipe.training.request import FLOOR, PRETRAIN, Plan, RunRequest, reads_words
+from antpipe.training.request import FLOOR, FORK_MERGE, PRETRAIN, Plan, RunRequest, reads_words
 from antpipe.training.state import Keeping, Position, begin, cost_of, position_of, read_header, remove_state
 from antpipe.training.tracking import require_tracker, tracking
 from antpipe.training.trained_items import write_items
@@ -366,7 +366,7 @@ def known_for(store: Store, model: "Ant", described: Checkpoint, catalogue: Cata
 
 def train_again(store: Store, run: Path, described: Checkpoint) -> str:
     """The command that replaces a run. Which folder it started from is not recorded."""
-    if described.source is not None:
+    if described.source is not None or described.stage == FORK_MERGE:
         return TRAIN_AGAIN
     own = {} if described.stage in stages.STAGES else {described.stage: described.groups}
     model, training = described.model_config(), from_json(TrainConfig, described.train)

@@ -12,6 +12,8 @@ from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import TRAIN_AGAIN, RunFolder
 from antpipe.training.listing import run_folders
+from antpipe.training.methods.reports import read_report
+from antpipe.training.request import FORK_MERGE, MERGE
 from antpipe.upkeep.findings import FINE, Finding, guarded
 
 
@@ -80,6 +82,8 @@ def documents(run: RunFolder) -> Iterator[Finding]:
     run.read_rows()
     run.read_cost()
     run.read_decision()
+    for stage in (FORK_MERGE, MERGE):
+        read_report(run.path, stage)
     yield from ()
 
 

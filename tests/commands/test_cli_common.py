@@ -38,6 +38,7 @@ from antpipe.settings.features import (
     TextConfig,
     WhitenConfig,
 )
+from antpipe.settings.fork_merge import ForkMergeConfig
 from antpipe.settings.ingest import (
     AmazonConfig,
     DownloadConfig,
@@ -71,9 +72,9 @@ SETTINGS: dict[str, tuple[type[Config], ...]] = {
     "whiten": (WhitenConfig,),
     "build-sequences": (SequenceConfig,),
     "subset": (SubsetConfig,),
-    "train": (TrainConfig, ModelConfig, RaceConfig),
+    "train": (TrainConfig, ModelConfig, RaceConfig, ForkMergeConfig),
     "evaluate": (EvaluateConfig,),
-    "compare": (CompareConfig, ComparedTraining, ModelConfig, RaceConfig),
+    "compare": (CompareConfig, ComparedTraining, ModelConfig, RaceConfig, ForkMergeConfig),
     "report": (ReportConfig,),
     "plot": (PlotConfig,),
     "recommend": (RecommendConfig,),
@@ -192,7 +193,7 @@ def test_every_setting_is_a_flag_of_its_command_with_its_default(command: str, m
     for flag in ("store", "json", *(["config"] if fields else []), *(flag_name(field.name) for field in fields)):
         assert any(re.search(rf" --{flag}(?![\w-])", line) for line in lines), flag
     for field in fields:
-        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
         if default not in (None, ""):
             [line] = [line for line in lines if re.match(rf"│ [* ]*--{flag_name(field.name)}(?![\w-])", line)]
             assert f"[default: {default}]" in line

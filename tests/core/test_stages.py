@@ -86,7 +86,9 @@ def test_an_invalid_user_stage_is_refused(section: object, message: str) -> None
 
 
 def test_an_unknown_stage_is_refused_with_the_names_of_all_stages() -> None:
-    with pytest.raises(UsageError, match=f"--stage rewind: choose from {', '.join(stages.STAGES)}, auto, mine, or"):
+    with pytest.raises(
+        UsageError, match=f"--stage rewind: choose from {', '.join(stages.STAGES)}, auto, fork-merge, merge, mine, or"
+    ):
         stages.find_stage("rewind", {"mine": {"like": "relearn"}})
 
 

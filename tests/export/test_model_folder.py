@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -10,6 +11,7 @@ import yaml
 from safetensors.numpy import load_file
 
 import antpipe as ant
+from antpipe.export import model_card
 from antpipe.training import checkpoint
 from antpipe.training.folder import RunFolder
 from tests.support import documents
@@ -83,6 +85,12 @@ def test_the_card_names_data_and_limits(plain: ant.Run, folder: Path) -> None:
     assert "one run with one seed" in card
     assert "learned vector for each" not in card
     assert not list(folder.glob("items-*.parquet"))
+
+
+def test_the_card_says_that_a_run_took_steps_on_other_domains_or_is_an_average(plain: ant.Run) -> None:
+    merged, averaged = (replace(plain.checkpoint, stage=stage) for stage in ("fork-merge", "merge"))
+    assert "fork-merge.json names" in "\n".join(model_card.data(merged, {"Ring": {}}))
+    assert "the average of two runs" in model_card.about(averaged)
 
 
 def test_the_card_of_a_run_with_ids_and_a_floor_says_what_is_not_in_the_folder(

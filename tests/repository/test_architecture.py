@@ -48,9 +48,9 @@ GPU = "antpipe.core.gpu"
 # How files are kept whole, and damage noticed, is another: the core writes and reads through it.
 WHOLE = {f"antpipe.store.{name}" for name in ("commit", "documents", "entries", "tables")}
 WHOLE |= {"antpipe.runtime.files", "antpipe.runtime.words"}
-# Methods beyond ANT, with their settings, are a third: the core trains without them.
+# Methods beyond ANT, with their settings, are a third: no run of another stage needs them.
 METHODS = ("antpipe.training.methods", "antpipe.settings.methods")
-CORE_LINES, GPU_LINES, WHOLE_LINES, METHODS_LINES = 7155, 900, 530, 700
+CORE_LINES, GPU_LINES, WHOLE_LINES, METHODS_LINES = 7200, 900, 530, 1500
 TENSORS_ONLY = ("antpipe.core.model", "antpipe.core.losses", "antpipe.core.gpu.static")
 HEAVY = {"torch", "torchvision", "sentence_transformers", "open_clip", "timm", "faiss", "ray"}
 
@@ -147,10 +147,10 @@ def test_the_core_can_be_read_in_an_afternoon() -> None:
     core = reach(CORE_STARTS)
     assert {folder_of(module) for module in core} <= CORE_FOLDERS
     for_gpu = {module for module in core if module.startswith(GPU)}
-    methods = {module for module in core if module.startswith(METHODS)}
+    methods = {module for module in MODULES if module.startswith(METHODS)}
     assert lines_of(core - for_gpu - methods - WHOLE) <= CORE_LINES
-    assert lines_of(for_gpu) <= GPU_LINES
     assert lines_of(methods) <= METHODS_LINES
+    assert lines_of(for_gpu) <= GPU_LINES
     assert core >= WHOLE
     assert lines_of(WHOLE) <= WHOLE_LINES
 

@@ -1,1 +1,1 @@
-"""Published cures for negative transfer, one module each: what they change in the steps of a stage on a target."""
+"""Methods beyond ANT: cures for negative transfer, in the steps of a target or across domains and runs."""
