@@ -1,4 +1,4 @@
-"""Published cures for negative transfer, as settings of training that are off by default (docs/method.md)."""
+"""Published cures for negative transfer, as settings of training that are off by default (docs/beyond-ant.md)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
