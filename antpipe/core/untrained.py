@@ -113,8 +113,9 @@ def inherited(counts: "csr_array", words: "csr_array", new: NDArray[np.bool_], b
     An item has that of the NEIGHBOURS items which lead to its neighbours most often.
     """
     shares, parts = shares_of(csr_array(words[begin:]), new), [csr_array((0, len(new)))]
+    leading = csr_array(counts.T)  # the items that lead to each item
     for first in range(0, shares.shape[0], ROWS_AT_ONCE):
-        parts.append(closest(csr_array(shares[first : first + ROWS_AT_ONCE] @ counts.T))[0])
+        parts.append(closest(shares[first : first + ROWS_AT_ONCE] @ leading)[0])
     return csr_array(csr_array(vstack(parts)).T)
 
 
