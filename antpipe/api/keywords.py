@@ -267,6 +267,16 @@ class RaceKeywords(TypedDict, total=False):
     first_rung: float
 
 
+class TuneKeywords(TypedDict, total=False):
+    """The section `[tune]`."""
+
+    stage: str
+    trials: int
+    search: Sequence[str]
+    prune: bool
+    first_rung: float
+
+
 class EvaluateKeywords(TypedDict, total=False):
     """The section `[evaluate]`."""
 
@@ -403,6 +413,10 @@ class RecommendToFileKeywords(RecommendKeywords, EngineKeywords):
 
 class RunKeywords(TrainKeywords, ModelKeywords, RaceKeywords):
     """The sections `[train]`, `[model]`, `[race]`."""
+
+
+class SearchKeywords(TuneKeywords, TrainKeywords, ModelKeywords):
+    """The sections `[tune]`, `[train]`, `[model]`."""
 
 
 class ComparisonKeywords(CompareKeywords, TrainKeywords, ModelKeywords, RaceKeywords):

@@ -27,6 +27,7 @@ from antpipe.settings.model import ModelConfig
 from antpipe.settings.report import PlotConfig, ReportConfig
 from antpipe.settings.serving import RecommendConfig, ServeConfig, SimilarConfig
 from antpipe.settings.training import TrainConfig
+from antpipe.settings.tuning import TuneConfig
 
 CONFIGS: tuple[type[Config], ...] = (
     IngestConfig,
@@ -47,6 +48,7 @@ CONFIGS: tuple[type[Config], ...] = (
     ModelConfig,
     TrainConfig,
     RaceConfig,
+    TuneConfig,
     EvaluateConfig,
     CompareConfig,
     ReportConfig,
