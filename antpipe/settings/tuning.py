@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
+from antpipe.errors import SameCommand, UsageError
 from antpipe.settings.base import Config, setting
 
 Value: TypeAlias = bool | int | float
@@ -61,3 +62,11 @@ class TuneConfig(Config):
         least=0.001,
         most=0.5,
     )
+
+    def __post_init__(self) -> None:
+        unknown = next((name for name in self.search if name not in SPACE), None)
+        if unknown is not None:
+            corrected = [name.replace("-", "_") for name in self.search]
+            change = SameCommand({"--search": ",".join(corrected)}) if set(corrected) <= set(SPACE) else None
+            raise UsageError(f"--search {unknown}: choose from {', '.join(SPACE)}", change)
+        super().__post_init__()

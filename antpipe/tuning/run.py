@@ -71,8 +71,8 @@ def run_search(search: Search, *, force: bool, resume: bool, progress: Progress)
             if force:
                 folder.clear()
             else:
-                folder.check(fingerprint, search.config.trials, resume=resume)
-            folder.begin(fingerprint)
+                folder.check(fingerprint, search.about(), search.config.trials, resume=resume)
+            folder.begin(fingerprint, search.about())
             before = folder.trials()
             warn_if_few(search, positions)
             log.info(f"{search.out}: searching {', '.join(space)}")

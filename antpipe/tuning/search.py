@@ -8,8 +8,9 @@ from typing import Any
 
 from antpipe.core import stages
 from antpipe.errors import SameCommand, UsageError
-from antpipe.settings.base import Config, flag_name, flags_of, variable_name
+from antpipe.settings.base import Config, as_word, flag_name, flags_of, to_json, variable_name
 from antpipe.settings.model import ModelConfig
+from antpipe.settings.training import WITHOUT_EFFECT
 from antpipe.settings.tuning import SPACE, Choice, Dimension, TuneConfig, Value
 from antpipe.store.manifest import digest
 from antpipe.store.next_command import spell
@@ -64,6 +65,19 @@ class Search:
     def as_given(self) -> dict[str, Value]:
         """The values of the first trial."""
         return {name: value_of(self.request, name) for name in self.space()}
+
+    def about(self) -> dict[str, str]:
+        """What a search is, for people: to say in what another one differs."""
+        request = self.request
+        settings = {
+            f"--{flag_name(name)}": as_word(value)
+            for group in (request.model, request.training)
+            for name, value in to_json(group).items()
+            if name not in WITHOUT_EFFECT
+        }
+        what = {"target": self.target, "--stage": request.stage, "--from": str(request.source)}
+        rungs = {"rungs": as_word(tuple(self.rungs()))}
+        return what | {"searches": ",".join(self.space())} | settings | rungs
 
     def fingerprint(self, of_first: str) -> str:
         """Covers everything that determines which trials there are, but not how many. of_first: that of the first."""

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, TypedDict
 
 from antpipe.errors import SameCommand, UsageError
 from antpipe.runtime.files import atomic
@@ -16,6 +17,14 @@ from antpipe.training.loop import SELECTION, TIE_BREAK
 FORMAT = 1
 RUNNING, FINISHED, PRUNED, FAILED = "running", "finished", "pruned", "failed"
 SEARCH_AGAIN = "antpipe tune --help"  # a damaged folder does not say for what it searched
+
+
+class Described(TypedDict):
+    """The content of search.json. about: the search, for people."""
+
+    format: int
+    fingerprint: str
+    about: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -87,9 +96,9 @@ class SearchFolder:
         with atomic(self.rows) as scratch:
             scratch.write_text("".join(json.dumps(seal(asdict(one))) + "\n" for one in trials), encoding="utf-8")
 
-    def begin(self, fingerprint: str) -> None:
+    def begin(self, fingerprint: str, about: dict[str, str]) -> None:
         """Write down whose folder it is."""
-        write_json(self.search, {"format": FORMAT, "fingerprint": fingerprint})
+        write_json(self.search, {"format": FORMAT, "fingerprint": fingerprint, "about": about})
 
     def clear(self) -> None:
         """Remove the search that is here, if there is one: what names its runs first, and what names itself last."""
@@ -108,17 +117,19 @@ class SearchFolder:
                 f"--out {self.path}: holds a run; a search has a folder of its own", another_folder(self.path)
             )
 
-    def check(self, fingerprint: str, count: int, *, resume: bool) -> None:
+    def check(self, fingerprint: str, about: dict[str, str], count: int, *, resume: bool) -> None:
         """Refuse a folder that holds a run, another search, or this one unfinished if it is not to be resumed."""
         self._refuse_run()
         if not self.search.exists():
             return
-        there = read_json(self.search, dict[str, str | int], SEARCH_AGAIN)
-        refuse_newer(self.search, there.get("format"), FORMAT)
-        if there.get("fingerprint") != fingerprint:
+        refuse_newer(self.search, read_json(self.search, dict[str, Any], SEARCH_AGAIN).get("format"), FORMAT)
+        there = read_json(self.search, Described, SEARCH_AGAIN)
+        if there["fingerprint"] != fingerprint:
+            old = there["about"]
+            names = [name for name in old | about if old.get(name) != about.get(name)]
+            found = [f"{name} {old.get(name)} (now {about.get(name)})" for name in names] or ["of other data"]
             raise UsageError(
-                f"--out {self.path}: holds a search for another target, stage, space, seed, settings or data; "
-                "--force replaces it",
+                f"--out {self.path}: holds another search: {'; '.join(found)}; --force replaces it",
                 another_folder(self.path),
             )
         done = sum(one.state != RUNNING for one in self.trials())
