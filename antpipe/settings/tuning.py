@@ -12,7 +12,7 @@ Value: TypeAlias = bool | int | float
 
 @dataclass(frozen=True)
 class Span:
-    """All numbers between two bounds. log: as many per factor, not per step."""
+    """All numbers between two bounds. log: on a log scale."""
 
     low: float
     high: float

@@ -63,6 +63,7 @@ def run_search(search: Search, *, force: bool, resume: bool, progress: Progress)
     if world_of().size > 1:
         raise UsageError("tune runs in one process", SameCommand(without=("torchrun",)))
     folder, space = SearchFolder(search.out), search.space()
+    folder.refuse_run()
     with each_message_once():
         plan = search.request.plan()
         fingerprint = search.fingerprint(plan.described.fingerprint)

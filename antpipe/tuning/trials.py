@@ -102,7 +102,6 @@ class SearchFolder:
 
     def clear(self) -> None:
         """Remove the search that is here, if there is one: what names its runs first, and what names itself last."""
-        self._refuse_run()
         if not self.search.exists():
             return
         for file in (self.best, self.rows):
@@ -111,15 +110,15 @@ class SearchFolder:
             shutil.rmtree(path)
         self.search.unlink()
 
-    def _refuse_run(self) -> None:
+    def refuse_run(self) -> None:
+        """Refuse the folder of a run."""
         if RunFolder(self.path).holds_something():
             raise UsageError(
                 f"--out {self.path}: holds a run; a search has a folder of its own", another_folder(self.path)
             )
 
     def check(self, fingerprint: str, about: dict[str, str], count: int, *, resume: bool) -> None:
-        """Refuse a folder that holds a run, another search, or this one unfinished if it is not to be resumed."""
-        self._refuse_run()
+        """Refuse a folder that holds another search, or this one unfinished if it is not to be resumed."""
         if not self.search.exists():
             return
         refuse_newer(self.search, read_json(self.search, dict[str, Any], SEARCH_AGAIN).get("format"), FORMAT)

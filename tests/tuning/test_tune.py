@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import antpipe as ant
 from antpipe.core import batches
@@ -314,6 +315,16 @@ def test_a_trial_that_diverges_is_recorded_and_the_next_one_follows(
     assert [(one.state, one.why) for one in found.trials] == [(FAILED, "the loss is nan"), (FINISHED, "")]
 
 
+def test_a_trial_that_lacks_memory_is_recorded_and_the_next_one_follows(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lack = AntpipeError("out of GPU memory")
+    lack.__cause__ = torch.OutOfMemoryError("CUDA out of memory")
+    monkeypatch.setattr(tuning, "train_until", failing_at(1, tuning.train_until, lack, after=False))
+    found = tuned(store, tmp_path, trials=2)
+    assert [one.state for one in found.trials] == [FAILED, FINISHED]
+
+
 def test_if_no_trial_can_be_trained_the_next_command_is_that_of_the_search(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -396,9 +407,11 @@ def test_a_folder_with_another_search_is_refused(
 
 
 def test_a_folder_with_a_run_is_refused_even_by_force(store: Store, source: Path) -> None:
+    there = sorted(source.iterdir())
     for force in (False, True):
         with pytest.raises(UsageError, match="holds a run; a search has a folder of its own"):
             tuned(store, source, force=force)
+    assert sorted(source.iterdir()) == there
 
 
 def test_force_searches_again_and_removes_nothing_else(store: Store, tmp_path: Path) -> None:
