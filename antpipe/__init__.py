@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from antpipe.api.reporting import plot, write_report
     from antpipe.api.runs import Evaluation, Run, Vectors
     from antpipe.api.serving import serve, service
-    from antpipe.api.training import import_ant_checkpoint, plan_race, plan_training, train
+    from antpipe.api.training import import_ant_checkpoint, plan_race, plan_training, train, tune
     from antpipe.api.upkeep import doctor, store_gc
     from antpipe.errors import (
         AntpipeError,
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from antpipe.store.artefacts import StageResult, State
     from antpipe.store.domain import Domain
     from antpipe.store.store import Store
+    from antpipe.tuning.run import Tuned
     from antpipe.upkeep.findings import Finding
     from antpipe.upkeep.unused import Collected
 
@@ -82,7 +83,8 @@ _HOMES = {
         "build_sequences",
         "subset",
     ),
-    "antpipe.api.training": ("train", "plan_training", "plan_race", "import_ant_checkpoint"),
+    "antpipe.api.training": ("train", "plan_training", "plan_race", "tune", "import_ant_checkpoint"),
+    "antpipe.tuning.run": ("Tuned",),
     "antpipe.api.runs": ("Run", "Evaluation", "Vectors"),
     "antpipe.api.serving": ("serve", "service"),
     "antpipe.api.judging": ("compare", "plan_comparison", "Comparison"),

@@ -276,6 +276,16 @@ class ForkMergeKeywords(TypedDict, total=False):
     merge_steps: int
 
 
+class TuneKeywords(TypedDict, total=False):
+    """The section `[tune]`."""
+
+    stage: str
+    trials: int
+    search: Sequence[str]
+    prune: bool
+    first_rung: float
+
+
 class EvaluateKeywords(TypedDict, total=False):
     """The section `[evaluate]`."""
 
@@ -412,6 +422,10 @@ class RecommendToFileKeywords(RecommendKeywords, EngineKeywords):
 
 class RunKeywords(TrainKeywords, ModelKeywords, RaceKeywords, ForkMergeKeywords):
     """The sections `[train]`, `[model]`, `[race]`, `[fork_merge]`."""
+
+
+class SearchKeywords(TuneKeywords, TrainKeywords, ModelKeywords):
+    """The sections `[tune]`, `[train]`, `[model]`."""
 
 
 class ComparisonKeywords(CompareKeywords, TrainKeywords, ModelKeywords, RaceKeywords, ForkMergeKeywords):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from antpipe.errors import UsageError
-from antpipe.settings.base import Config
+from antpipe.settings.base import Config, variable_name
 from antpipe.settings.presets import find_preset
 from antpipe.settings.sections import CONFIGS
 from antpipe.settings.sources import check_environment, read_toml, resolve
@@ -74,6 +74,17 @@ class Given:
         """
         preset = find_preset(self.preset, on_target=on_target).get(config.section, {})
         return resolve(config, self.keywords, self.toml, inherited=inherited, preset=preset)
+
+    def named(self, *configs: type[Config]) -> frozenset[str]:
+        """The settings of these groups that a keyword, the environment or the TOML file gives."""
+        return frozenset(
+            field.name
+            for config in configs
+            for field in dataclasses.fields(config)
+            if self.keywords.get(field.name) is not None
+            or variable_name(config, field.name) in os.environ
+            or field.name in self.toml.get(config.section, {})
+        )
 
     def own_stages(self) -> Mapping[str, Any]:
         """The `[stage.NAME]` sections of the settings file."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from antpipe.api.keywords import RunKeywords
+from antpipe.api.keywords import RunKeywords, SearchKeywords
 from antpipe.api.runs import Run
 from antpipe.api.settings import Given, default_store, given, names_of, store_of, takes
 from antpipe.errors import SameCommand, UsageError
@@ -13,12 +13,14 @@ from antpipe.settings.comparison import RaceConfig
 from antpipe.settings.fork_merge import ForkMergeConfig
 from antpipe.settings.model import ModelConfig
 from antpipe.settings.training import TrainConfig
+from antpipe.settings.tuning import TuneConfig
 from antpipe.store.store import Store
 from antpipe.training.groups import GroupRow, group_table
 
 if TYPE_CHECKING:
     from antpipe.training.checkpoint import Checkpoint
     from antpipe.training.request import RunRequest
+    from antpipe.tuning.run import Tuned
 
 Start = Run | str | Path | Sequence[Run | str | Path] | None  # a run to start from; for `merge`, two
 
@@ -137,6 +139,53 @@ def plan_race(
         "rungs": rungs(training.epochs, training.eval_every, race.first_rung),
         "epochs": training.epochs,
     }
+
+
+@takes(TuneConfig, TrainConfig, ModelConfig)
+def tune(
+    store: Store | str | Path,
+    target: str | Sequence[str],
+    *,
+    out: str | Path,
+    start: Run | str | Path | None = None,
+    resume: bool = False,
+    force: bool = False,
+    config: str | Path | None = None,
+    preset: str | None = None,
+    progress: Progress = silent,
+    **settings: Unpack[SearchKeywords],
+) -> "Tuned":
+    """Search for better settings of a stage on one target, by its figures on the validation split.
+
+    Each trial is a run in a folder of its own in `out`; the first has the settings as they are given here. Settings
+    that are given are the same in all trials, the others are searched, or of those the ones that `search` names. Equal
+    seeds give equal trials. resume: continue a search that was interrupted or is to have more trials. force: start
+    over. start, config, preset: as for train. Needs `antpipe[tune]`.
+
+    Raises UsageError for several targets, for a setting that cannot be searched, and if the folder holds something
+    else; otherwise as train.
+
+    >>> found = ant.tune("shop", "Toys", search=["lr", "hidden_dropout"], trials=2, epochs=1, width=16, out="search")
+    >>> len(found.trials), found.settings.name
+    (2, 'best.toml')
+    >>> run = ant.train("shop", "scratch", "Toys", config=found.settings, out="runs/tuned")
+    """
+    from antpipe.training import checkpoint
+    from antpipe.training.sharing import tell_shared_users
+    from antpipe.tuning.run import run_search
+    from antpipe.tuning.search import Search
+
+    chosen, names = given(settings, config, preset), names_of(target, "--target")
+    if len(names) > 1:
+        raise UsageError(
+            f"--target {','.join(names)}: settings are searched for one target", SameCommand({"--target": names[0]})
+        )
+    tuning = chosen.resolve(TuneConfig)
+    request = _request(store, tuning.stage, names, start, chosen, refit=False)
+    if request.source is not None:
+        tell_shared_users(request.store, checkpoint.describe(request.source).domains, request.domains)
+    search = Search(request, Path(out), tuning, chosen.named(ModelConfig, TrainConfig), preset)
+    return run_search(search, force=force, resume=resume, progress=progress)
 
 
 def import_ant_checkpoint(

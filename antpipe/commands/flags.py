@@ -50,6 +50,7 @@ PIPELINE = (
     "subset",
     "encoders",
     "train",
+    "tune",
     "evaluate",
     "compare",
     "report",
@@ -67,6 +68,9 @@ PANELS = (None, INPUT, "Model", "Optimisation")  # in this order; others follow,
 LAST_PANELS = (RUN, OUTPUT)
 # Settings whose flags come first, without a panel.
 MOST_USED = (
+    "stage",
+    "trials",
+    "search",
     "epochs",
     "encoder",
     "arms",

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
     from antpipe.store.figures import Figures, Overlap
     from antpipe.training.groups import GroupRow
     from antpipe.training.listing import RunSummary
+    from antpipe.tuning.run import Tuned
     from antpipe.upkeep.findings import Finding
     from antpipe.upkeep.unused import Collected
 
+BEST_TRIALS = 3  # of a search; the others are in --json and trials.jsonl
 SHOWN = ("recall@10", "ndcg@10", "recall@50")  # of validation and slices; the others are in --json
 
 
@@ -107,6 +110,37 @@ def merged(report: Mapping[str, Any]) -> str:
         epochs = f"{one['epochs']} of {report['rounds'][-1]['epochs']} epochs"
         lines.append(f"after {epochs}: {', '.join(cells)}; merged {one['merged']:.4f}")
     return "\n".join(lines)
+
+
+def tuned(found: "Tuned") -> str:
+    """How many trials ended how, the best of them beside the settings as given, and what comes next."""
+    ends = Counter(one.state for one in found.trials)
+    counted = ", ".join(f"{count} {state}" for state, count in ends.items())
+    lines = [f"{found.folder}  {found.status}  {len(found.trials)} trials: {counted}"]
+    done = [one for one in found.trials if one.metrics]
+    for one in sorted(done, key=lambda one: one.score(), reverse=True)[:BEST_TRIALS]:
+        lines.append(_trial(f"trial {one.trial}", one.metrics, f"best epoch {one.best_epoch} of {one.epochs}"))
+        lines.append(wrapped(", ".join(f"{name} {value}" for name, value in one.settings.items())))
+    first, best = found.trials[0], found.best
+    lines += ["", _trial(f"best: trial {best.trial}", best.metrics, "")]
+    lines.append(_trial("as given: trial 0", first.metrics, "") if first.metrics else f"as given: trial 0: {first.why}")
+    lines.append(
+        wrapped(
+            f"validation, {found.positions:,} positions; standard error of recall@10 {found.standard_error:.4f}. The "
+            f"best of {len(found.trials)} trials owes some of its lead to chance: judge its settings on the test split",
+            "",
+        )
+    )
+    return "\n".join([*lines, *(f"next: {command}" for command in found.next.values())])
+
+
+def _trial(head: str, metrics: Mapping[str, float], more: str) -> str:
+    shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in SHOWN if name in metrics)
+    return "  ".join(part for part in (head, shown, more) if part)
+
+
+def tuned_as_data(found: "Tuned") -> dict[str, Any]:
+    return dataclasses.asdict(found) | {"folder": str(found.folder), "settings": str(found.settings)}
 
 
 def to_do(rows: Sequence[Mapping[str, Any]]) -> str:

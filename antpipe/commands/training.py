@@ -1,7 +1,9 @@
-"""The command that trains."""
+"""Commands that train."""
 
 from pathlib import Path
 from typing import Annotated
+
+import typer
 
 from antpipe import api
 from antpipe.commands import show
@@ -87,3 +89,29 @@ def train(
         call.show(both, f"{show.run(run)}\n{show.run(run.refit)}")
     else:
         call.show(run.checkpoint, show.run(run))
+
+
+@command(
+    app,
+    "tune",
+    TRAINING,
+    takes=api.training.tune,
+    examples=[
+        "antpipe tune --target Shop --trials 20 --out search",
+        "antpipe tune --target Shop --stage relearn --from runs/source --search lr,hidden_dropout --out search",
+        "antpipe train --stage scratch --domains Shop --config search/best.toml --out runs/shop",
+    ],
+)
+def tune(
+    call: Call,
+    target: Annotated[str, typer.Option("--target", "--domains", help="the target")],
+    out: Annotated[Path, flag("--out", "folder of the search: trials, best settings")],
+    source: Annotated[Path | None, flag("--from", "run to start from (finetune, relearn)")] = None,
+    resume: Annotated[bool, flag("--resume", "continue the search in --out", RUN)] = False,
+    force: Force = False,
+) -> None:
+    """Search for better settings on the validation split."""
+    found = api.training.tune(
+        call.store, target, out=out, start=source, resume=resume, force=force, progress=on_stderr, **call.settings
+    )
+    call.show(show.tuned_as_data(found), show.tuned(found))

@@ -28,6 +28,7 @@ from antpipe.settings.model import ModelConfig
 from antpipe.settings.report import PlotConfig, ReportConfig
 from antpipe.settings.serving import RecommendConfig, ServeConfig, SimilarConfig
 from antpipe.settings.training import TrainConfig
+from antpipe.settings.tuning import TuneConfig
 
 CONFIGS: tuple[type[Config], ...] = (
     IngestConfig,
@@ -49,6 +50,7 @@ CONFIGS: tuple[type[Config], ...] = (
     TrainConfig,
     RaceConfig,
     ForkMergeConfig,
+    TuneConfig,
     EvaluateConfig,
     CompareConfig,
     ReportConfig,

@@ -25,6 +25,7 @@ EXTRAS = {
     "ray": "--engine ray, addresses such as s3://",
     "serve": "serve",
     "report": "report, plot",
+    "tune": "tune",
     "tensorboard": "train --track tensorboard",
     "wandb": "train --track wandb",
 }

@@ -53,6 +53,7 @@ from antpipe.settings.report import PlotConfig, ReportConfig
 from antpipe.settings.sections import CONFIGS
 from antpipe.settings.serving import RecommendConfig, ServeConfig, SimilarConfig
 from antpipe.settings.training import TrainConfig
+from antpipe.settings.tuning import TuneConfig
 from antpipe.store.store import Store
 from tests.support.commands import ingested, names_of, run, run_named, unfolded, words_of
 from tests.support.releases import snapshot
@@ -73,6 +74,7 @@ SETTINGS: dict[str, tuple[type[Config], ...]] = {
     "build-sequences": (SequenceConfig,),
     "subset": (SubsetConfig,),
     "train": (TrainConfig, ModelConfig, RaceConfig, ForkMergeConfig),
+    "tune": (TuneConfig, TrainConfig, ModelConfig),
     "evaluate": (EvaluateConfig,),
     "compare": (CompareConfig, ComparedTraining, ModelConfig, RaceConfig, ForkMergeConfig),
     "report": (ReportConfig,),

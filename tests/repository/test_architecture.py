@@ -29,7 +29,7 @@ LAYERS = (
     {"evaluation"},
     {"serving"},
     {"export"},
-    {"comparison"},
+    {"comparison", "tuning"},
     {"interop"},
     {"report"},
     {"upkeep"},
