@@ -23,7 +23,7 @@ from antpipe.settings.serving import ServeConfig
 from antpipe.store.store import Store
 from antpipe.training.request import RunRequest
 from antpipe.training.run import run_stage
-from benchmarks import embed_image, gpu, recommend, serve, verdict, zero_shot
+from benchmarks import embed_image, gpu, inherited, recommend, serve, verdict, zero_shot
 from benchmarks.embed_text import made_up
 from benchmarks.evaluate import QUICK as EVALUATED
 from benchmarks.evaluate import our_metrics, plain_metrics, split_of, vectors_of
@@ -218,6 +218,16 @@ def test_the_benchmark_of_small_shops_prints_a_row_for_each_size(
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     assert [line[0] for line in rows] == ["10", "20"]
     assert all(0 < float(line[1]) <= 1 and 0 < float(line[4]) <= 1 for line in rows)
+
+
+def test_the_benchmark_of_inherited_transitions_prints_a_row_for_each_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_trainable(Store(tmp_path), "Shop")
+    inherited.main([str(tmp_path), "Shop", "--users", "10,20", "--draws", "2"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [line[:2] for line in rows] == [["Shop", "10"], ["Shop", "20"]]
+    assert all(0 < float(line[2]) <= 1 and 0 < float(line[5]) <= 1 for line in rows)
 
 
 def test_made_up_texts_are_different_and_of_many_lengths() -> None:
