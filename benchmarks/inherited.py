@@ -1,7 +1,7 @@
 """What inherited transitions add to the floor of small shops: `python -m benchmarks.inherited STORE DOMAIN...`.
 
-Small shops are drawn, fitted and judged as in benchmarks/zero_shot.py, once with counted transitions alone and once with
-those that an item inherits from items with common words (core/untrained.py). No test position is read.
+Small shops are drawn, fitted and judged as in benchmarks/zero_shot.py, once with counted transitions alone and once
+with those that an item inherits from items with common words (core/untrained.py). No test position is read.
 """
 
 import argparse
