@@ -29,7 +29,7 @@ from antpipe.errors import IntegrityError, SameCommand, UsageError
 from antpipe.evaluation.baselines.judge import baseline_fingerprint, judge_baseline
 from antpipe.evaluation.evaluate import evaluate_run
 from antpipe.features.subset import is_written
-from antpipe.runtime.files import atomic
+from antpipe.runtime.files import atomic, make_folder
 from antpipe.runtime.logs import each_message_once, log
 from antpipe.runtime.process import continued_by
 from antpipe.runtime.progress import Progress, silent
@@ -270,7 +270,7 @@ def finish(job: Job, request: ComparisonRequest, force: bool, progress: Progress
     if request.config.beyond_accuracy:
         record[comparison.BEYOND] = measure_beyond(job, request)
     path = request.out / job.record()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_json(path, record)
     return {**record, "status": status}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from antpipe import __version__
 from antpipe.errors import DataError, SameCommand
-from antpipe.runtime.files import naming
+from antpipe.runtime.files import flush, flush_tree, make_folder, naming
 from antpipe.store.documents import write_json
 from antpipe.store.files import file_facts
 from antpipe.training.folder import another_folder
@@ -84,12 +84,13 @@ def replacing(out: Path, *, force: bool, made_by: Sequence[str] = (ABOUT,)) -> I
     unless `force`; with it, only a folder that holds none of these files is refused.
     """
     require_free(out, force=force, made_by=made_by)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     scratch, old = (out.with_name(f".{out.name}.{os.getpid()}{end}") for end in ("", ".old"))
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     try:
         yield scratch
+        flush_tree(scratch)
         if out.exists():
             out.replace(old)
         try:
@@ -98,6 +99,7 @@ def replacing(out: Path, *, force: bool, made_by: Sequence[str] = (ABOUT,)) -> I
             if old.exists():
                 old.replace(out)
             raise
+        flush(out.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

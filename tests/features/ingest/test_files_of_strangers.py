@@ -10,7 +10,7 @@ import pytest
 
 from antpipe.features.image.pictures import Picture, PictureFile, hashed
 from antpipe.features.ingest.table.values import pictures_of
-from antpipe.runtime.files import open_regular
+from antpipe.runtime.strangers import open_regular
 from tests.support.commands import run
 from tests.support.shops import picture
 
