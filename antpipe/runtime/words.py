@@ -4,15 +4,13 @@ import shlex
 import unicodedata
 from collections.abc import Iterable
 
-KEPT = "\u200c\u200d"  # zero-width joiners: emoji and several scripts need them
+# Control and format characters (escape sequences, directions of writing, invisible signs), separators of lines, and
+# halves of characters. Zero-width joiners stay: emoji and several scripts need them.
+KEPT = "\u200c\u200d"
 
 
 def is_hidden(character: str) -> bool:
-    """Whether a character does something to a terminal, or to the text around it, other than being seen.
-
-    Control and format characters (escape sequences, directions of writing, invisible signs), separators of lines, and
-    halves of characters.
-    """
+    """Whether a character does something to a terminal, or to the text around it, other than being seen."""
     return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in KEPT
 
 

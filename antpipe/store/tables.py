@@ -19,12 +19,9 @@ def write_table(path: Path, table: "pa.Table") -> None:
     """Replace `path` by a table with the hash of its rows, in one step. Columns: texts, numbers, times, booleans."""
     import pyarrow.parquet as pq
 
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), HASH: rows_sha256(table)})
     with atomic(path) as scratch:
-        pq.write_table(with_hash(table), scratch, compression="zstd")
-
-
-def with_hash(table: "pa.Table") -> "pa.Table":
-    return table.replace_schema_metadata({**(table.schema.metadata or {}), HASH: rows_sha256(table)})
+        pq.write_table(table, scratch, compression="zstd")
 
 
 def read_table(path: Path, kinds: Mapping[str, str] | None, next_command: str | None) -> "pa.Table":

@@ -207,7 +207,7 @@ def ending_of(command: str, folder: Path) -> Ending:
     """Run one of COMMANDS in a copy of its template."""
     found = run_in(COMMANDS[command].words, folder)
     told, page = without_times(json.loads(found.out), folder) if found.out else None, folder / "out.html"
-    if page.exists():
+    if found.code == 0 and page.exists():
         told = [told, hashlib.sha256(page.read_text().replace(str(folder), "").encode()).hexdigest()]
     try:
         made = json.dumps(made_in(folder), sort_keys=True)
