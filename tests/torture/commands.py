@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import typer.main
 
+from antpipe.cli import app
 from antpipe.evaluation.evaluate import evaluate_run
 from antpipe.features.shards import compute
 from antpipe.features.whiten import whiten
@@ -161,12 +163,11 @@ def compared(folder: Path) -> None:
 
 
 def comparing(folder: Path) -> None:
-    """The same, of which the last runs are missing."""
+    """The same, of which a run is missing."""
     shutil.copytree(folder.with_name("compared"), folder, dirs_exist_ok=True)
-    for name in ("c/comparison.json", "c/comparison.md"):
+    for name in ("c/comparison.json", "c/comparison.md", "c/results/A/scratch-1.json"):
         (folder / name).unlink()
-    for name in ("c/A/scratch-1", "c/results/A"):
-        shutil.rmtree(folder / name)
+    shutil.rmtree(folder / "c/A/scratch-1")
 
 
 # Folders that commands are run in, in the order in which they are made.
@@ -181,9 +182,14 @@ TEMPLATES = {
 
 
 def in_small_pieces() -> None:
-    """Make this process, and its forks, embed texts by hand and cut recommendations into small parts."""
-    FakeEncoder().install(pytest.MonkeyPatch())
-    batch.LARGEST_PART = PART
+    """Make this process, and its forks, embed texts by hand and cut recommendations into small parts.
+
+    They also build the tree of commands once, which takes longer than most commands do.
+    """
+    patch, tree = pytest.MonkeyPatch(), typer.main.get_command(app)
+    FakeEncoder().install(patch)
+    patch.setattr(batch, "LARGEST_PART", PART)
+    patch.setattr(typer.main, "get_command", lambda _: tree)
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -107,7 +107,7 @@ REFUSALS = (AntpipeError, ValueError, RefusedError, EncodedError, UnreadableErro
 
 def cells(place: Place, random: Random) -> Found:
     name = random.choice(list(CELL_READERS))
-    texts = [mutations.text_of(one) for one in mutants(CELLS, random, 600 if name in SLOW else 6000)]
+    texts = [mutations.text_of(one) for one in mutants(CELLS, random, 1500 if name in SLOW else 15_000)]
     return judged(f"cells: {name}", place, texts, CELL_READERS[name])
 
 
