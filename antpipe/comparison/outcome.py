@@ -28,7 +28,7 @@ from antpipe.comparison.verdict import (
 from antpipe.core.ranking import PROTOCOLS
 from antpipe.errors import DataError, IntegrityError
 from antpipe.evaluation.beyond import means
-from antpipe.evaluation.ranks import RANKS, require_own
+from antpipe.evaluation.ranks import RANKS
 from antpipe.settings.comparison import OUTCOME_FORMAT
 from antpipe.store.next_command import spell
 from antpipe.store.store import Store
@@ -94,7 +94,7 @@ def outcome(
     ranked: dict[str, dict[str, Ranked]] = {}
     for target in request.targets:
         rows = [(job, result) for job, result in zip(work, results, strict=True) if job.target == target]
-        ranked[target] = load_ranks(rows, request.store)
+        ranked[target] = load_ranks([job for job, _ in rows], request.store)
         sizes = {key: rows[0][1][key] for key in ("items", "positions", "target_in_history")}
         targets[target] = {
             **sizes,
@@ -193,27 +193,20 @@ def pool(found: Sequence[Finding], arms: Sequence[Arm], alpha: float) -> dict[st
     return result
 
 
-def load_ranks(judged: Sequence[tuple[Job, Mapping[str, Any]]], store: Store) -> dict[str, Ranked]:
-    """Ranks by arm. judged: runs with their results. store: where they were judged.
+def load_ranks(work: Sequence[Job], store: Store) -> dict[str, Ranked]:
+    """Ranks by arm. store: where the runs were judged.
 
-    Raises IntegrityError, naming the run, if its ranks are not those of its result, or if two runs were not judged on
-    the same positions.
+    Raises IntegrityError, naming the run, if two runs were not judged on the same positions.
     """
     first: Any = None
     columns: dict[str, dict[str, list[Floats]]] = {}
-    for job, result in sorted(judged, key=lambda one: one[0].seed):
-        path = RunFolder(job.folder).ranks(job.target, "test")
-        again = (
-            shlex.join(["rm", str(path)])
-            if job.arm.kind == UNTRAINED
-            else spell("evaluate", domains=[job.target], store=store.root, flags=["--run", job.folder])
-        )
+    for job in sorted(work, key=lambda job: job.seed):
+        path, again = RunFolder(job.folder).ranks(job.target, "test"), ranks_again(job, store)
         table = read_table(path, COMPARED, again)
-        require_own(table, result["protocols"], path, again)
         keys = np.stack([table[key].to_numpy().astype(np.int64) for key in KEYS])
         first = keys if first is None else first
         if keys.shape != first.shape or (keys != first).any():
-            raise IntegrityError(f"{path}: its positions differ from those of {judged[0][0].arm.name}", again)
+            raise IntegrityError(f"{path}: its positions differ from those of {work[0].arm.name}", again)
         for protocol in PROTOCOLS:
             ranks = table[f"rank_{protocol}"].fill_null(np.inf).to_numpy().astype(np.float64)
             columns.setdefault(job.arm.name, {}).setdefault(protocol, []).append(ranks)
@@ -221,6 +214,13 @@ def load_ranks(judged: Sequence[tuple[Job, Mapping[str, Any]]], store: Store) ->
         name: Ranked({protocol: np.stack(ranks) for protocol, ranks in by.items()}, first[0])
         for name, by in columns.items()
     }
+
+
+def ranks_again(job: Job, store: Store) -> str:
+    """The command after which the ranks of a run are made again."""
+    if job.arm.kind == UNTRAINED:
+        return shlex.join(["rm", str(RunFolder(job.folder).ranks(job.target, "test"))])
+    return spell("evaluate", domains=[job.target], store=store.root, flags=["--run", job.folder])
 
 
 def figures(arm: Arm, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from antpipe.comparison.outcome import Finding
 from antpipe.comparison.plan import RACED, TRAINED, UNTRAINED, Arm, ComparisonRequest, Job, Mix
 from antpipe.comparison.table import as_markdown, as_text
 from antpipe.comparison.verdict import Difference, Spread, holm, pooled, spread_of
-from antpipe.core.ranking import PROTOCOLS
 from antpipe.errors import DataError, IntegrityError
 from antpipe.features.subset import Subset
 from antpipe.settings.comparison import CompareConfig, RaceConfig
@@ -28,7 +27,6 @@ from antpipe.training.request import RunRequest
 from tests.support.commands import unfolded
 
 USERS = 60
-NO_FIGURES: dict[str, Any] = {"protocols": dict.fromkeys(PROTOCOLS, {})}
 CONFIG = CompareConfig()
 MODEL, TRAINING = ModelConfig(), TrainConfig()
 
@@ -371,15 +369,7 @@ def test_ranks_of_other_positions_are_refused_by_name(tmp_path: Path) -> None:
     write_ranks(jobs[0], 0.5)
     write_ranks(jobs[1], 0.5, users=USERS - 1)
     with pytest.raises(IntegrityError, match=r"b/ranks-One-test\.parquet: its positions differ from those of scratch"):
-        comparison.load_ranks([(job, NO_FIGURES) for job in jobs], Store(tmp_path))
-
-
-def test_ranks_that_do_not_give_the_figures_of_their_result_are_refused_by_name(tmp_path: Path) -> None:
-    job = Job(SCRATCH, "One", 0, tmp_path / "a")
-    write_ranks(job, 0.5)
-    result = {"protocols": dict.fromkeys(PROTOCOLS, {"recall@10": 0.4})}
-    with pytest.raises(IntegrityError, match=r"a/ranks-One-test\.parquet: its ranks are not those of its evaluation"):
-        comparison.load_ranks([(job, result)], Store(tmp_path))
+        comparison.load_ranks(jobs, Store(tmp_path))
 
 
 def test_the_next_command_after_wrong_ranks_of_a_baseline_makes_them_again(tmp_path: Path) -> None:
@@ -387,7 +377,7 @@ def test_the_next_command_after_wrong_ranks_of_a_baseline_makes_them_again(tmp_p
     write_ranks(jobs[0], 0.5)
     write_ranks(jobs[1], 0.5, users=USERS - 1)
     with pytest.raises(IntegrityError) as caught:
-        comparison.load_ranks([(job, NO_FIGURES) for job in jobs], Store(tmp_path))
+        comparison.load_ranks(jobs, Store(tmp_path))
     assert caught.value.next_command == f"rm {tmp_path / 'b' / 'ranks-One-test.parquet'}"
 
 
