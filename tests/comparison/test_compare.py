@@ -226,9 +226,7 @@ def test_whole_ranks_of_another_run_are_refused_by_name(
     own, other = (folder / f"{arm}-0" / "ranks-Target-test.parquet" for arm in ("relearn", "finetune"))
     before = own.read_bytes()
     own.write_bytes(other.read_bytes())
-    with pytest.raises(
-        IntegrityError, match=r"relearn-0/ranks-Target-test\.parquet: its ranks are not those"
-    ):
+    with pytest.raises(IntegrityError, match=r"relearn-0/ranks-Target-test\.parquet: its ranks are not those"):
         run_comparison(asked(store, whole[1], origins=(source,)))
     with pytest.raises(IntegrityError, match="its ranks are not those of its evaluation"):
         read_ranks(store, own.parent, "Target")
