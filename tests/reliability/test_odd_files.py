@@ -85,6 +85,20 @@ def test_null_is_no_value_of_a_setting_that_needs_one() -> None:
         from_json(TrainConfig, values | {"epochs": None})
 
 
+def test_an_input_without_a_hash_of_its_file_makes_its_artefact_stale(folder: Path) -> None:
+    path = folder / "s" / "A" / "manifest.json"
+    before = path.read_bytes()
+    document = json.loads(before)
+    document["artefacts"]["text"].pop("checksum")
+    document["artefacts"]["text"]["files"]["text.arrow"].pop("sha256")
+    try:
+        path.write_text(json.dumps(document))
+        state = Store(folder / "s").domain("A").state("text-white")
+    finally:
+        path.write_bytes(before)
+    assert (state.status, state.why) == ("stale", "text was computed again since, with other results")
+
+
 def test_an_input_that_no_manifest_has_makes_its_artefact_stale(folder: Path) -> None:
     path = folder / "s" / "A" / "manifest.json"
     before = path.read_bytes()
