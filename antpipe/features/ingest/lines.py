@@ -152,7 +152,7 @@ def _cut(stream: Any, path: Path) -> Iterator[LineBlock]:
             raise DataError(
                 f"{path}:{whole + 1}: longer than {LONGEST_LINE >> 20} MiB; expected one JSON object per line, such as "
                 "jq makes of an array",
-                f"{unpacking(path)} | jq -c '.[]' > lines.json",
+                f"{unpacking(path)} | jq -c '.[]' > {shell(f'lines-{path.stem}')}",
             )
         rest = text
         if len(ends):

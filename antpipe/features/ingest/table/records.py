@@ -103,7 +103,7 @@ def _lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
                 why = "is a JSON array" if array else f"has a line longer than {LONGEST_LINE >> 20} MiB"
                 raise DataError(
                     f"{path}: {why}; expected one JSON object per line, such as jq makes of an array",
-                    f"{unpacking(path)} | jq -c '.[]' > {shell(path.name.partition('.')[0] + '.jsonl')}",
+                    f"{unpacking(path)} | jq -c '.[]' > {shell(path.name.partition('.')[0] + '-lines.jsonl')}",
                 )
             if text:
                 yield number, text

@@ -13,13 +13,16 @@ from antpipe.features.ingest.text import MISSING_WORDS
 BETWEEN_URLS = re.compile(r"[\s,;|]+(?=(?:https?:)?//)", re.IGNORECASE)
 OPENING = ("[", "{", "(", "array(", " ", "\t", "\n")  # what a printed list or record may begin with
 SEPARATORS = " \t\r\n,;|"
+# Around ids: byte-order marks of files that were joined, zero-width signs of web pages, directions of writing.
+MARKS = " \ufeff\u200b\u2060\u200e\u200f"
 PICTURE_SIZES = ("hi_res", "large", "thumb")
 PICTURE_KEYS = (*PICTURE_SIZES, "url", "src", "image", "image_url", "href", "link", "path", "file")
 LONGEST_PATH = 1024
 
 
 def to_id(value: Any, what: str) -> str:
-    """An id as text without blanks around it; 7.0 becomes 7. Raises ValueError if it is missing or not an id."""
+    """An id as text without blanks and invisible marks around it; 7.0 becomes 7. Raises ValueError if it is missing or
+    not an id."""
     if isinstance(value, list | dict):
         raise ValueError(f"{what} id {str(value)[:40]} is not a single value")
     if isinstance(value, float):
@@ -27,8 +30,12 @@ def to_id(value: Any, what: str) -> str:
             raise ValueError(f"no {what} id" if math.isnan(value) else f"{what} id {value} is not a whole number")
         value = int(value)
     text = "" if value is None else str(value).strip()
+    if not text.isascii():
+        text = text.strip(MARKS).strip()
     if not text:
         raise ValueError(f"no {what} id")
+    if "\x00" in text:
+        raise ValueError(f"{what} id {text[:40]!r} holds a zero byte")
     return text
 
 
