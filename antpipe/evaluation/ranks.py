@@ -78,7 +78,7 @@ def require_own(
 ) -> None:
     """Raise IntegrityError unless the ranks of a file give the figures of their evaluation: a whole file may be that of
     another run. protocols: these figures."""
-    for protocol in PROTOCOLS:
+    for protocol in (name for name in PROTOCOLS if name in protocols):
         found = metrics(table[f"rank_{protocol}"].fill_null(np.inf).to_numpy().astype(np.float64))
         if any(abs(found[name] - value) > ROUNDING for name, value in protocols[protocol].items() if name in found):
             raise IntegrityError(f"{path}: its ranks are not those of its evaluation", next_command)
