@@ -12,7 +12,7 @@ from antpipe.features.ingest.packed import open_unpacked
 from antpipe.features.ingest.price import is_unread, parse_price
 from antpipe.features.ingest.rejects import Rejects
 from antpipe.features.ingest.table.files import open_table, read_rows
-from antpipe.features.ingest.table.values import to_id
+from antpipe.features.ingest.table.values import levels_of, to_id
 from antpipe.features.ingest_table import ingest_table, table_source
 from antpipe.settings.ingest import IngestConfig, TableConfig
 from antpipe.store.store import Store
@@ -100,6 +100,20 @@ def test_prices_that_are_not_read_are_warned_of_with_an_example(store: Store, me
     assert [one for one in messages if "price" in one and "could not" in one] == [
         "t.csv: 2 values in column 'price' could not be read as a price, such as 'Rs. 500'; these items have none"
     ]
+
+
+@pytest.mark.parametrize(
+    ("written", "levels"),
+    [
+        ("'Toys & Games', \"Kid's\", 'A'", None),
+        ("'Beauty', 'Hair Care'", ["Beauty", "Hair Care"]),
+        ("'Beauty'", ["Beauty"]),
+        ("'open", ["'open"]),
+        ("'it's', 'b'", ["'it's', 'b'"]),
+    ],
+)
+def test_lists_without_brackets_are_the_levels_of_a_category(written: str, levels: list[str] | None) -> None:
+    assert levels_of(written) == (levels or ["Toys & Games", "Kid's", "A"])
 
 
 # -- times ------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from antpipe.features.ingest.text import MISSING_WORDS
 
 # In a list of URLs a separator stands before the next one: URLs may hold commas and bars themselves.
 BETWEEN_URLS = re.compile(r"[\s,;|]+(?=(?:https?:)?//)", re.IGNORECASE)
+QUOTES = ("'", '"')
 OPENING = ("[", "{", "(", "array(", " ", "\t", "\n")  # what a printed list or record may begin with
 SEPARATORS = " \t\r\n,;|"
 # Around ids: byte-order marks of files that were joined, zero-width signs of web pages, directions of writing.
@@ -140,8 +141,11 @@ def number_of(value: Any) -> Any:
 
 
 def levels_of(value: Any) -> list[str]:
-    """The levels of a category; of several paths, the first."""
-    value = parsed(value) if isinstance(value, str) else value
+    """The levels of a category; of several paths, the first. RecBole's data sets have lists without brackets."""
+    if isinstance(value, str):
+        bare = value.strip()
+        found = parsed(f"[{bare}]" if bare.startswith(QUOTES) and bare.endswith(QUOTES) else value)
+        value = value if isinstance(found, str) else found
     while isinstance(value, list) and value and isinstance(value[0], list):
         value = value[0]
     return texts_of(value, MISSING_WORDS)
