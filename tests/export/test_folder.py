@@ -70,6 +70,17 @@ def test_an_export_and_its_name_are_on_the_disk_before_an_earlier_one_goes(
     assert seen == [("content", [], "first"), ("name", [".out"], "second")]
 
 
+def test_the_next_export_puts_back_what_a_killed_one_had_moved_aside(tmp_path: Path) -> None:
+    export(tmp_path / "out", "first")
+    gone = 2**22 + 1  # beyond the numbers of processes
+    (tmp_path / "out").rename(tmp_path / f".out.{gone}.old")
+    (tmp_path / f".out.{gone}").mkdir()
+    with pytest.raises(DataError, match="is there already"):
+        export(tmp_path / "out", "second")
+    assert (tmp_path / "out" / "a.txt").read_text(encoding="utf-8") == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_an_export_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     export(tmp_path / "out", "first")
     with pytest.raises(OSError, match="disk full"), exporting("vectors", tmp_path / "out", force=True) as draft:
