@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from antpipe.errors import DataError
+from antpipe.features.ingest.lines import read_lines
 from antpipe.features.ingest.packed import open_unpacked
 from antpipe.features.ingest.price import is_unread, parse_price
 from antpipe.features.ingest.rejects import Rejects
@@ -147,6 +148,13 @@ def test_what_follows_a_packed_stream_is_read_or_an_error_and_never_left_out(
         path.write_bytes(broken)
         with open_unpacked(path) as stream, pytest.raises((OSError, EOFError, lzma.LZMAError)):
             stream.read()
+
+
+@pytest.mark.parametrize("content", [bz2.compress(ROWS) + b"more", lzma.compress(ROWS)[:-9], bz2.compress(ROWS)[:-9]])
+def test_packed_lines_that_are_damaged_are_said_to_be(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "lines.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"corrupt packed data|the packed data break off"):
+        list(read_lines(tmp_path / "lines.json"))
 
 
 def test_a_workbook_is_called_so(tmp_path: Path) -> None:

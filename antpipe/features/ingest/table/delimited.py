@@ -72,7 +72,7 @@ def open_delimited(path: Path, suffix: str, asked: bool | None, asked_encoding: 
         raise _no_header(path, "is not a header: it is empty")
     if any("\ud800" <= letter <= "\udfff" for column in columns for letter in column):
         raise _other_encoding(path, encoding, asked_encoding)
-    columns = [column.strip(" \t\r\n\ufeff") for column in columns]
+    columns = [column.strip().strip("\ufeff").strip() for column in columns]
     if len(columns) > 1:
         columns[0] = columns[0].removeprefix("#").strip() or columns[0]
     typed = suffix in ATOMIC or _is_atomic(columns)
