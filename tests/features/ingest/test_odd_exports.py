@@ -180,6 +180,11 @@ def test_a_proposed_command_never_writes_into_the_file_it_reads(tmp_path: Path) 
     assert read == f"bzip2 -dc < {tmp_path / 'o.parquet'}"
 
 
+def test_separators_within_quoted_names_do_not_separate(tmp_path: Path) -> None:
+    (tmp_path / "o.csv").write_text('user_id,item_id,"tags; more; and more"\nu,i,x\n')
+    assert open_table(tmp_path / "o.csv", None).columns == ["user_id", "item_id", "tags; more; and more"]
+
+
 def test_two_marks_of_an_encoding_before_a_header_are_no_part_of_a_name(tmp_path: Path) -> None:
     (tmp_path / "o.csv").write_text("\ufeff\ufeffuser_id,item_id\nu,i\n", encoding="utf-8")
     assert open_table(tmp_path / "o.csv", None).columns == ["user_id", "item_id"]

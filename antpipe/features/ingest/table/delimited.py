@@ -35,6 +35,7 @@ NAMES = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar", "::": "double-
 MARKS = ("\ufeff", " ")  # what may stand before a header that is repeated
 COLONS, UNIT = "::", "\x1f"  # MovieLens; the csv module knows separators of one character only
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # Excel's
+QUOTED = re.compile(r'"[^"]*"')
 AS_TEXT = re.compile(r'\A="([^"]*)"\Z')  # how texts such as ="007" are kept from Excel, which would read a number
 BETWEEN_FIELDS = {"\t": "", ",": ", commas between fields", " ": ", blanks between fields"}  # of atomic files
 # RecBole: the header of an atomic file names columns as NAME:TYPE, values are never quoted
@@ -58,7 +59,8 @@ def open_delimited(path: Path, suffix: str, asked: bool | None, asked_encoding: 
         elif suffix in TABS:
             delimiter = "\t"
         elif not delimiter:  # the most frequent separator: European programs write semicolons
-            delimiter = max(reversed(NAMES), key=first.count) if any(map(first.count, NAMES)) else ","
+            bare = QUOTED.sub("", first) if quotes else first
+            delimiter = max(reversed(NAMES), key=bare.count) if any(map(bare.count, NAMES)) else ","
         quotes = quotes and delimiter != COLONS
         with text_of(path, encoding) as stream:
             columns: list[str] = next(_reader(stream, delimiter, quotes, skip), [])
