@@ -36,8 +36,8 @@ def read_table(path: Path, kinds: Mapping[str, str] | None, next_command: str | 
 
     try:
         table = read_parquet(path, None)
-        recorded = (table.schema.metadata or {}).get(HASH)
-        if recorded is not None and recorded != rows_sha256(table).encode():
+        notes = {key.decode(): note.decode() for key, note in (table.schema.metadata or {}).items()}
+        if HASH.decode() in notes and notes[HASH.decode()] != rows_sha256(table):
             raise ValueError("its content differs from what was written")
         for name, kind in (kinds or {}).items():
             if name not in table.column_names or kind not in str(table.schema.field(name).type):

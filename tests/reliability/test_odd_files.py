@@ -24,6 +24,7 @@ from antpipe.runtime.memory import is_out_of_memory
 from antpipe.settings.base import from_json, to_json
 from antpipe.settings.training import TrainConfig
 from antpipe.store.store import Store
+from antpipe.store.tables import read_table
 from antpipe.training import checkpoint
 from tests.support.commands import run
 from tests.support.documents import plain
@@ -73,6 +74,12 @@ def test_parquet_vectors_of_a_type_that_arrow_lacks_are_refused(
     monkeypatch.setattr(pq, "read_schema", read)
     with pytest.raises(DataError, match=r"v\.parquet: not a Parquet file: Integers"):
         open_vectors(path, "text", None, ())
+
+
+def test_notes_of_a_table_that_are_not_utf8_are_damage(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({b"antpipe.sha256\xff": b"0"}), tmp_path / "t.parquet")
+    with pytest.raises(IntegrityError, match=r"t\.parquet: damaged: .*can't decode byte 0xff"):
+        read_table(tmp_path / "t.parquet", None, None)
 
 
 # -- documents --------------------------------------------------------------------------------------------------------

@@ -83,7 +83,8 @@ def killed_at(work: Work, folder: Path, at: int) -> str:
 
 def full_at(work: Work, folder: Path, at: int) -> str:
     def meet(what: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(what))
+        named = () if isinstance(what, int) else (str(what),)  # a flush knows no name
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *named)
 
     with operations(folder, at, meet):
         return work.do(folder, 2)
