@@ -157,6 +157,14 @@ def test_packed_lines_that_are_damaged_are_said_to_be(tmp_path: Path, content: b
         list(read_lines(tmp_path / "lines.json"))
 
 
+@pytest.mark.parametrize("name", ["o.jsonl", "o.csv"])
+def test_half_a_character_of_utf_16_at_the_end_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    text = '{"user_id": "u"}\n{"user_id": "v"}\n' if name == "o.jsonl" else "user_id,item_id\nu,i\nv,j\n"
+    (tmp_path / name).write_bytes(text.encode("utf-16-be")[:-1])
+    with pytest.raises(DataError, match=rf"{name}: it is not UTF-16"):
+        list(read_rows(open_table(tmp_path / name, None), ["user_id"], Rejects(9)))
+
+
 def test_a_workbook_is_called_so(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "o.csv", "w") as archive:
         archive.writestr("[Content_Types].xml", "")
