@@ -17,8 +17,8 @@ from antpipe.runtime.disk import FULL, folder_of
 from antpipe.runtime.logs import log
 from antpipe.runtime.memory import is_out_of_memory, is_panic
 from antpipe.runtime.process import tune_process
-from antpipe.runtime.terminal import shown_on_stderr, takes_any_text
-from antpipe.runtime.words import command_line, shown
+from antpipe.runtime.terminal import shown, shown_on_stderr, takes_any_text
+from antpipe.runtime.words import command_line
 from antpipe.settings.sections import CONFIGS
 from antpipe.settings.sources import check_environment
 from antpipe.store.next_command import shell

@@ -21,8 +21,7 @@ from typer.core import TyperGroup
 from antpipe.api.settings import default_store, settings_of
 from antpipe.errors import Interrupted
 from antpipe.runtime.logs import log
-from antpipe.runtime.terminal import quieter
-from antpipe.runtime.words import shown
+from antpipe.runtime.terminal import quieter, shown
 from antpipe.settings.base import Config, as_word, base_type, flag_name
 from antpipe.settings.model import EMBEDDED
 from antpipe.settings.presets import PRESETS

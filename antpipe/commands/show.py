@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from antpipe.commands.phrases import cut, phrases, said, wrapped
-from antpipe.runtime.words import cell
+from antpipe.runtime.terminal import cell
 
 if TYPE_CHECKING:
     from antpipe.api.runs import Run

@@ -16,14 +16,16 @@ from antpipe.training.checkpoint import Checkpoint
 def order_facts(store: Store, targets: Iterable[str], starts: Mapping[str, Checkpoint]) -> dict[str, dict[str, Any]]:
     """By target: `order`, `cold_targets`, and `notes` on its doubtful order and on that of the sources. Warns of each.
 
-    starts: what the arms start from. A source that is no longer in the store as it was read there is left out.
+    starts: what the arms start from. A source that is no longer in the store as it was read there is left out. Raises
+    IntegrityError if the sequences of one are damaged.
     """
     read = {name: made.get("sequences") for start in starts.values() for name, made in start.domains.items()}
     sources = [store.domain(name) for name in sorted(read) if name in store.domains()]
+    cold_of = {domain.name: cold_targets_of(domain) for domain in sources}
     about = {
-        domain.name: doubts(order_of(domain), cold_targets_of(domain))
+        domain.name: doubts(order_of(domain), cold_of[domain.name])
         for domain in sources
-        if domain.state("sequences").status == "fresh" and domain.entry("sequences")["fingerprint"] == read[domain.name]
+        if cold_of[domain.name] and domain.entry("sequences")["fingerprint"] == read[domain.name]
     }
     of_sources = [f"source {name}: {doubt}" for name, found in about.items() for doubt in found]
     facts = {}

@@ -201,12 +201,7 @@ def load_ranks(work: Sequence[Job], store: Store) -> dict[str, Ranked]:
     first: Any = None
     columns: dict[str, dict[str, list[Floats]]] = {}
     for job in sorted(work, key=lambda job: job.seed):
-        path = RunFolder(job.folder).ranks(job.target, "test")
-        again = (
-            shlex.join(["rm", str(path)])
-            if job.arm.kind == UNTRAINED
-            else spell("evaluate", domains=[job.target], store=store.root, flags=["--run", job.folder])
-        )
+        path, again = RunFolder(job.folder).ranks(job.target, "test"), ranks_again(job, store)
         table = read_table(path, COMPARED, again)
         keys = np.stack([table[key].to_numpy().astype(np.int64) for key in KEYS])
         first = keys if first is None else first
@@ -219,6 +214,13 @@ def load_ranks(work: Sequence[Job], store: Store) -> dict[str, Ranked]:
         name: Ranked({protocol: np.stack(ranks) for protocol, ranks in by.items()}, first[0])
         for name, by in columns.items()
     }
+
+
+def ranks_again(job: Job, store: Store) -> str:
+    """The command after which the ranks of a run are made again."""
+    if job.arm.kind == UNTRAINED:
+        return shlex.join(["rm", str(RunFolder(job.folder).ranks(job.target, "test"))])
+    return spell("evaluate", domains=[job.target], store=store.root, flags=["--run", job.folder])
 
 
 def figures(arm: Arm, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -28,13 +28,15 @@ from antpipe.comparison.table import as_markdown
 from antpipe.errors import IntegrityError, SameCommand, UsageError
 from antpipe.evaluation.baselines.judge import baseline_fingerprint, judge_baseline
 from antpipe.evaluation.evaluate import evaluate_run
+from antpipe.evaluation.ranks import require_own
 from antpipe.features.subset import is_written
-from antpipe.runtime.files import atomic
+from antpipe.runtime.files import atomic, make_folder
 from antpipe.runtime.logs import each_message_once, log
 from antpipe.runtime.process import continued_by
 from antpipe.runtime.progress import Progress, silent
 from antpipe.settings.evaluation import EvaluateConfig
 from antpipe.store.documents import read_json, write_json
+from antpipe.store.tables import read_table
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import RunFolder
@@ -246,6 +248,7 @@ def finish(job: Job, request: ComparisonRequest, force: bool, progress: Progress
     """Train (or fit) and evaluate one run as far as that is not done; the content of its JSON in results/.
 
     It has the run's fingerprint and weights, budget, seconds of training and the evaluation under both protocols.
+    Raises IntegrityError if a file of the run is damaged, or if its ranks are not those of its result.
     """
     known = {} if force else read_record(job, request)
     untrained = job.arm.kind == UNTRAINED
@@ -254,6 +257,8 @@ def finish(job: Job, request: ComparisonRequest, force: bool, progress: Progress
     same = all(known.get(key) == facts[key] for key in ("fingerprint", "weights_sha256"))
     same = same and (comparison.BEYOND in known or not request.config.beyond_accuracy)
     if same and ranks_of(job).exists():
+        mend = comparison.ranks_again(job, request.store)
+        require_own(read_table(ranks_of(job), comparison.COMPARED, mend), known["protocols"], ranks_of(job), mend)
         return {**known, "status": "fresh" if untrained else status}
     if untrained:
         found = judge_baseline(request.store, job.arm.name, job.target, job.folder, SPLIT)
@@ -274,7 +279,7 @@ def finish(job: Job, request: ComparisonRequest, force: bool, progress: Progress
     if request.config.beyond_accuracy:
         record[comparison.BEYOND] = measure_beyond(job, request)
     path = request.out / job.record()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_json(path, record)
     return {**record, "status": status}
 

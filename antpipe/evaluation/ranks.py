@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Required, TypedDict
+from typing import TYPE_CHECKING, Any, Required, TypedDict
 
+import numpy as np
 import polars as pl
 
-from antpipe.core.ranking import CUTOFFS, PROTOCOLS
-from antpipe.errors import DataError
+from antpipe.core.ranking import CUTOFFS, PROTOCOLS, metrics
+from antpipe.errors import DataError, IntegrityError
 from antpipe.runtime.files import atomic
 from antpipe.store.documents import read_json
 from antpipe.store.next_command import spell
@@ -16,8 +17,12 @@ from antpipe.store.tables import read_table
 from antpipe.training import checkpoint
 from antpipe.training.folder import RunFolder
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 RANKS = {"user": "int", "position": "int", "target": "int", "seen": "bool", "occurrences": "int"}
 RANKS |= {"rank_all": "double", "rank_unseen": "double"}
+ROUNDING = 1e-9  # of figures that are computed again
 
 
 class Evaluation(TypedDict, total=False):
@@ -58,12 +63,25 @@ def read_ranks(store: Store, run: Path, domain: str, split: str = "test", index:
     now = (checkpoint.describe(run).fingerprint, here.core_rows())
     if (figures["run_fingerprint"], figures["items"]) != now:
         raise DataError(f"{figures_path}: the run or the catalogue of {domain} changed since this evaluation", again)
-    ranks = pl.DataFrame(read_table(path, RANKS, again))
+    table = read_table(path, RANKS, again)
+    require_own(table, figures["protocols"], path, again)
+    ranks = pl.DataFrame(table)
     return ranks.select(
         pl.Series("user_id", users.to_pylist())[ranks["user"]],
         pl.Series("item_id", ids)[ranks["target"]],
         pl.exclude("user", "target"),
     )
+
+
+def require_own(
+    table: "pa.Table", protocols: Mapping[str, Mapping[str, float]], path: Path, next_command: str | None
+) -> None:
+    """Raise IntegrityError unless the ranks of a file give the figures of their evaluation: a whole file may be that of
+    another run. protocols: these figures."""
+    for protocol in (name for name in PROTOCOLS if name in protocols):
+        found = metrics(table[f"rank_{protocol}"].fill_null(np.inf).to_numpy().astype(np.float64))
+        if any(abs(found[name] - value) > ROUNDING for name, value in protocols[protocol].items() if name in found):
+            raise IntegrityError(f"{path}: its ranks are not those of its evaluation", next_command)
 
 
 def write_per_user(ranks: pl.DataFrame, path: Path) -> None:

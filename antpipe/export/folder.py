@@ -1,5 +1,6 @@
 """The folder of an export: complete or absent, with export.json (for programs) and README.md (for people)."""
 
+import glob
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 from antpipe import __version__
 from antpipe.errors import DataError, SameCommand
-from antpipe.runtime.files import naming
+from antpipe.runtime.files import flush, flush_tree, is_abandoned, make_folder, naming, sweep
 from antpipe.store.documents import write_json
 from antpipe.store.files import file_facts
 from antpipe.training.folder import another_folder
@@ -83,13 +84,15 @@ def replacing(out: Path, *, force: bool, made_by: Sequence[str] = (ABOUT,)) -> I
     made_by: files of which a folder has one if it may be replaced. Raises DataError if `out` is there and not empty,
     unless `force`; with it, only a folder that holds none of these files is refused.
     """
+    make_folder(out.parent)
+    _undo_killed(out)
     require_free(out, force=force, made_by=made_by)
-    out.parent.mkdir(parents=True, exist_ok=True)
     scratch, old = (out.with_name(f".{out.name}.{os.getpid()}{end}") for end in ("", ".old"))
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     try:
         yield scratch
+        flush_tree(scratch)
         if out.exists():
             out.replace(old)
         try:
@@ -98,9 +101,18 @@ def replacing(out: Path, *, force: bool, made_by: Sequence[str] = (ABOUT,)) -> I
             if old.exists():
                 old.replace(out)
             raise
+        flush(out.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _undo_killed(out: Path) -> None:
+    """Put an earlier export back that a killed one had moved aside, and remove what else killed ones left."""
+    for earlier in sorted(out.parent.glob(f".{glob.escape(out.name)}.*.old")):
+        if is_abandoned(earlier) and not out.exists():
+            earlier.replace(out)
+    sweep(out.parent, out.name)
 
 
 def require_free(out: Path, *, force: bool, made_by: Sequence[str] = (ABOUT,)) -> None:

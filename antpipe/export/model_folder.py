@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from antpipe.errors import DataError
+from antpipe.errors import DataError, IntegrityError
 from antpipe.evaluation.ranks import read_evaluation
 from antpipe.export.folder import README, Exported, exporting, require_free
 from antpipe.export.model_card import UNKNOWN, Shown, card
 from antpipe.runtime.logs import log
 from antpipe.settings.comparison import OUTCOME_FORMAT
 from antpipe.store.documents import read_json, refuse_newer
-from antpipe.store.next_command import spell
+from antpipe.store.entries import why_damaged
+from antpipe.store.next_command import build_command, spell
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
@@ -176,8 +177,15 @@ def verdicts_on(comparison: Path, described: Checkpoint) -> list[dict[str, Any]]
 
 
 def statistics(store: Store, domain: str) -> dict[str, Any]:
-    """The size of a domain, from its manifest; empty if the store does not have it any more."""
+    """The size of a domain, from its manifest; empty if the store does not have it any more.
+
+    Raises IntegrityError if its entry is damaged.
+    """
     if domain not in store.domains():
         return {}
-    found: dict[str, Any] = store.domain(domain).manifest().get("items", {}).get("statistics", {})
+    place = store.domain(domain)
+    entry = place.manifest().get("items", {})
+    if why := why_damaged(entry):
+        raise IntegrityError(why, build_command(place, "items", force=True))
+    found: dict[str, Any] = entry.get("statistics", {})
     return found

@@ -25,6 +25,7 @@ from antpipe.errors import AntpipeError, DataError, Interrupted, PartialError
 from antpipe.features.fetch.ledger import FAILED, FOLDER, OK, PERMANENT, SCHEMA, Entry, is_there, read_ledger, sweep
 from antpipe.features.fetch.workers import fetch_all
 from antpipe.runtime.disk import FULL
+from antpipe.runtime.files import make_folder
 from antpipe.runtime.logs import log
 from antpipe.runtime.progress import Progress, silent
 from antpipe.settings.base import flags_of
@@ -99,7 +100,7 @@ def wanted_urls(place: Domain, most: int) -> pl.DataFrame:
 def _alone(place: Domain, again: str) -> Iterator[Path]:
     """The cache folder, for one run at a time. again: the command of this run."""
     folder = place.path / FOLDER
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     try:
         with FileLock(folder / ".lock", timeout=0):
             sweep(folder)

@@ -2,7 +2,6 @@
 
 import errno
 import glob
-import io
 import os
 import re
 import shutil
@@ -73,23 +72,21 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, unless it is there; their names are then on the disk."""
+    if not path.is_dir():
+        if not path.parent.exists():
+            make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        flush(path.parent)
+
+
 def flush_tree(folder: Path) -> None:
     """Flush everything in a folder, and the folder itself."""
     for place, _, names in os.walk(folder):
         for name in names:
             flush(Path(place, name))
         flush(Path(place))
-
-
-def open_regular(path: Path, most: int) -> io.BufferedReader:
-    """A file of a stranger, opened to read: no pipe or device, and not larger than `most` bytes. Raises OSError."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    facts = os.fstat(handle)
-    if stat.S_ISREG(facts.st_mode) and facts.st_size <= most:
-        return os.fdopen(handle, "rb")
-    os.close(handle)
-    why = f"larger than {most:,} bytes" if stat.S_ISREG(facts.st_mode) else "not a regular file"
-    raise OSError(errno.EINVAL, why, str(path))
 
 
 def sweep(folder: Path, name: str = "") -> None:

@@ -1,7 +1,8 @@
-"""How the command line shows messages and progress, on stderr."""
+"""How the command line shows texts of strangers (ids, titles, file names), and messages and progress on stderr."""
 
 import io
 import logging
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -10,10 +11,26 @@ from contextvars import ContextVar
 
 from antpipe.runtime.logs import log
 from antpipe.runtime.progress import Update, ignore
-from antpipe.runtime.words import cell, shown
+from antpipe.runtime.words import is_hidden
 
 QUIET_SECONDS = 5.0  # between plain lines
+MAYBE_HIDDEN = re.compile(r"[^\x20-\x7e\xa1-\xac\xae-\u02ff]")
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+def shown(text: str, keep: str = "\n\t") -> str:
+    """A text with each hidden character, but those to keep, as an escape such as \\u001b, as JSON would write it."""
+    return MAYBE_HIDDEN.sub(lambda one: _escaped(one[0]) if is_hidden(one[0]) and one[0] not in keep else one[0], text)
+
+
+def cell(value: object) -> str:
+    """A value in a line of a table: nothing in it begins another line."""
+    return shown(str(value), keep="")
+
+
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[place]:02x}{units[place + 1]:02x}" for place in range(0, len(units), 2))
 
 
 class ToStderr(logging.Handler):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, TypedDict
+from typing import IO, TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import polars as pl
@@ -35,10 +35,13 @@ from antpipe.store.next_command import shell
 from antpipe.store.tables import read_table, write_table
 from antpipe.training import checkpoint
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 LARGEST_PART = 8192  # histories
 CANDIDATES_AT_ONCE = 1 << 21  # of a part; they take about 50 bytes each
-PLAN, FORMAT = "plan.json", 1
+PLAN, FORMAT, MARK = "plan.json", 1, b"antpipe.part"
 FOUND = pl.Schema({"rank": pl.Int32, "item_id": pl.String, "score": pl.Float64, "title": pl.String})
 WHY = pl.Schema({"modality": pl.String, "because": pl.String, "method": pl.String})
 
@@ -52,11 +55,17 @@ class Parts(TypedDict):
 
 @dataclass(frozen=True)
 class Part:
-    """Some of the histories, and the file of their recommendations."""
+    """Some of the histories, and the file of their recommendations. key: of the request."""
 
     number: int
     block: slice
     path: Path
+    key: str
+
+    @property
+    def mark(self) -> bytes:
+        """What its file carries: a whole file may be that of another part."""
+        return f"{self.key} {self.number}".encode()
 
 
 Engine = Callable[[Sequence[Part]], Iterator[int]]  # writes parts, and gives their numbers as they are written
@@ -111,12 +120,13 @@ def recommend_to_file(
     blocks = [slice(start, min(start + size, len(audience))) for start in range(0, len(audience), size)]
     folder = out.with_name(f"{out.name}.parts")
     with alone(folder, "recommendations"):
-        paths = _begin(folder, _key(opened, audience, offer, wishes, size), len(blocks), force=force)
+        key = _key(opened, audience, offer, wishes, size)
+        paths = _begin(folder, key, len(blocks), force=force)
+        parts = [Part(number, block, path, key) for number, (block, path) in enumerate(zip(blocks, paths, strict=True))]
         there = [path.is_file() for path in paths]
         if any(there):
             log.info(f"{sum(there)} of {len(paths)} parts were finished by an earlier run; continuing")
         try:
-            parts = [Part(*one) for one in zip(range(len(blocks)), blocks, paths, strict=True)]
             missing = [part for part, finished in zip(parts, there, strict=True) if not finished]
             here = partial(write_part, opened, audience, offer, wishes)
             numbers = engine(missing) if engine and missing else map(here, missing)
@@ -125,8 +135,8 @@ def recommend_to_file(
         except KeyboardInterrupt:
             kept = sum(path.is_file() for path in paths)
             raise Interrupted(f"interrupted; {kept} of {len(paths)} parts kept; the same command continues") from None
-        written = _summary(audience, paths, offer, wishes, out, sum(there))
-        _merge(paths, out)
+        written = _summary(audience, parts, offer, wishes, out, sum(there))
+        _merge(parts, out)
         for path in [*paths, folder / PLAN]:
             path.unlink()
     return written
@@ -196,7 +206,8 @@ def write_part(opened: OpenRun, audience: Audience, offer: Offer, wishes: Wishes
     """Compute the recommendations of a part and write its file. Returns its number."""
     found = best_after(opened, audience.histories(part.block), offer, wishes)
     rows = _table(opened, audience, part.block, found, wishes)
-    write_table(part.path, rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
+    write_table(part.path, table.replace_schema_metadata({MARK: part.mark}))
     return part.number
 
 
@@ -240,12 +251,14 @@ def _table(opened: OpenRun, audience: Audience, block: slice, found: Top, wishes
     return owners[number].hstack(pl.DataFrame(columns).cast(schema))
 
 
-def _summary(audience: Audience, paths: list[Path], offer: Offer, wishes: Wishes, out: Path, continued: int) -> Written:
+def _summary(
+    audience: Audience, parts: Sequence[Part], offer: Offer, wishes: Wishes, out: Path, continued: int
+) -> Written:
     """What the finished parts hold. Logs who got less than was asked for."""
     total, enough = 0, 0
     name = audience.owners.columns[-1]
-    for path in paths:
-        count = _part(path).group_by(name).len()["len"]
+    for part in parts:
+        count = pl.DataFrame(_rows_of(part)).group_by(name).len()["len"]
         total += int(count.sum())
         enough += int((count >= wishes.k).sum())
     fewer = len(audience) - enough
@@ -254,28 +267,32 @@ def _summary(audience: Audience, paths: list[Path], offer: Offer, wishes: Wishes
     return Written(out, len(audience), total, len(offer.rows), fewer, popular, continued)
 
 
-def _part(path: Path) -> pl.DataFrame:
-    """The rows of a finished part. Raises IntegrityError if it is damaged."""
+def _rows_of(part: Part) -> "pa.Table":
+    """The rows of a finished part. Raises IntegrityError if its file is damaged, or that of another part."""
+    then, mend = "remove it, and the same command continues", shell("rm", part.path)
     try:
-        return pl.DataFrame(read_table(path, None, shell("rm", path)))
+        table = read_table(part.path, None, mend)
     except IntegrityError as error:
-        raise IntegrityError(f"{error.message}; remove it, and the same command continues", shell("rm", path)) from None
+        raise IntegrityError(f"{error.message}; {then}", mend) from None
+    if (table.schema.metadata or {}).get(MARK) != part.mark:
+        raise IntegrityError(f"{part.path}: not this part of the request; {then}", mend)
+    return table.replace_schema_metadata(None)
 
 
-def _merge(paths: list[Path], out: Path) -> None:
+def _merge(parts: Sequence[Part], out: Path) -> None:
     """Put the parts together, in order, in the format that the suffix of `out` names."""
     import pyarrow.parquet as pq
 
     suffix = out.suffix.lower()
     with atomic(out) as scratch:
         if suffix == ".parquet":
-            with pq.ParquetWriter(scratch, pq.read_schema(paths[0]).remove_metadata()) as writer:
-                for path in paths:
-                    writer.write_table(read_table(path, None, shell("rm", path)).replace_schema_metadata(None))
+            with pq.ParquetWriter(scratch, pq.read_schema(parts[0].path).remove_metadata()) as writer:
+                for part in parts:
+                    writer.write_table(_rows_of(part))
             return
         with scratch.open("wb") as stream:
-            for number, path in enumerate(paths):
-                _append(_part(path), stream, suffix, head=not number)
+            for part in parts:
+                _append(pl.DataFrame(_rows_of(part)), stream, suffix, head=not part.number)
 
 
 def _append(rows: pl.DataFrame, stream: IO[bytes], suffix: str, *, head: bool) -> None:

@@ -22,14 +22,27 @@ class NewerFormatError(IntegrityError):
     """A file is whole, but a newer antpipe wrote it in a format that this one does not know."""
 
 
-def refuse_newer(where: str | Path, found: object, known: int) -> None:
+def refuse_newer(where: str | Path, found: object, known: int, *, sure: bool = True) -> None:
     """Raise NewerFormatError if `found`, the format that a file names, is newer than `known`, the newest we read.
 
-    The checksum of a document covers its format and is the same in all of them: check it first.
+    sure: a checksum covers the format. That of a document is the same in all formats: check it first.
     """
     if isinstance(found, int) and found > known:
-        why = f"{where}: written by a newer antpipe, in format {found}; this version reads format {known}"
-        raise NewerFormatError(why, UPGRADE)
+        why = f"{where}: written by a newer antpipe{'' if sure else ', or damaged'}, as it names format {found}"
+        raise NewerFormatError(f"{why}; this version reads format {known}", UPGRADE)
+
+
+def sealed_format(form: int) -> dict[str, Any]:
+    """The format of a document whose parts have checksums of their own, with a checksum that is the same in all."""
+    return {"format": form, "format_sha256": digest(form)}
+
+
+def require_format(document: dict[str, Any], known: int, where: Path, next_command: str) -> None:
+    """Raise NewerFormatError for a newer `sealed_format`, IntegrityError for a damaged one; 0.1.0 wrote no hash."""
+    found, check = document.get("format"), document.get("format_sha256")
+    if found != known and check not in (None, digest(found)):
+        raise IntegrityError(f"{where}: its format is damaged; without it, every stage runs again", next_command)
+    refuse_newer(where, found, known, sure=check is not None)
 
 
 def write_json(path: Path, value: Any, *, sealed: bool = True) -> None:

@@ -19,7 +19,7 @@ from antpipe.errors import DataError, IntegrityError
 from antpipe.runtime.files import flush_tree, sweep
 from antpipe.store.artefacts import ARTEFACTS, State
 from antpipe.store.commit import MANIFEST, PENDING, commit, finish
-from antpipe.store.documents import UPGRADE, read_json, refuse_newer
+from antpipe.store.documents import UPGRADE, read_json, require_format, sealed_format
 from antpipe.store.entries import read_entry, refuse_unknown, sealed_entry, why_damaged
 from antpipe.store.files import (
     Feature,
@@ -86,7 +86,7 @@ class Domain:
             return {}
         except IntegrityError as error:
             raise IntegrityError(f"{error.message}; without it, every stage runs again", mend) from None
-        refuse_newer(path, document.get("format"), FORMAT)
+        require_format(document, FORMAT, path, mend)
         entries = document.get("artefacts")
         if document.get("format") != FORMAT or not isinstance(entries, dict):
             raise IntegrityError(f"{path}: not a manifest; without it, every stage runs again", mend)
@@ -223,7 +223,7 @@ class Domain:
         earlier = manifest.get(artefact, {}).get("files", {}).keys() - entry["files"].keys()
         manifest[artefact] = entry
         entries = {name: sealed_entry(name, one) for name, one in manifest.items()}
-        commit(self.path, scratch, {"format": FORMAT, "domain": self.name, "artefacts": entries})
+        commit(self.path, scratch, {**sealed_format(FORMAT), "domain": self.name, "artefacts": entries})
         for name in earlier:
             (self.path / name).unlink(missing_ok=True)
         for leftover in self.path.glob("images-*"):

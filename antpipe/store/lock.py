@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from antpipe.errors import AntpipeError
-from antpipe.runtime.files import naming
+from antpipe.runtime.files import make_folder, naming
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -26,7 +26,7 @@ def alone(folder: Path, artefact: str) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     lock, holder = folder / f".{artefact}.lock", folder / f".{artefact}.holder"
     try:
         with FileLock(lock, timeout=0):

@@ -4,11 +4,17 @@ from pathlib import Path
 
 from antpipe.store.next_command import shell
 
+PROGRAMS = {".gz": "gzip -dc", ".bz2": "bzip2 -dc", ".xz": "xz -dc", ".zst": "zstd -dc", ".zip": "unzip -p"}
+
 
 def unpacking(path: Path) -> str:
     """A command that prints a file, unpacked if its name says that it is packed."""
-    programs = {".gz": "gzip -dc", ".bz2": "bzip2 -dc", ".xz": "xz -dc", ".zst": "zstd -dc", ".zip": "unzip -p"}
-    return f"{programs.get(path.suffix.lower(), 'cat')} {shell(path)}"
+    return f"{PROGRAMS.get(path.suffix.lower(), 'cat')} {shell(path)}"
+
+
+def unpacking_as(path: Path, suffix: str) -> str:
+    """A command that prints a file unpacked which is packed as this suffix says, whatever its own name is."""
+    return f"{PROGRAMS[suffix]} {'' if suffix == '.zip' else '< '}{shell(path)}"
 
 
 def first_lines(path: Path) -> str:

@@ -42,7 +42,7 @@ def content_sha256(entry: Mapping[str, Any]) -> str:
 
     Two builds with one fingerprint may differ in it: --force computes again, and not every library is deterministic.
     """
-    return digest({name: facts["sha256"] for name, facts in entry.get("files", {}).items()})
+    return digest({name: facts.get("sha256") for name, facts in entry.get("files", {}).items()})
 
 
 def inputs_of(artefact: str, manifest: Mapping[str, Entry]) -> dict[str, str | None]:

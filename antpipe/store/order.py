@@ -13,8 +13,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from antpipe.errors import IntegrityError
+from antpipe.store.artefacts import ARTEFACTS
 from antpipe.store.domain import Domain
-from antpipe.store.files import Sequences
+from antpipe.store.entries import why_damaged
+from antpipe.store.files import Sequences, damage_to
+from antpipe.store.next_command import build_command
 
 TIMES, POSITIONS, ROWS = "times", "positions", "rows"
 BASIS = {TIMES: "time", POSITIONS: "numbers that are not times", ROWS: "the rows of the file"}
@@ -141,11 +145,23 @@ def _sorted_users(user: Integers, key: Integers, users: int) -> NDArray[np.bool_
 
 
 def cold_targets_of(domain: Domain) -> ColdTargets | None:
-    """The cold targets of a domain by its split; None unless its sequences are fresh."""
+    """The cold targets of a domain by its split; None unless its sequences are fresh.
+
+    Raises IntegrityError if they are damaged.
+    """
     if domain.state("sequences").status != "fresh":
+        if why := _damage_to_sequences(domain):
+            raise IntegrityError(why, build_command(domain, "sequences", force=True))
         return None
     split = domain.entry("sequences")["parameters"]["split"]
     return measure_cold_targets(domain.sequences(), domain.core_rows(), split)
+
+
+def _damage_to_sequences(domain: Domain) -> str:
+    """Why the file of the sequences is not what was written, whatever became of the items since; '' if it is."""
+    entry = domain.manifest().get("sequences", {})
+    path = domain.path / ARTEFACTS["sequences"].files[0]
+    return why_damaged(entry) or (damage_to(path, entry, entry["id_table"]) if entry else "")
 
 
 def measure_cold_targets(sequences: Sequences, items: int, split: str) -> ColdTargets:

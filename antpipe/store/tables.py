@@ -19,12 +19,9 @@ def write_table(path: Path, table: "pa.Table") -> None:
     """Replace `path` by a table with the hash of its rows, in one step. Columns: texts, numbers, times, booleans."""
     import pyarrow.parquet as pq
 
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), HASH: rows_sha256(table)})
     with atomic(path) as scratch:
-        pq.write_table(with_hash(table), scratch, compression="zstd")
-
-
-def with_hash(table: "pa.Table") -> "pa.Table":
-    return table.replace_schema_metadata({**(table.schema.metadata or {}), HASH: rows_sha256(table)})
+        pq.write_table(table, scratch, compression="zstd")
 
 
 def read_table(path: Path, kinds: Mapping[str, str] | None, next_command: str | None) -> "pa.Table":
@@ -39,8 +36,8 @@ def read_table(path: Path, kinds: Mapping[str, str] | None, next_command: str | 
 
     try:
         table = read_parquet(path, None)
-        recorded = (table.schema.metadata or {}).get(HASH)
-        if recorded is not None and recorded != rows_sha256(table).encode():
+        notes = {key.decode(): note.decode() for key, note in (table.schema.metadata or {}).items()}
+        if HASH.decode() in notes and notes[HASH.decode()] != rows_sha256(table):
             raise ValueError("its content differs from what was written")
         for name, kind in (kinds or {}).items():
             if name not in table.column_names or kind not in str(table.schema.field(name).type):

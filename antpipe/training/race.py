@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from antpipe.errors import DataError, DivergedError, SameCommand, UsageError
-from antpipe.runtime.files import atomic
+from antpipe.runtime.files import atomic, make_folder
 from antpipe.runtime.logs import each_message_once, log, silenced
 from antpipe.runtime.process import continued_by
 from antpipe.runtime.progress import Progress, silent
@@ -347,7 +347,7 @@ def begin_race(folder: RunFolder, fingerprint: str, *, force: bool) -> None:
     if force:
         shutil.rmtree(folder.candidates, ignore_errors=True)
         folder.decision.unlink(missing_ok=True)
-    folder.candidates.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.candidates)
     write_json(folder.race, {"fingerprint": fingerprint})
 
 

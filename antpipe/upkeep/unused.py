@@ -14,7 +14,7 @@ from pathlib import Path
 
 from antpipe.errors import AntpipeError
 from antpipe.features.fetch.ledger import FOLDER as FETCHED
-from antpipe.features.fetch.ledger import LEDGER, read_ledger
+from antpipe.features.fetch.ledger import LEDGER, PART, PICTURE, read_ledger
 from antpipe.features.image.pictures import UNREADABLE
 from antpipe.runtime.files import is_abandoned
 from antpipe.runtime.logs import log
@@ -33,8 +33,6 @@ NEW = re.compile(r"\.new\.([a-z-]+)\.[A-Za-z0-9_]+")
 SHARDS = re.compile(rf"\.shards-(?:{'|'.join(EMBEDDED)})-[0-9a-f]{{12}}")
 PICTURES = re.compile(r"images-[0-9a-f]{12}")
 LOCKS = {".lock", *(f".{name}.{end}" for name in ARTEFACTS for end in ("lock", "holder"))}
-PICTURE = re.compile(r"[0-9a-f]{64}\.[a-z]+")
-PART = re.compile(r"[0-9a-f]{2}")
 # The files that stages write into a domain, and the artefact of each.
 FILES = {file: name for name, kind in ARTEFACTS.items() for file in kind.files}
 FILES |= {UNREADABLE: "image", **{f"{modality}_unmatched.parquet": modality for modality in EMBEDDED}}
@@ -217,11 +215,11 @@ def fetched(store: Store, domain: Domain) -> Iterator[Leftover]:
     for path in sorted(folder.iterdir()):
         if path.name in (LEDGER, ".lock") and not path.is_symlink():
             continue
-        if path.is_symlink() or not (path.is_dir() and PART.fullmatch(path.name)):
+        if path.is_symlink() or not (path.is_dir() and re.fullmatch(PART, path.name)):
             yield from scratch_or_unknown(path)
             continue
         for picture in sorted(path.iterdir()):
-            if picture.is_symlink() or not (picture.is_file() and PICTURE.fullmatch(picture.name)):
+            if picture.is_symlink() or not (picture.is_file() and re.fullmatch(PICTURE, picture.name)):
                 yield from scratch_or_unknown(picture)
             elif os.path.normpath(picture) not in named:
                 yield unused(picture, "no ledger or catalogue names it")

@@ -16,7 +16,8 @@ from antpipe.comparison.plan import ComparisonRequest, plan_arms
 from antpipe.comparison.run import run_comparison, what_would_be_done
 from antpipe.comparison.verdict import holm
 from antpipe.core.stages import group_of
-from antpipe.errors import AntpipeError, DataError, UsageError
+from antpipe.errors import AntpipeError, DataError, IntegrityError, UsageError
+from antpipe.evaluation.ranks import read_ranks
 from antpipe.features.build_sequences import build_sequences
 from antpipe.settings.comparison import CompareConfig, RaceConfig
 from antpipe.settings.features import SequenceConfig
@@ -216,6 +217,20 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(store: Store, s
 def test_a_dry_run_knows_what_is_finished(store: Store, source: Path, whole: tuple[dict[str, Any], Path]) -> None:
     rows = what_would_be_done(asked(store, whole[1], origins=(source,), seeds=3), force=False)
     assert [row["state"] for row in rows] == ["finished", "finished", "missing"] * 3
+
+
+def test_whole_ranks_of_another_run_are_refused_by_name(
+    store: Store, source: Path, whole: tuple[dict[str, Any], Path]
+) -> None:
+    folder = whole[1] / "Target" / "source"
+    own, other = (folder / f"{arm}-0" / "ranks-Target-test.parquet" for arm in ("relearn", "finetune"))
+    before = own.read_bytes()
+    own.write_bytes(other.read_bytes())
+    with pytest.raises(IntegrityError, match=r"relearn-0/ranks-Target-test\.parquet: its ranks are not those"):
+        run_comparison(asked(store, whole[1], origins=(source,)))
+    with pytest.raises(IntegrityError, match="its ranks are not those of its evaluation"):
+        read_ranks(store, own.parent, "Target")
+    own.write_bytes(before)
 
 
 def test_one_seed_gives_numbers_and_no_verdict(store: Store, source: Path, whole: tuple[dict[str, Any], Path]) -> None:

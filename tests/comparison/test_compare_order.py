@@ -9,6 +9,7 @@ import pytest
 from antpipe.comparison.plan import ComparisonRequest
 from antpipe.comparison.run import run_comparison, what_would_be_done
 from antpipe.comparison.table import as_markdown, as_text, never_trained
+from antpipe.errors import IntegrityError
 from antpipe.features.build_sequences import build_sequences
 from antpipe.settings.comparison import CompareConfig, RaceConfig
 from antpipe.settings.features import SequenceConfig
@@ -87,6 +88,18 @@ def test_a_source_that_is_gone_or_was_built_again_gets_no_note(tmp_path: Path, m
     (store.root / "Bad").rename(tmp_path / "elsewhere")
     what_would_be_done(request)
     assert [message for message in messages if SORTED in message] == []
+
+
+def test_damaged_sequences_of_a_source_are_refused_and_not_passed_over(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    for name in ("Good", "Bad"):
+        make_trainable(store, name, by_id=name == "Bad")
+    train_quickly(store, "pretrain", ["Bad"], tmp_path / "start", epochs=1)
+    request = compared(store, tmp_path / "out", "Good", arms=("scratch", "relearn"), origins=(tmp_path / "start",))
+    path = store.root / "Bad" / "sequences.arrow"
+    path.write_bytes(path.read_bytes() + b"more")
+    with pytest.raises(IntegrityError, match=r"Bad/sequences\.arrow: missing or not written"):
+        what_would_be_done(request)
 
 
 def test_the_shares_of_cold_targets_are_in_every_outcome(store: Store, tmp_path: Path) -> None:

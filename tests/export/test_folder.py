@@ -1,11 +1,13 @@
 """The folder of an export: complete or absent, and never in place of anything else."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from antpipe.errors import DataError, SameCommand
+from antpipe.export import folder
 from antpipe.export.folder import exporting
 from antpipe.store.files import file_sha256
 
@@ -50,6 +52,33 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     export(tmp_path / "out", "abc")
     assert (tmp_path / "out" / "export.json").is_file()
+
+
+def test_an_export_and_its_name_are_on_the_disk_before_an_earlier_one_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(tmp_path / "out", "first")
+    seen: list[tuple[str, list[str], str]] = []
+
+    def note(what: str) -> None:
+        names = sorted(one.name.removesuffix(f".{os.getpid()}.old") for one in tmp_path.iterdir() if "old" in one.name)
+        seen.append((what, names, (tmp_path / "out" / "a.txt").read_text(encoding="utf-8")))
+
+    monkeypatch.setattr(folder, "flush_tree", lambda _: note("content"))
+    monkeypatch.setattr(folder, "flush", lambda _: note("name"))
+    export(tmp_path / "out", "second", force=True)
+    assert seen == [("content", [], "first"), ("name", [".out"], "second")]
+
+
+def test_the_next_export_puts_back_what_a_killed_one_had_moved_aside(tmp_path: Path) -> None:
+    export(tmp_path / "out", "first")
+    gone = 2**22 + 1  # beyond the numbers of processes
+    (tmp_path / "out").rename(tmp_path / f".out.{gone}.old")
+    (tmp_path / f".out.{gone}").mkdir()
+    with pytest.raises(DataError, match="is there already"):
+        export(tmp_path / "out", "second")
+    assert (tmp_path / "out" / "a.txt").read_text(encoding="utf-8") == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_an_export_that_fails_leaves_what_was_there(tmp_path: Path) -> None:

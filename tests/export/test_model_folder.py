@@ -11,11 +11,15 @@ import yaml
 from safetensors.numpy import load_file
 
 import antpipe as ant
+from antpipe.errors import IntegrityError
 from antpipe.export import model_card
+from antpipe.export.model_folder import statistics
+from antpipe.store.store import Store
 from antpipe.training import checkpoint
 from antpipe.training.folder import RunFolder
 from tests.support import documents
 from tests.support.commands import run as command
+from tests.support.shops import make_domain
 from tests.support.stand_in_hub import StandInHub, standing_in
 
 
@@ -102,6 +106,15 @@ def test_the_card_of_a_run_with_ids_and_a_floor_says_what_is_not_in_the_folder(
     assert "transitions: what came after the last items in training" in card
     assert "This run was not evaluated" in card
     assert "no figures on test positions" in card
+
+
+def test_a_damaged_entry_of_the_items_is_refused_and_not_left_out_of_the_card(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    domain = make_domain(store, "A", [{"item_id": "x"}])
+    path = domain.path / "manifest.json"
+    path.write_text(path.read_text().replace('"rows": 1', '"rows": 2'))
+    with pytest.raises(IntegrityError, match=r"manifest\.json: the entry of items is damaged"):
+        statistics(store, "A")
 
 
 def test_without_a_licence_card_and_log_say_so(floored: ant.Run, tmp_path: Path, messages: list[str]) -> None:

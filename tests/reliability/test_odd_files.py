@@ -24,6 +24,7 @@ from antpipe.runtime.memory import is_out_of_memory
 from antpipe.settings.base import from_json, to_json
 from antpipe.settings.training import TrainConfig
 from antpipe.store.store import Store
+from antpipe.store.tables import read_table
 from antpipe.training import checkpoint
 from tests.support.commands import run
 from tests.support.documents import plain
@@ -75,6 +76,12 @@ def test_parquet_vectors_of_a_type_that_arrow_lacks_are_refused(
         open_vectors(path, "text", None, ())
 
 
+def test_notes_of_a_table_that_are_not_utf8_are_damage(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({b"antpipe.sha256\xff": b"0"}), tmp_path / "t.parquet")
+    with pytest.raises(IntegrityError, match=r"t\.parquet: damaged: .*can't decode byte 0xff"):
+        read_table(tmp_path / "t.parquet", None, None)
+
+
 # -- documents --------------------------------------------------------------------------------------------------------
 
 
@@ -83,6 +90,20 @@ def test_null_is_no_value_of_a_setting_that_needs_one() -> None:
     assert from_json(TrainConfig, values) == TrainConfig()
     with pytest.raises(UsageError, match=r"\[train\] epochs: None is not a whole number"):
         from_json(TrainConfig, values | {"epochs": None})
+
+
+def test_an_input_without_a_hash_of_its_file_makes_its_artefact_stale(folder: Path) -> None:
+    path = folder / "s" / "A" / "manifest.json"
+    before = path.read_bytes()
+    document = json.loads(before)
+    document["artefacts"]["text"].pop("checksum")
+    document["artefacts"]["text"]["files"]["text.arrow"].pop("sha256")
+    try:
+        path.write_text(json.dumps(document))
+        state = Store(folder / "s").domain("A").state("text-white")
+    finally:
+        path.write_bytes(before)
+    assert (state.status, state.why) == ("stale", "text was computed again since, with other results")
 
 
 def test_an_input_that_no_manifest_has_makes_its_artefact_stale(folder: Path) -> None:

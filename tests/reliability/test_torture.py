@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -14,12 +17,14 @@ pytest.importorskip("fastapi", reason="pip install 'antpipe[serve]'")
 pytest.importorskip("resource", reason="needs limits of a process")
 if sys.platform != "linux":
     pytest.skip("forks of a process that has loaded torch: Linux alone", allow_module_level=True)
+from antpipe.runtime.files import flush
 from tests.conftest import REPOSITORY
 from tests.torture import mutations
 from tests.torture.accidents import facts_in, tear
 from tests.torture.commands import Ending
 from tests.torture.corruption import damage, silently_wrong
 from tests.torture.ledger import BEGIN, END, Ledger, Line, counted_in, rewrite, table
+from tests.torture.names import MADE, RENAMED, Journal, lose, read_steps
 from tests.torture.run import KINDS, available, schedule
 from tests.torture.trial import CRASHED, HUNG, REFUSED, SILENT, UNEXPECTED, WHOLE, Forked, Found, Kind, Place, tried
 
@@ -175,6 +180,38 @@ def test_a_power_cut_tears_only_what_was_not_flushed(tmp_path: Path) -> None:
     assert (tmp_path / "flushed").read_bytes() == b"x" * 100
     assert bytes(100) in seen
     assert len(seen) > 5
+
+
+class AllOfIt(Random):
+    """Draws the greatest loss."""
+
+    def choice(self, several: Sequence[Any]) -> Any:
+        return max(several)
+
+
+def test_a_power_cut_undoes_names_that_were_not_flushed_and_keeps_the_others(tmp_path: Path) -> None:
+    folder = tmp_path / "f"
+    (folder / "old").mkdir(parents=True)
+    (folder / "a").write_text("first")
+    (folder / "old" / "x").write_text("x")
+    journal = Journal(folder)
+    with journal.noting():
+        (folder / "kept").write_text("flushed")
+        flush(folder)
+        (folder / "b").write_text("second")
+        (folder / "b").replace(folder / "a")
+        (folder / "new").mkdir()
+        (folder / "new" / "y").write_text("y")
+        shutil.rmtree(folder / "old")
+    steps = read_steps(journal.written())
+    assert {(step.kind, Path(step.path).name, step.flushed) for step in steps} >= {
+        (MADE, "kept", True),
+        (RENAMED, "b", False),
+        (MADE, "new", False),
+    }
+    assert lose(steps, AllOfIt()) == sum(not step.flushed for step in steps)
+    assert sorted(path.name for path in folder.rglob("*")) == ["a", "kept", "old", "x"]
+    assert ((folder / "a").read_text(), (folder / "old" / "x").read_text()) == ("first", "x")
 
 
 def test_mutants_of_a_seed_are_the_same_and_hardly_any_is_unchanged() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from antpipe.runtime import files
 from antpipe.runtime.files import atomic
 
 
@@ -42,6 +43,19 @@ def test_a_block_that_writes_nothing_is_an_error_and_changes_nothing(tmp_path: P
     with pytest.raises(FileNotFoundError), atomic(path):
         pass
     assert path.read_text() == "old"
+
+
+def test_a_new_folder_and_those_above_it_are_flushed_into_the_folders_that_name_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[Path] = []
+    monkeypatch.setattr(files, "flush", flushed.append)
+    files.make_folder(tmp_path / "a" / "b")
+    files.make_folder(tmp_path / "a" / "b")
+    assert flushed == [tmp_path, tmp_path / "a"]
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        files.make_folder(tmp_path / "file")
 
 
 def test_several_threads_may_replace_one_file(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from antpipe.runtime.words import cell, command_line, shown
+from antpipe.runtime.terminal import cell, shown
+from antpipe.runtime.words import command_line
 
 
 def test_control_bidirectional_and_escape_characters_are_spelt_out() -> None:

@@ -139,6 +139,19 @@ def test_parts_of_another_request_are_not_taken_over(
     assert (found.continued, found.rows) == (0, len(audience) * wishes.k)
 
 
+def test_a_whole_file_in_the_place_of_a_part_is_named(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "LARGEST_PART", 7)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_after(2, patch)
+        write(opened("plain"), tmp_path / "recs.csv")
+    first, second = sorted((tmp_path / "recs.csv.parts").glob("part*"))
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(IntegrityError, match=r"part-00001\.parquet: not this part of the request; remove it"):
+        write(opened("plain"), tmp_path / "recs.csv")
+
+
 def test_a_damaged_part_is_named(opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch, "LARGEST_PART", 7)
     with monkeypatch.context() as patch, pytest.raises(Interrupted):

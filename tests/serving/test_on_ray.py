@@ -30,7 +30,7 @@ def request_of(shop: Path, domain: str = "Shop") -> BatchRequest:
 def worker_of(request: BatchRequest, folder: Path, key: str | None = None) -> BatchWorker:
     ready = prepare(request)
     own = key_of_request(ready.opened, ready.audience, ready.offer, ready.wishes)
-    parts = {n: Part(n, slice(10 * n, 10 * n + 10), folder / f"part-{n:05}.parquet") for n in range(USERS // 10)}
+    parts = {n: Part(n, slice(10 * n, 10 * n + 10), folder / f"part-{n:05}.parquet", "key") for n in range(USERS // 10)}
     return BatchWorker(BatchTask(request, key or own, parts, 1, versions()))
 
 

@@ -16,13 +16,14 @@ from antpipe.export.hub import read_about
 from antpipe.export.model_folder import verdicts_on
 from antpipe.features.shards.folder import FORMAT, ShardFolder, ShardVectors, local
 from antpipe.report.findings import read_outcome
-from antpipe.store.documents import UPGRADE, NewerFormatError, read_json, seal, unsealed, write_json
+from antpipe.store.documents import UPGRADE, NewerFormatError, read_json, seal, sealed_format, unsealed, write_json
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
 from antpipe.training.folder import RunFolder
 from tests.support.commands import run
 from tests.support.earlier import unpack
 from tests.support.places import check_refusal
+from tests.support.shops import make_domain
 
 KEY, ROWS = "0" * 64, np.arange(2)
 
@@ -50,7 +51,7 @@ def newer_state(path: Path, *, sealed: bool = True) -> None:
 REFUSED: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a manifest": (
         "store/ShopB/manifest.json",
-        lambda path: renew(path, format=2),
+        lambda path: renew(path, **sealed_format(2)),
         "build-sequences --domains ShopB --store {}/store",
     ),
     "a description": (
@@ -91,6 +92,29 @@ def test_a_newer_format_is_refused_by_name_with_the_upgrade(here: Path, kind: st
     outcome = run(*line.replace("{}", str(here)).split())
     check_refusal(outcome, 5, name, "written by a newer antpipe", next_command=UPGRADE)
     assert (here / name).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "says"),
+    [
+        (sealed_format(3), NewerFormatError, "written by a newer antpipe, as it names format 3; this version reads"),
+        (sealed_format(1) | {"format": 3}, IntegrityError, "its format is damaged; without it, every stage runs again"),
+        ({"format": 3}, NewerFormatError, "written by a newer antpipe, or damaged, as it names format 3"),  # no hash
+    ],
+)
+def test_a_manifest_is_called_newer_only_if_its_format_is_what_was_written(
+    here: Path, more: dict[str, Any], error: type[IntegrityError], says: str
+) -> None:
+    path = here / "store" / "ShopB" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    with pytest.raises(IntegrityError, match=says) as caught:
+        Store(here / "store").domain("ShopB").manifest()
+    assert type(caught.value) is error
+
+
+def test_a_manifest_has_the_checksum_of_its_format(tmp_path: Path) -> None:
+    make_domain(Store(tmp_path), "A", [{"item_id": "x"}])
+    assert json.loads((tmp_path / "A" / "manifest.json").read_text()).items() >= sealed_format(1).items()
 
 
 def test_a_comparison_of_a_newer_format_is_refused_for_a_model_card_too(here: Path) -> None:

@@ -120,6 +120,14 @@ def test_stale_sequences_have_no_cold_targets(sorted_shop: Store) -> None:
     assert domain_figures(sorted_shop.domain("Shop")).cold is None
 
 
+def test_damaged_sequences_are_refused_and_not_taken_for_missing(sorted_shop: Store) -> None:
+    build_sequences(sorted_shop, ["Shop"], SequenceConfig())
+    path = sorted_shop.domain("Shop").path / "sequences.arrow"
+    path.write_bytes(path.read_bytes() + b"more")
+    outcome = run("stats", "--store", sorted_shop.root)
+    check_refusal(outcome, 5, "sequences.arrow: missing or not written", next_command="build-sequences")
+
+
 def test_a_line_says_that_domains_share_nothing(store: Store) -> None:
     assert run("stats", "--domains", "A,C", "--store", store.root).out.endswith("\nno users or items in common\n")
     assert "in common" not in run("stats", "--domains", "A", "--store", store.root).out

@@ -14,10 +14,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from tests.torture.names import Journal, Step, lose, read_steps
 from tests.torture.trial import CRASHED, HUNG, LOST, UNEXPECTED, Ended, Forked, Found, Place
 from tests.torture.works import Work, measured, outcome, works
 
@@ -81,40 +83,62 @@ def killed_at(work: Work, folder: Path, at: int) -> str:
 
 def full_at(work: Work, folder: Path, at: int) -> str:
     def meet(what: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(what))
+        named = () if isinstance(what, int) else (str(what),)  # a flush knows no name
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *named)
 
     with operations(folder, at, meet):
         return work.do(folder, 2)
 
 
 def unpowered_at(work: Work, folder: Path, at: int) -> str:
-    """Killed; FOLDER.flushed then says which contents were on the disk."""
+    """Killed, or at its end; FOLDER.flushed then says which contents and names were on the disk."""
     flushed: dict[int, tuple[int, int]] = {}
-    flush = os.fsync
+    flush, journal = os.fsync, Journal(folder)
 
     def fsync(handle: int) -> None:
         flush(handle)
         facts = os.fstat(handle)
         flushed[facts.st_ino] = (facts.st_size, facts.st_mtime_ns)
 
-    os.fsync = fsync
+    def note() -> None:
+        facts = {"contents": list(flushed.items()), "names": journal.written()}
+        folder.with_name(f"{folder.name}.flushed").write_text(json.dumps(facts))
 
     def meet(_: object) -> None:
-        folder.with_name(f"{folder.name}.flushed").write_text(json.dumps(list(flushed.items())))
+        note()
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with operations(folder, at, meet):
-        return work.do(folder, 2)
+    os.fsync = fsync
+    with journal.noting(), operations(folder, at, meet):
+        said = work.do(folder, 2)
+        if at == MOST and said == "":  # the power goes after its end
+            note()
+    return said
 
 
-def unpowered_facts(folder: Path) -> dict[int, tuple[int, int]] | None:
-    """Sizes and times of the files that were flushed before `unpowered_at` killed; None if it did not."""
+@dataclass(frozen=True)
+class Flushed:
+    """What was on the disk when the power went. contents: sizes and times by inode. names: changes of names."""
+
+    contents: dict[int, tuple[int, int]]
+    names: list[Step]
+
+
+def unpowered_facts(folder: Path) -> Flushed | None:
+    """What `unpowered_at` noted before it ended its process; None if it did not."""
     path = folder.with_name(f"{folder.name}.flushed")
     if not path.exists():
         return None
-    flushed = {key: (size, at) for key, (size, at) in json.loads(path.read_text())}
+    facts = json.loads(path.read_text())
     path.unlink()
-    return flushed
+    return Flushed({key: (size, at) for key, (size, at) in facts["contents"]}, read_steps(facts["names"]))
+
+
+def cut_power(folder: Path, before: dict[int, tuple[int, int]], flushed: Flushed, random: Random) -> None:
+    """Lose names and contents that were not flushed. before: the contents that were there, on the disk."""
+    lose(flushed.names, random)
+    tear(folder, before | flushed.contents, random)
+    shutil.rmtree(Journal(folder).kept)
 
 
 def facts_in(folder: Path) -> dict[int, tuple[int, int]]:
@@ -162,7 +186,7 @@ def at_operation(how: str) -> Callable[[Place, Random], Found]:
         ended = ended_at(methods[how], work, folder, at)
         what = f"{work.name}, {how} at operation {at}"
         if how == POWER and (flushed := unpowered_facts(folder)) is not None:
-            tear(folder, before | flushed, random)
+            cut_power(folder, before, flushed, random)
         if how == FULL and ended.value and not names_a_file(ended.value, folder):
             return Found(UNEXPECTED, what, f"no file is named: {ended.value}")
         if "Counted: " in ended.wrong:  # the last operations depend on what is there
@@ -170,6 +194,22 @@ def at_operation(how: str) -> Callable[[Place, Random], Found]:
         return judged(what, ended, work, folder)
 
     return trial
+
+
+def power_cut_after(place: Place, random: Random) -> Found:
+    """The power goes right after a work said that it is done: its result is there, without another writer."""
+    work = random.choice(works(place))
+    folder, what = work.copy(place), f"{work.name}, power cut after its end"
+    before = facts_in(folder)
+    ended = ended_at(unpowered_at, work, folder, MOST)
+    flushed = unpowered_facts(folder)
+    if flushed is None:
+        return Found(UNEXPECTED, what, ended.wrong)
+    cut_power(folder, before, flushed, random)
+    looked = Forked(lambda: work.done(folder)).end()
+    if looked.wrong or looked.hung:
+        return Found(LOST, what, looked.wrong)
+    return judged(what, Ended(None, "", 0), work, folder)
 
 
 def names_a_file(said: str, folder: Path) -> bool:

@@ -1,19 +1,25 @@
-"""Pictures fetched from a server that answers as badly as it can, and again when it has come to its senses."""
+"""Pictures fetched from a server that answers as badly as it can, by a process that is killed, or into a ledger that
+is damaged; and again when all is well."""
 
 import gzip
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
 from antpipe.errors import AntpipeError
-from antpipe.features.fetch.ledger import OK, read_ledger
+from antpipe.features.fetch.ledger import LEDGER, OK, read_ledger
 from antpipe.features.fetch_images import FOLDER, fetch_images
 from antpipe.settings.features import FetchConfig
 from antpipe.store.store import Store
 from tests.support.picture_server import Part, PictureServer, answer, picture_server, redirect
 from tests.support.shops import make_domain, picture
+from tests.torture.accidents import cut_power, ended_at, facts_in, killed_at, unpowered_at, unpowered_facts
+from tests.torture.corruption import damage
 from tests.torture.mutations import mutated
-from tests.torture.trial import LOST, REFUSED, SILENT, WHOLE, Found, Place
+from tests.torture.trial import LOST, REFUSED, SILENT, UNEXPECTED, WHOLE, Forked, Found, Place
+from tests.torture.works import Work
 
 HASTY = FetchConfig(
     allow_private=True, rate=0, backoff=0.001, max_wait=0.01, retries=1, timeout=0.3, deadline=0.6, give_up=0,
@@ -88,6 +94,77 @@ def bad_server(place: Place, random: Random) -> Found:
     if lost or store.domain("N").verify("pictures").status != "fresh":
         return Found(LOST, "good answers after bad ones", f"{lost}: {[entries[url] for url in lost]}", ADDRESSES)
     return Found(REFUSED if refused else WHOLE, "bad answers", refused[:200], ADDRESSES)
+
+
+FEW = 8  # addresses
+
+
+@contextmanager
+def good_shop(place: Place) -> Iterator[Store]:
+    """A store with a domain N whose addresses all answer well."""
+    store = Store(place.scratch / "s")
+    with picture_server() as server:
+        urls = [server.serve(f"/{number}", answer(picture(number))) for number in range(FEW)]
+        items = [{"item_id": f"i{n}", "image_urls": [url]} for n, url in enumerate(urls)]
+        made = Forked(lambda: make_domain(store, "N", items).name).end()  # threads of libraries do not survive a fork
+        assert made.value == "N", made.wrong
+        yield store
+
+
+def fetched(store: Store) -> str:
+    """What fetch_images refused with; '' if it did not."""
+    try:
+        fetch_images(store, "N", PATIENT)
+    except (AntpipeError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def all_there(store: Store) -> str:
+    """What is wrong with the pictures of a domain that were fetched; '' if all are there."""
+    domain = store.domain("N")
+    states = [entry.state for entry in read_ledger(domain.path / FOLDER).values()]
+    if states != [OK] * FEW or domain.verify("pictures").status != "fresh":
+        return f"{states}, pictures are {domain.verify('pictures')}"
+    return kept_wrong(domain.path) or ("" if len(list((domain.path / FOLDER).glob("??/*"))) == FEW else "some are gone")
+
+
+def damaged_downloads(place: Place, random: Random) -> Found:
+    """A trial: what fetch-images keeps is damaged; the next one refuses it by name, or fetches again what is lost."""
+    with good_shop(place) as store:
+        assert fetched(store) == ""
+        folder = store.domain("N").path
+        files = [path for path in sorted((folder / FOLDER).rglob("*")) if path.is_file() and path.stat().st_size]
+        chosen = random.choice([folder / FOLDER / LEDGER, folder / FOLDER / LEDGER, random.choice(files)])
+        how = damage(folder, chosen.relative_to(folder), random)
+        refused = fetched(store)
+        if refused:
+            if chosen.name not in refused:
+                return Found(UNEXPECTED, "damaged downloads", f"{how}: the file is not named: {refused}")
+            chosen.unlink()  # as it proposes
+            if again := fetched(store):
+                return Found(UNEXPECTED, "damaged downloads", f"{how}, then removed: {again}")
+        if wrong := all_there(store):
+            return Found(SILENT, "damaged downloads", f"{how}: {wrong}")
+    return Found(REFUSED if refused else WHOLE, "damaged downloads", f"{how}: {refused[:200]}")
+
+
+def killed_download(place: Place, random: Random) -> Found:
+    """A trial: fetch-images is killed at an operation on files, perhaps by a power cut; the next one ends as always."""
+    how, at = random.choice((killed_at, unpowered_at)), random.randint(1, 12 * FEW)
+    what = f"fetch-images, {how.__name__} operation {at}"
+    with good_shop(place) as store:
+        work = Work("fetch-images", "", lambda _, __: fetched(store), *2 * [lambda _: None])
+        before = facts_in(store.root)
+        ended = ended_at(how, work, store.root, at)
+        if (flushed := unpowered_facts(store.root)) is not None:
+            cut_power(store.root, before, flushed, random)
+        if ended.hung or (ended.wrong and "Counted: " not in ended.wrong):
+            return Found(UNEXPECTED, what, ended.wrong)
+        after = Forked(lambda: [fetched(store), all_there(store)]).end()
+        if after.wrong or any(after.value):
+            return Found(LOST, what, f"{after.wrong} {after.value}")
+    return Found(WHOLE, what)
 
 
 def kept_wrong(domain: Path) -> str:

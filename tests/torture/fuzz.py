@@ -31,7 +31,7 @@ from antpipe.features.ingest.text import MISSING_WORDS, category_path, clean_htm
 from antpipe.features.ingest_table import ingest_table, table_source
 from antpipe.features.vectors.formats import open_vectors
 from antpipe.interop.ant_checkpoint import read_checkpoint
-from antpipe.runtime import words
+from antpipe.runtime import terminal, words
 from antpipe.runtime.conditions import row_filter
 from antpipe.settings.ingest import AmazonConfig, IngestConfig, TableConfig
 from antpipe.settings.sections import CONFIGS
@@ -67,7 +67,7 @@ COLUMNS = {"price": "Float64", "in_stock": "String", "title": "String", "n": "In
 
 
 def shown_safely(text: str) -> None:
-    for found in (words.shown(text), words.cell(text), words.command_line([text])):
+    for found in (terminal.shown(text), terminal.cell(text), words.command_line([text])):
         if any(words.is_hidden(one) and one not in "\n\t" for one in found):
             raise FaultError(f"{found!r} is shown with what a terminal would obey")
 
@@ -107,7 +107,7 @@ REFUSALS = (AntpipeError, ValueError, RefusedError, EncodedError, UnreadableErro
 
 def cells(place: Place, random: Random) -> Found:
     name = random.choice(list(CELL_READERS))
-    texts = [mutations.text_of(one) for one in mutants(CELLS, random, 600 if name in SLOW else 6000)]
+    texts = [mutations.text_of(one) for one in mutants(CELLS, random, 1500 if name in SLOW else 15_000)]
     return judged(f"cells: {name}", place, texts, CELL_READERS[name])
 
 

@@ -87,7 +87,7 @@ def rewrite(page: Path, lines: Sequence[Line]) -> None:
     _, found, after = rest.partition(END)
     if not found:
         raise SystemExit(f"{page}: it lacks {BEGIN} and {END}")
-    again = len(lines) - len(latest(lines))
+    again = len({(line.kind, line.seed, line.number) for line in lines if line.failed})
     said = [f"{again} of these trials failed at first. What they found was mended, and they were repeated.", ""]
     page.write_text(
         "\n".join([f"{before}{BEGIN}", *said[: 2 * again], *table(lines), f"{END}{after}"]), encoding="utf-8"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from antpipe.errors import AntpipeError
-from tests.torture.accidents import ended_at, facts_in, full_at, killed_at, tear, unpowered_at, unpowered_facts
+from tests.torture.accidents import cut_power, ended_at, facts_in, full_at, killed_at, unpowered_at, unpowered_facts
 from tests.torture.corruption import damage
 from tests.torture.trial import LOST, UNEXPECTED, WHOLE, Forked, Found, Place, copied
 from tests.torture.works import Work, written_by
@@ -75,11 +75,11 @@ class StoreMachine(RuleBasedStateMachine):
         before = facts_in(self.place)
         self._disturb(unpowered_at, name, when)
         if (flushed := unpowered_facts(self.place)) is not None:
-            tear(self.place, before | flushed, Random(random))
+            cut_power(self.place, before, flushed, Random(random))
 
     def _disturb(self, how: Any, name: str, when: float) -> None:
         version, write = self.next_version(), WRITERS[name][0]
-        work = Work(name, "", lambda folder, _: write_as(write, folder, version), lambda _: None)
+        work = Work(name, "", lambda folder, _: write_as(write, folder, version), *2 * [lambda _: None])
         ended = ended_at(how, work, self.place, 1 + int(when * LONGEST))
         assert not ended.wrong or "Counted: " in ended.wrong, ended.wrong
         self.written(name, surely="Counted: " in ended.wrong)

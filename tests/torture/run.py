@@ -26,6 +26,7 @@ KINDS: dict[str, Kind] = {
     "kill-any-time": Kind("killed at any time, or Ctrl-C", 3, accidents.at_any_time),
     "kill-system-call": Kind("killed at a system call that changes files", 2, accidents.at_system_call),
     "power-cut": Kind("power cut at an operation on files", 3, accidents.at_operation(accidents.POWER)),
+    "power-cut-after": Kind("power cut after a command said that it was done", 2, accidents.power_cut_after),
     "disk-full": Kind("disk full at an operation on files", 2, accidents.at_operation(accidents.FULL)),
     "file-limit": Kind("a write breaks off in the middle", 2, accidents.file_limit),
     "memory-limit": Kind("memory runs out", 1, accidents.memory_limit),
@@ -33,6 +34,9 @@ KINDS: dict[str, Kind] = {
     "two-writers": Kind("two writers at once", 1, accidents.two_writers),
     "damaged-file": Kind("a damaged file, read by a command", 12, corruption.damaged_file),
     "missing-file": Kind("a missing or foreign file, read by a command", 3, corruption.missing_file),
+    "doctor": Kind("damage that `doctor --deep` looks for", 4, corruption.doctor),
+    "damaged-downloads": Kind("a damaged ledger or picture of `fetch-images`", 2, downloads.damaged_downloads),
+    "killed-download": Kind("`fetch-images` killed, or the power cut", 2, downloads.killed_download),
     "edited-document": Kind("an edited JSON document", 3, corruption.edited_documents),
     "store-machine": Kind("sequences of all this on one store", 1, machine.store_machine),
     "bad-server": Kind("a server that answers badly", 2, downloads.bad_server),
@@ -75,13 +79,14 @@ def schedule(seed: int, only: Sequence[str], trials: int) -> Iterator[tuple[str,
 def prepare(folder: Path) -> None:
     """Make the templates, and load what commands load, so that no fork has to."""
     torch.set_num_threads(1)
+    commands.in_small_pieces()
     os.umask(0o022)
     sys.setswitchinterval(0.005)
     whole = folder / "whole"
     if not (whole / "made").exists():
         if whole.exists():
             remove(whole)
-        for name, make in (("shop", commands.small_store), ("artefacts", writers.begin)):
+        for name, make in (*commands.TEMPLATES.items(), ("artefacts", writers.begin)):
             (whole / name).mkdir(parents=True)
             made = Forked(lambda make=make, name=name: make(whole / name)).end()  # type: ignore[misc]
             assert not made.wrong, made.wrong
@@ -98,9 +103,9 @@ def warmed(folder: Path) -> list[str]:
     """The modules that the commands load, in their order."""
     scratch = folder / f"warm-{os.getpid()}"
     scratch.mkdir()
-    for name in commands.COMMANDS:
-        ending = commands.ending_of(name, copied(folder / "whole" / "shop", scratch / name))
-        assert ending.code == 0, ending.said
+    for name, command in commands.COMMANDS.items():
+        ending = commands.ending_of(name, copied(folder / "whole" / command.template, scratch / name))
+        assert ending.code == 0, f"{name}: {ending.said}"
         commands.remember(name, ending, folder / "whole")
     remove(scratch)
     return list(sys.modules)

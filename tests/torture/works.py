@@ -9,12 +9,12 @@ from pathlib import Path
 from antpipe.errors import AntpipeError
 from antpipe.features.status import status
 from antpipe.store.store import Store
-from tests.torture.commands import Ending, contents, ending_of, right_ending
+from tests.torture.commands import COMMANDS, Ending, contents, ending_of, made_in, right_ending
 from tests.torture.trial import REFUSED, UNEXPECTED, WHOLE, Found, Place, copied
 from tests.torture.writers import WRITERS, look
 
 WRITING = ("train", "relearn", "evaluate", "recommend-all", "whiten", "subset", "build-sequences", "quantize-price")
-WRITING += ("export", "ingest")
+WRITING += ("export", "ingest", "resume", "embed-text", "continue", "compare-on")
 THERE = ("is there", "holds another", "is finished")  # what a command says that finds its own result
 
 
@@ -25,12 +25,14 @@ class LostError(Exception):
 @dataclass(frozen=True)
 class Work:
     """template: it is done in a copy of this folder. do: does it (number: in which version, from 2), and returns what
-    it refused with. check: raises LostError or AssertionError unless all is whole, now and after the next writer."""
+    it refused with. check: raises LostError or AssertionError unless all is whole, now and after the next writer. done:
+    raises one of them unless its result is there."""
 
     name: str
     template: str
     do: Callable[[Path, int], str]
     check: Callable[[Path], None]
+    done: Callable[[Path], None]
 
     def copy(self, place: Place, name: str = "copy") -> Path:
         return copied(place.whole / self.template, place.scratch / name)
@@ -51,7 +53,10 @@ def written_by(name: str) -> Work:
             return str(error)
         return ""
 
-    return Work(name, "artefacts", do, lambda folder: look(folder, now, write))
+    def done(folder: Path) -> None:
+        assert now(folder) == 2
+
+    return Work(name, "artefacts", do, lambda folder: look(folder, now, write), done)
 
 
 def command(name: str, place: Place) -> Work:
@@ -61,23 +66,44 @@ def command(name: str, place: Place) -> Work:
             raise AssertionError(fault)
         return "" if ending.code == 0 else ending.said
 
-    return Work(name, "shop", do, lambda folder: check_command(name, folder, place))
+    def done(folder: Path) -> None:
+        right, made = right_ending(name, place.whole).made, json.dumps(made_in(folder), sort_keys=True)
+        if made != right:
+            raise LostError(f"it said that it was done, and now there is {made} and not {right}")
+        require_whole(folder, place.whole / COMMANDS[name].template)
+
+    return Work(name, COMMANDS[name].template, do, lambda folder: check_command(name, folder, place), done)
 
 
 def check_command(name: str, folder: Path, place: Place) -> None:
     """Nothing in the store is damaged, all that was there is there, and the same command now ends as it always does."""
-    right = right_ending(name, place.whole)
-    before = contents(place.whole / "shop" / "s")
-    now = contents(folder / "s")
+    right, template = right_ending(name, place.whole), place.whole / COMMANDS[name].template
+    before, now = contents(template), contents(folder)
     ours = json.loads(right.made)[0]
     for artefact, files in before.items():
         if now.get(artefact) not in (files, ours.get(artefact)):
             raise LostError(f"{artefact} is neither as it was nor as it was to be")
-    for domain, states in status(Store(folder / "s"), verify=True).items():
-        for state in states:
-            if state.status == "stale" and f"{domain}/{state.artefact}" in before:
-                raise LostError(f"{domain} {state.artefact}: {state.why}")
+    require_whole(folder, template)
     require_right(ending_of(name, folder), right, "the next time")
+
+
+def require_whole(folder: Path, template: Path) -> None:
+    """Raise LostError for an artefact that is stale and was not in the template."""
+    for store in folder.glob("[se]"):
+        before = stale_in(Store(template / store.name), verify=False)
+        for artefact, why in stale_in(Store(store), verify=True).items():
+            if artefact not in before and (template / store.name / artefact.partition("/")[0]).exists():
+                raise LostError(f"{artefact}: {why}")
+
+
+def stale_in(store: Store, *, verify: bool) -> dict[str, str]:
+    """The artefacts of a store that are stale, and why."""
+    return {
+        f"{domain}/{state.artefact}": state.why
+        for domain, states in status(store, verify=verify).items()
+        for state in states
+        if state.status == "stale"
+    }
 
 
 def require_right(found: Ending, right: Ending, when: str) -> None:

@@ -58,8 +58,11 @@ def test_parts_repeated_in_a_step_are_compiled_but_not_for_validation(store: Sto
     counted.clear()
     validation.validate(model, plan.data, torch.device("cpu"))
     assert not counted["unique_graphs"]
-    model.encode_blocks(torch.randn(5, MODEL.width), [(1, 5)])
-    assert counted["unique_graphs"] >= MODEL.layers
+    model.eval()
+    block = torch.randn(5, MODEL.width)
+    found = model.encode_blocks(block, [(1, 5)])
+    assert 1 <= counted["unique_graphs"] <= MODEL.layers  # torch 2.7 shares one among equal layers
+    assert torch.allclose(found, build_model(plan).eval().encode_blocks(block, [(1, 5)]), atol=1e-6)
 
 
 @pytest.mark.parametrize(("missing", "said"), [("compiler", "compiler, and no-such"), ("headers", "Python.h")])

@@ -18,6 +18,7 @@ from antpipe.evaluation.baselines.text_nearest import text_nearest, tfidf_neares
 from antpipe.evaluation.baselines.tgh import tgh
 from antpipe.evaluation.evaluate import write_evaluation
 from antpipe.evaluation.slices import divide, training_counts
+from antpipe.runtime.files import make_folder
 from antpipe.store.domain import Domain
 from antpipe.store.manifest import digest
 from antpipe.store.store import Store
@@ -85,5 +86,5 @@ def judge_baseline(store: Store, name: str, domain: str, folder: Path, split: st
     }
     counts = training_counts(here.sequences(), here.core_rows())
     divided = divide(part, here.sequences(), load_catalogue(store, [domain], ()), domain, ())
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return write_evaluation(folder, facts, part, ranks, counts, divided)

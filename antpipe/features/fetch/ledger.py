@@ -28,6 +28,7 @@ from antpipe.store.tables import read_table, write_table
 
 FOLDER = "fetched"
 LEDGER = "ledger.parquet"
+PART, PICTURE = r"[0-9a-f]{2}", r"[0-9a-f]{64}\.[a-z]+"  # names of folders and of files in them
 SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif", "AVIF": ".avif"}
 # What became of a URL. Of those without a picture, only `failed` may end differently next time.
 OK, FAILED, GONE, REFUSED, INVALID = "ok", "failed", "gone", "refused", "invalid"
@@ -116,7 +117,7 @@ def keep_picture(folder: Path, content: bytes, form: str) -> tuple[str, str]:
 
 def is_there(root: Path, entry: Entry) -> bool:
     """Whether the picture of an OK entry is on disk, unchanged. root: the domain's folder."""
-    if not entry.file or not re.fullmatch(rf"{FOLDER}/[0-9a-f]{{2}}/[0-9a-f]{{64}}\.[a-z]+", entry.file):
+    if not entry.file or not re.fullmatch(f"{FOLDER}/{PART}/{PICTURE}", entry.file):
         return False
     path = root / entry.file
     try:

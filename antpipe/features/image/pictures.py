@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from antpipe.errors import DataError, IntegrityError
 from antpipe.features.shards.plan import CONTENT_BYTES, Contents, EmbeddingPlan, Shard, content_of
-from antpipe.runtime.files import open_regular
+from antpipe.runtime.strangers import open_regular
 from antpipe.store.domain import Domain
 from antpipe.store.files import read_stamp, rot_in
 from antpipe.store.manifest import digest

@@ -16,6 +16,8 @@ EXACT_BITS = {16: 11, 32: 24, 64: 53}  # by the width of a float: whole numbers 
 # What pandas, polars, R and spreadsheets write for such a number. 12E4567 is more likely an article number.
 FLOAT = re.compile(r"[+-]?(\d+\.0+|\d+(\.\d+)?[eE]\+\d+|\d+\.\d+[eE]\d+)")
 
+SHORTENED = re.compile(r"[+-]?\d(?:\.(\d+))?E\+(\d+)")
+
 
 def numbered(ids: pl.Series | pa.ChunkedArray) -> tuple[pl.Series, pl.Series]:
     """(N,) strings -> (N,) int32, the position of each id among the distinct ones, and these by first appearance."""
@@ -46,18 +48,28 @@ def require_exact(column: pa.Array, where: str, name: str, first: int) -> None:
 
 
 def is_inexact_text(text: str) -> bool:
-    """Whether a text looks like a float of 2^53 or more."""
+    """Whether a text looks like a float of 2^53 or more, or like a number that a spreadsheet cut short."""
     if "." not in text and "+" not in text:
         return False
     text = text.strip()
-    return FLOAT.fullmatch(text) is not None and abs(float(text)) >= 2.0 ** EXACT_BITS[64]
+    if FLOAT.fullmatch(text) is None:
+        return False
+    return abs(float(text)) >= 2.0 ** EXACT_BITS[64] or is_shortened(text)
+
+
+def is_shortened(text: str) -> bool:
+    """Whether a spreadsheet wrote the first digits of a long number, such as 4.00638E+12; R writes 1e+05 for 100000."""
+    match = SHORTENED.fullmatch(text)
+    return match is not None and len(match[1] or "") < int(match[2])
 
 
 def inexact_id(where: str, column: str | None, value: str, bits: int = EXACT_BITS[64]) -> DataError:
     """where: file and row. column: of the ids, None if they are not in a table."""
     there, these = (f" in column {column!r}", f"column {column!r}") if column else ("", "the ids")
+    lost = f"a floating point number of 2^{bits} or more, where different integers become the same number"
+    if is_shortened(value) and abs(float(value)) < 2.0**bits:
+        lost = "a number with fewer digits than it had, as spreadsheets write long ones"
     return DataError(
-        f"{where}: the id {value}{there} is a floating point number of 2^{bits} or more, where different integers "
-        f"become the same number, so several ids may already be one; write {these} as integers or text, from data in "
-        "which the ids are still whole"
+        f"{where}: the id {value}{there} is {lost}, so several ids may already be one; write {these} as integers or "
+        "text, from data in which the ids are still whole"
     )

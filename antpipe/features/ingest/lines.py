@@ -120,12 +120,14 @@ def _blocks(path: Path) -> Generator[LineBlock, None, None]:
             else:
                 yield from _cut(file, path)
     except EOFError:
+        if packing != GZIP:
+            raise DataError(f"{path}: truncated, the packed data break off", shell("ls", "-l", path)) from None
         raise _damaged(path, "truncated, the gzip data break off") from None
     except DAMAGED as error:
         raise _damaged(path, f"corrupt gzip data ({error})") from None
-    except OSError as error:
-        raise unreadable(path, error) from None
-    except OTHERS_DAMAGED as error:
+    except OTHERS_DAMAGED as error:  # OSError among them
+        if isinstance(error, OSError) and error.strerror is not None:
+            raise unreadable(path, error) from None
         raise DataError(f"{path}: corrupt packed data ({error}); download it again", shell("ls", "-l", path)) from None
 
 
@@ -152,7 +154,7 @@ def _cut(stream: Any, path: Path) -> Iterator[LineBlock]:
             raise DataError(
                 f"{path}:{whole + 1}: longer than {LONGEST_LINE >> 20} MiB; expected one JSON object per line, such as "
                 "jq makes of an array",
-                f"{unpacking(path)} | jq -c '.[]' > lines.json",
+                f"{unpacking(path)} | jq -c '.[]' > {shell(f'lines-{path.stem}')}",
             )
         rest = text
         if len(ends):

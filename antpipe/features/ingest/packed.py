@@ -2,12 +2,14 @@
 
 import bz2
 import gzip
+import io
 import lzma
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
@@ -44,15 +46,59 @@ def open_unpacked(path: Path) -> BinaryIO:
     packing = packing_of(path)
     if packing == GZIP:
         return cast(BinaryIO, gzip.GzipFile(path))
-    if packing == BZIP2:
-        return cast(BinaryIO, bz2.BZ2File(path))
-    if packing == XZ:
-        return cast(BinaryIO, lzma.LZMAFile(path))
+    if packing in (BZIP2, XZ):
+        return cast(BinaryIO, io.BufferedReader(Streams(path, packing)))
     if packing == ZSTD:
         return cast(BinaryIO, pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
     if packing == ZIP:
         return _only_member(path)[1]
     return path.open("rb")
+
+
+class Streams(io.RawIOBase):
+    """The content of a file of one or more bzip2 or xz streams.
+
+    What Python has for that takes anything after a stream that is not another one for the end: the rest of a damaged
+    file, or of one whose xz streams have padding between them, would be missing. Raises EOFError, OSError or LZMAError.
+    """
+
+    def __init__(self, path: Path, packing: bytes) -> None:
+        self.file, self.padded = path.open("rb"), packing == XZ
+        self.make: Callable[[], Any] = lzma.LZMADecompressor if self.padded else bz2.BZ2Decompressor
+        self.stream, self.waiting = self.make(), b""
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:
+        found = b""
+        while not found:
+            if self.stream.eof and not self._next_stream():
+                return 0
+            if self.stream.needs_input:
+                self.waiting = self.waiting or self.file.read(io.DEFAULT_BUFFER_SIZE)
+                if not self.waiting:
+                    raise EOFError("Compressed file ended before the end-of-stream marker was reached")
+            found, self.waiting = self.stream.decompress(self.waiting, len(buffer)), b""
+        buffer[: len(found)] = found
+        return len(found)
+
+    def _next_stream(self) -> bool:
+        """Begin the next stream; False at the end of the file."""
+        self.waiting = self.stream.unused_data
+        while True:
+            self.waiting = self.waiting or self.file.read(io.DEFAULT_BUFFER_SIZE)
+            rest = self.waiting.lstrip(b"\0") if self.padded else self.waiting
+            if rest or not self.waiting:
+                break
+            self.waiting = b""
+        self.waiting = rest
+        self.stream = self.make() if rest else self.stream
+        return bool(rest)
 
 
 def name_inside(path: Path) -> str:
@@ -73,6 +119,10 @@ def _only_member(path: Path) -> tuple[str, BinaryIO]:
             files = [
                 one for one in archive.infolist() if not one.filename.endswith("/") and not _is_other(one.filename)
             ]
+            if any(one.filename == "xl/workbook.xml" for one in files):
+                raise DataError(
+                    f"{path}: an Excel workbook; save its sheet as CSV or Parquet", shell("unzip", "-l", path)
+                )
             if len(files) == 1:
                 return files[0].filename, cast(BinaryIO, archive.open(files[0]))
     except RuntimeError as error:  # NotImplementedError among them

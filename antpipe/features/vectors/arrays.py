@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from tokenize import TokenError
+from typing import Any
 
 import numpy as np
 
@@ -31,12 +32,23 @@ def open_npy(path: Path, ids: Path | None) -> GivenVectors:
 def npy_shape(path: Path) -> tuple[int, int]:
     """(rows, width) of an array of numbers. Raises DataError for anything else."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = only_array(path)
     except DAMAGED as error:
         raise DataError(f"{path}: not an array that can be mapped: {error}") from None
     if array.ndim != 2 or array.dtype.kind not in "fiu" or not array.size:
         raise DataError(f"{path}: expected rows of numbers, found {array.dtype} of shape {array.shape}")
     return array.shape[0], array.shape[1]
+
+
+def only_array(path: Path) -> "np.memmap[Any, Any]":
+    """The one array of a file, mapped. Raises ValueError for an archive of arrays, or if something follows the array,
+    among what else DAMAGED names."""
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.memmap):
+        raise ValueError("an archive of arrays (.npz)")
+    if more := path.stat().st_size - array.offset - array.nbytes:
+        raise ValueError(f"{more} bytes follow the array, as if np.save had written into the file several times")
+    return array
 
 
 def npy_blocks(path: Path, first: int = 0) -> Blocks:
@@ -68,7 +80,7 @@ def read_ids(path: Path) -> list[str]:
         return read_index(path)
     try:
         if path.suffix == ".npy":
-            array = np.load(path, allow_pickle=False)
+            array = only_array(path)
             if array.ndim != 1 or array.dtype.kind not in "USiu":
                 raise DataError(f"{path}: expected ids, found {array.dtype} of shape {array.shape}")
             return [one.decode() if isinstance(one, bytes) else str(one) for one in array.tolist()]

@@ -8,9 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from antpipe.errors import DataError
 from antpipe.features.image.pictures import Picture, PictureFile, hashed
+from antpipe.features.ingest.rejects import Rejects
+from antpipe.features.ingest.table.files import open_table, read_rows
 from antpipe.features.ingest.table.values import pictures_of
-from antpipe.runtime.files import open_regular
+from antpipe.runtime.strangers import open_regular
 from tests.support.commands import run
 from tests.support.shops import picture
 
@@ -91,3 +94,29 @@ def test_bad_offsets_of_an_arrow_file_are_an_error(tmp_path: Path, kind: pa.Data
     found = run(*line, "--interactions", tmp_path / "i.arrow", "--items", tmp_path / "t.csv")
     assert found.code == 3
     assert "i.arrow: cannot be read" in found.err
+
+
+ODD = {
+    "intervals": pa.list_(pa.month_day_nano_interval()),
+    "runs": pa.run_end_encoded(pa.int32(), pa.string()),
+    "views": pa.list_view(pa.int8()),
+    "wide": pa.decimal256(50, 2),
+    "nested": pa.struct([("tags", pa.list_(pa.struct([("a", pa.string())])))]),
+}
+
+
+def test_columns_of_types_that_are_not_used_do_not_keep_the_others_from_being_read(tmp_path: Path) -> None:
+    path, table = tmp_path / "t.arrow", pa.table({"item_id": ["a"], **{n: pa.nulls(1, k) for n, k in ODD.items()}})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    found = open_table(path, None)
+    assert [row.values for row in read_rows(found, ["item_id", *ODD], Rejects(0))] == [["a", *[None] * len(ODD)]]
+
+
+def test_a_name_within_a_column_that_is_not_utf8_is_refused_by_the_name_of_the_column(tmp_path: Path) -> None:
+    path, table = tmp_path / "t.arrow", pa.table({"item_id": ["a"], "tags": [[{"inner": "b"}]]})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    path.write_bytes(path.read_bytes().replace(b"inner", b"inn\xffr"))
+    with pytest.raises(DataError, match="column 'tags' of type"):
+        list(read_rows(open_table(path, None), ["item_id"], Rejects(0)))

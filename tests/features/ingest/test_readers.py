@@ -171,7 +171,7 @@ def test_a_folder_of_parquet_parts_is_one_table(tmp_path: Path) -> None:
     ("name", "columns", "says"),
     [
         ("part-2.parquet", {"user": ["u"]}, "part-2.parquet: it has the columns user, but"),
-        ("date=2024-01-01/a.parquet", {"user_id": ["u"]}, "the folder date=2024-01-01 holds a column"),
+        ("a=2/a.parquet", {"user_id": ["u"], "item_id": ["i"], "timestamp": ["1"]}, "has no column from its folders"),
     ],
 )
 def test_parts_that_do_not_belong_together_are_refused(
@@ -182,6 +182,55 @@ def test_parts_that_do_not_belong_together_are_refused(
     pq.write_table(pa.table(columns), tmp_path / "visits" / name)
     with pytest.raises(DataError, match=says):
         open_table(tmp_path / "visits", None)
+
+
+def write_keyed(folder: Path, *names: str, **columns: list[str]) -> Path:
+    """A folder of parts, each with one row of a user and an item of its own."""
+    for at, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"user_id": [f"u{at}"], "item_id": [f"i{at}"], **columns}), folder / name)
+    return folder
+
+
+def test_names_of_folders_become_columns_in_the_order_of_their_values(tmp_path: Path) -> None:
+    keyed = ("day=__HIVE_DEFAULT_PARTITION__/shop=a%2Fb", "day=10/shop=007", "day=2/shop=x")
+    folder = write_keyed(tmp_path / "visits", *(f"{name}/part-0.parquet" for name in keyed))
+    table = open_table(folder, None)
+    assert table.columns == ["user_id", "item_id", "day", "shop"]
+    assert (table.types["day"], table.types["shop"]) == (pl.Int64(), pl.String())
+    assert [row.values for row in read_rows(table, table.columns, Rejects(0))] == [
+        ["u2", "i2", 2, "x"],
+        ["u1", "i1", 10, "007"],
+        ["u0", "i0", None, "a/b"],
+    ]
+
+
+def test_a_shop_in_folders_by_date_is_built_again_if_a_folder_gets_another_name(store: Store, tmp_path: Path) -> None:
+    folder = write_keyed(tmp_path / "visits", "date=2024-01-01/a.parquet", "date=2024-01-02/a.parquet")
+    source = table_source(folder, None)
+    assert ingest_table(store, "Shop", source, UNDESCRIBED, TableConfig()).status == "built"
+    assert [row[2] for row in interactions(store.domain("Shop"))] == [1_704_067_200_000, 1_704_153_600_000]
+    assert ingest_table(store, "Shop", source, UNDESCRIBED, TableConfig()).status == "fresh"
+    (folder / "date=2024-01-02").rename(folder / "date=2024-02-02")
+    assert ingest_table(store, "Shop", source, UNDESCRIBED, TableConfig()).status == "built"
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (("user_id=7/a.parquet",), "the column 'user_id' is in the names of folders"),
+        (("a=1/a.parquet", "b=1/a.parquet"), "b=1/a.parquet has the column b from its folders, but a=1/a.parquet has"),
+        (("a=1/a.parquet", "b.parquet"), "b.parquet has no column from its folders, but"),
+        (("a=1/a=2/a.parquet",), "the folder a=2 holds the column 'a' again"),
+        (("=1/a.parquet",), "the folder =1 holds a column without a name"),
+        (("a=%FF/a.parquet",), "the folder a=%FF has a name that is not UTF-8"),
+    ],
+)
+def test_folders_whose_names_contradict_the_files_or_each_other_are_refused_by_name(
+    tmp_path: Path, names: tuple[str, ...], says: str
+) -> None:
+    with pytest.raises(DataError, match=says):
+        open_table(write_keyed(tmp_path / "visits", *names), None)
 
 
 def test_a_folder_without_parquet_files_is_refused(tmp_path: Path) -> None:

@@ -204,6 +204,19 @@ def test_an_array_that_is_not_rows_of_numbers_is_refused(store: Store, folder: P
         take(store, **files)
 
 
+def test_an_archive_and_arrays_that_follow_each_other_are_refused(store: Store, folder: Path) -> None:
+    files, values = array(folder, ITEMS), np.ones((4, 3))
+    with files["path"].open("wb") as stream:
+        np.savez(stream, values)
+    with pytest.raises(DataError, match=r"v\.npy: not an array that can be mapped: an archive of arrays"):
+        take(store, **files)
+    with files["path"].open("wb") as stream:
+        np.save(stream, values)
+        np.save(stream, values)
+    with pytest.raises(DataError, match=r"224 bytes follow the array, as if np\.save had written into"):
+        take(store, **files)
+
+
 def test_half_an_array_is_refused(store: Store, folder: Path) -> None:
     files = array(folder, ITEMS)
     files["path"].write_bytes(files["path"].read_bytes()[:-7])

@@ -13,6 +13,9 @@ from antpipe.store.next_command import shell
 
 PARQUET, ARROW = (".parquet", ".pq"), (".arrow", ".ipc", ".feather")
 BATCH = 16_384
+TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+SIMPLE = (*TEXTS, pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_time, pa.types.is_null)
+LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
 
 def damaged(path: Path, why: str) -> DataError:
@@ -78,8 +81,12 @@ def types_of(no_rows: pa.RecordBatch) -> dict[str, pl.DataType]:
             types[column.name] = pl.Float64()
         elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
             types[column.name] = pl.String()
-        else:
+        elif any(test(kind) for test in SIMPLE):
             types[column.name] = pl.Series(pa.array([], kind)).dtype
+        elif any(test(kind) for test in LISTS) and any(test(kind.value_type) for test in TEXTS):
+            types[column.name] = pl.List(pl.String())
+        else:  # polars panics about some of these, and conditions compare none of them
+            types[column.name] = pl.Object()
     return types
 
 
@@ -107,7 +114,7 @@ def plain(path: Path, name: str, column: pa.Array) -> list[Any]:
             return column.cast(pa.timestamp("ms", zone), safe=False).cast(pa.int64()).to_pylist()  # type: ignore[no-any-return]
         if pa.types.is_duration(kind):
             return column.cast(pa.int64()).to_pylist()  # type: ignore[no-any-return]
-        if any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
+        if any(test(kind) for test in TEXTS):
             column = column.cast(pa.large_binary())
             kind = column.type
         values: list[Any] = column.to_pylist()

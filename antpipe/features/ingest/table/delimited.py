@@ -35,6 +35,8 @@ NAMES = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar", "::": "double-
 MARKS = ("\ufeff", " ")  # what may stand before a header that is repeated
 COLONS, UNIT = "::", "\x1f"  # MovieLens; the csv module knows separators of one character only
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # Excel's
+QUOTED = re.compile(r'"[^"]*"')
+AS_TEXT = re.compile(r'\A="([^"]*)"\Z')  # how texts such as ="007" are kept from Excel, which would read a number
 BETWEEN_FIELDS = {"\t": "", ",": ", commas between fields", " ": ", blanks between fields"}  # of atomic files
 # RecBole: the header of an atomic file names columns as NAME:TYPE, values are never quoted
 # (recbole.io/docs/user_guide/data/atomic_files.html).
@@ -57,7 +59,8 @@ def open_delimited(path: Path, suffix: str, asked: bool | None, asked_encoding: 
         elif suffix in TABS:
             delimiter = "\t"
         elif not delimiter:  # the most frequent separator: European programs write semicolons
-            delimiter = max(reversed(NAMES), key=first.count) if any(map(first.count, NAMES)) else ","
+            bare = QUOTED.sub("", first) if quotes else first
+            delimiter = max(reversed(NAMES), key=bare.count) if any(map(bare.count, NAMES)) else ","
         quotes = quotes and delimiter != COLONS
         with text_of(path, encoding) as stream:
             columns: list[str] = next(_reader(stream, delimiter, quotes, skip), [])
@@ -71,7 +74,7 @@ def open_delimited(path: Path, suffix: str, asked: bool | None, asked_encoding: 
         raise _no_header(path, "is not a header: it is empty")
     if any("\ud800" <= letter <= "\udfff" for column in columns for letter in column):
         raise _other_encoding(path, encoding, asked_encoding)
-    columns = [column.strip() for column in columns]
+    columns = [column.strip().strip("\ufeff").strip() for column in columns]
     if len(columns) > 1:
         columns[0] = columns[0].removeprefix("#").strip() or columns[0]
     typed = suffix in ATOMIC or _is_atomic(columns)
@@ -182,6 +185,8 @@ def delimited_rows(table: Table, wanted: list[int], ids: list[int], rejects: Rej
                 if check is not None and (check.learning or last > line):
                     check.see(row, line, last)
                 joined = table.delimiter.join(row)
+                if '="' in joined:
+                    row = [AS_TEXT.sub(r"\1", value) for value in row]
                 reason = _defect(joined, len(row), table, last - line)
                 if reason:
                     rejects.add(table.path, line, reason, joined[:EXCERPT].encode("utf-8", "surrogateescape"))

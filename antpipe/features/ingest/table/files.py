@@ -17,7 +17,7 @@ from antpipe.features.ingest.table.encoding import require_encoding
 from antpipe.features.ingest.table.folder import batches_of, open_folder
 from antpipe.features.ingest.table.records import open_records, record_rows
 from antpipe.features.ingest.table.table import Table, TableRow
-from antpipe.store.looking import unpacking
+from antpipe.store.looking import unpacking_as
 from antpipe.store.next_command import shell
 
 
@@ -44,7 +44,8 @@ def open_table(path: Path, quotes: bool | None, encoding: str = "auto") -> Table
         known = ", ".join((*(f"{name}{packed}" for name in (*delimited.SUFFIXES, *records.SUFFIXES)), *PARQUET, *ARROW))
         raise DataError(f"{path}: unknown format; its name must end in one of {known}")
     if packing := packing_of(path):
-        command = f"{unpacking(path)} > {shell(inside.name)}"
+        own = next(name for name, mark in SUFFIXES.items() if mark == packing)
+        command = f"{unpacking_as(path, own)} > {shell(f'unpacked-{inside.name}')}"
         raise DataError(f"{path}: these are {NAMES[packing]} data; unpack the file before it is read", command)
     schema = next(batches(path), None)
     if schema is None:

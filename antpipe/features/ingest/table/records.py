@@ -47,6 +47,8 @@ def open_records(path: Path, asked_encoding: str | None) -> Table:
                         types.setdefault(key, set()).add(type(value))
                     elif key not in types:
                         types[key] = set()
+    except UnicodeError as error:
+        raise _other_encoding(path, encoding, error) from None
     except DAMAGED as error:
         raise damaged(path, f"cannot be read: {error}") from None
     if not types:
@@ -76,8 +78,19 @@ def record_rows(table: Table, wanted: list[int], ids: list[int], rejects: Reject
                 if too_large or (isinstance(value, str) and is_inexact_text(value)):
                     raise inexact_id(f"{table.path}:{line}", key, str(value))
             yield TableRow(line, [record.get(name) for name in names], hash(text), line)
+    except UnicodeError as error:
+        raise _other_encoding(table.path, table.encoding, error) from None
     except DAMAGED as error:
         raise damaged(table.path, f"breaks off or is corrupt after line {line}: {error}") from None
+
+
+def _other_encoding(path: Path, encoding: str, error: UnicodeError) -> DataError:
+    """Of UTF-16, whose bytes do not all stand for something; other bytes become surrogates, and spoil their line."""
+    return DataError(
+        f"{path}: it is not {NAMES.get(encoding, encoding)} to its end ({error}); name its encoding with "
+        "--encoding, or make or download it again",
+        first_lines(path),
+    )
 
 
 def _record(text: str) -> dict[str, Any] | str:
@@ -103,7 +116,7 @@ def _lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
                 why = "is a JSON array" if array else f"has a line longer than {LONGEST_LINE >> 20} MiB"
                 raise DataError(
                     f"{path}: {why}; expected one JSON object per line, such as jq makes of an array",
-                    f"{unpacking(path)} | jq -c '.[]' > {shell(path.name.partition('.')[0] + '.jsonl')}",
+                    f"{unpacking(path)} | jq -c '.[]' > {shell(path.name.partition('.')[0] + '-lines.jsonl')}",
                 )
             if text:
                 yield number, text

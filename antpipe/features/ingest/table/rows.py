@@ -4,7 +4,7 @@ import math
 import re
 import shlex
 from array import array
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from antpipe.features.ingest.advice import SettingsError
 from antpipe.features.ingest.domain import ITEMS
-from antpipe.features.ingest.price import parse_price
+from antpipe.features.ingest.price import is_unread, parse_price
 from antpipe.features.ingest.rejects import Rejects
 from antpipe.features.ingest.rules import Metadata, RawInteractions, drop_duplicate_lines, line_counts
 from antpipe.features.ingest.table.columns import Columns
@@ -24,7 +24,14 @@ from antpipe.features.ingest.table.files import read_rows
 from antpipe.features.ingest.table.kept import KEPT, kept_columns
 from antpipe.features.ingest.table.selection import is_return, selection_of, tell_left_out
 from antpipe.features.ingest.table.table import LineBreaks
-from antpipe.features.ingest.table.times import Times, exact_order, in_words, require_exact_times, to_milliseconds
+from antpipe.features.ingest.table.times import (
+    UNITS,
+    Times,
+    exact_order,
+    in_words,
+    require_exact_times,
+    to_milliseconds,
+)
 from antpipe.features.ingest.table.values import described, levels_of, number_of, pictures_of, text_of, to_id, to_rating
 from antpipe.features.ingest.text import (
     MISSING_WORDS,
@@ -44,6 +51,7 @@ WHOLE_FLOAT = re.compile(r"\d+\.0+")
 EXAMPLES = 3
 MOST_INSIDE = 0.5  # share of the lines of a file of interactions that may be inside quotes
 FAR = 4_102_444_800_000  # the year 2100, in milliseconds
+EARLY = 788_918_400_000  # the year 1995: numbers that end before are rather ticks or steps of other systems
 ROWS_AT_ONCE = 10_000
 
 
@@ -128,10 +136,11 @@ def _tell_times(facts: Mapping[str, Any], written: str) -> None:
     kind = {"order": "an order", "date": f"dates ({written})"}.get(unit, unit)
     span = f"{in_words(first, unit)} to {in_words(last, unit)}"
     log.info(f"{facts['file']}: {facts['lines']} rows, times are {kind}, from {span}")
-    if unit != "order" and last >= FAR:
+    far, early = unit != "order" and last >= FAR, unit in UNITS and last < EARLY
+    if far or early:
         log.warning(
-            f"{facts['file']}: times reach to {in_words(last, unit)}; if that is wrong, say with --time-unit what they "
-            "count"
+            f"{facts['file']}: times {'reach to' if far else 'end at'} {in_words(last, unit)}; if that is wrong, say "
+            "with --time-unit what they count"
         )
 
 
@@ -160,6 +169,7 @@ def read_items(
     rows: list[dict[str, Any]] = []
     kept: list[list[Any]] = []
     missing: list[str] = []
+    unread: list[str] = []
     outside: list[str] | None = None if config.allow_outside else []
     pictures = folder or table.home
     before, good, breaks = rejects.total, 0, LineBreaks()
@@ -179,6 +189,7 @@ def read_items(
         if item_id not in ids and (item_id in wanted or left):
             left -= item_id not in wanted
             rows.append(describe(item_id, values, text_fields, pictures, missing, between, outside))
+            unread += filter(is_unread, values.get("price", []))
             kept.append(values.get(KEPT, []))
             if len(rows) == ROWS_AT_ONCE:  # a table takes a fraction of the memory of its rows as dictionaries
                 parts.append(pl.DataFrame(rows, schema=ITEMS))
@@ -189,16 +200,7 @@ def read_items(
     if not good:
         raise no_row(table.path, rejects, malformed, dropped, config)
     _warn_of_line_breaks(columns, breaks)
-    if missing:
-        log.warning(
-            f"{table.path.name}: {len(missing)} picture file(s) are not there, for example "
-            f"{', '.join(missing[:EXAMPLES])}; embed-image --images DIR takes files named after the items"
-        )
-    if outside:
-        log.warning(
-            f"{table.path.name}: {len(outside)} picture file(s) lie outside of {pictures} and are left out, such as "
-            f"{', '.join(outside[:EXAMPLES])}; --allow-outside takes them"
-        )
+    _tell_unused(columns, unread, missing, outside or [], pictures)
     tell_left_out(table.path, config, chosen, {}, ("", 0))
     listed_ids = {item_id: number for number, item_id in enumerate(ids)}
     _tell_odd_ids(columns, "item", np.arange(len(ids)), listed_ids)
@@ -206,6 +208,29 @@ def read_items(
     every = pl.concat([*parts, pl.DataFrame(rows, schema=ITEMS)])
     every = every.hstack(kept_columns(table, roles.get(KEPT, []), kept))
     return Metadata(every, pl.Series("item_id", list(ids)), facts)
+
+
+def _tell_unused(
+    columns: Columns, prices: Sequence[str], missing: Sequence[str], outside: Sequence[str], folder: Path
+) -> None:
+    """Warn of values that were not used: prices, and pictures that are missing or not in the folder."""
+    name = columns.table.path.name
+    if prices:
+        log.warning(
+            f"{name}: {len(prices)} {'value' if len(prices) == 1 else 'values'} in column "
+            f"{columns.roles['price'][0]!r} could not be read as a price, such as {prices[0][:40]!r}; these items have "
+            "none"
+        )
+    if missing:
+        log.warning(
+            f"{name}: {len(missing)} picture file(s) are not there, for example {', '.join(missing[:EXAMPLES])}; "
+            "embed-image --images DIR takes files named after the items"
+        )
+    if outside:
+        log.warning(
+            f"{name}: {len(outside)} picture file(s) lie outside of {folder} and are left out, such as "
+            f"{', '.join(outside[:EXAMPLES])}; --allow-outside takes them"
+        )
 
 
 def describe(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
 from antpipe.features.ingest.table.encoding import UTF_8
 
@@ -17,8 +18,9 @@ class Table:
     form: the format in words. dates: columns whose type says that they are times; they come as milliseconds since 1970.
     delimiter: of text files. quotes: whether they enclose values. check_quotes: refuse quotes that swallow rows.
     encoding: of text files, as Python knows it. types: of the columns of other files, as polars knows them. skip: lines
-    before the header. records: whether lines are JSON objects. parts: the files of a folder. fine: how many units of a
-    column of dates are a millisecond, if that is more than one.
+    before the header. records: whether lines are JSON objects. parts: the files of a folder. keyed: columns
+    that the names of its folders hold. fine: how many units of a column of dates are a millisecond, if that is more
+    than one.
     """
 
     path: Path
@@ -33,6 +35,7 @@ class Table:
     skip: int = 0
     records: bool = False
     parts: tuple[Path, ...] = ()
+    keyed: Mapping[str, pa.DataType] = field(default_factory=dict)
     fine: Mapping[str, int] = field(default_factory=dict)
 
     @property

@@ -134,6 +134,7 @@ def to_milliseconds(times: Times, unit: str, path: Path) -> tuple[NDArray[np.int
         return dates, "date"
     if unit == "auto":
         unit = _unit_of(whole, times, path)
+        _require_year_first(whole, times, path)
     if unit == "order" and not part.any():
         return whole, unit
     per_millisecond = PER_MILLISECOND.get(unit, 1)
@@ -203,6 +204,21 @@ def _compact_dates(whole: NDArray[np.int64], times: Times, path: Path) -> NDArra
             f"(such as {whole[int(good.arg_max() or 0)]}); correct it, or say --time-unit order if they are no dates"
         )
     return moments.cast(pl.Int64).to_numpy()
+
+
+def _require_year_first(whole: NDArray[np.int64], times: Times, path: Path) -> None:
+    """Raises DataError if these numbers look like dates without signs that end with the year.
+
+    As numbers they are in the order of the days: the 1st of any month before the 2nd of any other.
+    """
+    first, second, year = whole // 1_000_000, whole // 10_000 % 100, whole % 10_000
+    days = ((first >= 1) & (first <= 12) & (second <= 31)) | ((second <= 12) & (first >= 1) & (first <= 31))
+    dates = days & (second >= 1) & (year >= FIRST_YEAR) & (year <= LAST_YEAR)
+    if dates.all() and len(np.unique(whole)) > 1:
+        raise DataError(
+            f"{path}:{times.line[0]}: time {whole[0]} looks like a date that ends with the year, as all of the "
+            "column do; write them as 2025-12-31, or say --time-unit order if they are no dates"
+        )
 
 
 def require_exact_times(table: Table, column: str | None, times: Times) -> None:

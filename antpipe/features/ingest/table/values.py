@@ -11,15 +11,19 @@ from antpipe.features.ingest.text import MISSING_WORDS
 
 # In a list of URLs a separator stands before the next one: URLs may hold commas and bars themselves.
 BETWEEN_URLS = re.compile(r"[\s,;|]+(?=(?:https?:)?//)", re.IGNORECASE)
+QUOTES = ("'", '"')
 OPENING = ("[", "{", "(", "array(", " ", "\t", "\n")  # what a printed list or record may begin with
 SEPARATORS = " \t\r\n,;|"
+# Around ids: byte-order marks of files that were joined, zero-width signs of web pages, directions of writing.
+MARKS = " \ufeff\u200b\u2060\u200e\u200f"
 PICTURE_SIZES = ("hi_res", "large", "thumb")
 PICTURE_KEYS = (*PICTURE_SIZES, "url", "src", "image", "image_url", "href", "link", "path", "file")
 LONGEST_PATH = 1024
 
 
 def to_id(value: Any, what: str) -> str:
-    """An id as text without blanks around it; 7.0 becomes 7. Raises ValueError if it is missing or not an id."""
+    """An id as text without blanks and invisible marks around it; 7.0 becomes 7. Raises ValueError if it is missing or
+    not an id."""
     if isinstance(value, list | dict):
         raise ValueError(f"{what} id {str(value)[:40]} is not a single value")
     if isinstance(value, float):
@@ -27,8 +31,12 @@ def to_id(value: Any, what: str) -> str:
             raise ValueError(f"no {what} id" if math.isnan(value) else f"{what} id {value} is not a whole number")
         value = int(value)
     text = "" if value is None else str(value).strip()
+    if not text.isascii():
+        text = text.strip(MARKS).strip()
     if not text:
         raise ValueError(f"no {what} id")
+    if "\x00" in text:
+        raise ValueError(f"{what} id {text[:40]!r} holds a zero byte")
     return text
 
 
@@ -133,8 +141,11 @@ def number_of(value: Any) -> Any:
 
 
 def levels_of(value: Any) -> list[str]:
-    """The levels of a category; of several paths, the first."""
-    value = parsed(value) if isinstance(value, str) else value
+    """The levels of a category; of several paths, the first. RecBole's data sets have lists without brackets."""
+    if isinstance(value, str):
+        bare = value.strip()
+        found = parsed(f"[{bare}]" if bare.startswith(QUOTES) and bare.endswith(QUOTES) else value)
+        value = value if isinstance(found, str) else found
     while isinstance(value, list) and value and isinstance(value[0], list):
         value = value[0]
     return texts_of(value, MISSING_WORDS)

@@ -1,0 +1,18 @@
+"""Files of strangers, which need not be what their names say."""
+
+import errno
+import io
+import os
+import stat
+from pathlib import Path
+
+
+def open_regular(path: Path, most: int) -> io.BufferedReader:
+    """A file of a stranger, opened to read: no pipe or device, and not larger than `most` bytes. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    facts = os.fstat(handle)
+    if stat.S_ISREG(facts.st_mode) and facts.st_size <= most:
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    why = f"larger than {most:,} bytes" if stat.S_ISREG(facts.st_mode) else "not a regular file"
+    raise OSError(errno.EINVAL, why, str(path))
