@@ -19,7 +19,9 @@ OF_COMMANDS = {
     "domain",
     "domains",
     "target",
+    "source",
     "sources",
+    "from",
     "interactions",
     "items",
     "modality",
@@ -88,7 +90,7 @@ def test_each_outcome_is_the_mean_of_the_results_beside_it(path: Path) -> None:
     assert {name: sum(values) / len(values) for name, values in runs.items()} == pytest.approx(means)
 
 
-@pytest.mark.parametrize("script", ["run.sh", "small.sh", "yardsticks.sh"])
+@pytest.mark.parametrize("script", ["run.sh", "small.sh", "curve.sh", "beyond.sh", "yardsticks.sh"])
 def test_the_scripts_use_flags_there_are(script: str) -> None:
     lines = (FOLDER / script).read_text(encoding="utf-8").splitlines()
     flags = set(re.findall(r"(?<=--)[a-z][a-z-]+", "\n".join(line for line in lines if not line.startswith("#"))))
@@ -107,3 +109,20 @@ def test_the_small_shops_are_those_of_the_outcomes(target: str, users: int) -> N
     cells = [" / ".join(f"{one[metric]:.4f}".removeprefix("0") for metric in plain) for one in (nearest, plain, floor)]
     more = f"{floor['recall@10'] / plain['recall@10'] - 1:+.0%}"
     assert f"| {target}, {users:,} | {found['targets'][name]['items']:,} | {' | '.join(cells)} | {more} |" in PAGE
+
+
+@pytest.mark.parametrize(
+    ("comparison", "arm"),
+    [
+        *(("transfer", arm) for arm in ("scratch", "finetune", "relearn", "relearn+consensus", "relearn+distil")),
+        *(("transfer", arm) for arm in ("relearn+behaviour", "fork-merge")),
+        *(("price", arm) for arm in ("scratch", "scratch+balance")),
+    ],
+)
+def test_the_methods_beyond_ant_are_those_of_the_outcomes(comparison: str, arm: str) -> None:
+    found = json.loads((FOLDER / "beyond" / comparison / "comparison.json").read_text(encoding="utf-8"))
+    one = found["targets"]["Gift_Cards"]["arms"][arm]
+    figures = [one["protocols"]["all"][metric]["mean"] for metric in ("recall@10", "ndcg@10")]
+    cell = " / ".join(f"{figure:.4f}".removeprefix("0") for figure in figures)
+    name = f"`{arm}`" + (", texts and prices" if comparison == "price" else "")
+    assert f"| {name} | {cell} | {one['verdict']['word'] if one['verdict'] else '–'} |" in PAGE
