@@ -32,6 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+WIDE = 400  # columns
 PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md")))
 DATA = Path(os.environ.get("ANTPIPE_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 THREADS = 2  # torch threads of every command, as on the machine whose figures are printed
@@ -248,12 +249,17 @@ def unknown_flags(blocks: Iterable[Block]) -> list[str]:
 
 def help_of(names: tuple[str, ...]) -> str:
     """The help of an antpipe command, in lines that are long enough for every flag."""
+    from typer import rich_utils
     from typer.testing import CliRunner
 
-    os.environ |= {"COLUMNS": "400", "TERMINAL_WIDTH": "400"}
     from antpipe.cli import app
 
-    return re.sub(r"\x1b\[[0-9;]*m", "", CliRunner().invoke(app, [*names, "--help"]).output)  # colours, if forced
+    before, rich_utils.MAX_WIDTH = rich_utils.MAX_WIDTH, WIDE
+    try:
+        found = CliRunner().invoke(app, [*names, "--help"], env={"COLUMNS": str(WIDE)}).output
+    finally:
+        rich_utils.MAX_WIDTH = before
+    return re.sub(r"\x1b\[[0-9;]*m", "", found)  # colours, if forced
 
 
 def antpipe_commands(text: str) -> Iterator[tuple[tuple[str, ...], set[str]]]:
