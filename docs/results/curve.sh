@@ -29,6 +29,6 @@ for target in "$@"; do
     antpipe build-sequences --domains "$target,$domains"
     antpipe train --stage pretrain --domains "$domains" "${common[@]}" --epochs 4 --batch-size 1024 --pretrain-drawn 1024 \
         --valid-sample 3000 --out "$work/pretrained-$target"
-    antpipe compare --target "$target" --target-users 500,2000,8000 --from "$work/pretrained-$target" \
+    antpipe compare --target "$target" --target-users 500,2000,4000 --from "$work/pretrained-$target" \
         --arms floor,text-nearest,scratch,finetune,relearn --seeds 3 "${common[@]}" --epochs 10 --out "$work/$target"
 done
