@@ -4,7 +4,8 @@
 `price` and `id` by their projections, `image × text` by the product that the model adds, `history` by the bonus of
 seen items. A run with a floor (core/floor.py) adds its texts to `text`, and has `words` (shared rare words),
 `transitions`, `history` and `novelty`. They are named in the order of how much more they are worth to this item than to
-the average of AVERAGED items from all over the catalogue: what is alike for all items explains no rank.
+the average of AVERAGED items from all over the catalogue, without the history: what is alike for all items explains no
+rank.
 
 **Items of the history.** The encoder is not a sum over them, so each one is left out in turn: it is worth the score
 minus the score without it (leave-one-out). A run that is nothing but a floor is a sum over the last items; its parts
@@ -47,6 +48,8 @@ def explain(opened: OpenRun, history: History, items: Ints) -> list[dict[str, An
         return []
     part = as_examples([history], opened.max_len)
     others = np.unique(np.linspace(0, len(opened.items) - 1, AVERAGED).astype(np.int64))
+    unseen = np.setdiff1d(others, _last(part, opened.max_len))  # not to be seen is no reason
+    others = unseen if len(unseen) else others
     modalities = modality_shares(opened, part, np.concatenate([items, others]))
     usual = {name: float(values[len(items) :].mean()) for name, values in modalities.items()}
     read, worth, method = history_shares(opened, history, part, items)

@@ -71,8 +71,9 @@ def test_a_single_item_has_the_whole_score(opened: Open) -> None:
 def test_reasons_name_first_what_sets_an_item_apart_and_only_items_that_raise_the_score(opened: Open) -> None:
     run = opened("strong")
     shares = modality_shares(run, as_examples([HISTORY], run.max_len), np.arange(ITEMS))  # fewer than AVERAGED
+    others = np.setdiff1d(np.arange(ITEMS), HISTORY)
     for row, reason in enumerate(explain(run, HISTORY, np.arange(ITEMS))):
-        apart = {name: float(values[row] - values.mean()) for name, values in shares.items()}
+        apart = {name: float(values[row] - values[others].mean()) for name, values in shares.items()}
         named_apart = [apart[one["modality"]] for one in reason["modalities"]]
         assert named_apart == pytest.approx(sorted(apart.values(), reverse=True), abs=1e-9)
         worths = {one["modality"]: one["worth"] for one in reason["modalities"]}
