@@ -14,7 +14,7 @@ Figures = Mapping[str, float]  # of a validation
 
 
 def score(figures: Figures) -> tuple[float, float]:
-    """What weights are compared by; there is no loss of an average."""
+    """What averaged weights are compared by. They were not trained, so they have no training loss to break ties."""
     return figures[SELECTION], figures[TIE_BREAK]
 
 
