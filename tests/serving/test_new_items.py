@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from scipy.sparse import csr_array
 
 import antpipe as ant
+from antpipe.core.untrained import Untrained, from_sequences
 from antpipe.errors import DataError
 from antpipe.evaluation.vectors import OpenRun, open_for
 from antpipe.features.build_sequences import build_sequences
@@ -20,10 +22,11 @@ from antpipe.features.fetch_images import fetch_images
 from antpipe.features.quantize_price import quantize_price
 from antpipe.features.recorded import settings_in
 from antpipe.features.whiten import whiten
-from antpipe.serving.new_items import describe_new_items, describers_for, read_new_items, with_new_items
+from antpipe.serving.new_items import describe_new_items, describers_for, read_new_items, with_new_items, with_rows
 from antpipe.serving.recommend import recommend_after
 from antpipe.settings.base import flags_of
 from antpipe.settings.features import FetchConfig, ImageConfig, PriceConfig, SequenceConfig, TextConfig, WhitenConfig
+from antpipe.store.files import Sequences
 from antpipe.store.store import Store
 from antpipe.training.request import RunRequest
 from antpipe.training.run import run_stage
@@ -140,6 +143,24 @@ def test_without_an_id_a_new_item_has_its_content_and_novelty(shop: Path, tmp_pa
     assert opened.known.new[ITEMS]
     assert opened.known.steps.shape == (ITEMS + 1, ITEMS + 1)
     assert opened.known.texts[ITEMS] == pytest.approx(opened.known.texts[3], abs=1e-3)
+
+
+def test_a_new_item_inherits_what_it_would_as_a_cold_item_of_the_store() -> None:
+    rng = np.random.default_rng(0)
+    before, n = 30, 33
+    walks, users = rng.integers(0, before - 2, (20, 8)).astype(np.int32), np.arange(20, dtype=np.int32)
+    ends = np.full(20, 6, np.int32)
+    sequences = Sequences(users, 8 * np.arange(21), walks.ravel(), ends, ends + 1, 8)
+    words, texts = csr_array(rng.random((n, n)) * (rng.random((n, n)) < 0.3)), rng.random((n, 4)).astype(np.float32)
+    cold = from_sequences(sequences, texts, words)
+    nothing = csr_array((n - before, n - before))
+    own = Untrained(texts[before:], nothing, nothing, np.ones(n - before, np.bool_), nothing)
+    grown = with_rows(from_sequences(sequences, texts[:before], csr_array(words[:before, :before])), own, words)
+    assert cold.steps[:, before:].nnz
+    assert not cold.counts[:, before:].nnz
+    for name in ("steps", "counts"):
+        assert abs(getattr(grown, name) - getattr(cold, name)).max() < 1e-12
+    assert grown.new.tolist() == cold.new.tolist()
 
 
 @pytest.mark.parametrize("name", MODELS)
