@@ -229,6 +229,8 @@ class TrainKeywords(TypedDict, total=False):
     balance_epochs: int
     low_rated_weight: float
     low_rated_gate: float
+    unverified_weight: float
+    unverified_gate: float
     epochs: int
     batch_size: int
     stride: int

@@ -86,13 +86,13 @@ def ingest_table(
         return spell(stage, domains=[domain], store=store.root, flags=flags)
 
     with advised(stage, command):
-        columns = _columns(source, config, table)
+        columns, mapped = _columns(source, config, table), parse_map(table)
         elsewhere = users_of(store, domain, config.drop_shared_users_from)
         parameters = {
             "format": source.source_format,
             "files": [sha256_of(one.table) for one in columns.values()],
             **cleaning_parameters(config, elsewhere, source.cold),
-            "columns": {name: one.described() for name, one in columns.items()},
+            "columns": {name: one.described(mapped) for name, one in columns.items()},
             "time_unit": table.time_unit,
             "quotes": table.quotes is not False,
             **({"limit": table.limit} if table.limit else {}),
@@ -105,7 +105,11 @@ def ingest_table(
             before = target.manifest().get("items", {}).get("report", {}).get("picture_folder")
             moved = before not in (None, picture_folder)
             cold = config.most_cold(source.cold) != 0
-            if not moved and (fresh := fresh_result(target, parameters, config.max_rejects, keeps_cold=cold)):
+            verified = "interactions" in columns and "verified" in columns["interactions"].roles
+            fresh = not moved and fresh_result(
+                target, parameters, config.max_rejects, keeps_cold=cold, reads_verified=verified
+            )
+            if fresh:
                 return fresh
             require_same_source(target, parameters, folder, command({}))
         rules = _rules(columns, config)

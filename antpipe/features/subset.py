@@ -210,8 +210,7 @@ def _write_items(whole: Domain, part: Domain, one: Subset, force: bool) -> Stage
         report = {"of": one.of, **({"time_unit": unit} if (unit := entry.get("report", {}).get("time_unit")) else {})}
         out.details |= {"rows": len(ids), "statistics": statistics, "report": report}
         out.details |= {"flags": flags, "domains": [one.of]}
-        if "split" in entry:
-            out.details["split"] = entry["split"]
+        out.details |= {key: entry[key] for key in ("split", "verified") if key in entry}
     return StageResult(part.name, "items", "built", statistics)
 
 

@@ -117,9 +117,8 @@ class TableConfig(Config):
     panel: ClassVar[str] = "Input"
     map: tuple[str, ...] = setting(
         (),
-        "columns as ROLE=COLUMN (user, item, time, rating, quantity; title, text, price, image, category, brand, "
-        "description); "
-        "text=COLUMN+COLUMN joins several; columns of other roles are found by their usual names",
+        "columns as ROLE=COLUMN (user, item, time, rating, verified, quantity; title, text, price, image, category, "
+        "brand, description); text=COLUMN+COLUMN joins several; columns of other roles are found by their usual names",
     )
     time_unit: str = setting(
         "auto",

@@ -16,7 +16,7 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     CONSENSUS: (*PEER, "peer_top", "peer_weight", "teacher_weight", *SOFT_TARGETS),
     DISTIL: (*PEER, *SOFT_TARGETS),
     BALANCE: ("balance_weight", "balance_temperature", "balance_epochs"),
-    BEHAVIOUR: ("low_rated_weight", "low_rated_gate"),
+    BEHAVIOUR: ("low_rated_weight", "low_rated_gate", "unverified_weight", "unverified_gate"),
 }
 M = TypeVar("M", bound="MethodConfig")
 
@@ -41,7 +41,7 @@ class MethodConfig(Config):
         NO_METHOD,
         "cure for negative transfer to add to a stage on a target; consensus: negatives chosen with a peer, and its "
         "soft targets; distil: the soft targets alone; balance: modalities learn equally fast; behaviour: low-rated "
-        "items count less",
+        "and unverified purchases count less",
         (NO_METHOD, *METHODS),
     )
     peer_layers: int = setting(0, "Transformer layers of the peer in consensus and distil (0: --layers)", least=0)
@@ -60,6 +60,8 @@ class MethodConfig(Config):
     balance_epochs: int = setting(10, "epochs in which the weight rho grows to its value", least=1)
     low_rated_weight: float = setting(0.5, "weight of a low-rated target in the loss", least=0, most=1)
     low_rated_gate: float = setting(0.5, "factor on the vector of a low-rated item that is read", least=0, most=1)
+    unverified_weight: float = setting(0.5, "weight of an unverified target in the loss", least=0, most=1)
+    unverified_gate: float = setting(0.5, "factor on the vector of an unverified item that is read", least=0, most=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,9 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from antpipe.core.batches import Examples, examples, sample, with_validation
 from antpipe.core.catalogue import Catalogue, load_catalogue
 from antpipe.errors import DataError, SameCommand
@@ -14,20 +11,20 @@ from antpipe.settings.training import TrainConfig
 from antpipe.store.files import Sequences
 from antpipe.store.next_command import spell
 from antpipe.store.store import Store
-from antpipe.training.methods.ratings import low_rated
+from antpipe.training.methods.weak_positives import Marks, weak_positives
 
 
 @dataclass(frozen=True)
 class TrainingData:
     """Features and sequences of all domains together, and the validation examples of each domain.
 
-    low: which interactions of the sequences are low-rated, if a method reads that.
+    marks: why interactions of the sequences are weak positives, if a method reads that.
     """
 
     catalogue: Catalogue
     sequences: tuple[Sequences, ...]
     validation: dict[str, Examples]
-    low: NDArray[np.bool_] | None = None
+    marks: Marks | None = None
 
     def of_refit(self) -> "TrainingData":
         """The same with the validation targets among those of training, and nothing to validate on."""
@@ -60,5 +57,5 @@ def load_training_data(
     validation = {name: sample(part, config.valid_sample) for name, part in validation.items() if len(part)}
     if not validation:
         raise DataError(f"{', '.join(domains)}: no user has an item to validate on, which takes 3 items per user")
-    low = low_rated(store, domains, sequences) if config.method == BEHAVIOUR else None
-    return TrainingData(catalogue, sequences, validation, low)
+    marks = weak_positives(store, domains, sequences) if config.method == BEHAVIOUR else None
+    return TrainingData(catalogue, sequences, validation, marks)

@@ -12,6 +12,7 @@ from antpipe.errors import SameCommand, UsageError
 from antpipe.runtime.devices import choose_device, choose_precision
 from antpipe.runtime.logs import log
 from antpipe.settings.base import flags_of, to_json
+from antpipe.settings.methods import BEHAVIOUR
 from antpipe.settings.model import ModelConfig
 from antpipe.settings.training import LATER, NO_MODALITY, WITHOUT_EFFECT, TrainConfig
 from antpipe.store.artefacts import artefact_of
@@ -23,6 +24,7 @@ from antpipe.training.checkpoint import OTHER_USERS, Checkpoint
 from antpipe.training.compatibility import check_fit, reads_features_of_checkpoint
 from antpipe.training.data import TrainingData, load_training_data
 from antpipe.training.methods.checks import check_method
+from antpipe.training.methods.weak_positives import says_verified
 
 PRETRAIN = "pretrain"  # the only stage on several domains, with the in-batch losses
 FLOOR = "floor"  # the only stage that trains nothing
@@ -249,6 +251,8 @@ def describe(request: RunRequest, actions: stages.Stage, start: Checkpoint | Non
     negatives = OTHER_USERS if request.stage == PRETRAIN and training.in_batch() else ""
     if negatives:
         determined.append(negatives)
+    if training.method == BEHAVIOUR and (said := [name for name in catalogue.domains if says_verified(store, name)]):
+        determined.append(["verified", said])  # which the fingerprint of the items does not cover
     refit = None
     if request.refit is not None:
         refit = {"of": digest(determined), "epochs": request.refit}

@@ -14,5 +14,6 @@ antpipe quantize-price --domains Gift_Cards
 antpipe build-sequences --domains Gift_Cards,Magazine_Subscriptions
 common=(--target Gift_Cards --seeds 5 --epochs 20 --batch-size 256)
 antpipe compare "${common[@]}" --sources Magazine_Subscriptions --peer-candidates 50 --out "$work/transfer" \
-    --arms scratch,finetune,relearn,relearn+consensus,relearn+distil,relearn+behaviour,fork-merge
+    --arms scratch,finetune,relearn,relearn+consensus,relearn+distil,relearn+behaviour,fork-merge \
+    --unverified-weight 1 --unverified-gate 1
 antpipe compare "${common[@]}" --modalities text,price --out "$work/price" --arms scratch,scratch+balance

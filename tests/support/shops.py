@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from antpipe.features.ingest.domain import INTERACTIONS, ITEMS, REJECTS, write_domain
+from antpipe.features.ingest.domain import INTERACTIONS, ITEMS, REJECTS, VERIFIED, write_domain
 from antpipe.runtime.logs import silenced
 from antpipe.store.domain import Domain
 from antpipe.store.store import Store
@@ -35,12 +35,14 @@ def make_domain(
     """A domain of these rows.
 
     items: one mapping an item, `item_id` and whatever else of the columns of ITEMS the test is about.
-    interactions: (user_id, item_id, timestamp) or (user_id, item_id, timestamp, rating); without any, one user
-    meets every item. pictures: file contents by the names `image_files` uses. cold: items outside the core. Rows:
-    sorted by item_id, cold items last.
+    interactions: (user_id, item_id, timestamp), perhaps with a rating, then whether the purchase is verified; without
+    any, one user meets every item. pictures: file contents by the names `image_files` uses. cold: items outside the
+    core. Rows: sorted by item_id, cold items last.
     """
     rows = interactions or [("somebody", item["item_id"], time) for time, item in enumerate(items)]
     domain = store.new_domain(name)
+    schema = pl.Schema({**INTERACTIONS, **VERIFIED})
+    width = max(len(INTERACTIONS), len(rows[0]))
     with silenced():  # what ingest says of the order is not what these tests are about
         write_domain(
             domain,
@@ -50,7 +52,9 @@ def make_domain(
                 "rows": [str(row) for row in rows],
             },
             items=pl.DataFrame([{**NOTHING_ELSE, **item} for item in items], schema=ITEMS),
-            interactions=pl.DataFrame([(*row, None)[:4] for row in rows], schema=INTERACTIONS, orient="row"),
+            interactions=pl.DataFrame(
+                [(*row, None)[:width] for row in rows], schema=dict([*schema.items()][:width]), orient="row"
+            ),
             rejects=pl.DataFrame(schema=REJECTS),
             report={},
             flags=[],

@@ -32,11 +32,13 @@ def make_trainable(
     by_id: bool = True,
     cold: int = 0,
     rate: Callable[[int], float | None] | None = None,
+    verify: Callable[[int], bool | None] | None = None,
 ) -> Domain:
     """A domain whose users walk around a ring of items, with random features of the given widths.
 
     by_id: the ring is in the order of the ids, which `compare` doubts; or else in an order of its own. cold: further
     items, c000 and so on, outside the core, which does not depend on them. rate: the rating of a user's n-th item.
+    verify: with that, whether it is a verified purchase.
     """
     rng = np.random.default_rng(seed)
     ring = np.arange(items) if by_id else np.random.default_rng(items).permutation(items)
@@ -49,7 +51,13 @@ def make_trainable(
     ]
     walks = [(user, int(rng.integers(items)), int(rng.integers(4, 9))) for user in range(40)]
     interactions = [
-        (f"u{user:03}", f"i{ring[(start + step) % items]:03}", 1000 + step, *([rate(step)] if rate else []))
+        (
+            f"u{user:03}",
+            f"i{ring[(start + step) % items]:03}",
+            1000 + step,
+            *([rate(step)] if rate else []),
+            *([verify(step)] if verify else []),
+        )
         for user, start, n in walks
         for step in range(n)
     ]

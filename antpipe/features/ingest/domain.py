@@ -30,6 +30,8 @@ ITEMS = pl.Schema(
 INTERACTIONS = pl.Schema({"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64, "rating": pl.Float32})
 # An optional column of interactions: the part of a given split. 0: train, 1: validation, 2: test target.
 GIVEN_SPLIT = pl.Schema({"split": pl.Int8})
+# Another one: whether an interaction is a verified purchase; null if that is unknown.
+VERIFIED = pl.Schema({"verified": pl.Boolean})
 REJECTS = pl.Schema({"file": pl.String, "line": pl.Int64, "reason": pl.String, "excerpt": pl.String})
 
 
@@ -50,8 +52,8 @@ def write_domain(
 
     items: columns of ITEMS, perhaps kept ones too, one row per item of the core. cold: the same of items outside it,
     which follow the core in the order of their ids. interactions: columns of INTERACTIONS, with timestamps in ms, and
-    perhaps of GIVEN_SPLIT; rows of equal user and time keep their order. Without interactions the domain is only a
-    catalogue.
+    perhaps of GIVEN_SPLIT and VERIFIED; rows of equal user and time keep their order. Without interactions the domain
+    is only a catalogue.
     Dense ids follow the sorted original ids, so they depend neither on row order nor on hash seeds. keep_order: items
     keep their order and users that of their first interaction, for features that come with their own numbering.
     pictures: file contents by the names that `image_files` uses. report: figures for the manifest, with the `folder` of
@@ -85,6 +87,8 @@ def write_domain(
             out.details["core_rows"] = core_rows
         if "split" in interactions.columns:
             out.details["split"] = "given"
+        if "verified" in interactions.columns:
+            out.details["verified"] = True
     log_order(domain, measure_order(interactions, items["item_id"][:core_rows], basis_of(parameters, report)))
     return statistics
 
@@ -100,7 +104,10 @@ def log_order(domain: Domain, order: Order | None) -> None:
 def numbered_tables(
     items: pl.DataFrame, interactions: pl.DataFrame, keep_order: bool = False, cold: pl.DataFrame | None = None
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Items, cold ones last, users and interactions with dense ids, as they are stored."""
+    """Items, cold ones last, users and interactions with dense ids, as they are stored.
+
+    A column of VERIFIED that knows nothing is left out.
+    """
     items = in_schema(items)
     user, user_ids = numbered(interactions["user_id"].cast(pl.String))
     item, met = numbered(interactions["item_id"].cast(pl.String))
@@ -113,8 +120,10 @@ def numbered_tables(
     row = met.to_frame("item_id").join(items.select("item", "item_id"), on="item_id", how="left", maintain_order="left")
     if row["item"].null_count():
         raise AssertionError("an interaction names an item that is not in the catalogue")
-    schema = pl.Schema({**INTERACTIONS, **(GIVEN_SPLIT if "split" in interactions.columns else {})})
-    rest = [name for name in schema.names() if name not in ("user_id", "item_id")]
+    schema = pl.Schema({**INTERACTIONS, **GIVEN_SPLIT, **VERIFIED})
+    known = [name for name in VERIFIED if name in interactions.columns and interactions[name].count()]
+    given = [name for name in GIVEN_SPLIT if name in interactions.columns]
+    rest = ["timestamp", "rating", *given, *known]
     table = pl.DataFrame([user.alias("user"), row["item"].gather(item).alias("item")]).hstack(
         interactions.select(pl.col(name).cast(schema[name]) for name in rest)
     )

@@ -68,11 +68,13 @@ def fresh_result(
     max_rejects: int,
     duplicates_in: Sequence[str] = FILES,
     keeps_cold: bool = False,
+    reads_verified: bool = False,
 ) -> StageResult | None:
     """The result of an ingest that would only repeat what is there; None if it must run.
 
     It must also run if the domain has more malformed lines than are tolerated now. Warns of a doubtful order again.
-    keeps_cold: whether it would keep cold items, which earlier versions left out.
+    keeps_cold: whether it would keep cold items, which earlier versions left out; reads_verified: whether it would read
+    which purchases are verified, likewise.
     """
     if not domain.is_fresh("items", parameters):
         return None
@@ -83,6 +85,9 @@ def fresh_result(
     if "cold" not in entry["report"] and keeps_cold and entry["report"].get("interactions"):
         command = build_command(domain, "items", force=True)
         log.info(f"{domain.name}: ingested without the items outside the k-core; to add them: {command}")
+    if reads_verified and "verified" not in entry["report"]["interactions"].get("columns", {}):
+        command = build_command(domain, "items", force=True)
+        log.info(f"{domain.name}: ingested without which purchases are verified; to add it: {command}")
     log_order(domain, order_of(domain))
     return StageResult(domain.name, "items", "fresh", entry["statistics"] | figures)
 

@@ -1,7 +1,7 @@
 """Behaviours of shoppers, after hesitation and negative transfer in multi-behaviour recommendation (arXiv 2511.05808).
 
-A purchase with a low rating is a weak positive: as a target it has less weight, and as an item that is read its vector
-passes a gate that damps it.
+A purchase with a low rating, or one that was not verified, is a weak positive: as a target it has less weight, and as
+an item that is read its vector passes a gate that damps it. A purchase that is both has the product of the factors.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from antpipe.core import losses
 from antpipe.core.batches import Batch, Block, Windows, blocks_of
@@ -18,6 +17,7 @@ from antpipe.core.losses import Bonus, Extras
 from antpipe.core.untrained import Untrained
 from antpipe.settings.training import TrainConfig
 from antpipe.training.methods.method import Method
+from antpipe.training.methods.weak_positives import Marks, factors
 from antpipe.training.parallel import World
 from antpipe.training.step_loss import candidates_only, extras_of, hidden_states
 
@@ -27,21 +27,23 @@ if TYPE_CHECKING:
     from antpipe.core.model import Ant
 
 
-def behaviour(windows: Windows, low: NDArray[np.bool_]) -> Method:
-    """The method. windows: those that are trained on; low: (sum of lengths,) which of their items are low-rated."""
+def behaviour(windows: Windows, marks: Marks) -> Method:
+    """The method. windows: those that are trained on; marks: (sum of lengths,) of their items."""
     import torch
 
-    marked = replace(windows, items=low.astype(np.int64))  # the same windows of marks
+    there, numbers = np.unique(np.append(0, marks), return_inverse=True)  # the marks that occur, from 0
+    marked = replace(windows, items=numbers[1:])  # the same windows of marks
 
     def loss(
         model: "Ant", inputs: ItemInputs, batch: Batch, config: TrainConfig, _: World, known: Untrained | None
     ) -> "torch.Tensor":
         assert batch.windows is not None
-        marks, of_targets = blocks_of(marked, batch.windows)
+        read, of_targets = blocks_of(marked, batch.windows)
         items = model.items(inputs.features, inputs.ids, inputs.present).fused
-        twins = torch.cat([items, config.low_rated_gate * items])  # as they are read: an item, and its damped twin
-        hidden = hidden_states(model, twins, replace(batch, blocks=with_twins(batch.blocks, marks, len(items))))
-        weights = np.where(of_targets, config.low_rated_weight, 1.0)
+        gates = factors(config.low_rated_gate, config.unverified_gate)[there]
+        twins = torch.cat([float(gate) * items for gate in gates])  # as they are read: an item, and its damped twins
+        hidden = hidden_states(model, twins, replace(batch, blocks=with_twins(batch.blocks, read, len(items))))
+        weights = factors(config.low_rated_weight, config.unverified_weight)[there][of_targets]
         if not weights.any():
             return hidden.sum() * 0.0
         extras, offset = extras_of(model, inputs, batch, known), candidates_only(known, batch, config)
@@ -61,7 +63,7 @@ def behaviour(windows: Windows, low: NDArray[np.bool_]) -> Method:
 
 
 def with_twins(blocks: Sequence[Block], marks: Sequence[Block], n: int) -> tuple[Block, ...]:
-    """Blocks that read the twins (n items further) of marked items."""
+    """Blocks that read the twins of marked items: n items further for mark 1, 2 n for mark 2 and so on."""
     return tuple(
         replace(block, inputs=block.inputs + n * mark.inputs) for block, mark in zip(blocks, marks, strict=True)
     )

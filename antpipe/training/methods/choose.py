@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from antpipe.core.batches import Windows
+from antpipe.runtime.logs import log
 from antpipe.settings.methods import BALANCE, BEHAVIOUR, CONSENSUS, DISTIL
 from antpipe.settings.training import TrainConfig
 from antpipe.training.data import TrainingData
@@ -11,6 +12,7 @@ from antpipe.training.methods.behaviour import behaviour
 from antpipe.training.methods.checks import pool_of
 from antpipe.training.methods.consensus import consensus
 from antpipe.training.methods.method import PLAIN, Method
+from antpipe.training.methods.weak_positives import LOW_RATED, UNVERIFIED
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +29,8 @@ def method_of(
     if config.method == BALANCE:
         return balance(model)
     if config.method == BEHAVIOUR:
-        assert data.low is not None
-        return behaviour(windows, data.low)
+        assert data.marks is not None
+        low, unverified = ((data.marks & mark > 0).mean() for mark in (LOW_RATED, UNVERIFIED))
+        log.info(f"{data.catalogue.domains[0]}: {low:.1%} of interactions are low-rated, {unverified:.1%} unverified")
+        return behaviour(windows, data.marks)
     return PLAIN

@@ -16,7 +16,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store(tmp_path_factory.mktemp("shops") / "store")
     make_trainable(store, "Source", seed=1)
     make_trainable(store, "Target", seed=2, rate=lambda step: (5.0, 2.0, 4.0, None)[step % 4])
+    make_trainable(store, "Verifying", seed=2, rate=lambda step: (5.0, 2.0, 4.0, None)[step % 4], verify=verified)
     return store
+
+
+def verified(step: int) -> bool | None:
+    """Whether the n-th purchase of a user is verified."""
+    return (True, False, None)[step % 3]
 
 
 @pytest.fixture

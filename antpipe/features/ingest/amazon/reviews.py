@@ -40,12 +40,13 @@ ROWS_AT_ONCE = 10_000
 
 
 class Review2018(Struct, gc=False):
-    """A review of 2014 or 2018. A missing rating stays missing: nothing downstream needs it."""
+    """A review of 2014 or 2018. A missing rating stays missing, and so does `verified`, which 2014 has not."""
 
     user: Id = msgspec.field(name="reviewerID")
     item: Id = msgspec.field(name="asin")
     seconds: Seconds = msgspec.field(name="unixReviewTime")
     rating: Stars | None = msgspec.field(name="overall", default=None)
+    verified: bool | None = None
 
 
 class Review2023(Struct, gc=False):
@@ -54,6 +55,7 @@ class Review2023(Struct, gc=False):
     user: Id = msgspec.field(name="user_id")
     milliseconds: Milliseconds = msgspec.field(name="timestamp")
     rating: Stars | None = None
+    verified: bool | None = msgspec.field(name="verified_purchase", default=None)
     parent_asin: Id | None = None
     asin: Id | None = None
 
@@ -142,6 +144,7 @@ def _lines(path: Path, release: Release, rejects: Rejects) -> tuple[list[str], G
             [review.item for review in reviews],
             milliseconds(reviews),
             [review.rating for review in reviews],
+            [review.verified for review in reviews],
         )
 
     return form, read_records(path, LAYOUTS[wanted], columns_of, rejects, limit)
@@ -156,5 +159,5 @@ def milliseconds(reviews: list[Review]) -> NDArray[np.int64]:
 
 def _of_ratings(ratings: Iterator[Rating]) -> Generator[Lines, None, None]:
     while some := list(islice(ratings, ROWS_AT_ONCE)):
-        lines, *known = zip(*some, strict=True)
-        yield block_of(lines), [columns(*known)]
+        lines, users, items, times, stars = zip(*some, strict=True)
+        yield block_of(lines), [columns(users, items, times, stars, [None] * len(lines))]

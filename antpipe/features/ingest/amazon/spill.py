@@ -10,10 +10,11 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from antpipe.features.ingest.domain import INTERACTIONS, VERIFIED
 from antpipe.features.ingest.ids import numbered
 from antpipe.features.ingest.lines import LineBlock, block_of, line_hashes
 
-COLUMNS = pl.Schema({"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64, "rating": pl.Float32})
+COLUMNS = pl.Schema({**INTERACTIONS, **VERIFIED})
 Lines = tuple[LineBlock, list[pl.DataFrame]]  # some lines, and their COLUMNS piece by piece
 
 
@@ -22,9 +23,10 @@ def columns(
     items: Sequence[str],
     milliseconds: Sequence[int] | NDArray[np.int64],
     ratings: Sequence[float | None],
+    verified: Sequence[bool | None],
 ) -> pl.DataFrame:
     """COLUMNS of some lines, one row per line."""
-    values = (users, items, milliseconds, ratings)
+    values = (users, items, milliseconds, ratings, verified)
     # Not made by pyarrow, which would load pandas (if installed) to look at lists.
     return pl.DataFrame(
         [pl.Series(name, some, kind) for (name, kind), some in zip(COLUMNS.items(), values, strict=True)]

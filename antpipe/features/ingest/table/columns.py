@@ -1,7 +1,7 @@
 """Which column of a table is what: as --map says, or by the usual names of columns."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -50,6 +50,7 @@ INTERACTION_ROLES: Mapping[str, UsualNames] = {
         ("datum", "bestelldatum", "kaufdatum", "auftragsdatum", "rechnungsdatum", "zeitpunkt", "zeit", "fecha"),
     ),
     "rating": (("rating",), ("overall", "stars", "score"), ("bewertung", "sterne")),
+    "verified": (("verified", "verifiedpurchase"),),
     "quantity": (("quantity", "qty"), ("menge", "anzahl", "stück", "stueck", "stückzahl")),
 }
 ITEM_ROLES: Mapping[str, UsualNames] = {
@@ -95,9 +96,14 @@ class Columns:
     table: Table
     roles: dict[str, list[str]]
 
-    def described(self) -> dict[str, list[str]]:
-        """The columns by role that go into the domain; the quantity only warns of returns."""
-        return {role: columns for role, columns in self.roles.items() if role != "quantity"}
+    def described(self, mapped: Container[str]) -> dict[str, list[str]]:
+        """The columns by role that go into the fingerprint of the domain. mapped: the roles that --map names.
+
+        The quantity only warns of returns. Verified purchases that were found by their usual name are left out: what
+        earlier versions ingested without them stays fresh.
+        """
+        unsaid = {"quantity", *(() if "verified" in mapped else ("verified",))}
+        return {role: columns for role, columns in self.roles.items() if role not in unsaid}
 
     def in_words(self) -> str:
         """The file, its format and its columns by role, for the user."""

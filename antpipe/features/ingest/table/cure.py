@@ -53,6 +53,12 @@ def _cure(kind: str, path: Path, what: str, config: TableConfig) -> DataError | 
             "of the times with --map time=COLUMN",
             first_lines(path),
         )
+    if kind == "verified":
+        return DataError(
+            f"{what}; if this column does not say which purchases are verified, rename it, or name the one that does "
+            "with --map verified=COLUMN",
+            first_lines(path),
+        )
     if kind.startswith("not ") and kind != "not a row:":
         if config.encoding != "auto":
             return SettingsError(f"{what}; its encoding is not {config.encoding}", {"encoding": "auto"})

@@ -32,7 +32,16 @@ from antpipe.features.ingest.table.times import (
     require_exact_times,
     to_milliseconds,
 )
-from antpipe.features.ingest.table.values import described, levels_of, number_of, pictures_of, text_of, to_id, to_rating
+from antpipe.features.ingest.table.values import (
+    described,
+    levels_of,
+    number_of,
+    pictures_of,
+    text_of,
+    to_id,
+    to_rating,
+    to_verified,
+)
 from antpipe.features.ingest.text import (
     MISSING_WORDS,
     SEPARATOR,
@@ -53,6 +62,8 @@ MOST_INSIDE = 0.5  # share of the lines of a file of interactions that may be in
 FAR = 4_102_444_800_000  # the year 2100, in milliseconds
 EARLY = 788_918_400_000  # the year 1995: numbers that end before are rather ticks or steps of other systems
 ROWS_AT_ONCE = 10_000
+READ = ("user", "item", "time", "rating", "quantity", "verified")  # roles of interactions
+UNKNOWN = -1  # neither a verified purchase nor none
 
 
 def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -> RawInteractions:
@@ -63,10 +74,10 @@ def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -
     its time. Raises DataError if the times fit no unit or if no row is usable.
     """
     table, roles = columns.table, columns.roles
-    wanted = [roles[role][0] if role in roles else None for role in ("user", "item", "time", "rating", "quantity")]
+    wanted = [roles[role][0] if role in roles else None for role in READ]
     users: dict[str, int] = {}
     items: dict[str, int] = {}
-    user, item, rating, whole = array("i"), array("i"), array("f"), array("q")
+    user, item, rating, verified, whole = array("i"), array("i"), array("f"), array("b"), array("q")
     form = date_format_of(table, wanted[2], config)
     times = Times(typed=table.fine.get(wanted[2] or "", 1) if wanted[2] in table.dates else 0, form=form)
     before, breaks = rejects.total, LineBreaks()
@@ -78,22 +89,23 @@ def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -
     for row in chosen.rows(every_row, len(named)):
         breaks.see(row)
         values = iter(row.values)
-        ids_time_rating = [None if name is None else next(values) for name in wanted]
+        cells = [None if name is None else next(values) for name in wanted]
         try:
-            user_id = to_id(ids_time_rating[0], "user")
+            user_id = to_id(cells[0], "user")
             if user_id in left_out:
                 left_out[user_id] += 1
                 continue
-            item_id = to_id(ids_time_rating[1], "item")
-            stars = to_rating(ids_time_rating[3])
-            times.add(row.line, row.line if wanted[2] is None else ids_time_rating[2])
+            item_id = to_id(cells[1], "item")
+            stars, real = to_rating(cells[3]), to_verified(cells[5])
+            times.add(row.line, row.line if wanted[2] is None else cells[2])
         except ValueError as error:
             rejects.add(table.path, row.line, str(error), _excerpt(row.values[: len(named)]))
             continue
-        returns += is_return(ids_time_rating[4])
+        returns += is_return(cells[4])
         user.append(users.setdefault(user_id, len(users)))
         item.append(items.setdefault(item_id, len(items)))
         rating.append(stars)
+        verified.append(UNKNOWN if real is None else real)
         whole.append(hash((row.whole, row.line)) if wanted[2] is None else row.whole)
     malformed = rejects.total - before
     dropped = {
@@ -111,9 +123,10 @@ def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -
             "item_id": np.asarray(item),
             "timestamp": milliseconds,
             "rating": np.asarray(rating),
+            "verified": np.asarray(verified),
             "line_hash": np.asarray(whole),
         }
-    ).with_columns(pl.col("rating").fill_nan(None))
+    ).with_columns(pl.col("rating").fill_nan(None), pl.col("verified").replace(UNKNOWN, None).cast(pl.Boolean))
     every = every if order is None else every[order]
     distinct = drop_duplicate_lines(every)
     facts = _facts(columns, line_counts(malformed, len(every), len(distinct), dropped), breaks) | {

@@ -53,6 +53,18 @@ def to_rating(value: Any) -> float:
     return number
 
 
+def to_verified(value: Any) -> bool | None:
+    """Whether a purchase was verified, None if that is unknown. Raises ValueError unless it is true or false."""
+    word = value.strip() if isinstance(value, str) else value
+    if word is None or (isinstance(word, str) and (not word or word in MISSING_WORDS)):
+        return None
+    if isinstance(word, bool):
+        return word
+    if isinstance(word, str) and word.lower() in ("true", "false"):
+        return word.lower() == "true"
+    raise ValueError(f"verified {str(value)[:40]!r} is neither true nor false")
+
+
 def pictures_of(
     value: Any, folder: Path, missing: list[str], outside: list[str] | None = None
 ) -> tuple[list[str], list[str]]:
