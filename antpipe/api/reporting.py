@@ -68,8 +68,8 @@ def plot(
 ) -> Path:
     """Write one figure of a report as .svg or .png, in the colours of the light scheme.
 
-    name: arms, differences, transfer, curve, slices, beyond, coverage, prices or map. Raises as `write_report`, and
-    DataError if the figure's data are not there.
+    name: arms, differences, transfer, curve, slices, beyond, training, coverage, prices or map. Raises as
+    `write_report`, and DataError if the figure's data are not there.
 
     >>> ant.plot("shop", "map", runs="runs/toys", out="map.svg", force=True).name
     'map.svg'

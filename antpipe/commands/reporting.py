@@ -60,7 +60,8 @@ def plot(
     name: Annotated[
         str,
         typer.Argument(
-            help="arms, differences, transfer, curve, slices, beyond, coverage, prices or map", show_default=False
+            help="arms, differences, transfer, curve, slices, beyond, training, coverage, prices or map",
+            show_default=False,
         ),
     ],
     out: Annotated[Path, flag("--out", "file: .svg or .png")],

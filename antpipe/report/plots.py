@@ -15,6 +15,7 @@ from antpipe.report.render import require_libraries, to_png, to_svg
 from antpipe.report.sections import runs_to_open
 from antpipe.report.shops import coverage_figure, describe, price_figure
 from antpipe.report.theme import on_paper
+from antpipe.report.training import training_figure
 from antpipe.report.transfer import stacked, transfer_figures
 from antpipe.report.users import open_as_judged
 from antpipe.settings.report import PlotConfig
@@ -117,6 +118,11 @@ def plot_beyond(store: Store, found: Findings, config: PlotConfig) -> Figure:  #
     return there(beyond_figure(one, config.protocol), why, spell("evaluate --help"))
 
 
+def plot_training(store: Store, found: Findings, config: PlotConfig) -> Figure:  # noqa: ARG001
+    one = target_of(found, config)
+    return there(training_figure(one), f"{one.label}: no trained run of its arms is here")
+
+
 def plot_coverage(store: Store, found: Findings, config: PlotConfig) -> Figure:  # noqa: ARG001
     return coverage_figure([describe(store.domain(name)) for name in found.domains()])
 
@@ -144,6 +150,7 @@ PLOTS: dict[str, Plot] = {
     "curve": plot_curve,
     "slices": plot_slices,
     "beyond": plot_beyond,
+    "training": plot_training,
     "coverage": plot_coverage,
     "prices": plot_prices,
     "map": plot_map,

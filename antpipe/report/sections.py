@@ -15,6 +15,7 @@ from antpipe.report.findings import SPLIT, Findings, Judged
 from antpipe.report.item_map import map_figure, map_of
 from antpipe.report.parts import beyond_figure, slices_figure
 from antpipe.report.shops import Shop, coverage_figure, describe, price_figure
+from antpipe.report.training import training_figure
 from antpipe.report.transfer import transfer_figures
 from antpipe.report.users import Pictures, examples_of, open_as_judged
 from antpipe.report.verdict import remarks_on
@@ -142,6 +143,19 @@ def curves_section(found: Findings, store: Store, numbers: Numbers) -> Found:
         flags = ["--target", target, "--sources", ",".join(others), "--target-users", sizes, "--out", "curve"]
         command = spell("compare", store=store.root, flags=flags)
     return Missing(title, "no comparison was made at several numbers of users (--target-users)", command)
+
+
+def training_section(found: Findings, numbers: Numbers) -> Found:
+    """Losses by epoch."""
+    title = "Training"
+    panels = [
+        Panel(one.label, [numbers.drawn(figure)])
+        for one in found.judged[:MOST_TARGETS]
+        if (figure := training_figure(one)) is not None
+    ]
+    if panels:
+        return Section("training", title, "How the loss of each arm fell while it was trained.", panels)
+    return Missing(title, "no trained run of these arms is here, so there are no losses by epoch")
 
 
 def slices_section(found: Findings, numbers: Numbers) -> Found:

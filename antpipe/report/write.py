@@ -17,6 +17,7 @@ from antpipe.report.sections import (
     curves_section,
     opened_sections,
     slices_section,
+    training_section,
     transfer_section,
     untested,
 )
@@ -65,6 +66,7 @@ def write_report(
         lambda: [*untested(found, store), arms_section(found, numbers)],
         lambda: [transfer_section(found, store, numbers), curves_section(found, store, numbers)],
         lambda: [slices_section(found, numbers), beyond_section(found, store, numbers)],
+        lambda: [training_section(found, numbers)],
         lambda: [catalogue_section(found, store, numbers)],
         lambda: opened_sections(found, store, config, numbers, pictures),
     ]

@@ -1,12 +1,14 @@
 """The data of figures, against figures worked out by hand."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from antpipe.report import arms, curves, item_map, parts, shops, transfer
+from antpipe.report import arms, curves, item_map, parts, shops, training, transfer
 from antpipe.report.figure import Figure, listed, percent, shortened
 from antpipe.report.findings import Findings, Judged, gather
 from antpipe.report.render import to_svg
@@ -175,6 +177,46 @@ def test_beyond_accuracy_is_that_of_the_comparison(compared_shop: Path) -> None:
         name: there[f"{name}@10"] for name in ("coverage", "gini", "popularity", "novelty", "distance")
     }
     drawn(parts.beyond_figure(one))
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_is_the_mean_over_the_seeds_that_came_to_its_epoch(tmp_path: Path) -> None:
+    losses = {"a": (5.0, 3.0, 2.0), "b": (7.0, 4.0)}
+    one = trained(tmp_path, {name: [{"loss": loss} for loss in of] for name, of in losses.items()})
+    rows = training.loss_rows(one, ["relearn"])
+    assert [(row["loss"], row["epoch"], row["value"]) for row in rows] == [
+        ("whole item", 1, 6.0),
+        ("whole item", 2, 3.5),
+        ("whole item", 3, 2.0),
+    ]
+
+
+def test_losses_of_single_modalities_are_lines_of_their_own(tmp_path: Path) -> None:
+    epochs = [{"loss": 5.0, "loss_text": 5.5, "loss_price": 6.0}, {"loss": 4.0, "loss_text": 4.5, "loss_price": 5.9}]
+    one = trained(tmp_path, {"a": epochs})
+    figure = training.training_figure(one)
+    assert figure is not None
+    assert "relearn, price: 6.000 to 5.900 in 2 epochs" in figure.alt
+    spec = figure.draw(on_paper(720))
+    lines = spec["concat"][0]["data"]["values"]
+    assert {row["loss"] for row in lines} == {"whole item", "text", "price"}
+    drawn(figure)
+
+
+def test_without_trained_runs_there_are_no_losses(tmp_path: Path) -> None:
+    assert training.training_figure(judged(tmp_path)) is None
+
+
+def trained(folder: Path, runs: dict[str, list[dict[str, float]]]) -> Judged:
+    """One arm, relearn, whose runs have these figures by epoch."""
+    for name, rows in runs.items():
+        (folder / name).mkdir()
+        lines = [json.dumps({"epoch": epoch, **row}) for epoch, row in enumerate(rows, 1)]
+        (folder / name / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    one = gathered(folder, outcome({"Toys": target({"relearn": arm([0.1, 0.2])})})).judged[0]
+    return replace(one, folders={"relearn": [folder / name for name in runs]})
 
 
 # -- catalogues -------------------------------------------------------------------------------------------------------

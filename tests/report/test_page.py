@@ -55,6 +55,7 @@ def test_the_report_has_the_sections_whose_data_are_there(report: WrittenReport)
         "Arms",
         "Who is served well",
         "Beyond accuracy",
+        "Training",
         "Catalogues",
         "Map of the items",
         "Example users",

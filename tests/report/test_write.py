@@ -132,7 +132,7 @@ def test_runs_alone_are_told_how_to_get_a_verdict(compared_shop: Path, tmp_path:
 # -- single figures ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["arms", "differences", "slices", "beyond", "coverage", "prices", "map"])
+@pytest.mark.parametrize("name", ["arms", "differences", "slices", "beyond", "training", "coverage", "prices", "map"])
 def test_every_figure_can_be_had_alone(compared_shop: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / f"{name}.svg"
     done = run("plot", name, "--compare", compared_shop / "cmp", "--out", out, "--store", compared_shop / "store")
@@ -156,6 +156,7 @@ def test_the_name_of_a_figure_decides_its_format(tmp_path: Path, comparison: Pat
         ("curve", {}, DataError, "--target-users"),
         ("transfer", {}, DataError, "--leave-one-out"),
         ("slices", {}, DataError, "no evaluation of its runs is here"),
+        ("training", {}, DataError, "no trained run"),
         ("map", {}, DataError, "no finished run"),
         ("prices", {}, DataError, "Toys"),
     ],
