@@ -33,7 +33,8 @@ def status(
 
 
 def runs(store: Store | str | Path, folder: str | Path | None = None) -> "list[RunSummary]":
-    """The finished runs that were trained on domains of the store, with stage, domains and modalities.
+    """The finished runs that were trained on domains of the store, with stage, way (stage and method), domains and
+    modalities.
 
     folder: where runs are looked for, also below it (default: the folder that holds the store). A run whose data are
     others now names them in `changed`.

@@ -56,13 +56,14 @@ def with_figures(head: str, figures: Mapping[str, Any]) -> str:
 
 def run(found: "Run") -> str:
     """The line of a run, its best epoch, and that epoch's validation metrics. A refit has none of its own."""
-    head = f"{found.folder}  {found.stage}{', refit' if found.checkpoint.refit else ''}  {found.status}"
-    done = found.checkpoint.epochs
-    if found.checkpoint.refit:
+    described = found.checkpoint
+    head = f"{found.folder}  {described.way()}{', refit' if described.refit else ''}  {found.status}"
+    done = described.epochs
+    if described.refit:
         return said(
             head, [f"{f'{done} epochs' if done else 'its floor, which no epoch beat,'} on training + validation"]
         )
-    best = found.checkpoint.best_epoch
+    best = described.best_epoch
     how = (
         f"best epoch {best} of {done}" if best else f"its floor; {done} epochs, none better" if done else "not trained"
     )
@@ -323,7 +324,7 @@ def overview(by_domain: "Mapping[str, Sequence[State]]", runs: "Sequence[RunSumm
     width = max((len(run.folder) for run in runs), default=0)
     lines += [""] if runs else []
     for run in runs:
-        trained = f"{run.stage}{', refit' if run.refit else ''} on {', '.join(run.domains)}"
+        trained = f"{run.way}{', refit' if run.refit else ''} on {', '.join(run.domains)}"
         reads = f"reads {', '.join(run.modalities) or 'ids'}"
         stale = f"; changed since: {', '.join(run.changed)}" if run.changed else ""
         lines.append(f"run  {run.folder:<{width}}  {trained}  {reads}{stale}")

@@ -63,7 +63,7 @@ def evaluate_run(store: Store, run: Path, domain: str, config: EvaluateConfig) -
     facts = {
         "domain": domain,
         "split": config.split,
-        "stage": described.stage,
+        "stage": described.way(),
         "run_fingerprint": described.fingerprint,
         "index": index,
     }

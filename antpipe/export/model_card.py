@@ -10,7 +10,6 @@ from typing import Any
 
 from antpipe.core.floor import COSINE
 from antpipe.export.score import MEANING
-from antpipe.settings.methods import NO_METHOD, way_of
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.request import FORK_MERGE, MERGE
 
@@ -84,7 +83,7 @@ def about(described: Checkpoint) -> str:
         trained = "the average of two runs that validates best"
     else:
         trained = f"the best of {described.epochs} epochs by validation, epoch {described.best_epoch}"
-    way = way_of(described.stage, described.train.get("method", NO_METHOD))
+    way = described.way()
     return (
         "A sequential recommender: after a user's history it expects the vector of the next item, and ranks "
         "a catalogue by the inner product with the items' vectors. Architecture ANT (arXiv 2309.10195), made with "

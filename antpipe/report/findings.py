@@ -13,7 +13,6 @@ from antpipe.core.ranking import PROTOCOLS
 from antpipe.errors import DataError, IntegrityError, UsageError
 from antpipe.evaluation.beyond import means
 from antpipe.settings.comparison import OUTCOME_FORMAT, CompareConfig
-from antpipe.settings.methods import NO_METHOD, way_of
 from antpipe.store import documents
 from antpipe.store.documents import refuse_newer
 from antpipe.store.next_command import shell, spell
@@ -276,7 +275,7 @@ def arm_names(described: Mapping[Path, Checkpoint]) -> dict[Path, str]:
         alike = [done.stage, done.groups, done.model, train, done.modalities, done.source, bool(done.refit)]
         same[run] = json.dumps(alike, sort_keys=True, default=str)
         first.setdefault(same[run], run)
-    ways = {run: way_of(described[run].stage, described[run].train.get("method", NO_METHOD)) for run in first.values()}
+    ways = {run: described[run].way() for run in first.values()}
     names = {
         key: ways[run] if list(ways.values()).count(ways[run]) == 1 else f"{ways[run]} ({run.resolve().name})"
         for key, run in first.items()

@@ -11,6 +11,7 @@ from antpipe import __version__
 from antpipe.errors import AntpipeError, DataError, IntegrityError, UsageError
 from antpipe.runtime.files import atomic
 from antpipe.settings.base import from_json
+from antpipe.settings.methods import NO_METHOD, way_of
 from antpipe.settings.model import ModelConfig
 from antpipe.settings.training import TrainConfig
 from antpipe.store.artefacts import ARTEFACTS
@@ -64,6 +65,10 @@ class Checkpoint:
 
     def model_config(self) -> ModelConfig:
         return from_json(ModelConfig, self.model)
+
+    def way(self) -> str:
+        """How it was trained, as --arms names it: STAGE or STAGE+METHOD."""
+        return way_of(self.stage, self.train.get("method", NO_METHOD))
 
     def widths(self) -> dict[str, int]:
         return {name: modality["width"] for name, modality in self.modalities.items()}

@@ -22,10 +22,14 @@ MOST = 20_000  # folders that are looked into
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A finished run on domains of the store. changed: those whose features or sequences it read are others now."""
+    """A finished run on domains of the store.
+
+    way: STAGE or STAGE+METHOD. changed: domains whose features or sequences it read are others now.
+    """
 
     folder: str
     stage: str
+    way: str
     domains: tuple[str, ...]
     modalities: tuple[str, ...]
     refit: bool
@@ -58,7 +62,8 @@ def _summary(path: Path, described: Checkpoint, store: Store) -> RunSummary:
     ]
     modalities = tuple(name for name in MODALITIES if name in described.modalities)
     refit = described.refit is not None
-    return RunSummary(str(path), described.stage, tuple(described.domains), modalities, refit, tuple(changed))
+    way, domains = described.way(), tuple(described.domains)
+    return RunSummary(str(path), described.stage, way, domains, modalities, refit, tuple(changed))
 
 
 def run_folders(folder: Path, without: Path, *, unfinished: bool = False) -> Iterator[Path]:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from antpipe.api.overview import next_step, runs, status
+from antpipe.api.runs import Run
+from antpipe.commands import show
 from antpipe.errors import DataError
 from antpipe.store.store import Store
 from tests.support.commands import run
@@ -66,6 +68,17 @@ def test_runs_of_another_store_are_not_listed(store: Store, tmp_path: Path) -> N
     make_trainable(other, "Another")
     train_quickly(other, "scratch", ["Another"], Path("runs/another"), epochs=1)
     assert runs(store) == []
+
+
+def test_a_run_with_a_method_is_named_as_arms_are(store: Store) -> None:
+    folder = Path("runs/shop")
+    train_quickly(store, "scratch", ["Shop"], folder, epochs=1, method="balance")
+    [found] = runs(store)
+    assert (found.stage, found.way) == ("scratch", "scratch+balance")
+    assert "scratch+balance on Shop" in show.overview({}, [found], "")
+    opened = Run.open(folder, store)
+    assert show.run(opened).startswith("runs/shop  scratch+balance  ")
+    assert opened.evaluate("Shop").figures["stage"] == "scratch+balance"
 
 
 def test_the_next_step_goes_from_training_to_recommending(store: Store) -> None:
