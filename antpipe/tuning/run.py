@@ -105,6 +105,7 @@ def standard_error(recall: float, positions: int) -> float:
 def run_trials(search: Search, trials: list[Trial], progress: Progress) -> list[Trial]:
     """Train the trials that are not done yet, and record each when it begins and when it ends."""
     folder, space, seed = SearchFolder(search.out), search.space(), search.request.training.seed
+    folder.forget_pruned(trials)  # which a killed search may not have come to
     for number in range(search.config.trials):
         if number == len(trials):
             values = search.as_given() if number == 0 else draw(space, seed, trials)
@@ -116,6 +117,7 @@ def run_trials(search: Search, trials: list[Trial], progress: Progress) -> list[
         if trials[number].state == RUNNING:
             trials[number] = run_trial(search, trials[: number + 1], progress)
             folder.write(trials)
+            folder.forget_pruned(trials[-1:])
             log.info(f"{search.out}: {line_of(trials[number], search.config.trials)}")
     return trials
 

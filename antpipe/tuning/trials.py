@@ -96,6 +96,15 @@ class SearchFolder:
         with atomic(self.rows) as scratch:
             scratch.write_text("".join(json.dumps(seal(asdict(one))) + "\n" for one in trials), encoding="utf-8")
 
+    def forget_pruned(self, trials: Sequence[Trial]) -> None:
+        """Remove the training states of pruned trials, which are not continued; their figures by epoch stay.
+
+        trials: as they are written down, so that no state goes that a search which is killed would still need.
+        """
+        for one in trials:
+            if one.state == PRUNED:
+                RunFolder(self.trial(one.trial)).state.unlink(missing_ok=True)
+
     def begin(self, fingerprint: str, about: dict[str, str]) -> None:
         """Write down whose folder it is."""
         write_json(self.search, {"format": FORMAT, "fingerprint": fingerprint, "about": about})

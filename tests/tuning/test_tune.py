@@ -19,6 +19,7 @@ from antpipe.settings.tuning import SPACE, Choice, Span, TuneConfig
 from antpipe.store.files import Sequences
 from antpipe.store.store import Store
 from antpipe.training import checkpoint, data
+from antpipe.training.folder import RunFolder
 from antpipe.training.request import RunRequest
 from antpipe.tuning import draw
 from antpipe.tuning import run as tuning
@@ -256,6 +257,33 @@ def test_a_trial_in_the_worse_half_at_a_rung_stops_there(
     assert [one.state for one in found.trials] == [FINISHED, FINISHED, PRUNED, FINISHED, PRUNED]
     assert [one.epochs for one in found.trials] == [4, 4, 1, 4, 2]
     assert [[rung.epochs for rung in one.rungs] for one in found.trials] == [[1, 2], [1, 2], [1], [1, 2], [1, 2]]
+
+
+def test_of_a_pruned_trial_figures_are_kept_and_the_training_state_is_not(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored(monkeypatch, 0.4, 0.1)
+    found = tuned(store, tmp_path, trials=2)
+    here = RunFolder(tmp_path / "trial-001")
+    assert found.trials[1].state == PRUNED
+    assert [row["epoch"] for row in here.read_rows()] == [1]
+    assert not here.holds_something()
+
+
+def test_a_search_that_is_killed_before_it_removes_a_state_removes_it_when_it_continues(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored(monkeypatch, 0.4, 0.1, 0.5)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        forget = failing_at(3, tuning.SearchFolder.forget_pruned, Killed(), after=False)
+        patch.setattr(tuning.SearchFolder, "forget_pruned", forget)
+        tuned(store, tmp_path, trials=3)
+    state = RunFolder(tmp_path / "trial-001").state
+    assert [one.state for one in tuning.SearchFolder(tmp_path).trials()] == [FINISHED, PRUNED]
+    assert state.exists()
+    again = tuned(store, tmp_path, trials=3, resume=True)
+    assert [one.state for one in again.trials] == [FINISHED, PRUNED, FINISHED]
+    assert not state.exists()
 
 
 @pytest.mark.parametrize(
