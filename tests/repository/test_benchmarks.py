@@ -23,7 +23,7 @@ from antpipe.settings.serving import ServeConfig
 from antpipe.store.store import Store
 from antpipe.training.request import RunRequest
 from antpipe.training.run import run_stage
-from benchmarks import embed_image, gpu, inherited, recommend, serve, verdict, zero_shot
+from benchmarks import embed_image, gpu, inherited, methods, recommend, serve, verdict, zero_shot
 from benchmarks.embed_text import made_up
 from benchmarks.evaluate import QUICK as EVALUATED
 from benchmarks.evaluate import our_metrics, plain_metrics, split_of, vectors_of
@@ -70,6 +70,18 @@ def test_the_training_benchmark_prints_a_row_for_each_way() -> None:
     assert done.returncode == 0, done.stderr
     assert "straightforward " in done.stdout
     assert "antpipe fp32 " in done.stdout
+
+
+def test_the_benchmark_of_methods_prints_a_row_for_each_and_one_without(capsys: pytest.CaptureFixture[str]) -> None:
+    methods.main(["--quick", "--turns", "1"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [line[0] for line in rows] == ["none", "consensus", "distil", "balance", "behaviour"]
+    assert rows[0][2:] == ["1.00", "1.00", "to", "1.00"]
+
+
+def test_a_ratio_of_the_benchmark_of_methods_is_to_the_plain_step_of_its_turn() -> None:
+    took = [{"none": 1.0, "distil": 2.0}, {"none": 2.0, "distil": 8.0}, {"none": 1.0, "distil": 3.0}]
+    assert methods.row("distil", took).split() == ["distil", "3.000", "3.00", "2.00", "to", "4.00"]
 
 
 def test_the_benchmark_of_a_gpu_says_so_if_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
