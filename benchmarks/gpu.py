@@ -108,7 +108,7 @@ def trained_by(layout: str, work: Work, sizes: Sizes, device: torch.device, *, q
     candidates = Candidates(n, drawn_items(n, pretraining, config))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = adam(trained, config.lr, device, recorded=layout == "static")
-    known = known_of(data.sequences, data.catalogue) if reads_known(model, config) else None
+    known = known_of(data.sequences, data.catalogue, model.widths) if reads_known(model, config) else None
     setup = Setup(model, data.catalogue, windows, candidates, config, optimiser, device, pretraining, known=known)
     steps: Any = StaticSteps(setup) if layout == "static" else ExactSteps(setup)
     order = (batch for epoch in count(1) for batch in steps.batches(epoch, 0, None))

@@ -17,14 +17,18 @@ from numpy.typing import NDArray
 from antpipe.core.batches import Examples, examples
 from antpipe.core.ranking import catalogue_vectors, history_vectors, unit_rows
 from antpipe.core.untrained import (
+    BEST,
+    ROUNDS,
     SPREAD,
     TERMS,
+    TYPICAL,
     Doubles,
     Floats,
     Untrained,
     cosines,
     from_sequences,
     history_matrix,
+    most_likely,
     step_rows,
     text_queries,
     unit_texts,
@@ -67,36 +71,26 @@ def terms_of(known: Untrained, part: Examples, run: Cosines | None) -> list[Floa
     """The terms (Q, N) of each position and item, in the order of TERMS; that of the run comes last."""
     n = len(known.new)
     found = [
-        cosines(known.texts, text_queries(known, part)),
+        cosines(known.texts, text_queries(known, part)) - TYPICAL * known.typical,
         *(rows.toarray() for rows in (word_rows(known, part), step_rows(known, part), history_matrix(part, n))),
-        np.broadcast_to(known.new.astype(np.float32), (len(part), n)),
+        *(np.broadcast_to(one, (len(part), n)) for one in (known.new.astype(np.float32), known.popularity)),
     ]
     return found if run is None else [*found, run(part)]
 
 
 def fit(known: Untrained, part: Examples, run: Cosines | None) -> Doubles:
-    """The weights that maximise the likelihood of the targets, times normal distributions around USUAL."""
-    from scipy.optimize import minimize
-
+    """The weights that `fit_weights` would find, with a further one for the run."""
     names = TERMS if run is None else (*TERMS, RUN)
     usual, spread = (np.array([numbers[name] for name in names]) for numbers in (USUAL, SPREADS))
-    terms, row, target = terms_of(known, part, run), np.arange(len(part)), part.targets()
-    goal = np.array([term[row, target].sum(dtype=np.float64) for term in terms])
-
-    def loss(shift: Doubles) -> tuple[float, Doubles]:
-        weights = usual + shift * spread
+    terms, weights = terms_of(known, part, run), usual
+    for _ in range(ROUNDS):
         scores = sum(np.float32(weight) * term for weight, term in zip(weights, terms, strict=True))
-        top = scores.max(1, keepdims=True)
-        shares = np.exp(scores - top)
-        total = shares.sum(1, keepdims=True, dtype=np.float64)
-        shares /= total
-        expected = np.array([np.einsum("qn,qn->", shares, term, dtype=np.float64) for term in terms])
-        value = float(np.log(total).sum() + top.sum(dtype=np.float64) - goal @ weights + (shift**2).sum() / 2)
-        return value, (expected - goal) * spread + shift
-
-    found = minimize(loss, np.zeros(len(names)), jac=True, method="L-BFGS-B", options={"maxiter": 60})
-    fitted: Doubles = usual + found.x * spread
-    return fitted
+        best = np.argpartition(-scores, min(BEST, len(known.new)) - 1, 1)[:, :BEST]
+        hit = best == part.targets()[:, None]
+        kept = np.flatnonzero(hit.any(1))
+        some = np.stack([np.take_along_axis(term[kept], best[kept], 1) for term in terms], 2).astype(np.float64)
+        weights = most_likely(some, hit[kept].argmax(1), usual, spread)
+    return weights
 
 
 def figures(known: Untrained, part: Examples, run: Cosines | None, weights: Doubles) -> Doubles:

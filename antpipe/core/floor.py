@@ -1,15 +1,16 @@
 """The untrained floor inside a model: what it adds to the scores of trained vectors (core/untrained.py has the terms).
 
-    score(h, j) = cosine * cos(h, e_j) + text * (mean text of the last items, text of j)
+    score(h, j) = cosine * cos(h, e_j) + text * (mean text of the history, less what is typical; text of j)
                   + words * words(last items, j) + transitions * steps(last items, j) + history * [j is in the history]
-                  + novelty * [j does not occur in training]
+                  + novelty * [j does not occur in training] + popularity * log1p(times that it does)
 
-The six weights are tensors of the model (`Ant.floor` and `Ant.history_score`), in units of a cosine; that of the
+The seven weights are tensors of the model (`Ant.floor` and `Ant.history_score`), in units of a cosine; that of the
 cosine itself is in units of the temperature, to learn slowly. On a target all others begin with values fitted to its
 validation positions, so that a model begins at the floor. Then the weights of cosine and history are trained.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,14 +23,15 @@ from antpipe.core.untrained import (
     DECAY,
     HISTORY,
     LAST,
-    NOVELTY,
     REACH,
     TEXT,
     TRANSITIONS,
     WORDS,
     Untrained,
     fit_weights,
+    from_counts,
     from_sequences,
+    of_items,
     step_rows,
     text_queries,
     unit,
@@ -46,20 +48,26 @@ if TYPE_CHECKING:
 COSINE = "cosine"
 
 
-def known_of(sequences: Sequence[Sequences], catalogue: Catalogue) -> Untrained:
-    """What the training parts of several domains tell of their items, by global row. Texts are read with the features
-    of a step."""
+def known_of(sequences: Sequence[Sequences], catalogue: Catalogue, widths: Mapping[str, int]) -> Untrained:
+    """What the training parts of several domains tell of their items, by global row, to a model that reads features of
+    these widths. Texts are read with the features of a step."""
     parts = [
-        from_sequences(part, np.zeros((words.shape[0], 0), np.float32), words)
-        for part, words in zip(sequences, map(catalogue.words_of, catalogue.domains), strict=True)
+        without_texts(known_in(catalogue, widths, name, part))
+        for name, part in zip(catalogue.domains, sequences, strict=True)
     ]
     return Untrained(
         np.concatenate([part.texts for part in parts]),
         _side_by_side([part.words for part in parts]),
         _side_by_side([part.steps for part in parts]),
-        np.concatenate([part.new for part in parts]),
+        np.concatenate([part.sold for part in parts]),
         _side_by_side([part.counts for part in parts]),
+        np.empty(0),
+        np.concatenate([part.typical for part in parts]),
     )
+
+
+def without_texts(known: Untrained) -> Untrained:
+    return replace(known, texts=known.texts[:, :0].copy(), middle=np.empty(0))
 
 
 def _side_by_side(parts: Sequence[csr_array]) -> csr_array:
@@ -75,8 +83,8 @@ def known_in(catalogue: Catalogue, widths: Mapping[str, int], domain: str, seque
     rows = catalogue.rows(domain)
     texts = catalogue.gather(rows, "text", widths["text"])[0] if "text" in widths else np.zeros((len(rows), 0), "f4")
     if sequences is None:
-        nothing = csr_array((len(rows), len(rows)))
-        return Untrained(unit(texts), catalogue.words_of(domain), nothing, np.ones(len(rows), np.bool_), nothing)
+        sold, counts = np.zeros(len(rows), np.int64), csr_array((len(rows), len(rows)))
+        return from_counts(unit(texts), catalogue.words_of(domain), sold, counts)
     return from_sequences(sequences, unit(texts), catalogue.words_of(domain))
 
 
@@ -152,6 +160,34 @@ def text_recent(texts: "torch.Tensor", last: "torch.Tensor") -> "torch.Tensor":
     return mean
 
 
+def text_read(texts: "torch.Tensor", blocks: Sequence[Block]) -> "torch.Tensor":
+    """The mean text of all items that each position of the blocks has read, (p, d). texts: (n, d) unit vectors."""
+    import torch
+
+    found = [texts[:0]]
+    for block in blocks:
+        rows, length = block.inputs.shape
+        read = texts.index_select(0, torch.from_numpy(block.inputs.ravel()).to(texts.device)).view(rows, length, -1)
+        means = read.cumsum(1) / torch.arange(1, length + 1, device=texts.device)[:, None]
+        found.append(means.flatten(0, 1).index_select(0, torch.from_numpy(block.positions).to(texts.device)))
+    return torch.cat(found)
+
+
+def products_of(
+    floor: Mapping[str, "torch.Tensor"], history: "torch.Tensor", texts: "torch.Tensor", added: "torch.Tensor"
+) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """Vectors of positions (p, d + 1) and items (n, d + 1) whose inner products are what texts, novelty and popularity
+    add to cosines.
+
+    history: (p, d) mean texts of positions, texts: (n, d), where d is 0 without texts; added: (n,) what items add.
+    """
+    import torch
+
+    queries = history * floor[TEXT] if TEXT in floor else history
+    ones = torch.ones(len(history), 1, device=history.device, dtype=queries.dtype)
+    return torch.cat([queries, ones], 1), torch.cat([texts, added[:, None].to(texts.dtype)], 1)
+
+
 # -- in ranking -------------------------------------------------------------------------------------------------------
 
 
@@ -176,8 +212,8 @@ def queries_with_floor(
 
 def items_with_floor(model: "Ant", items: NDArray[np.float32], known: Untrained) -> NDArray[np.float32]:
     """Unit vectors (N, D) of a domain's items as vectors (N, D + d + 1)."""
-    novelty = known.new[:, None] * weights_of(model)[NOVELTY]
-    return np.hstack([items, known.texts, novelty], dtype=np.float32)
+    added = of_items(known.new, known.popularity, known.typical, weights_of(model))
+    return np.hstack([items, known.texts, added[:, None]], dtype=np.float32)
 
 
 def added_pairs(known: Untrained, part: Examples, weights: Mapping[str, float]) -> csr_array:

@@ -51,7 +51,7 @@ class Bonus:
 
 @dataclass(frozen=True)
 class Known:
-    """A learned scalar times the inner products of vectors that are not trained, added to all cosines.
+    """A scalar times the inner products of vectors that are not trained, added to all cosines.
 
     queries: (P, d), candidates: (n, d).
     """

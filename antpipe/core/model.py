@@ -251,7 +251,7 @@ class Ant(nn.Module):
         )
         self.ids = nn.Embedding(items, config.width) if config.transductive and items else None
         self.history_score = nn.Parameter(torch.zeros(())) if config.history_score or config.floor else None
-        terms = ["cosine", *(["text"] if "text" in self.widths else []), "words", "transitions", "novelty"]
+        terms = [name for name in FLOOR if name != "history" and (name != "text" or "text" in self.widths)]
         self.floor = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in terms}) if config.floor else None
         if self.floor is not None:
             # The others are fitted to validation positions: in training, the more a model remembers of its own targets,

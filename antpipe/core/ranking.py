@@ -27,6 +27,7 @@ CUTOFFS = (10, 20, 50)
 DEPTH = max(CUTOFFS)  # ranks beyond it become infinite: no metric needs them
 PROTOCOLS = ("all", "unseen")
 SCORED_AT_ONCE = 1 << 22  # numbers (32 MB in float64)
+SPARSE = 500  # BLAS multiplies as many pairs of vectors in the time in which one is picked out
 CANDIDATES_AT_ONCE = 1 << 21  # per block of examples; a block takes about 40 bytes per candidate
 # Minimum number of items or histories per forward pass; smaller batches are padded by repetition. For a few rows, BLAS
 # sums products in an order that depends on the number of threads; with MKL, from 12 rows on the result of a row is
@@ -129,6 +130,14 @@ class PairScores:
             return np.zeros(keys.shape)
         place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
         return np.where(self.keys[place] == keys, self.scores[place], 0.0)
+
+
+def among(keys: Ints, found: Ints) -> NDArray[np.bool_]:
+    """Whether each of some keys, in their shape, is one of those that were found (S,), which are sorted."""
+    if not len(found):
+        return np.zeros(keys.shape, np.bool_)
+    there: NDArray[np.bool_] = found[np.searchsorted(found[:-1], keys)] == keys
+    return there
 
 
 Pairs = Callable[[Ints], PairScores]  # numbers of examples (B,) -> what is added to their scores
@@ -238,6 +247,7 @@ def _with_added(queries: Floats, items: Floats, found: Found, added: PairScores)
     """Scores and candidates with what is added, (B, k + H) each; -1 marks the absence of a candidate.
 
     The k candidates found keep their columns, without items that something is added to; those follow in H columns.
+    Inner products are those of float32, or closer.
     """
     query, item = np.divmod(added.keys, len(items))
     count = np.bincount(query, minlength=len(queries))
@@ -245,8 +255,8 @@ def _with_added(queries: Floats, items: Floats, found: Found, added: PairScores)
     rows = np.full((len(queries), int(count.max(initial=0))), -1)
     scores = np.full(rows.shape, -np.inf)
     rows[query, within] = item
-    scores[query, within] = exact_scores(queries, items, query, item) + added.scores
-    again = np.isin(np.arange(len(queries))[:, None] * len(items) + found[1], added.keys)
+    scores[query, within] = products(queries, items, query, item) + added.scores
+    again = among(np.arange(len(queries))[:, None] * len(items) + found[1], added.keys)
     return np.hstack([found[0], scores]), np.hstack([np.where(again, -1, found[1]), rows])
 
 
@@ -282,7 +292,7 @@ def _rank_block(
     better[row, column] = near > goal[row]
     equal = np.zeros_like(better)
     equal[row, column] = near == goal[row]
-    visible = ~np.isin(query[:, None] * n + candidates, keys)
+    visible = ~among(query[:, None] * n + candidates, keys)
     complete = whole | (goal > least + tolerance)
     ranks, enough = [], np.ones(len(queries), np.bool_)
     for allowed in (np.ones_like(visible), visible):
@@ -317,6 +327,18 @@ def _keys_of(keys: Ints, rows: Ints, n: int) -> Ints:
     """The keys of these rows (ascending), renumbered from 0."""
     own = keys[np.isin(keys // n, rows)]
     return np.searchsorted(rows, own // n) * n + own % n
+
+
+def products(queries: Floats, items: Floats, row: Ints, item: Ints) -> "Floats | Doubles":
+    """Inner products (p,) of queries[row] and items[item], where row ascends: exact, or those of float32 where pairs
+    are so many that it is faster to multiply everything."""
+    if len(row) * SPARSE < len(queries) * len(items):
+        return exact_scores(queries, items, row, item)
+    found, size = np.empty(len(row), np.float32), max(1, SCORED_AT_ONCE // len(items))
+    for begin in range(0, len(queries), size):
+        some = slice(*np.searchsorted(row, [begin, begin + size]))
+        found[some] = (queries[begin : begin + size] @ items.T)[row[some] - begin, item[some]]
+    return found
 
 
 def exact_scores(queries: Floats, items: Floats, row: Ints, item: Ints) -> Doubles:

@@ -1,20 +1,24 @@
 """The untrained floor: what texts, words, transitions, histories and novelty say of the next item, each with a weight.
 
-    score(j) = text * mean over the last items i of cos(text i, text j)
+    score(j) = text * (RECENT * mean over the last items i of cos(text i, text j)
+                       + (1 - RECENT) * mean over all items i that are read of cos(text i, text j)
+                       - TYPICAL * mean over all items i of the shop of cos(text i, text j))
                + words * sum over the last items i of the TF-IDF cosine of i and j (core/words.py)
                + transitions * sum over the last items i of log1p(c(i, j))
-               + history * [j is in the history] + novelty * [j does not occur in training]
+               + history * [j is in the history]
+               + novelty * [j does not occur in training] + popularity * log1p(times that j occurs in training)
 
-Text, words and transitions of the k-th last item count DECAY ** (k - 1), up to the LAST-th. c(i, j) adds up 1 / d for
-each time that j came d <= REACH positions after i in a training part (sequential rules: Ludewig, Jannach 2018, arXiv
-1803.09587), and BACKWARD / d for each time that it came before i. To that, j adds INHERITED times the mean count of the
-items that share its words, so that what is rarely bought inherits from what resembles it. A term for which a domain has
-no data is 0.
+Text, words and transitions of the k-th last item count DECAY ** (k - 1), up to the LAST-th. A text that resembles all
+texts says little, so what is typical of the shop is taken off. c(i, j) adds up 1 / d for each time that j came d <=
+REACH positions after i in a training part (sequential rules: Ludewig, Jannach 2018, arXiv 1803.09587), and BACKWARD / d
+for each time that it came before i. To that, j adds INHERITED times the mean count of the items that share its words,
+so that what is rarely bought inherits from what resembles it. A term for which a domain has no data is 0.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,18 +34,31 @@ from antpipe.store.files import Sequences
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
+Ints = NDArray[np.int64]
 # Chosen on the validation positions of Beauty, Sports, Toys and Games (docs/verdict.md).
 LAST = 5
 DECAY = 0.5
 REACH = 5
 BACKWARD = 0.5
 INHERITED = 2.0
+RECENT = 0.4
+TYPICAL = 0.85
 ITEMS_AT_ONCE = 8192  # text vectors that are held in float64
-TEXT, WORDS, TRANSITIONS, HISTORY, NOVELTY = TERMS = ("text", "words", "transitions", "history", "novelty")
+TEXT, WORDS, TRANSITIONS, HISTORY, NOVELTY, POPULARITY = TERMS = (
+    "text",
+    "words",
+    "transitions",
+    "history",
+    "novelty",
+    "popularity",
+)
 # How far from their usual values (FLOOR) a fit may take the weights: standard deviations of normal distributions.
-SPREAD = {TEXT: 3.0, WORDS: 2.0, TRANSITIONS: 2.0, HISTORY: 4.0, NOVELTY: 2.0}
+SPREAD = {TEXT: 3.0, WORDS: 2.0, TRANSITIONS: 2.0, HISTORY: 4.0, NOVELTY: 2.0, POPULARITY: 1.0}
 MOST_POSITIONS = 2000  # that a fit reads
-MOST_SCORES = 1 << 24  # and as many scores (64 MB)
+MOST_SCORES = 1 << 27  # and as many scores, SCORES_AT_ONCE of them at a time (16 MB a term)
+SCORES_AT_ONCE = 1 << 22
+BEST = 100  # items of a position that a fit compares: what they are not among, no list shows
+ROUNDS = 2  # of choosing these and fitting
 
 
 @dataclass(frozen=True)
@@ -50,14 +67,27 @@ class Untrained:
 
     texts: (N, d) unit vectors, zeros if an item has no text; d is 0 if there are none, or if they are read elsewhere.
     words: (N, N) cosines of word neighbours, empty if there are no words. steps: (N, N) log1p of c, with what is
-    inherited. new: (N,) True if the item does not occur in training. counts: (N, N) c alone.
+    inherited. sold: (N,) how often each item occurs in training. counts: (N, N) c alone. middle: (d,) the mean text of
+    the shop; typical: (N,) its inner product with each item's.
     """
 
     texts: Floats
     words: "csr_array"
     steps: "csr_array"
-    new: NDArray[np.bool_]
+    sold: NDArray[np.int64]
     counts: "csr_array"
+    middle: Doubles
+    typical: Floats
+
+    @cached_property
+    def new(self) -> NDArray[np.bool_]:
+        """(N,) True if the item does not occur in training."""
+        return np.equal(self.sold, 0)
+
+    @cached_property
+    def popularity(self) -> Floats:
+        """(N,) log1p of `sold`."""
+        return np.log1p(self.sold).astype(np.float32)
 
     @cached_property
     def votes(self) -> "csr_array":
@@ -75,9 +105,26 @@ def untrained(domain: Domain) -> Untrained:
 
 def from_sequences(sequences: Sequences, texts: Floats, words: "csr_array") -> Untrained:
     """What the training parts of a domain tell of its items, which have these texts (N, d) and words (N, N)."""
-    new = np.bincount(training_items(sequences)[0], minlength=len(texts)) == 0
-    counts = step_counts(sequences, len(texts))
-    return Untrained(texts, words, log_counts(counts, words, new), new, counts)
+    sold = np.bincount(training_items(sequences)[0], minlength=len(texts))
+    return from_counts(texts, words, sold, step_counts(sequences, len(texts)))
+
+
+def from_counts(texts: Floats, words: "csr_array", sold: NDArray[np.int64], counts: "csr_array") -> Untrained:
+    """The same of counts: sold (N,) and counts (N, N) of `Untrained`."""
+    there = texts.any(1)
+    middle: Doubles = texts[there].mean(0, dtype=np.float64) if there.any() else np.zeros(texts.shape[1])
+    return Untrained(
+        texts, words, log_counts(counts, words, sold == 0), sold, counts, middle, typical_of(texts, middle)
+    )
+
+
+def typical_of(texts: Floats, middle: Doubles) -> Floats:
+    """(N,): how much texts (N, d) resemble the mean text (d,). Equal texts have equal values."""
+    found = np.empty(len(texts), np.float32)
+    for begin in range(0, len(texts), ITEMS_AT_ONCE):
+        some = slice(begin, begin + ITEMS_AT_ONCE)
+        found[some] = np.einsum("nd,d->n", texts[some].astype(np.float64), middle)
+    return found
 
 
 def unit_texts(domain: Domain) -> Floats:
@@ -152,11 +199,16 @@ def recent_matrix(part: Examples, items: int) -> "csr_array":
 
 
 def text_queries(known: Untrained, part: Examples) -> Doubles:
-    """(Q, d): the mean of the last items' texts; its inner product with the text of an item is a mean cosine."""
-    recent = recent_matrix(part, len(known.texts))
-    read, column = np.unique(recent.indices, return_inverse=True)
-    shares = csr_array((recent.data, column, recent.indptr), (len(part), len(read)))
-    queries: Doubles = shares @ known.texts[read].astype(np.float64) / shares.sum(1)[:, None]
+    """(Q, d): the mean text of the last items and of all that is read; its inner product with the text of an item is
+    what histories add to the text term."""
+    count = np.minimum(part.end - part.start, part.max_len)
+    back = within_groups(count)  # from the end
+    read, column = np.unique(part.items[np.repeat(part.end - 1, count) - back], return_inverse=True)
+    latest = np.where(back < LAST, DECAY**back, 0)
+    row = np.repeat(np.arange(len(part)), count)
+    whole = np.bincount(row, latest, len(part))
+    share = RECENT * latest / whole[row] + (1 - RECENT) / count[row]
+    queries: Doubles = csr_array((share, (row, column)), (len(part), len(read))) @ known.texts[read].astype(np.float64)
     return queries
 
 
@@ -189,8 +241,14 @@ def blend(known: Untrained, part: Examples, weights: Mapping[str, float]) -> Flo
     added = added + weights[WORDS] * word_rows(known, part)
     keys = np.repeat(np.arange(len(part)), np.diff(added.indptr)) * len(known.texts) + added.indices
     scores.ravel()[keys] += added.data.astype(np.float32)
-    scores[:, known.new] += np.float32(weights[NOVELTY])
+    scores += of_items(known.new, known.popularity, known.typical, weights)
     return scores
+
+
+def of_items(new: Any, popularity: Any, typical: Any, weights: Mapping[str, Any]) -> Any:
+    """What an item adds to its score whatever the history (N,), from `Untrained`: of NumPy or torch."""
+    known = new * weights[NOVELTY] + popularity * weights[POPULARITY]
+    return known - typical * (TYPICAL * weights[TEXT]) if TEXT in weights else known
 
 
 def in_words(weights: Mapping[str, float]) -> str:
@@ -199,41 +257,60 @@ def in_words(weights: Mapping[str, float]) -> str:
 
 
 def fit_weights(known: Untrained, valid: Examples) -> dict[str, float]:
-    """The weights, as logits, with which the terms alone predict validation positions best.
+    """The weights, as logits, with which the terms alone put the targets of validation positions first.
 
-    They maximise the likelihood of the targets among all items, times normal distributions around FLOOR: with few
-    positions they stay near those values. At most MOST_POSITIONS are read.
+    They maximise the likelihood of the targets among the BEST items, times normal distributions around FLOOR: with few
+    positions they stay near those values. Positions whose target is not among these items are left out, because what is
+    good for them is bad for lists. At most MOST_POSITIONS are read.
     """
+    part = sample(valid, max(1, min(MOST_POSITIONS, MOST_SCORES // len(known.new))))
+    usual, spread = (np.array([numbers[name] for name in TERMS]) for numbers in (FLOOR, SPREAD))
+    weights = usual
+    for _ in range(ROUNDS):
+        weights = most_likely(*best_terms(known, part, dict(zip(TERMS, weights.tolist(), strict=True))), usual, spread)
+    return dict(zip(TERMS, weights.tolist(), strict=True))
+
+
+def most_likely(terms: Doubles, target: Ints, usual: Doubles, spread: Doubles) -> Doubles:
+    """The weights (t,) that maximise the likelihood of the targets times normal distributions of mean `usual` (t,) and
+    standard deviation `spread` (t,). terms: (q, B, t); target: (q,) among B."""
     from scipy.optimize import minimize
 
-    n = len(known.new)
-    part = sample(valid, max(1, min(MOST_POSITIONS, MOST_SCORES // n)))
-    if not len(part):
-        return {name: FLOOR[name] for name in TERMS}
-    target, row = part.targets(), np.arange(len(part))
-    texts = cosines(known.texts, text_queries(known, part))
-    pairs = (word_rows(known, part), step_rows(known, part), history_matrix(part, n))  # weights[1:4]
-    usual, spread = (np.array([numbers[name] for name in TERMS]) for numbers in (FLOOR, SPREAD))
-    keys = [np.repeat(row, np.diff(one.indptr)) * n + one.indices for one in pairs]
-    goal = np.array([one[row, target].sum() for one in (texts, *pairs)] + [known.new[target].sum()])
+    goal = terms[np.arange(len(target)), target].sum(0)
 
     def loss(shift: Doubles) -> tuple[float, Doubles]:
         weights = usual + shift * spread
-        scores = texts * np.float32(weights[0])
-        flat = scores.reshape(-1)
-        for weight, places, one in zip(weights[1:4], keys, pairs, strict=True):
-            flat[places] += (weight * one.data).astype(np.float32)
-        scores[:, known.new] += np.float32(weights[4])
+        scores = terms @ weights
         top = scores.max(1, keepdims=True)
-        scores -= top
-        np.exp(scores, out=scores)
-        total = scores.sum(1, keepdims=True, dtype=np.float64)
-        value = float(np.log(total).sum() + top.sum(dtype=np.float64) - goal @ weights + (shift**2).sum() / 2)
-        scores /= total
-        dense = [np.einsum("qn,qn->", scores, texts, dtype=np.float64), scores[:, known.new].sum(dtype=np.float64)]
-        sparse = [flat[places] @ one.data for places, one in zip(keys, pairs, strict=True)]
-        expected = np.array([dense[0], *sparse, dense[1]])
+        shares = np.exp(scores - top)
+        total = shares.sum(1, keepdims=True)
+        expected = np.einsum("qn,qnt->t", shares / total, terms)
+        value = float(np.log(total).sum() + top.sum() - goal @ weights + (shift**2).sum() / 2)
         return value, (expected - goal) * spread + shift
 
-    found = minimize(loss, np.zeros(len(TERMS)), jac=True, method="L-BFGS-B", options={"maxiter": 50})
-    return dict(zip(TERMS, (usual + found.x * spread).tolist(), strict=True))
+    found = minimize(loss, np.zeros(len(usual)), jac=True, method="L-BFGS-B", options={"maxiter": 50})
+    weights: Doubles = usual + found.x * spread
+    return weights
+
+
+def best_terms(known: Untrained, part: Examples, weights: Mapping[str, float]) -> tuple[Doubles, Ints]:
+    """The terms (q, B, 6) of the BEST items of the examples whose targets are among them, and the targets' places (q,).
+
+    weights: by which items are the best.
+    """
+    n = len(known.new)
+    most, size = min(BEST, n), max(1, SCORES_AT_ONCE // n)
+    found, places = [np.empty((0, most, len(TERMS)))], [np.empty(0, np.int64)]
+    for begin in range(0, len(part), size):
+        some = part.some(slice(begin, begin + size))
+        best = np.argpartition(-blend(known, some, weights), most - 1, 1)[:, :most]
+        hit = best == some.targets()[:, None]
+        kept = np.flatnonzero(hit.any(1))
+        best, some = best[kept], some.some(kept)
+        texts = cosines(known.texts, text_queries(known, some)) - TYPICAL * known.typical
+        links = (word_rows(known, some), step_rows(known, some), history_matrix(some, n))
+        pairs = [texts, *(one.toarray() for one in links)]
+        terms = [np.take_along_axis(one, best, 1) for one in pairs] + [known.new[best], known.popularity[best]]
+        found.append(np.stack(terms, 2).astype(np.float64))
+        places.append(hit[kept].argmax(1))
+    return np.concatenate(found), np.concatenate(places)

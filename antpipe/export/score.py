@@ -5,20 +5,21 @@ from typing import Any
 
 from antpipe.core.floor import COSINE, weights_of
 from antpipe.core.ranking import score_of_history
-from antpipe.core.untrained import HISTORY, NOVELTY, TEXT, TRANSITIONS, WORDS
+from antpipe.core.untrained import HISTORY, NOVELTY, POPULARITY, TEXT, TRANSITIONS, WORDS
 from antpipe.evaluation.vectors import OpenRun
 from antpipe.runtime.logs import log
 from antpipe.training import checkpoint
 
 MEANING = {
     COSINE: "trained vectors",
-    TEXT: "texts of the last items",
+    TEXT: "texts of the history",
     NOVELTY: "items that do not occur in training",
+    POPULARITY: "items that occur often in training",
     WORDS: "TF-IDF neighbours of the last items' texts",
     TRANSITIONS: "what came after the last items in training",
     HISTORY: "a bonus for items that are in the history",
 }
-IN_VECTORS = (COSINE, TEXT, NOVELTY)  # terms that the inner product of vectors holds
+IN_VECTORS = (COSINE, TEXT, NOVELTY, POPULARITY)  # terms that the inner product of vectors holds
 
 
 def score_facts(opened: OpenRun, held: Sequence[str] = IN_VECTORS) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 **Modalities.** The score is a sum over what the item's vector is made of, so its parts are exact: `text`, `image`,
 `price` and `id` by their projections, `image × text` by the product that the model adds, `history` by the bonus of
 seen items. A run with a floor (core/floor.py) adds its texts to `text`, and has `words` (shared rare words),
-`transitions`, `history` and `novelty`. They are named in the order of how much more they are worth to this item than to
-the average of AVERAGED items from all over the catalogue, without the history: what is alike for all items explains no
-rank.
+`transitions`, `history`, `novelty` and `popularity`. They are named in the order of how much more they are worth to
+this item than to the average of AVERAGED items from all over the catalogue, without the history: what is alike for all
+items explains no rank.
 
 **Items of the history.** The encoder is not a sum over them, so each one is left out in turn: it is worth the score
 minus the score without it (leave-one-out). A run that is nothing but a floor is a sum over the last items; its parts
@@ -21,13 +21,25 @@ from antpipe.core.batches import Examples
 from antpipe.core.catalogue import Ints
 from antpipe.core.floor import COSINE, weights_of
 from antpipe.core.ranking import Doubles, exact_scores, score_of_history
-from antpipe.core.untrained import DECAY, HISTORY, LAST, NOVELTY, TEXT, TRANSITIONS, WORDS, Untrained
+from antpipe.core.untrained import (
+    DECAY,
+    HISTORY,
+    LAST,
+    NOVELTY,
+    POPULARITY,
+    RECENT,
+    TEXT,
+    TRANSITIONS,
+    TYPICAL,
+    WORDS,
+    Untrained,
+)
 from antpipe.evaluation.vectors import History, OpenRun, as_examples
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-EXACT, LEAVE_ONE_OUT, POPULARITY = "exact", "leave-one-out", "popularity"
+EXACT, LEAVE_ONE_OUT = "exact", "leave-one-out"
 PRODUCT = "image × text"
 NAMED = 3  # items of the history that are named
 AVERAGED = 64
@@ -87,11 +99,13 @@ def modality_shares(opened: OpenRun, part: Examples, items: Ints) -> dict[str, D
         return shares
     weights, known = weights_of(opened.model), opened.known
     if known.texts.shape[1]:
-        shares[TEXT] = shares.get(TEXT, 0.0) + known.texts[items] @ expected[width : width + known.texts.shape[1]]
+        own = known.texts[items] @ expected[width : width + known.texts.shape[1]]
+        shares[TEXT] = shares.get(TEXT, 0.0) + own - weights[TEXT] * TYPICAL * known.typical[items]
     for name, links in ((WORDS, known.words), (TRANSITIONS, known.steps)):
         shares[name] = weights[name] * sum(share * _links(links, row, items) for row, share in _recent(part))
     shares[HISTORY] = weights[HISTORY] * np.isin(items, _last(part, opened.max_len))
     shares[NOVELTY] = weights[NOVELTY] * known.new[items]
+    shares[POPULARITY] = weights[POPULARITY] * known.popularity[items]
     return shares
 
 
@@ -136,17 +150,17 @@ def _scores(opened: OpenRun, part: Examples, items: Ints) -> Doubles:
 
 def _floor_shares(known: Untrained, weights: Mapping[str, float], part: Examples, read: Ints, items: Ints) -> Doubles:
     """(R, k) what each item of a history adds to the scores of a floor."""
-    recent = _recent(part)
+    recent, every = _recent(part), _last(part, part.max_len)
     whole = sum(share for _, share in recent)
     worth = np.where(read[:, None] == items, weights[HISTORY], 0.0)
+    texts = np.array([(1 - RECENT) * (every == row).mean() for row in read])  # what each text counts
     for row, share in recent:
         place = np.flatnonzero(read == row)[0]
         worth[place] += weights[TRANSITIONS] * share * _links(known.steps, row, items)
         worth[place] += weights[WORDS] * share * _links(known.words, row, items)
-        if known.texts.shape[1]:
-            cosines = known.texts[items].astype(np.float64) @ known.texts[row].astype(np.float64)
-            worth[place] += weights.get(TEXT, 0.0) * share / whole * cosines
-    return worth
+        texts[place] += RECENT * share / whole
+    cosines = known.texts[read].astype(np.float64) @ known.texts[items].astype(np.float64).T
+    return worth + weights.get(TEXT, 0.0) * texts[:, None] * cosines
 
 
 def _links(links: "csr_array", row: int, items: Ints) -> Doubles:

@@ -19,7 +19,7 @@ from scipy.sparse import csr_array, hstack
 from antpipe.core.catalogue import Catalogue
 from antpipe.core.floor import items_with_floor
 from antpipe.core.ranking import catalogue_vectors, unit_rows
-from antpipe.core.untrained import Untrained, log_counts, unit
+from antpipe.core.untrained import Floats, Untrained, log_counts, typical_of, unit
 from antpipe.core.words import neighbours_in
 from antpipe.errors import DataError, SameCommand
 from antpipe.evaluation.served import with_ids
@@ -128,7 +128,7 @@ def described_by(opened: OpenRun, rows: pl.DataFrame, describers: Mapping[str, D
 
 def with_new_items(opened: OpenRun, new: NewItems) -> OpenRun:
     """A run like an opened one that also offers new items: rows after those of its domain. They have no learned id,
-    the novelty of an item that nobody bought, and the transitions of those that share their words."""
+    novelty and popularity of an item that nobody bought, and the transitions of those that share their words."""
     import torch
 
     before, n = len(opened.items), len(new.rows)
@@ -137,34 +137,35 @@ def with_new_items(opened: OpenRun, new: NewItems) -> OpenRun:
     if model.ids is not None:
         model = with_ids(model, np.append(np.arange(before), np.full(n, -1)))
     encoded = catalogue_vectors(model, catalogue, NEW, torch.device("cpu"))
-    items, known = unit_rows(encoded.clone()), opened.known
+    width, known = encoded.shape[1], opened.known
+    items = np.vstack([opened.items[:, :width], unit_rows(encoded.clone())])
     if known is not None:
-        texts = catalogue.gather(catalogue.rows(NEW), "text", known.texts.shape[1])[0]
-        nothing = csr_array((n, n))
-        own = Untrained(unit(texts), nothing, nothing, np.ones(n, np.bool_), nothing)
-        items = items_with_floor(model, items, own)
+        texts = unit(catalogue.gather(catalogue.rows(NEW), "text", known.texts.shape[1])[0])
         words = neighbours_in(opened.word_index, before, new.rows["text"].to_list())
-        known = with_rows(known, own, words)
+        known = with_rows(known, texts, words)
+        items = items_with_floor(model, items, known)
     return replace(
         opened,
         item_ids=[*opened.item_ids, *new.rows["item_id"]],
         model=model,
         encoded=torch.cat([opened.encoded, encoded]),
-        items=np.vstack([opened.items, items]),
+        items=items,
         catalogue=catalogue,
         known=known,
         extra=new.rows if opened.extra is None else pl.concat([opened.extra, new.rows]),
     )
 
 
-def with_rows(known: Untrained, own: Untrained, words: csr_array) -> Untrained:
-    """What is known of N items and n new ones after them. words: (N + n, N + n). Nothing changes among the others."""
-    before, new = len(known.new), np.append(known.new, own.new)
+def with_rows(known: Untrained, texts: Floats, words: csr_array) -> Untrained:
+    """What is known of N items and n new ones after them, which have these texts (n, d). words: (N + n, N + n). Nothing
+    changes among the others."""
+    before, sold = len(known.sold), np.append(known.sold, np.zeros(len(texts), np.int64))
     steps, counts = known.steps.copy(), known.counts.copy()
-    steps.resize((len(new), before))
-    counts.resize((len(new), len(new)))
-    steps = csr_array(hstack([steps, log_counts(counts, words, new, before)], format="csr"))
-    return Untrained(np.vstack([known.texts, own.texts]), words, steps, new, counts)
+    steps.resize((len(sold), before))
+    counts.resize((len(sold), len(sold)))
+    steps = csr_array(hstack([steps, log_counts(counts, words, sold == 0, before)], format="csr"))
+    typical = np.append(known.typical, typical_of(texts, known.middle))
+    return Untrained(np.vstack([known.texts, texts]), words, steps, sold, counts, known.middle, typical)
 
 
 def _joined(catalogue: Catalogue, new: NewItems) -> Catalogue:

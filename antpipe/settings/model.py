@@ -10,7 +10,15 @@ MODALITIES = ("text", "image", "price")
 EMBEDDED = ("text", "image")  # made by an encoder
 # What the weights of `floor` begin with (core/floor.py), as logits: a weight divided by the temperature. "cosine" is
 # that of trained vectors. Fits to shops of 500 to 4,000 users of Beauty, Sports, Toys and Games are near the others.
-FLOOR = {"cosine": 3.0, "text": 6.0, "words": 3.5, "transitions": 4.0, "history": -7.0, "novelty": 0.0}
+FLOOR = {
+    "cosine": 3.0,
+    "text": 6.0,
+    "words": 2.2,
+    "transitions": 3.5,
+    "history": -7.0,
+    "novelty": 1.5,
+    "popularity": 0.7,
+}
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,8 @@ class ModelConfig(Config):
     history_score: bool = setting(False, "learn a score bonus for items in the history (ANT: no bonus)")
     floor: bool = setting(
         False,
-        "begin at what needs no training, and add to it: texts of the last items, counted transitions, history and "
-        "novelty (ANT: no)",
+        "begin at what needs no training, and add to it: texts of the history, counted transitions, history, novelty "
+        "and popularity (ANT: no)",
     )
     learned_missing: bool = setting(False, "replace a missing modality by a learned vector (ANT: by zeros)")
     modality_dropout: float = setting(

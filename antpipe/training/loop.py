@@ -71,7 +71,7 @@ def fit(
     """
     windows = windows_to_train(data, config, in_batch=pretraining and config.in_batch())
     config, passes = sized(config, int(windows.targets.sum()))
-    known = known_of(data.sequences, data.catalogue) if reads_known(model, config) else None
+    known = known_of(data.sequences, data.catalogue, model.widths) if reads_known(model, config) else None
     static, drawn = mixed is None and replays(device, world, config), candidates_of(data, pretraining, config)
     method = method_of(model, data, windows, config, device)
     optimiser = adam([*trained_by(model), *method.parameters], config.lr, device, recorded=static)

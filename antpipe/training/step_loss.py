@@ -9,8 +9,8 @@ from scipy.sparse import csr_array
 from antpipe.core import losses
 from antpipe.core.batches import Batch, history_pairs, pairs_among
 from antpipe.core.catalogue import Ints, ItemInputs
-from antpipe.core.floor import recent, step_pairs, text_recent, word_pairs
-from antpipe.core.untrained import TRANSITIONS, WORDS, Untrained
+from antpipe.core.floor import products_of, recent, step_pairs, text_read, text_recent, word_pairs
+from antpipe.core.untrained import RECENT, TRANSITIONS, WORDS, Untrained, of_items
 from antpipe.settings.training import TrainConfig
 from antpipe.training.parallel import ALONE, World, gather_rows
 
@@ -103,29 +103,32 @@ def extras_of(
     device = model.history_score.device
     pairs = history_pairs(batch.blocks, len(batch.items))
     pairs = pairs if candidates is None else pairs_among(pairs, candidates)
-    history = losses.Bonus(model.history_score, *(torch.from_numpy(one).to(device) for one in pairs))
+    seen = losses.Bonus(model.history_score, *(torch.from_numpy(one).to(device) for one in pairs))
     if model.floor is None or known is None:
-        return losses.Extras([history])
+        return losses.Extras([seen])
     last = recent(batch.blocks)
     links = {
         TRANSITIONS: step_pairs(known, batch.items, last, batch.targets[batch.own_targets()]),
         WORDS: word_pairs(known, batch.items, last),
     }
-    bonuses = [history]
+    bonuses = [seen]
     for name, found in links.items():
         pairs = found if candidates is None else csr_array(found[:, candidates])
         row = np.repeat(np.arange(len(last)), np.diff(pairs.indptr))
         arrays = (torch.from_numpy(one).to(device) for one in (row, pairs.indices.astype(np.int64), pairs.data))
         bonuses.append(losses.Bonus(model.floor[name], *arrays))
-    texts = None
-    if "text" in model.floor:
+    texts, weights = torch.empty(len(batch.items), 0, device=device), dict(model.floor.items())
+    if "text" in weights:
         text = inputs.features["text"]
-        of_items = F.normalize(text.to(torch.promote_types(text.dtype, torch.float32)), dim=-1)
-        of_items = gather_rows(of_items, len(batch.items), world)  # (n, d)
-        queries = text_recent(of_items, torch.from_numpy(last).to(device))
-        scored = of_items if candidates is None else of_items[torch.from_numpy(candidates).to(device)]
-        texts = losses.Known(model.floor["text"], queries, scored)
-    return losses.Extras(bonuses, texts, model.floor["cosine"] * model.config.temperature)
+        texts = F.normalize(text.to(torch.promote_types(text.dtype, torch.float32)), dim=-1)
+        texts = gather_rows(texts, len(batch.items), world)  # (n, d)
+    recent_texts = text_recent(texts, torch.from_numpy(last).to(device))
+    history = RECENT * recent_texts + (1 - RECENT) * text_read(texts, batch.blocks)
+    popularity, typical = (torch.from_numpy(one[batch.items]).to(device) for one in (known.popularity, known.typical))
+    queries, scored = products_of(weights, history, texts, of_items(0.0, popularity, typical, weights))
+    scored = scored if candidates is None else scored[torch.from_numpy(candidates).to(device)]
+    alike = losses.Known(torch.ones((), device=device), queries, scored)
+    return losses.Extras(bonuses, alike, model.floor["cosine"] * model.config.temperature)
 
 
 def pretraining_loss(

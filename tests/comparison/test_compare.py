@@ -16,6 +16,7 @@ from antpipe.comparison.plan import ComparisonRequest, plan_arms
 from antpipe.comparison.run import run_comparison, what_would_be_done
 from antpipe.comparison.verdict import holm
 from antpipe.core.stages import group_of
+from antpipe.core.untrained import TERMS
 from antpipe.errors import AntpipeError, DataError, IntegrityError, UsageError
 from antpipe.evaluation.ranks import read_ranks
 from antpipe.features.build_sequences import build_sequences
@@ -260,7 +261,7 @@ def test_baselines_are_in_the_same_table_without_a_verdict(
     assert notes[0].startswith("recall@10: item-knn, which is not trained, has 1.0000; the best trained arm")
     assert len(notes) == 2
     chosen = json.loads((whole[1] / "results" / "Target" / "floor-0.json").read_text())["weights"]
-    assert set(chosen) == {"text", "words", "transitions", "history", "novelty"}
+    assert set(chosen) == set(TERMS)
     out = whole[1] / "Target"
     assert checkpoint.describe(out / "sasrec-0").modalities == {}
     assert checkpoint.describe(out / "sasrec-0").items == 24

@@ -12,10 +12,23 @@ from scipy.sparse import csr_array
 
 from antpipe.core.batches import Candidates, Examples, batches, examples, training_windows
 from antpipe.core.catalogue import Catalogue
-from antpipe.core.floor import begin_at_floor, known_of, recent, step_pairs, text_recent, weights_of
+from antpipe.core.floor import begin_at_floor, known_of, recent, step_pairs, text_recent, weights_of, without_texts
 from antpipe.core.model import Ant
 from antpipe.core.ranking import rank_examples, scoring
-from antpipe.core.untrained import BACKWARD, DECAY, INHERITED, LAST, REACH, SPREAD, TERMS, Untrained, fit_weights, unit
+from antpipe.core.untrained import (
+    BACKWARD,
+    DECAY,
+    INHERITED,
+    LAST,
+    REACH,
+    RECENT,
+    SPREAD,
+    TERMS,
+    TYPICAL,
+    fit_weights,
+    from_sequences,
+    unit,
+)
 from antpipe.settings.model import FLOOR, ModelConfig
 from antpipe.settings.training import TrainConfig
 from antpipe.store.files import Sequences
@@ -53,7 +66,7 @@ def words(n: int = N) -> csr_array:
 
 def shares(sequences: Sequences) -> NDArray[np.float64]:
     """(N, N): what the sold word neighbours of each item count in what it inherits."""
-    found = words().toarray() * ~known_of([sequences], shops()).new
+    found = words().toarray() * ~known_of([sequences], shops(), {}).new
     return found / np.where(found.any(1), found.sum(1), 1)[:, None]
 
 
@@ -65,7 +78,7 @@ def shops(count: int = 1, n: int = N) -> Catalogue:
 
 def test_transitions_add_up_what_came_within_reach_in_training() -> None:
     sequences = shop()
-    known = known_of([sequences], shops())
+    known = known_of([sequences], shops(), {})
     counts = counts_without(sequences)
     assert known.counts.toarray() == pytest.approx(counts)
     assert known.steps.toarray() == pytest.approx(np.log1p(counts + INHERITED * counts @ shares(sequences).T))
@@ -78,11 +91,11 @@ def test_new_items_are_those_that_no_training_part_has() -> None:
         for start, end in zip(sequences.offsets, sequences.train_end, strict=False)
         for item in sequences.items[start : start + end]
     }
-    assert np.flatnonzero(~known_of([sequences], shops()).new).tolist() == sorted(there)
+    assert np.flatnonzero(~known_of([sequences], shops(), {}).new).tolist() == sorted(there)
 
 
 def test_domains_share_neither_transitions_nor_words() -> None:
-    known = known_of([shop(0), shop(1)], shops(2))
+    known = known_of([shop(0), shop(1)], shops(2), {})
     for dense in (known.steps.toarray(), known.words.toarray()):
         assert dense[:N, :N].any()
         assert dense[N:, N:].any()
@@ -120,7 +133,12 @@ def dense_scores(model: Ant, sequences: Sequences, row: int, place: int, *, trai
     share_of = shares(sequences)
     share = torch.tensor([DECAY**k for k in range(len(last))], dtype=torch.float64)
     normed = F.normalize(features, dim=-1)
-    text = (share[:, None] * normed[last]).sum(0) / share.sum()
+    text = RECENT * (share[:, None] * normed[last]).sum(0) / share.sum() + (1 - RECENT) * normed[history].mean(0)
+    text = text - TYPICAL * normed.mean(0)
+    parts = [
+        sequences.items[first : first + end] for first, end in zip(sequences.offsets, sequences.train_end, strict=False)
+    ]
+    popularity = torch.from_numpy(np.log1p(np.bincount(np.concatenate(parts), minlength=N)))
     steps = torch.zeros(N, dtype=torch.float64)
     for back, item in enumerate(last.tolist()):
         here = counts[item].copy()
@@ -133,14 +151,14 @@ def dense_scores(model: Ant, sequences: Sequences, row: int, place: int, *, trai
     cosine = model.config.temperature * floor["cosine"] * F.cosine_similarity(hidden[None], vectors)  # type: ignore[index]
     scores = cosine + floor["text"] * (normed @ text)  # type: ignore[index]
     scores = scores + floor["words"] * common + floor["transitions"] * steps  # type: ignore[index]
-    return scores + model.history_score * seen  # type: ignore[operator]
+    return scores + model.history_score * seen + floor["popularity"] * popularity  # type: ignore[operator,index]
 
 
 @pytest.mark.parametrize("drawn", [N, 6])
 @pytest.mark.parametrize("unsold", [True, False])
 def test_the_loss_is_the_softmax_of_the_dense_scores_with_its_gradients(drawn: int, unsold: bool) -> None:
     sequences, model = shop(), model_of(transductive=True)
-    known = known_of([sequences], shops())
+    known = without_texts(from_sequences(sequences, unit(texts()), words()))
     windows = training_windows([sequences], np.array([0, N]))
     (batch,) = batches(windows, 10_000, 0, 1, Candidates(N, drawn))
     config = TrainConfig(unsold_negatives=unsold, precision="fp32")
@@ -189,8 +207,7 @@ class OneDomain:
 @pytest.mark.parametrize("block_size", [0, 3])
 def test_ranks_are_those_of_the_dense_scores(block_size: int) -> None:
     sequences, model = shop(5, users=20), model_of().float().eval()
-    found = known_of([sequences], shops())
-    known = Untrained(unit(texts()), found.words, found.steps, found.new, found.counts)
+    known = from_sequences(sequences, unit(texts()), words())
     part = examples(sequences, "test")
     device = torch.device("cpu")
     ranks = scoring(model, OneDomain(), "Shop", part, device, known).ranks(part, block_size)  # type: ignore[arg-type]
@@ -226,8 +243,7 @@ def test_fitted_weights_maximise_likelihood_and_prior() -> None:
     from scipy.optimize import minimize
 
     sequences = shop(2, users=40)
-    found = known_of([sequences], shops())
-    known = Untrained(unit(texts()), found.words, found.steps, found.new, found.counts)
+    known = from_sequences(sequences, unit(texts()), words())
     part, zero = examples(sequences, "valid"), model_of()
     rows = []
     with torch.no_grad():
@@ -241,7 +257,7 @@ def test_fitted_weights_maximise_likelihood_and_prior() -> None:
             ]
             new = known.new * float(name == "novelty")
             rows.append(np.stack([scores.numpy() + new for scores in dense]))
-    terms, target = np.stack(rows, -1), part.targets()  # (Q, N, 5)
+    terms, target = np.stack(rows, -1), part.targets()  # (Q, N, 6)
 
     def loss(shift: NDArray[np.float64]) -> float:
         weights = [FLOOR[name] + change * SPREAD[name] for name, change in zip(TERMS, shift, strict=True)]
@@ -249,27 +265,20 @@ def test_fitted_weights_maximise_likelihood_and_prior() -> None:
         chosen = scores[np.arange(len(target)), target]
         return float((np.log(np.exp(scores).sum(1)) - chosen).sum() + (shift**2).sum() / 2)
 
-    best = minimize(loss, np.zeros(5), method="Nelder-Mead", options={"xatol": 1e-5, "fatol": 1e-8, "maxiter": 9000})
+    best = minimize(loss, np.zeros(6), method="Nelder-Mead", options={"xatol": 1e-5, "fatol": 1e-8, "maxiter": 20_000})
     expected = {name: FLOOR[name] + change * SPREAD[name] for name, change in zip(TERMS, best.x, strict=True)}
     assert fit_weights(known, part) == pytest.approx(expected, abs=0.02)
 
 
 def test_without_validation_positions_the_weights_are_the_usual_ones() -> None:
-    sequences = shop()
-    found = known_of([sequences], shops())
+    known = from_sequences(shop(), unit(texts()), words())
     none = Examples(*(np.empty(0, np.int32),) * 4, MAX_LEN)  # type: ignore[arg-type]
-    assert fit_weights(Untrained(unit(texts()), found.words, found.steps, found.new, found.counts), none) == {
-        name: FLOOR[name] for name in TERMS
-    }
+    assert fit_weights(known, none) == {name: FLOOR[name] for name in TERMS}
 
 
 def test_a_model_begins_with_fitted_weights_and_gives_new_items_no_id() -> None:
     sequences, model = shop(2, users=40), model_of(transductive=True)
-    found = known_of([sequences], shops())
-    known, valid = (
-        Untrained(unit(texts()), found.words, found.steps, found.new, found.counts),
-        examples(sequences, "valid"),
-    )
+    known, valid = from_sequences(sequences, unit(texts()), words()), examples(sequences, "valid")
     before = weights_of(model)["cosine"]
     begin_at_floor(model, known, valid)
     fitted = {name: value * model.config.temperature for name, value in fit_weights(known, valid).items()}
@@ -294,7 +303,7 @@ def test_recent_items_are_the_latest_first() -> None:
 
 def test_a_process_without_positions_has_nothing_to_add() -> None:
     assert text_recent(torch.ones(4, 3), torch.empty(0, LAST, dtype=torch.int64)).shape == (0, 3)
-    known, none = known_of([shop()], shops()), np.empty(0, np.int64)
+    known, none = known_of([shop()], shops(), {}), np.empty(0, np.int64)
     assert step_pairs(known, np.arange(N), recent([]), none).shape == (0, N)
 
 
@@ -302,7 +311,7 @@ def test_a_users_own_transition_does_not_vote_for_its_target() -> None:
     """Two users alike: each is told of its target by the other one alone."""
     items = np.array([0, 1, 2, 3, 0, 1, 2, 3], np.int32)
     two = Sequences(np.arange(2, dtype=np.int32), np.array([0, 4, 8]), items, np.array([2, 2]), np.array([3, 3]), 8)
-    known = known_of([two], Catalogue(("shop",), np.array([0, 4]), {}, {}, {}, (csr_array((4, 4)),)))
+    known = known_of([two], Catalogue(("shop",), np.array([0, 4]), {}, {}, {}, (csr_array((4, 4)),)), {})
     (batch,) = batches(training_windows([two], np.array([0, 4])), 10, 0, 1, Candidates(4, 4))
     pairs = step_pairs(known, batch.items, recent(batch.blocks), batch.targets).toarray()
     assert pairs[:, 1] == pytest.approx(np.log1p(1))  # not log1p(2)

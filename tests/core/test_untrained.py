@@ -1,19 +1,25 @@
 """The untrained floor: its terms by hand, its blend against dense matrices, its weights against brute force."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from antpipe.core.batches import Examples, examples
 from antpipe.core.transitions import training_items, transitions
 from antpipe.core.untrained import (
+    TERMS,
     Doubles,
+    Floats,
     Untrained,
+    best_terms,
     blend,
     fit_weights,
+    from_counts,
     from_sequences,
     history_matrix,
     inherited,
@@ -55,8 +61,15 @@ def random_case(seed: int, users: int = 60, n: int = 15) -> tuple[Untrained, Seq
     return from_sequences(shop(walks), texts, words), shop(walks)
 
 
-def weights_of(text: float, words: float, transitions: float, history: float, novelty: float) -> dict[str, float]:
-    return {"text": text, "words": words, "transitions": transitions, "history": history, "novelty": novelty}
+def weights_of(
+    text: float, words: float, transitions: float, history: float, novelty: float, popularity: float = 0
+) -> dict[str, float]:
+    return dict(zip(TERMS, (text, words, transitions, history, novelty, popularity), strict=True))
+
+
+def without_transitions(texts: Floats, sold: NDArray[np.int64]) -> Untrained:
+    nothing = csr_array((len(texts), len(texts)))
+    return from_counts(texts, nothing, sold, nothing)
 
 
 def mean_of_neighbours(words: Doubles, counts: Doubles, sold: list[bool]) -> Doubles:
@@ -82,12 +95,16 @@ def scores_written_out(
     counts = counts + 2 * mean_of_neighbours(known.words.toarray(), counts, [i in item for i in range(n)])
     recent = [(0.5**back, one) for back, one in enumerate(reversed(history[-5:]))]
     whole = sum(weight for weight, _ in recent)
+    alike, described = known.texts @ known.texts.T, known.texts.any(1)
     return [
-        weights["text"] * sum(weight * float(known.texts[i] @ known.texts[j]) for weight, i in recent) / whole
+        weights["text"] * 0.4 * sum(weight * float(alike[i, j]) for weight, i in recent) / whole
+        + weights["text"] * 0.6 * float(np.mean([alike[i, j] for i in history]))
+        - weights["text"] * 0.85 * float(alike[described, j].mean())
         + weights["words"] * sum(weight * known.words[i, j] for weight, i in recent)
         + weights["transitions"] * sum(weight * np.log1p(counts[i, j]) for weight, i in recent)
         + weights["history"] * (j in history)
         + weights["novelty"] * (j not in item)
+        + weights["popularity"] * np.log1p((item == j).sum())
         for j in range(n)
     ]
 
@@ -149,17 +166,26 @@ def test_the_last_five_items_count_each_half_of_the_one_after_it() -> None:
     assert recent_matrix(after(2, 0, 2), 3).toarray().tolist() == [[1 / 2, 0, 1 + 1 / 4]]
 
 
-def test_text_queries_are_means_of_the_last_texts() -> None:
-    known = Untrained(
-        np.array([[1, 0], [0, 1], [0, 0]], np.float32),
-        csr_array((3, 3)),
-        csr_array((3, 3)),
-        np.zeros(3, np.bool_),
-        csr_array((3, 3)),
-    )  # item 2: no text
+def test_text_queries_are_means_of_the_last_texts_and_of_all_that_is_read() -> None:
+    known = without_transitions(np.array([[1, 0], [0, 1], [0, 0]], np.float32), np.ones(3, np.int64))  # item 2: no text
     assert text_queries(known, after(0))[0].tolist() == [1, 0]
-    assert text_queries(known, after(0, 1))[0].tolist() == pytest.approx([1 / 3, 2 / 3])
-    assert text_queries(known, after(0, 2))[0].tolist() == pytest.approx([1 / 3, 0])
+    assert text_queries(known, after(0, 1))[0].tolist() == pytest.approx([0.4 / 3 + 0.6 / 2, 0.4 * 2 / 3 + 0.6 / 2])
+    assert text_queries(known, after(0, 2))[0].tolist() == pytest.approx([0.4 / 3 + 0.6 / 2, 0])
+    long = replace(after(*[0] * 9, *[1] * 6), max_len=8)  # reads two of item 0 and six of item 1
+    assert text_queries(known, long)[0].tolist() == pytest.approx([0.6 * 2 / 8, 0.4 + 0.6 * 6 / 8])
+
+
+def test_what_is_typical_is_the_cosine_with_the_mean_of_all_texts() -> None:
+    known = without_transitions(np.array([[1, 0], [1, 0], [0, 1], [0, 0]], np.float32), np.ones(4, np.int64))
+    assert known.middle.tolist() == pytest.approx([2 / 3, 1 / 3])  # of the three items with a text
+    assert known.typical.tolist() == pytest.approx([2 / 3, 2 / 3, 1 / 3, 0])
+
+
+def test_popularity_is_the_logarithm_of_occurrences_in_training() -> None:
+    known = from_sequences(shop([[0, 1, 0, 3, 3], [0, 2, 3]]), np.zeros((4, 0), np.float32), csr_array((4, 4)))
+    assert known.sold.tolist() == [3, 1, 0, 0]
+    assert known.popularity.tolist() == pytest.approx(np.log([4, 2, 1, 1]).tolist())
+    assert known.new.tolist() == [False, False, True, True]
 
 
 def test_step_rows_add_up_the_logarithms_of_the_last_items() -> None:
@@ -194,10 +220,11 @@ def test_texts_are_scaled_to_unit_length_and_items_without_text_stay_zero(tmp_pa
 @pytest.mark.parametrize(
     "weights",
     [
-        weights_of(8, 4, 3, -7, 1),
+        weights_of(8, 4, 3, -7, 1, 0.7),
         weights_of(1, 0, 0, 0, 0),
         weights_of(2, -1, 0.5, -0.5, -1),
         weights_of(0, 1, 1, 2, 0),
+        weights_of(0, 0, 0, 0, 0, 1),
     ],
 )
 def test_the_blend_is_the_written_formula(weights: dict[str, float]) -> None:
@@ -214,8 +241,7 @@ def test_items_with_equal_text_and_transitions_tie_wherever_they_stand() -> None
     rng = np.random.default_rng(0)
     half = rng.normal(size=(501, 384)).astype(np.float32)
     texts = np.vstack([half, half[:1], half[::-1]])  # item i equals item 1002 - i
-    nothing = csr_array((1003, 1003))
-    known = Untrained(texts, nothing, nothing, np.zeros(1003, np.bool_), nothing)
+    known = without_transitions(texts, np.ones(1003, np.int64))
     for _ in range(20):  # one at a time: BLAS then sums the last columns in another order
         scores = blend(known, after(*rng.integers(0, 1003, 3).tolist()), weights_of(1, 0, 1, 0, 0))[0]
         assert (scores[:501] == scores[:501:-1]).all()
@@ -224,11 +250,10 @@ def test_items_with_equal_text_and_transitions_tie_wherever_they_stand() -> None
 def test_a_domain_without_texts_is_ranked_by_transitions_and_one_without_those_by_texts() -> None:
     known, walks = random_case(3)
     part, n = examples(walks, "test"), len(known.texts)
-    bare = Untrained(np.zeros((n, 0), np.float32), known.words, known.steps, known.new, known.counts)
+    bare = from_counts(np.zeros((n, 0), np.float32), known.words, known.sold, known.counts)
     assert np.allclose(blend(bare, part, weights_of(1, 0, 1, 0, 0)), step_rows(known, part).toarray(), atol=1e-6)
-    nothing = csr_array((n, n))
-    single = Untrained(known.texts, known.words, nothing, known.new, nothing)
-    expected = text_queries(known, part) @ known.texts.T
+    single = from_counts(known.texts, known.words, known.sold, csr_array((n, n)))
+    expected = text_queries(known, part) @ known.texts.T - 0.85 * known.typical
     assert np.allclose(blend(single, part, weights_of(1, 0, 1, 0, 0)), expected, atol=1e-6)
 
 
@@ -241,11 +266,30 @@ def test_the_fit_reads_a_bounded_number_of_positions_and_does_not_depend_on_how_
     assert fit_weights(known, part) == fit_weights(known, part)
 
 
+def test_a_fit_compares_the_best_items_and_leaves_out_positions_whose_target_is_not_among_them() -> None:
+    rng = np.random.default_rng(0)
+    n = 300  # more than the best 100
+    texts = rng.normal(size=(n, 4)).astype(np.float32)
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    known = without_transitions(texts, rng.integers(0, 9, n))
+    items = rng.integers(0, n, 100).astype(np.int32)
+    part = Examples(np.arange(50, dtype=np.int32), items, np.arange(0, 100, 2), np.arange(1, 100, 2), 50)
+    weights = weights_of(3, 0, 0, 0, 1, 0.5)
+    terms, target = best_terms(known, part, weights)
+    scores, goal = blend(known, part, weights), items[1::2]
+    kept = [row for row in range(50) if (scores[row] > scores[row, goal[row]]).sum() < 100]
+    assert 0 < len(kept) < 50
+    assert len(terms) == len(target) == len(kept)
+    found = terms @ np.array(list(weights.values()))
+    for number, row in enumerate(kept):
+        assert np.sort(found[number]) == pytest.approx(np.sort(scores[row])[-100:], abs=1e-5)
+        assert found[number, target[number]] == pytest.approx(scores[row, goal[row]], abs=1e-5)
+
+
 def test_few_positions_leave_the_weights_near_the_usual_ones_and_many_move_them() -> None:
     texts = np.hstack([0.6**0.5 * np.ones((40, 1)), 0.4**0.5 * np.eye(40)]).astype(np.float32)  # cosines of .6
     walks = shop([[item] * 6 for item in range(40)])  # people buy the same again
-    nothing = csr_array((40, 40))
-    known = Untrained(texts, nothing, nothing, np.zeros(40, np.bool_), nothing)
+    known = without_transitions(texts, np.ones(40, np.int64))
     valid = examples(walks, "valid")
     few, many = fit_weights(known, valid.some(slice(0, 2))), fit_weights(known, valid)
     assert -7 < few["history"] < many["history"]
@@ -255,15 +299,15 @@ def test_few_positions_leave_the_weights_near_the_usual_ones_and_many_move_them(
 def test_novelty_counts_for_as_much_as_new_items_are_taken() -> None:
     """Of 40 items, 20 are new; validation targets are new or old."""
     rng = np.random.default_rng(0)
-    texts, none = np.zeros((40, 0), np.float32), csr_array((40, 40))
-    new = np.arange(40) >= 20
+    known = without_transitions(np.zeros((40, 0), np.float32), np.where(np.arange(40) < 20, 1, 0))
     found = {}
     for share in (0.1, 0.5, 0.9):
         targets = np.where(rng.random(400) < share, rng.integers(20, 40, 400), rng.integers(0, 20, 400))
         items = np.stack([rng.integers(0, 20, 400), targets], 1).ravel().astype(np.int32)
         start = np.arange(0, 800, 2)
         part = Examples(np.arange(400, dtype=np.int32), items, start, start + 1, 50)
-        found[share] = fit_weights(Untrained(texts, none, none, new, none), part)["novelty"]
+        weights = fit_weights(known, part)
+        found[share] = weights["novelty"] - weights["popularity"] * np.log(2)  # against items that were sold once
     assert found[0.1] < -1
     assert found[0.5] == pytest.approx(0, abs=0.3)
     assert found[0.9] > 1

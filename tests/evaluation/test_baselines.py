@@ -150,7 +150,7 @@ def test_floor_says_which_weights_it_chose_and_on_what(tmp_path: Path, messages:
     store = Store(tmp_path / "store")
     make_trainable(store, "Ring")
     result = judge_baseline(store, "floor", "Ring", tmp_path / "floor")
-    assert set(result["weights"]) == {"text", "words", "transitions", "history", "novelty"}
+    assert set(result["weights"]) == set(TERMS)
     assert f"Ring  floor: weights fitted to validation: text {result['weights']['text']:.2f}, words" in messages[-1]
 
 

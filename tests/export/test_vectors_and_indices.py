@@ -46,7 +46,7 @@ def test_what_vectors_of_a_run_with_a_floor_leave_out_is_said_with_its_weights(
     """Vectors, and the terms left out with the weights of export.json, add up to the scores of recommend."""
     out = tmp_path / "out"
     score = ant.export_vectors(floored, "Ring", out=out).about["score"]
-    assert set(score["inner_product"]) == {"cosine", "text", "novelty"}
+    assert set(score["inner_product"]) == {"cosine", "text", "novelty", "popularity"}
     assert set(score["left_out"]) == {"words", "transitions", "history"}
     assert any("rank without" in message and "transitions" in message for message in messages)
     assert all(name in (out / "README.md").read_text(encoding="utf-8") for name in score["left_out"])

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from antpipe.core.floor import weights_of
+from antpipe.core.untrained import of_items
 from antpipe.evaluation.vectors import OpenRun, as_examples
 from antpipe.serving.explain import EXACT, LEAVE_ONE_OUT, explain, history_shares, modality_shares
 from antpipe.serving.offer import offer_of
@@ -38,7 +40,7 @@ def test_each_kind_of_run_has_its_own_modalities(opened: Open) -> None:
     read = {"text", "image", "price", "image × text"}
     assert names("plain") == read
     assert names("history") == read | {"history"}
-    assert names("strong") == read | {"id", "words", "transitions", "history", "novelty"}
+    assert names("strong") == read | {"id", "words", "transitions", "history", "novelty", "popularity"}
 
 
 @pytest.mark.parametrize("name", ["plain", "history", "strong"])
@@ -51,13 +53,14 @@ def test_an_item_of_the_history_is_worth_the_score_minus_that_without_it(opened:
         assert values == pytest.approx(scores_of(run, HISTORY) - without, abs=1e-9)
 
 
-def test_the_parts_of_a_floor_add_up_to_the_score_without_novelty(opened: Open) -> None:
+def test_the_parts_of_a_floor_add_up_to_the_score_without_what_items_have_anyway(opened: Open) -> None:
     run = opened("floor")
+    assert run.known is not None
     part = as_examples([HISTORY], run.max_len)
     _, worth, method = history_shares(run, HISTORY, part, np.arange(ITEMS))
-    novelty = modality_shares(run, part, np.arange(ITEMS))["novelty"]
+    anyway = of_items(run.known.new, run.known.popularity, run.known.typical, weights_of(run.model))
     assert method == EXACT
-    assert worth.sum(0) + novelty == pytest.approx(scores_of(run, HISTORY), abs=1e-6)
+    assert worth.sum(0) + anyway == pytest.approx(scores_of(run, HISTORY), abs=1e-6)
 
 
 def test_a_single_item_has_the_whole_score(opened: Open) -> None:

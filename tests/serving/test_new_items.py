@@ -12,7 +12,7 @@ import pytest
 from scipy.sparse import csr_array
 
 import antpipe as ant
-from antpipe.core.untrained import Untrained, from_sequences
+from antpipe.core.untrained import from_sequences
 from antpipe.errors import DataError
 from antpipe.evaluation.vectors import OpenRun, open_for
 from antpipe.features.build_sequences import build_sequences
@@ -153,14 +153,15 @@ def test_a_new_item_inherits_what_it_would_as_a_cold_item_of_the_store() -> None
     sequences = Sequences(users, 8 * np.arange(21), walks.ravel(), ends, ends + 1, 8)
     words, texts = csr_array(rng.random((n, n)) * (rng.random((n, n)) < 0.3)), rng.random((n, 4)).astype(np.float32)
     cold = from_sequences(sequences, texts, words)
-    nothing = csr_array((n - before, n - before))
-    own = Untrained(texts[before:], nothing, nothing, np.ones(n - before, np.bool_), nothing)
-    grown = with_rows(from_sequences(sequences, texts[:before], csr_array(words[:before, :before])), own, words)
+    plain = from_sequences(sequences, texts[:before], csr_array(words[:before, :before]))
+    grown = with_rows(plain, texts[before:], words)
     assert cold.steps[:, before:].nnz
     assert not cold.counts[:, before:].nnz
     for name in ("steps", "counts"):
         assert abs(getattr(grown, name) - getattr(cold, name)).max() < 1e-12
-    assert grown.new.tolist() == cold.new.tolist()
+    assert grown.sold.tolist() == cold.sold.tolist()
+    assert grown.typical[:before].tolist() == plain.typical.tolist()
+    assert grown.typical[before:] == pytest.approx(texts[before:] @ plain.middle)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -170,7 +170,7 @@ def test_a_model_that_reads_no_texts_has_the_other_terms(
     train(store, tmp_path / "run", domains=(domain,), modalities=modalities)
     model, _ = checkpoint.load(tmp_path / "run")
     assert model.floor is not None
-    assert set(model.floor) == {"cosine", "words", "transitions", "novelty"}
+    assert set(model.floor) == {"cosine", "words", "transitions", "novelty", "popularity"}
     floor = train(store, tmp_path / "floor", FLOOR, (domain,), modalities=("none",))
     assert checkpoint.describe(tmp_path / "run").metrics["recall@10"] >= floor.metrics["recall@10"]
 

@@ -28,7 +28,7 @@ class DeviceKnown:
     begin: (N + 1,) where the links of each item begin; keys: (S + 1,) ascending, item * N + linked item; steps, words:
     (S + 1,) float64 of `Untrained`, 0 if there is only the other. The last link is padding: key N * N, values 0.
     inherits: (N,) what an item inherits of a neighbour, per unit of their cosine. texts: (N, d), where d may be 0;
-    new: (N,).
+    new, popularity, typical: (N,).
     """
 
     largest: dict[str, float]  # of the steps and words
@@ -39,6 +39,8 @@ class DeviceKnown:
     inherits: "torch.Tensor"
     texts: "torch.Tensor"
     new: "torch.Tensor"
+    popularity: "torch.Tensor"
+    typical: "torch.Tensor"
 
     def items(self) -> int:
         return len(self.new)
@@ -58,7 +60,7 @@ def known_on(known: Untrained, device: "torch.device") -> DeviceKnown:
     sold = known.words @ (~known.new).astype(np.float64)  # as in `shares_of`
     inherits = INHERITED / np.where(sold > 0, sold, 1)
     links = (np.append(keys, n * n), values[TRANSITIONS], values[WORDS])
-    arrays = (begin, *links, inherits, known.texts, known.new)
+    arrays = (begin, *links, inherits, known.texts, known.new, known.popularity, known.typical)
     tensors = (torch.from_numpy(array).to(device) for array in arrays)
     largest = {name: float(parts[name].data.max(initial=0.0)) for name in (TRANSITIONS, WORDS)}
     return DeviceKnown(largest, *tensors)

@@ -6,6 +6,7 @@ that float32 cannot tell from the target are scored again in float64, so ranks a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +15,9 @@ from antpipe.core import ranking
 from antpipe.core.batches import Examples
 from antpipe.core.catalogue import Catalogue, DeviceFeatures, Ints
 from antpipe.core.floor import COSINE, link_counts, weights_of
-from antpipe.core.gpu.floor import MOST_SHARES, DeviceKnown, links_at, links_of, shares
+from antpipe.core.gpu.floor import MOST_SHARES, DeviceKnown, links_at, links_of
 from antpipe.core.ranking import DEPTH, Ranks, catalogue_vectors, score_of_history
-from antpipe.core.untrained import LAST, NOVELTY, TEXT, Untrained
+from antpipe.core.untrained import DECAY, LAST, RECENT, TEXT, Untrained, of_items
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +56,13 @@ class Floor:
 
     known: DeviceKnown
     weights: Mapping[str, float]
+
+    @cached_property
+    def of_items(self) -> "torch.Tensor":
+        """(N,) what items add to their scores whatever the history."""
+        known = self.known
+        added: torch.Tensor = of_items(known.new, known.popularity, known.typical, self.weights)
+        return added.float()
 
 
 def example_blocks(
@@ -138,8 +146,8 @@ def in_order(found: "Sequence[torch.Tensor]", blocks: Sequence[ExampleBlock]) ->
 @dataclass(frozen=True)
 class Scores:
     """The scores of b examples: inner products of queries (b, E) and items (N, E), times weights in units of a cosine,
-    plus `bonus` where `marked` (b, N) is True, plus a floor's words and transitions after `recent` (b, LAST) and
-    novelty."""
+    plus `bonus` where `marked` (b, N) is True, plus a floor's words and transitions after `recent` (b, LAST) and what
+    it adds to items."""
 
     products: "Sequence[tuple[float, torch.Tensor, torch.Tensor]]"  # weights are in the queries already
     marked: "torch.Tensor | None"
@@ -156,9 +164,8 @@ class Scores:
         if self.marked is not None:
             scores += self.marked * self.bonus
         if self.floor is not None:
-            known, weights = self.floor.known, self.floor.weights
-            scores += known.new * weights[NOVELTY]
-            scores += links_of(known, self.recent, links, weights)
+            scores += self.floor.of_items
+            scores += links_of(self.floor.known, self.recent, links, self.floor.weights)
         return scores
 
     def exact(self, row: "torch.Tensor", item: "torch.Tensor") -> "torch.Tensor":
@@ -170,9 +177,8 @@ class Scores:
         if self.marked is not None:
             scores = scores + self.marked[row, item].double() * self.bonus
         if self.floor is not None:
-            known, weights = self.floor.known, self.floor.weights
-            scores = scores + known.new[item].double() * weights[NOVELTY]
-            scores = scores + links_at(known, self.recent, row, item, weights)
+            scores = scores + self.floor.of_items[item].double()
+            scores = scores + links_at(self.floor.known, self.recent, row, item, self.floor.weights)
         return scores
 
     def tolerance(self) -> float:
@@ -180,7 +186,7 @@ class Scores:
         most = abs(self.bonus) + sum(abs(weight) for weight, *_ in self.products)
         if self.floor is not None:
             known, weights = self.floor.known, self.floor.weights
-            most += abs(weights[NOVELTY])
+            most += float(self.floor.of_items.abs().max())
             most += sum(abs(weights[name]) * MOST_SHARES * value for name, value in known.largest.items())
         products = sum((queries.shape[1] + 2) * abs(weight) for weight, queries, _ in self.products)
         return (products + (4 if self.floor is None else 16) * most) * 2.0**-24
@@ -202,21 +208,23 @@ def scores_of(
     products = [(weight, queries * weight, items)]
     if TEXT in floor.weights:
         weight = floor.weights[TEXT]
-        products.append((weight, _mean_texts(texts, block.recent, weight), texts))
+        products.append((weight, _mean_texts(texts, block, weight), texts))
     return Scores(products, marked, bonus, block.recent, floor)
 
 
-def _mean_texts(texts: "torch.Tensor", recent: "torch.Tensor", weight: float) -> "torch.Tensor":
-    """The mean text of the last items (b, LAST) times a weight: (b, d), float32 of numbers in float64."""
+def _mean_texts(texts: "torch.Tensor", block: ExampleBlock, weight: float) -> "torch.Tensor":
+    """`text_queries` (b, d) times a weight, float32 of numbers in float64."""
     import torch
 
-    share = shares(texts.device).double() * (recent >= 0)  # (b, LAST)
-    share = share / share.sum(1, keepdim=True)
-    size = max(1, EXACT_AT_ONCE // (LAST * texts.shape[1]))
+    back = block.last[:, None] - torch.arange(block.inputs.shape[1], device=texts.device)  # (b, L) from the end
+    there = back >= 0
+    latest = torch.where(there & (back < LAST), DECAY ** back.double(), 0.0)
+    share = RECENT * latest / latest.sum(1, keepdim=True) + (1 - RECENT) * there / there.sum(1, keepdim=True)
+    size = max(1, EXACT_AT_ONCE // (block.inputs.shape[1] * texts.shape[1]))
     parts = []
-    for begin in range(0, len(recent), size):
+    for begin in range(0, len(share), size):
         some = slice(begin, begin + size)
-        mean = torch.einsum("bk,bkd->bd", share[some], texts[recent[some].clamp(min=0)].double())
+        mean = torch.einsum("bk,bkd->bd", share[some], texts[block.inputs[some]].double())
         parts.append((mean * weight).float())
     return torch.cat(parts)
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from antpipe.core.catalogue import ItemInputs
-from antpipe.core.floor import COSINE, text_recent
+from antpipe.core.floor import COSINE, products_of, text_recent
 from antpipe.core.gpu.floor import DeviceKnown, links_of
 from antpipe.core.gpu.packing import WHOLE, Shape
 from antpipe.core.losses import Known
 from antpipe.core.model import Ant
-from antpipe.core.untrained import TEXT
+from antpipe.core.untrained import RECENT, TEXT, of_items
 from antpipe.settings.training import TrainConfig
 
 SCORES_AT_ONCE = 1 << 28  # 1 GB in fp32; gradients take as much again
@@ -138,16 +138,25 @@ def added_to(model: Ant, inputs: ItemInputs, step: Step, known: DeviceKnown | No
         columns = torch.full((known.items(),), n, device=last.device)
         columns = columns.scatter_reduce(0, step.items, torch.arange(n, device=last.device), "amin")  # not of padding
     links = links_of(known, last, step.links, dict(model.floor.items()), targets, columns, n)
-    texts = None
-    if TEXT in model.floor:
+    texts, weights, one = links.new_empty(n, 0), dict(model.floor.items()), torch.ones((), device=last.device)
+    if TEXT in weights:
         text = inputs.features["text"]
-        of_items = F.normalize(text.to(torch.promote_types(text.dtype, torch.float32)), dim=-1)  # (n, d)
-        texts = Known(model.floor[TEXT], text_recent(of_items, step.last), of_candidates(of_items, 0))
-    return Added(
-        [history, (torch.ones((), device=last.device), of_candidates(links, 1))],
-        texts,
-        model.floor[COSINE] * model.config.temperature,
-    )
+        texts = F.normalize(text.to(torch.promote_types(text.dtype, torch.float32)), dim=-1)  # (n, d)
+    read = RECENT * text_recent(texts, step.last) + (1 - RECENT) * text_read(texts, step)
+    popularity, typical = known.popularity, known.typical
+    if step.items is not None:
+        popularity, typical = popularity.index_select(0, step.items), typical.index_select(0, step.items)
+    queries, scored = products_of(weights, read, texts, of_items(0.0, popularity, typical, weights))
+    alike = Known(one, queries, of_candidates(scored, 0))
+    return Added([history, (one, of_candidates(links, 1))], alike, model.floor[COSINE] * model.config.temperature)
+
+
+def text_read(texts: Tensor, step: Step) -> Tensor:
+    """The mean text of all items that each target's position has read, (P, d). texts: (n, d) unit vectors."""
+    share = step.mask[:, 0].to(texts.dtype)  # (B, L, L)
+    share = share / share.sum(-1, keepdim=True)
+    read = texts.index_select(0, step.inputs.flatten()).view(*step.inputs.shape, -1)  # (B, L, d)
+    return (share @ read).flatten(0, 1).index_select(0, step.positions)
 
 
 def in_history(step: Step, n: int) -> Tensor:

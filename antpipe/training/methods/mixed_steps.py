@@ -77,9 +77,9 @@ class MixedSteps:
 def auxiliary(setup: Setup, data: TrainingData) -> Setup:
     """What steps on an auxiliary are taken with: the target's model without its ids, and its optimiser."""
     windows = windows_to_train(data, setup.config, in_batch=False)
-    known = known_of(data.sequences, data.catalogue) if reads_known(setup.model, setup.config) else None
-    drawn = candidates_of(data, False, setup.config)
     model, catalogue = without_ids(setup.model), data.catalogue
+    known = known_of(data.sequences, catalogue, model.widths) if reads_known(model, setup.config) else None
+    drawn = candidates_of(data, False, setup.config)
     return replace(setup, model=model, catalogue=catalogue, windows=windows, candidates=drawn, passes=1, known=known)
 
 

@@ -18,7 +18,7 @@ from antpipe.core.gpu.floor import known_on
 from antpipe.core.gpu.ranking import Floor, count_ranks, evaluate_on_device, example_blocks, in_order
 from antpipe.core.model import Ant
 from antpipe.core.ranking import PROTOCOLS, Ranks, evaluate, floor_pairs, rank_examples
-from antpipe.core.untrained import Untrained
+from antpipe.core.untrained import Untrained, from_counts
 from antpipe.errors import DataError
 from antpipe.settings.model import FLOOR, ModelConfig
 from benchmarks.synthetic_shops import MAX_LEN, WIDTHS, training_data
@@ -61,7 +61,9 @@ def floored(seed: int, n: int, width: int = 5) -> Untrained:
     counts = rng.integers(1, 3, (n, n)) * (rng.random((n, n)) < 0.2)
     words = csr_array(rng.integers(1, 3, (n, n)) / 4 * (rng.random((n, n)) < 0.2))
     steps = csr_array(np.log1p(counts.astype(np.float64)))
-    return Untrained(texts, words, steps, rng.random(n) < 0.2, csr_array(counts))
+    sold = rng.integers(0, 4, n)
+    known = from_counts(texts, words, sold, csr_array(counts.astype(np.float64)))
+    return replace(known, steps=steps)
 
 
 def model_with_floor(weights: Mapping[str, float], widths: dict[str, int] = WIDTHS) -> Ant:
@@ -90,7 +92,7 @@ def test_counted_ranks_are_those_of_the_cpu_with_a_floor(data: st.DataObject) ->
     part = make_examples(histories, targets, data.draw(st.integers(5, 12)))
     queries, known = unit(rng.normal(size=(len(part), 6))), floored(seed, n)
     # Another factor for each term: were two weights equal, items could tie through different terms, up to rounding.
-    factors = zip(FLOOR, (1.0, 1.1, 1.3, 1.7, 1.9, 2.3), strict=True)
+    factors = zip(FLOOR, (1.0, 1.1, 1.3, 1.7, 1.9, 2.3, 2.9), strict=True)
     model = model_with_floor({name: data.draw(st.sampled_from([0.0, -0.7, 0.3, 2.0])) * by for name, by in factors})
     weights = weights_of(model)
     wanted = rank_examples(
@@ -115,7 +117,8 @@ def test_a_transition_is_told_from_another_in_float64() -> None:
     n, counts = 4, np.zeros((4, 4))
     counts[0, 1:] = [3.0, 3.0 + 1e-9, 3.0]
     nothing = csr_array((n, n))
-    known = Untrained(np.zeros((n, 0), np.float32), nothing, csr_array(counts), np.zeros(n, np.bool_), nothing)
+    known = from_counts(np.zeros((n, 0), np.float32), nothing, np.ones(n, np.int64), nothing)
+    known = replace(known, steps=csr_array(counts))
     weights = weights_of(model_with_floor(dict.fromkeys(FLOOR, 1.0), {"image": 3}))
     items = queries = np.ones((n, 1), np.float32)
     for target, rank in ((1, 2.5), (2, 1.0)):  # the fourth item is equal to the second
@@ -128,7 +131,9 @@ def test_a_transition_is_told_from_another_in_float64() -> None:
 @pytest.mark.parametrize("with_texts", [True, False])
 def test_a_model_with_a_floor_is_judged_as_on_the_cpu(with_texts: bool) -> None:
     widths = {name: width for name, width in WIDTHS.items() if with_texts or name != "text"}
-    weights = {"cosine": 0.3, "text": 0.8, "words": 0.5, "transitions": 0.3, "novelty": -0.1, "history": -0.7}
+    weights = {"cosine": 0.3, "text": 0.8, "words": 0.5, "transitions": 0.3, "novelty": -0.1, "history": -0.7} | {
+        "popularity": 0.2
+    }
     model = model_with_floor(weights, widths)
     known = known_in(DATA.catalogue, model.widths, "shop-1", DATA.sequences[1])
     wanted = evaluate(model, DATA.catalogue, "shop-1", PART, CPU, known)

@@ -154,7 +154,7 @@ VARIANTS = {
     "floor and ids": {"floor": True, "transductive": True, "learned_missing": True},
     "floor without texts": {"floor": True},
 }
-KNOWN = known_of(DATA.sequences, DATA.catalogue)
+KNOWN = known_of(DATA.sequences, DATA.catalogue, WIDTHS)
 
 
 def model_of(variant: str) -> Ant:

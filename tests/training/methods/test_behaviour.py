@@ -39,7 +39,7 @@ def step(store: Store, name: str = "Target", *, floor: bool = False):  # type: i
     windows = training_windows(data.sequences, data.catalogue.offsets)
     assert data.marks is not None
     method, batch = behaviour(windows, data.marks), next(batches(windows, 64, 0, 1, candidates_of(data, False, CONFIG)))
-    known = known_of(data.sequences, data.catalogue) if floor else None
+    known = known_of(data.sequences, data.catalogue, model.widths) if floor else None
     inputs = item_inputs(data.catalogue, model.widths, batch.items, CPU)
     return data, model, batch, known, inputs, lambda config: method.loss(model, inputs, batch, config, ALONE, known)
 

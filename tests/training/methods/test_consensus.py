@@ -86,7 +86,7 @@ def test_scores_of_chosen_items_are_those_of_the_softmax(data: TrainingData, flo
     """Minus log softmax of the scores of all items is the loss of a step."""
     torch.manual_seed(0)
     model = Ant(replace(MODEL, floor=floor, hidden_dropout=0.0, attention_dropout=0.0), data.catalogue.widths, 10)
-    batch, known = first_batch(data), known_of(data.sequences, data.catalogue)
+    batch, known = first_batch(data), known_of(data.sequences, data.catalogue, model.widths)
     inputs = item_inputs(data.catalogue, model.widths, batch.items, CPU)
     with torch.no_grad():
         made = pass_of(model.eval(), inputs, batch, known)
