@@ -18,6 +18,7 @@ from antpipe.core.batches import Examples, examples
 from antpipe.core.ranking import catalogue_vectors, history_vectors, unit_rows
 from antpipe.core.untrained import (
     BEST,
+    LEAST,
     ROUNDS,
     SPREAD,
     TERMS,
@@ -82,6 +83,7 @@ def fit(known: Untrained, part: Examples, run: Cosines | None) -> Doubles:
     """The weights that `fit_weights` would find, with a further one for the run."""
     names = TERMS if run is None else (*TERMS, RUN)
     usual, spread = (np.array([numbers[name] for name in names]) for numbers in (USUAL, SPREADS))
+    least = np.array([LEAST.get(name, -np.inf) for name in names])
     terms, weights = terms_of(known, part, run), usual
     for _ in range(ROUNDS):
         scores = sum(np.float32(weight) * term for weight, term in zip(weights, terms, strict=True))
@@ -89,7 +91,7 @@ def fit(known: Untrained, part: Examples, run: Cosines | None) -> Doubles:
         hit = best == part.targets()[:, None]
         kept = np.flatnonzero(hit.any(1))
         some = np.stack([np.take_along_axis(term[kept], best[kept], 1) for term in terms], 2).astype(np.float64)
-        weights = most_likely(some, hit[kept].argmax(1), usual, spread)
+        weights = most_likely(some, hit[kept].argmax(1), usual, spread, least)
     return weights
 
 

@@ -54,6 +54,8 @@ TEXT, WORDS, TRANSITIONS, HISTORY, NOVELTY, POPULARITY = TERMS = (
 )
 # How far from their usual values (FLOOR) a fit may take the weights: standard deviations of normal distributions.
 SPREAD = {TEXT: 3.0, WORDS: 2.0, TRANSITIONS: 2.0, HISTORY: 4.0, NOVELTY: 2.0, POPULARITY: 1.0}
+# Nor may what resembles or follows count against an item, whatever few positions say.
+LEAST = {TEXT: 0.6, WORDS: 0.2, TRANSITIONS: 0.3}
 MOST_POSITIONS = 2000  # that a fit reads
 MOST_SCORES = 1 << 27  # and as many scores, SCORES_AT_ONCE of them at a time (16 MB a term)
 SCORES_AT_ONCE = 1 << 22
@@ -265,16 +267,17 @@ def fit_weights(known: Untrained, valid: Examples) -> dict[str, float]:
     """
     part = sample(valid, max(1, min(MOST_POSITIONS, MOST_SCORES // len(known.new))))
     usual, spread = (np.array([numbers[name] for name in TERMS]) for numbers in (FLOOR, SPREAD))
-    weights = usual
+    least, weights = np.array([LEAST.get(name, -np.inf) for name in TERMS]), usual
     for _ in range(ROUNDS):
-        weights = most_likely(*best_terms(known, part, dict(zip(TERMS, weights.tolist(), strict=True))), usual, spread)
+        terms, target = best_terms(known, part, dict(zip(TERMS, weights.tolist(), strict=True)))
+        weights = most_likely(terms, target, usual, spread, least)
     return dict(zip(TERMS, weights.tolist(), strict=True))
 
 
-def most_likely(terms: Doubles, target: Ints, usual: Doubles, spread: Doubles) -> Doubles:
-    """The weights (t,) that maximise the likelihood of the targets times normal distributions of mean `usual` (t,) and
-    standard deviation `spread` (t,). terms: (q, B, t); target: (q,) among B."""
-    from scipy.optimize import minimize
+def most_likely(terms: Doubles, target: Ints, usual: Doubles, spread: Doubles, least: Doubles) -> Doubles:
+    """The weights (t,), none below `least` (t,), that maximise the likelihood of the targets times normal distributions
+    of mean `usual` (t,) and standard deviation `spread` (t,). terms: (q, B, t); target: (q,) among B."""
+    from scipy.optimize import Bounds, minimize
 
     goal = terms[np.arange(len(target)), target].sum(0)
 
@@ -288,7 +291,9 @@ def most_likely(terms: Doubles, target: Ints, usual: Doubles, spread: Doubles) -
         value = float(np.log(total).sum() + top.sum() - goal @ weights + (shift**2).sum() / 2)
         return value, (expected - goal) * spread + shift
 
-    found = minimize(loss, np.zeros(len(usual)), jac=True, method="L-BFGS-B", options={"maxiter": 50})
+    bounds = Bounds((least - usual) / np.where(spread > 0, spread, 1))
+    start = np.zeros(len(usual))
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 50})
     weights: Doubles = usual + found.x * spread
     return weights
 

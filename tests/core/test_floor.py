@@ -20,6 +20,7 @@ from antpipe.core.untrained import (
     DECAY,
     INHERITED,
     LAST,
+    LEAST,
     REACH,
     RECENT,
     SPREAD,
@@ -265,7 +266,9 @@ def test_fitted_weights_maximise_likelihood_and_prior() -> None:
         chosen = scores[np.arange(len(target)), target]
         return float((np.log(np.exp(scores).sum(1)) - chosen).sum() + (shift**2).sum() / 2)
 
-    best = minimize(loss, np.zeros(6), method="Nelder-Mead", options={"xatol": 1e-5, "fatol": 1e-8, "maxiter": 20_000})
+    least = [((LEAST.get(name, -np.inf) - FLOOR[name]) / SPREAD[name], None) for name in TERMS]
+    options = {"xatol": 1e-5, "fatol": 1e-8, "maxiter": 20_000}
+    best = minimize(loss, np.zeros(6), method="Nelder-Mead", bounds=least, options=options)
     expected = {name: FLOOR[name] + change * SPREAD[name] for name, change in zip(TERMS, best.x, strict=True)}
     assert fit_weights(known, part) == pytest.approx(expected, abs=0.02)
 

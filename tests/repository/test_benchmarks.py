@@ -17,13 +17,14 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
+from antpipe.core import untrained
 from antpipe.core.batches import examples, training_windows
 from antpipe.core.untrained import fit_weights, from_sequences, unit_texts
 from antpipe.settings.serving import ServeConfig
 from antpipe.store.store import Store
 from antpipe.training.request import RunRequest
 from antpipe.training.run import run_stage
-from benchmarks import embed_image, gpu, inherited, methods, recommend, serve, verdict, zero_shot
+from benchmarks import embed_image, floor_terms, gpu, methods, recommend, serve, verdict, zero_shot
 from benchmarks.embed_text import made_up
 from benchmarks.evaluate import QUICK as EVALUATED
 from benchmarks.evaluate import our_metrics, plain_metrics, split_of, vectors_of
@@ -232,14 +233,23 @@ def test_the_benchmark_of_small_shops_prints_a_row_for_each_size(
     assert all(0 < float(line[1]) <= 1 and 0 < float(line[4]) <= 1 for line in rows)
 
 
-def test_the_benchmark_of_inherited_transitions_prints_a_row_for_each_size(
+def test_the_benchmark_of_the_floor_prints_a_row_for_each_size_and_part(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_trainable(Store(tmp_path), "Shop")
-    inherited.main([str(tmp_path), "Shop", "--users", "10,20", "--draws", "2"])
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
-    assert [line[:2] for line in rows] == [["Shop", "10"], ["Shop", "20"]]
-    assert all(0 < float(line[2]) <= 1 and 0 < float(line[5]) <= 1 for line in rows)
+    floor_terms.main([str(tmp_path), "Shop", "--users", "10,20", "--draws", "2"])
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split()[1] for line in rows] == ["10"] * len(floor_terms.PARTS) + ["20"] * len(floor_terms.PARTS)
+    assert all(0 < float(line[35:41]) <= 1 for line in rows)
+
+
+def test_a_part_that_the_benchmark_of_the_floor_leaves_out_is_back_afterwards() -> None:
+    before = (untrained.RECENT, zero_shot.BEST, zero_shot.USUAL["popularity"])
+    for part in floor_terms.PARTS:
+        with floor_terms.leaving_out(part):
+            now = (untrained.RECENT, zero_shot.BEST, zero_shot.USUAL["popularity"])
+            assert (now != before) == (part in ("no taste", "no popularity", "fitted to all items"))
+    assert (untrained.RECENT, zero_shot.BEST, zero_shot.USUAL["popularity"]) == before
 
 
 def test_made_up_texts_are_different_and_of_many_lengths() -> None:
