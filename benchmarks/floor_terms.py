@@ -31,8 +31,6 @@ PARTS: Mapping[str, Mapping[str, float]] = MappingProxyType(
         WHOLE: {},
         "without words": {},
         "nothing inherited": {"INHERITED": 0.0},
-        "the last two items": {"LAST": 2},
-        "neighbours alone": {"REACH": 1},
         "no taste": {"RECENT": 1.0},
         "nothing typical": {"TYPICAL": 0.0},
         "no popularity": {},
@@ -46,7 +44,9 @@ def leaving_out(part: str) -> Iterator[None]:
     """Change the constants of the floor, and of the fit."""
     with ExitStack() as stack:
         for name, value in PARTS[part].items():
-            stack.enter_context(patch.object(zero_shot if name == "BEST" else untrained, name, value))
+            for module in (untrained, zero_shot):
+                if hasattr(module, name):
+                    stack.enter_context(patch.object(module, name, value))
         if part == "no popularity":
             for weights in (zero_shot.USUAL, zero_shot.SPREADS):
                 stack.enter_context(patch.dict(weights, {untrained.POPULARITY: 0.0}))
@@ -87,7 +87,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("store", type=Path)
     parser.add_argument("domains", nargs="+")
-    parser.add_argument("--users", default="500,2000", help="sizes of the small shops")
+    parser.add_argument("--users", default="500,1000", help="sizes of the small shops")
     parser.add_argument("--draws", type=int, default=6, help="shops of each size, at least 2")
     asked = parser.parse_args(words)
     print("domain  users  floor                Recall / NDCG@10  of Recall       of NDCG")

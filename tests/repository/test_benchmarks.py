@@ -244,12 +244,15 @@ def test_the_benchmark_of_the_floor_prints_a_row_for_each_size_and_part(
 
 
 def test_a_part_that_the_benchmark_of_the_floor_leaves_out_is_back_afterwards() -> None:
-    before = (untrained.RECENT, zero_shot.BEST, zero_shot.USUAL["popularity"])
+    def now() -> tuple[float, ...]:
+        fit = (zero_shot.BEST, zero_shot.TYPICAL, zero_shot.USUAL["popularity"])
+        return (untrained.RECENT, untrained.INHERITED, untrained.TYPICAL, *fit)
+
+    before = now()
     for part in floor_terms.PARTS:
         with floor_terms.leaving_out(part):
-            now = (untrained.RECENT, zero_shot.BEST, zero_shot.USUAL["popularity"])
-            assert (now != before) == (part in ("no taste", "no popularity", "fitted to all items"))
-    assert (untrained.RECENT, zero_shot.BEST, zero_shot.USUAL["popularity"]) == before
+            assert (now() == before) == (part in (floor_terms.WHOLE, "without words"))
+    assert now() == before
 
 
 def test_made_up_texts_are_different_and_of_many_lengths() -> None:
