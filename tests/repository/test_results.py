@@ -119,6 +119,7 @@ def test_the_small_shops_are_those_of_the_outcomes(target: str, users: int) -> N
         ("verified", "relearn+behaviour"),
         *(("price", arm) for arm in ("scratch", "scratch+balance")),
         *(("small", arm) for arm in ("scratch", "finetune", "relearn", "relearn+consensus", "relearn+distil")),
+        *(("forks", arm) for arm in ("scratch", "fork-merge")),
     ],
 )
 def test_the_methods_beyond_ant_are_those_of_the_outcomes(comparison: str, arm: str) -> None:
@@ -127,6 +128,11 @@ def test_the_methods_beyond_ant_are_those_of_the_outcomes(comparison: str, arm: 
     one = target["arms"][arm]
     figures = [one["protocols"]["all"][metric]["mean"] for metric in ("recall@10", "ndcg@10")]
     cell = " / ".join(f"{figure:.4f}".removeprefix("0") for figure in figures)
-    more = {"verified": ", ratings and verified purchases", "price": ", texts and prices", "small": ", Toys"}
+    more = {
+        "verified": ", ratings and verified purchases",
+        "price": ", texts and prices",
+        "small": ", Toys",
+        "forks": ", Toys",
+    }
     name = f"`{arm}`{more.get(comparison, '')}"
     assert f"| {name} | {cell} | {one['verdict']['word'] if one['verdict'] else '–'} |" in PAGE
