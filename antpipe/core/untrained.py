@@ -35,6 +35,7 @@ from antpipe.store.files import Sequences
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
+FORM = 2  # raise it when the terms or their fit change: what was made with another form is made again
 # Chosen on the validation positions of Beauty, Sports, Toys and Games (docs/verdict.md).
 LAST = 5
 DECAY = 0.5

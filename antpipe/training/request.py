@@ -8,6 +8,7 @@ from typing import Any
 
 from antpipe.core import stages
 from antpipe.core.catalogue import Catalogue
+from antpipe.core.untrained import FORM
 from antpipe.errors import SameCommand, UsageError
 from antpipe.runtime.devices import choose_device, choose_precision
 from antpipe.runtime.logs import log
@@ -251,6 +252,8 @@ def describe(request: RunRequest, actions: stages.Stage, start: Checkpoint | Non
     negatives = OTHER_USERS if request.stage == PRETRAIN and training.in_batch() else ""
     if negatives:
         determined.append(negatives)
+    if request.model.floor:
+        determined.append(["floor", FORM])
     if training.method == BEHAVIOUR and (said := [name for name in catalogue.domains if says_verified(store, name)]):
         determined.append(["verified", said])  # which the fingerprint of the items does not cover
     refit = None

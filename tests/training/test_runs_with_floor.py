@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from antpipe.core import untrained
 from antpipe.core.batches import Examples
 from antpipe.errors import UsageError
-from antpipe.evaluation.baselines.judge import judge_baseline
+from antpipe.evaluation.baselines import judge
+from antpipe.evaluation.baselines.judge import baseline_fingerprint, judge_baseline
 from antpipe.evaluation.evaluate import evaluate_run
 from antpipe.evaluation.vectors import item_vectors, open_for, user_vectors
 from antpipe.features.build_sequences import build_sequences
@@ -20,7 +22,7 @@ from antpipe.settings.features import SequenceConfig
 from antpipe.settings.model import ModelConfig
 from antpipe.settings.training import TrainConfig
 from antpipe.store.store import Store
-from antpipe.training import checkpoint
+from antpipe.training import checkpoint, request
 from antpipe.training.folder import RunFolder
 from antpipe.training.request import FLOOR, RunRequest
 from antpipe.training.run import run_stage
@@ -56,6 +58,20 @@ def train(
 ) -> checkpoint.Checkpoint:
     own = {key: more.pop(key) for key in ("resume", "pause_after") if key in more}
     return run_stage(RunRequest(store, domains, stage, model, replace(training, **more), source), out, **own)[0]
+
+
+def test_a_floor_of_another_form_makes_another_run_and_another_baseline(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made() -> list[str]:
+        models = (WITH_FLOOR, replace(WITH_FLOOR, floor=False))
+        runs = [RunRequest(store, ("Shop",), "scratch", model, TRAINING, None).fingerprint() for model in models]
+        return [*runs, *(baseline_fingerprint(store, name, "Shop") for name in ("floor", "markov"))]
+
+    before = made()
+    monkeypatch.setattr(request, "FORM", untrained.FORM + 1)
+    monkeypatch.setitem(judge.VERSIONS, "floor", untrained.FORM + 1)
+    assert [one == other for one, other in zip(before, made(), strict=True)] == [False, True, False, True]
 
 
 def figures(store: Store, out: Path, domain: str = "Shop", split: str = "test", **more: Any) -> Any:
