@@ -176,10 +176,10 @@ def text_read(texts: "torch.Tensor", blocks: Sequence[Block]) -> "torch.Tensor":
 def products_of(
     floor: Mapping[str, "torch.Tensor"], history: "torch.Tensor", texts: "torch.Tensor", added: "torch.Tensor"
 ) -> tuple["torch.Tensor", "torch.Tensor"]:
-    """Vectors of positions (p, d + 1) and items (n, d + 1) whose inner products are what texts, novelty and popularity
-    add to cosines.
+    """Vectors of positions (p, d + 1) and items (n, d + 1) whose inner products are what texts and `of_items` add to
+    cosines.
 
-    history: (p, d) mean texts of positions, texts: (n, d), where d is 0 without texts; added: (n,) what items add.
+    history: (p, d) mean texts of positions, texts: (n, d), where d is 0 without texts; added: (n,) of `of_items`.
     """
     import torch
 

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from antpipe.core import ranking
 from antpipe.core.batches import Candidates, Examples, batches, examples, training_windows
 from antpipe.core.catalogue import Catalogue
 from antpipe.core.floor import begin_at_floor, known_of, recent, step_pairs, text_recent, weights_of, without_texts
 from antpipe.core.model import Ant
-from antpipe.core.ranking import rank_examples, scoring
+from antpipe.core.ranking import PairScores, rank_examples, scoring
 from antpipe.core.untrained import (
     BACKWARD,
     DECAY,
@@ -224,6 +225,37 @@ def test_ranks_are_those_of_the_dense_scores(block_size: int) -> None:
         assert ranks.by_protocol["unseen"][number] == 1 + (scores[unseen] > scores[target] + 1e-5).sum()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_ranks_do_not_depend_on_whether_pairs_are_multiplied_together(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(seed)
+    n, users = 40, 9
+    items = rng.normal(size=(6, 4)).astype(np.float32)[rng.integers(0, 6, n)]  # whole groups of items tie exactly
+    queries, keys = rng.normal(size=(users, 4)).astype(np.float32), np.flatnonzero(rng.random(users * n) < 0.3)
+    walks = rng.integers(0, n, 2 * users).astype(np.int32)
+    part = Examples(np.arange(users, dtype=np.int32), walks, 2 * np.arange(users), 2 * np.arange(users) + 1, MAX_LEN)
+    added = PairScores(rng.integers(1, 3, len(keys)) / 2, keys)
+    found, together = [], []
+    for sparse in (0, 10**9):  # one by one; everything at once
+        monkeypatch.setattr(ranking, "SPARSE", sparse)
+        row, item = np.divmod(keys, n)
+        together.append(ranking.products(queries, items, row, item))
+        some = rank_examples(queries, items, part, users, pairs=lambda rows: added_to(added, rows, n))
+        found.append(some.by_protocol)
+    assert together[0].dtype == np.float64
+    assert together[1].dtype == np.float32
+    assert together[1] == pytest.approx(together[0], abs=1e-5)
+    assert all(np.array_equal(found[0][protocol], found[1][protocol]) for protocol in found[0])
+
+
+def added_to(added: PairScores, rows: NDArray[np.int64], n: int) -> PairScores:
+    """What is added to these rows, numbered from 0."""
+    keys = (np.arange(len(rows))[:, None] * n + np.arange(n)).ravel()
+    scores = added.at((rows[:, None] * n + np.arange(n)).ravel())
+    return PairScores(scores[scores != 0], keys[scores != 0])
+
+
 def test_a_target_that_only_pairs_bring_up_is_ranked_first() -> None:
     """Far outside the candidates by inner product, first by what transitions add."""
     rng = np.random.default_rng(0)
@@ -231,8 +263,6 @@ def test_a_target_that_only_pairs_bring_up_is_ranked_first() -> None:
     queries = np.array([[1.0, 0, 0, 0]], np.float32)
     worst = int((items @ queries[0]).argmin())
     part = Examples(np.array([0], np.int32), np.array([7, worst], np.int32), np.array([0]), np.array([1]), MAX_LEN)
-    from antpipe.core.ranking import PairScores
-
     ranks = rank_examples(
         queries, items, part, pairs=lambda _: PairScores(np.array([50.0]), np.array([worst], np.int64))
     )
