@@ -333,15 +333,17 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
     assert done.stderr.startswith("antpipe: error: no domain 'Nowhere'")
 
 
-def test_help_is_there_in_less_than_0_4_seconds() -> None:
-    """Processor time, which other work on the machine does not change much; about .01 s per command."""
-    taken = []
+def test_help_takes_less_than_three_times_what_its_libraries_take_to_load() -> None:
+    """Processor time, the least of five in alternation: about 2.2 times, whatever the machine."""
+    ways = {"help": ("-m", "antpipe", "--help"), "libraries": ("-c", "import msgspec, typer.rich_utils, rich.markdown")}
+    taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(5):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert program("-m", "antpipe", "--help").returncode == 0
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(taken) < 0.4
+        for name, words in ways.items():
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            assert program(*words).returncode == 0
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            taken[name].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(taken["help"]) < 3 * min(taken["libraries"])
 
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["train", "--epoch", "3"], ["--version"]])
