@@ -26,7 +26,7 @@ from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import RunFolder
 from antpipe.training.methods.fork_request import ForkMergeRequest
 from antpipe.training.race import AUTO
-from antpipe.training.request import FLOOR, FORK_MERGE, PRETRAIN, Plan, RunRequest
+from antpipe.training.request import FORK_MERGE, PRETRAIN, TRAINS_NOTHING, Plan, RunRequest
 
 CONTROL = "scratch"
 SASREC, UNISREC = "sasrec", "unisrec"
@@ -290,7 +290,7 @@ def plan_arms(request: ComparisonRequest) -> tuple[list[Arm], list[Mix]]:
         elif name == SASREC:
             training = reading(control.training, (NO_MODALITY,))
             history = request.model.history_score or request.model.floor
-            model = replace(request.model, transductive=True, floor=False, history_score=history)
+            model = replace(request.model, transductive=True, floor=False, reranker=False, history_score=history)
             arms.append(Arm(name, TRAINED, replace(control, model=model, training=training), alike=False))
         elif name == FORK_MERGE:
             arms.append(fork_merge_arm(request))
@@ -332,7 +332,8 @@ def arm_from(mix: Mix, name: str, method: str, request: ComparisonRequest) -> Ar
         training = reading(run.training, ("text",))
         run = replace(run, model=texts.request.model, training=training, source=texts.folder)
         return Arm(label, TRAINED, run, texts, alike=False)
-    return Arm(label, RACED if name == AUTO else TRAINED, run, mix, judged=mix.without is None)
+    kind, trains = RACED if name == AUTO else TRAINED, name not in TRAINS_NOTHING
+    return Arm(label, kind, run, mix, judged=mix.without is None, alike=trains)
 
 
 def arm_names(request: ComparisonRequest) -> list[str]:
@@ -344,7 +345,7 @@ def arm_names(request: ComparisonRequest) -> list[str]:
     if PRETRAIN in asked:
         raise UsageError("--arms pretrain: is not a way to train on a target")
     known = [*stages.STAGES, AUTO, FORK_MERGE, *BASELINES, SASREC, UNISREC, *request.own_stages, *request.given]
-    stages_to_cure = {*stages.STAGES, *request.own_stages} - {PRETRAIN, FLOOR, "unfreeze"}
+    stages_to_cure = {*stages.STAGES, *request.own_stages} - {PRETRAIN, *TRAINS_NOTHING, "unfreeze"}
     cured = {f"{stage}+{method}" for stage in stages_to_cure for method in METHODS}
     for name in asked:
         if name not in {*known, *cured} or name == "unfreeze":

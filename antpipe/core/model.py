@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from antpipe.settings.model import FLOOR, MODALITIES, ModelConfig
+from antpipe.settings.model import FLOOR, MODALITIES, RERANKER_FEATURES, RERANKER_WIDTH, ModelConfig
 
 INIT_STD = 0.02  # for the Transformer, positions and ids, as in BERT (arXiv 1810.04805)
 NOISE_FLOOR = 0.01  # minimum scale of the gate noise
@@ -218,6 +218,31 @@ class TransformerLayer(nn.Module):
         return torch.einsum("...k,...kd->...d", self.gate(x, noise), outputs)
 
 
+class Reranker(nn.Module):
+    """What features of a history and an item add to the item's score, in logits (core/reranker.py).
+
+    Learned on other shops, it is not trained on a target. weight: 1, or 0 where it is not used.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()), requires_grad=False)
+        self.layers = nn.Sequential(
+            nn.Linear(RERANKER_FEATURES, RERANKER_WIDTH),
+            nn.ReLU(),
+            nn.Linear(RERANKER_WIDTH, RERANKER_WIDTH),
+            nn.ReLU(),
+            nn.Linear(RERANKER_WIDTH, 1),
+        )
+        for parameter in self.layers.parameters():
+            parameter.requires_grad_(False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features: (..., F). Returns (...)."""
+        added: Tensor = self.weight * self.layers(features)[..., 0]
+        return added
+
+
 class Ant(nn.Module):
     """The whole model: item side and sequence side.
 
@@ -258,6 +283,7 @@ class Ant(nn.Module):
             # the less these terms seem to be worth.
             for name in terms[1:]:
                 self.floor[name].requires_grad_(False)
+        self.reranker = Reranker() if config.floor and config.reranker else None
         self.reset()
 
     def reset_experts(self, init: str) -> None:
@@ -279,7 +305,7 @@ class Ant(nn.Module):
         for module in self.modules():
             if isinstance(module, NoisyGate):
                 module.reset()
-        for zero in (*self.missing.values(), self.history_score):
+        for zero in (*self.missing.values(), self.history_score, self.reranker and self.reranker.weight):
             if zero is not None:
                 nn.init.zeros_(zero)
         if self.floor is not None and self.history_score is not None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from antpipe.core.batches import Examples, history_blocks
 from antpipe.core.catalogue import Catalogue, DeviceFeatures, Ints, item_inputs
 from antpipe.core.floor import added_pairs, items_with_floor, queries_with_floor, weights_of
+from antpipe.core.reranker import POOL, Rerank, best_of, reranking
 from antpipe.core.untrained import Untrained
 from antpipe.errors import DataError
 from antpipe.runtime.arrays import within_groups
@@ -208,6 +209,35 @@ def rank_examples(
     return Ranks(ranks, seen)
 
 
+def rerank_examples(queries: Floats, items: Floats, part: Examples, pairs: Pairs, rerank: Rerank) -> Ranks:
+    """Ranks of the targets if the POOL best items, of all and of those outside the history, are scored again.
+
+    A target beyond the pool is beyond DEPTH. Scores are summed in float64 and rounded, so that alike items tie.
+    """
+    require_finite(np.isfinite(queries).all() and np.isfinite(items).all())
+    ranks, seen = np.full((len(PROTOCOLS), len(part)), np.inf), np.zeros(len(part), np.bool_)
+    n, targets, wide = len(items), part.targets(), items.T.astype(np.float64)
+    size = max(1, min(PAIRED_BLOCK, SCORED_AT_ONCE // n))
+    for begin in range(0, len(part), size):
+        rows = np.arange(begin, min(begin + size, len(part)))
+        some, added, keys = part.some(rows), pairs(rows), _history_keys(part, rows, n)
+        scores = queries[rows].astype(np.float64) @ wide
+        scores.ravel()[added.keys] += added.scores
+        scores = scores.astype(np.float32)
+        seen[rows] = among(np.arange(len(rows)) * n + targets[rows], keys)
+        for number in range(len(PROTOCOLS)):
+            if number:
+                scores.ravel()[keys] = -np.inf
+            found, values = best_of(scores, POOL)
+            values = rerank(some, found, values)
+            own = (found == targets[rows, None]) & ~(seen[rows, None] & bool(number))
+            goal = np.where(own, values, np.inf).min(1, keepdims=True)  # infinite if the target is not there
+            place = 1 + (values > goal).sum(1) + ((values == goal) & ~own).sum(1) / 2
+            there = own.any(1) & ((values > goal).sum(1) < DEPTH)
+            ranks[number, rows] = np.where(there, place, np.inf)
+    return Ranks(dict(zip(PROTOCOLS, ranks, strict=True)), seen)
+
+
 def require_finite(finite: "bool | np.bool_") -> None:
     if not finite:
         raise DataError(
@@ -384,14 +414,17 @@ def score_of_history(model: "Ant") -> float:
 @dataclass(frozen=True)
 class Scoring:
     """What the scores of examples are made of: inner products of queries (Q, E) and items (N, E), and pairs, or a score
-    of the items in the history."""
+    of the items in the history. rerank: scores the best of them again."""
 
     queries: Floats
     items: Floats
     history_score: float = 0.0
     pairs: Pairs | None = None
+    rerank: Rerank | None = None
 
     def ranks(self, part: Examples, block_size: int = 0, search: Search | None = None) -> Ranks:
+        if self.rerank is not None and self.pairs is not None:
+            return rerank_examples(self.queries, self.items, part, self.pairs, self.rerank)
         return rank_examples(self.queries, self.items, part, block_size, search, self.history_score, self.pairs)
 
 
@@ -411,6 +444,7 @@ def scoring(
         queries_with_floor(model, queries, known, part),
         items_with_floor(model, items, known),
         pairs=floor_pairs(known, part, weights_of(model)),
+        rerank=reranking(model, known),
     )
 
 

@@ -15,24 +15,25 @@ FREEZE = "freeze"  # taken from the checkpoint, not trained
 RESET = "reset"  # initialised again, then trained
 ACTIONS = (KEEP, FREEZE, RESET)
 
-GROUPS = ("encoder", "positions", "input_norm", "experts", "gates", "ids", "history_score", "floor")
+GROUPS = ("encoder", "positions", "input_norm", "experts", "gates", "ids", "history_score", "floor", "reranker")
 Stage = Mapping[str, str]  # action by group
 
 STAGES: dict[str, Stage] = {
     "pretrain": dict.fromkeys(GROUPS, RESET),
     "scratch": dict.fromkeys(GROUPS, RESET),
     "floor": dict.fromkeys(GROUPS, RESET),  # nothing is trained: the untrained terms alone (core/floor.py)
+    "rerank": dict.fromkeys(GROUPS, RESET) | {"reranker": FREEZE},  # the same, and what other shops taught of them
     # Ids belong to one catalogue: a stage that moves to another catalogue cannot keep them.
-    "finetune": dict.fromkeys(GROUPS, KEEP) | {"ids": RESET},
+    "finetune": dict.fromkeys(GROUPS, KEEP) | {"ids": RESET, "reranker": FREEZE},
     "relearn": dict.fromkeys(GROUPS, RESET)
-    | {"encoder": FREEZE, "input_norm": KEEP, "history_score": KEEP, "floor": KEEP},
+    | {"encoder": FREEZE, "input_norm": KEEP, "history_score": KEEP, "floor": KEEP, "reranker": FREEZE},
     "linear-probe": dict.fromkeys(GROUPS, FREEZE) | {"experts": RESET, "gates": RESET, "ids": RESET},
     "relearn-unfrozen": dict.fromkeys(GROUPS, RESET)
-    | {"encoder": KEEP, "input_norm": KEEP, "history_score": KEEP, "floor": KEEP},
+    | {"encoder": KEEP, "input_norm": KEEP, "history_score": KEEP, "floor": KEEP, "reranker": FREEZE},
     # How UniSRec (arXiv 2206.05941) is transferred: sequence encoder and positions frozen, the adaptor trained.
-    "unisrec": dict.fromkeys(GROUPS, KEEP) | {"encoder": FREEZE, "positions": FREEZE, "ids": RESET},
+    "unisrec": dict.fromkeys(GROUPS, KEEP) | {"encoder": FREEZE, "positions": FREEZE, "ids": RESET, "reranker": FREEZE},
     # Continues a run on the same target (which is checked), so even ids can be kept.
-    "unfreeze": dict.fromkeys(GROUPS, KEEP),
+    "unfreeze": dict.fromkeys(GROUPS, KEEP) | {"reranker": FREEZE},
 }
 
 # Single tensors that the authors' code treats differently from their group (`--reference`; docs/method.md).
@@ -62,6 +63,7 @@ def find_stage(name: str, own: Mapping[str, object]) -> Stage:
         actions = {**STAGES[section["like"]], **actions}
     elif "history_score" in actions:  # a section for antpipe 0.1.0, which had no floor, names all its groups
         actions.setdefault("floor", actions["history_score"])
+    actions.setdefault("reranker", RESET)  # nor had it a re-ranker
     for group, action in actions.items():
         if group not in GROUPS:
             raise UsageError(f"[stage.{name}]: unknown group {group!r}; known: {', '.join(GROUPS)}")

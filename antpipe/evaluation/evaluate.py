@@ -11,7 +11,8 @@ from antpipe.core.catalogue import Ints
 from antpipe.core.gpu.floor import known_on
 from antpipe.core.gpu.ranking import evaluate_on_device, example_blocks
 from antpipe.core.ranking import PROTOCOLS, Ranks, scoring, summary
-from antpipe.errors import DataError
+from antpipe.core.reranker import reranks
+from antpipe.errors import DataError, SameCommand, UsageError
 from antpipe.evaluation.approximate import build_index, recall_of_exact
 from antpipe.evaluation.slices import Group, divide, slice_figures, training_counts
 from antpipe.runtime.devices import choose_device
@@ -47,7 +48,11 @@ def evaluate_run(store: Store, run: Path, domain: str, config: EvaluateConfig) -
     model, n = model.to(device), len(catalogue.rows(domain))
     index: dict[str, Any] = {"kind": "exact"}
     known, shown = known_for(store, model, described, catalogue, domain), seen_by(described, domain, sequences)
-    if config.index == "exact" and device.type != "cpu":
+    if config.index != "exact" and reranks(model):
+        raise UsageError(
+            f"{run} scores its best items again, which needs the exact ones", SameCommand({"--index": "exact"})
+        )
+    if config.index == "exact" and device.type != "cpu" and not reranks(model):
         blocks = example_blocks(part, n, device, config.block_size, known)
         there = None if known is None else known_on(known, device)
         ranks = evaluate_on_device(model, catalogue, domain, device, blocks, known=there)

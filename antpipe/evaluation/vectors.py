@@ -28,6 +28,7 @@ from antpipe.core.ranking import (
     score_of_history,
     unit_rows,
 )
+from antpipe.core.reranker import Rerank, reranking
 from antpipe.core.untrained import Untrained
 from antpipe.core.words import WordIndex, index_words
 from antpipe.evaluation.served import open_served
@@ -85,6 +86,11 @@ class OpenRun:
         """Vectors (Q, E) expected after the histories of these examples."""
         unit = unit_rows(history_vectors(*self.there, part))
         return unit if self.known is None else queries_with_floor(self.model, unit, self.known, part)
+
+    @property
+    def rerank(self) -> Rerank | None:
+        """How the best items are scored again; None if they are not."""
+        return reranking(self.model, self.known)
 
     def inputs(self, rows: Ints) -> ItemInputs:
         """What the model reads of some items, given by row."""

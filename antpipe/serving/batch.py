@@ -238,8 +238,8 @@ def _table(opened: OpenRun, audience: Audience, block: slice, found: Top, wishes
     if wishes.explain:
         why = [
             reason
-            for history, best in zip(audience.histories(block), found.rows, strict=True)
-            for reason in explain(opened, history, best[best >= 0])
+            for history, best, scores in zip(audience.histories(block), found.rows, found.scores, strict=True)
+            for reason in explain(opened, history, best[best >= 0], scores)
         ]
         schema = pl.Schema({**FOUND, **WHY})
         columns |= {

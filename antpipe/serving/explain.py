@@ -5,7 +5,7 @@
 seen items. A run with a floor (core/floor.py) adds its texts to `text`, and has `words` (shared rare words),
 `transitions`, `history`, `novelty` and `popularity`. They are named in the order of how much more they are worth to
 this item than to the average of AVERAGED items from all over the catalogue, without the history: what is alike for all
-items explains no rank.
+items explains no rank. A run with a re-ranker has what that adds as `reranker`.
 
 **Items of the history.** The encoder is not a sum over them, so each one is left out in turn: it is worth the score
 minus the score without it (leave-one-out). A run that is nothing but a floor is a sum over the last items; its parts
@@ -40,14 +40,16 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 EXACT, LEAVE_ONE_OUT = "exact", "leave-one-out"
-PRODUCT = "image × text"
+PRODUCT, RERANKER = "image × text", "reranker"
 NAMED = 3  # items of the history that are named
 AVERAGED = 64
 DIGITS = 6  # adding 0.0 to a rounded number turns -0.0 into 0.0
 
 
-def explain(opened: OpenRun, history: History, items: Ints) -> list[dict[str, Any]]:
+def explain(opened: OpenRun, history: History, items: Ints, scores: Doubles | None = None) -> list[dict[str, Any]]:
     """Why each of these items (k,), by row, has its score after a history.
+
+    scores: (at least k,) theirs, of a run that scores its best items again: `reranker` is what that adds.
 
     Returns a mapping per item: `modality`, the first of `modalities`, which say what each is worth to the score (that
     which sets the item apart most comes first); `because`, up to NAMED items of the history that raise the score most,
@@ -63,6 +65,9 @@ def explain(opened: OpenRun, history: History, items: Ints) -> list[dict[str, An
     unseen = np.setdiff1d(others, _last(part, opened.max_len))  # not to be seen is no reason
     others = unseen if len(unseen) else others
     modalities = modality_shares(opened, part, np.concatenate([items, others]))
+    if opened.rerank is not None and scores is not None:
+        again = scores[: len(items)] - np.array(list(modalities.values())).sum(0)[: len(items)]
+        modalities[RERANKER] = np.append(again, np.zeros(len(others)))
     usual = {name: float(values[len(items) :].mean()) for name, values in modalities.items()}
     read, worth, method = history_shares(opened, history, part, items)
     found = []

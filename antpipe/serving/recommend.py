@@ -20,7 +20,8 @@ from antpipe.runtime.logs import log
 from antpipe.serving.diversity import diversified, pool_size
 from antpipe.serving.explain import explain
 from antpipe.serving.offer import Offer, offer_of, read_ids
-from antpipe.serving.top import Top, top_items
+from antpipe.serving.reranked import reranked_items
+from antpipe.serving.top import Top
 from antpipe.settings.base import as_word
 from antpipe.settings.serving import RecommendConfig
 from antpipe.store.next_command import spell
@@ -107,7 +108,7 @@ def recommend_after(
     found = []
     for history, rows, scores in zip(histories, best.rows, best.scores, strict=True):
         kept = rows[rows >= 0]
-        why = explain(opened, history, kept) if wishes.explain else [None] * len(kept)
+        why = explain(opened, history, kept, scores) if wishes.explain else [None] * len(kept)
         found.append(
             [
                 {
@@ -133,7 +134,7 @@ def best_after(opened: OpenRun, histories: Sequence[History], offer: Offer, wish
     rows, scores = np.full((len(histories), k), -1), np.full((len(histories), k), -np.inf)
     if len(known):
         part = as_examples([histories[number] for number in known.tolist()], opened.max_len)
-        pool = top_items(opened, part, offer, pool_size(k, wishes.diversify), include_seen=wishes.include_seen)
+        pool = reranked_items(opened, part, offer, pool_size(k, wishes.diversify), include_seen=wishes.include_seen)
         best = diversified(opened, pool, k, wishes.diversify)
         rows[known], scores[known] = best.rows, best.scores
     if len(known) < len(histories):

@@ -25,7 +25,7 @@ class CompareConfig(SubsetConfig):
     panel: ClassVar[str] = "Comparison"
     arms: tuple[str, ...] = setting(
         ("scratch", "finetune", "relearn"),
-        "what to compare: stages (scratch, finetune, relearn, linear-probe, relearn-unfrozen, unisrec, auto, "
+        "what to compare: stages (scratch, finetune, relearn, rerank, linear-probe, relearn-unfrozen, unisrec, auto, "
         "fork-merge, or [stage.NAME]), these with a method (relearn+distil), and baselines (popularity, item-knn, "
         "markov, tfidf-nearest, text-nearest, tgh, floor, sasrec, unisrec; baselines: all)",
     )

@@ -19,6 +19,7 @@ FLOOR = {
     "novelty": 1.5,
     "popularity": 0.7,
 }
+RERANKER_FEATURES, RERANKER_WIDTH = 31, 64  # core/reranker.py
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class ModelConfig(Config):
         False,
         "begin at what needs no training, and add to it: texts of the history, counted transitions, history, novelty "
         "and popularity (ANT: no)",
+    )
+    reranker: bool = setting(
+        False,
+        "score the best items of the floor again by what pre-training learned on small shops drawn from its domains "
+        "(ANT: no)",
     )
     learned_missing: bool = setting(False, "replace a missing modality by a learned vector (ANT: by zeros)")
     modality_dropout: float = setting(

@@ -15,7 +15,13 @@ from antpipe.training.checkpoint import Checkpoint
 
 SIZES = ("width", "layers", "heads", "inner_width", "feed_forward_experts", "feed_forward_expert_layers")
 # Settings that add parameters to the model, and the group these belong to.
-ADDED = {"history_score": "history_score", "floor": "floor", "learned_missing": "experts", "transductive": "ids"}
+ADDED = {
+    "history_score": "history_score",
+    "floor": "floor",
+    "reranker": "reranker",
+    "learned_missing": "experts",
+    "transductive": "ids",
+}
 ANY_FEATURES = "--stage relearn takes any features"
 
 

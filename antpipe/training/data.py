@@ -26,6 +26,10 @@ class TrainingData:
     validation: dict[str, Examples]
     marks: Marks | None = None
 
+    def judged(self) -> int:
+        """How many positions a validation reads."""
+        return sum(map(len, self.validation.values()))
+
     def of_refit(self) -> "TrainingData":
         """The same with the validation targets among those of training, and nothing to validate on."""
         return replace(self, sequences=tuple(with_validation(part) for part in self.sequences), validation={})

@@ -97,7 +97,7 @@ def fit(
             at.step_done(value, len(batch.targets), lap)
             update(at.epoch - 1 + at.positions / epoch_positions, config.epochs, note_of(at.figures()))
 
-    judge_beginning(state, lambda: of_first(judge, world), not pretraining and bool(data.validation))
+    judge_beginning(state, lambda: of_first(judge, world), 0 if pretraining else data.judged())
 
     while not at.finished:
         model.train()
@@ -201,18 +201,49 @@ def take_if_best(state: Training, epoch: int, valid: dict[str, float], loss: flo
         state.best_weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
 
 
-def judge_beginning(state: Training, judge: Callable[[], dict[str, float]], on_target: bool) -> None:
-    """Judge a floor alone, and with the vectors that the model begins with: training on a target has to beat both."""
+def judge_beginning(state: Training, judge: Callable[[], dict[str, float]], positions: int) -> None:
+    """Judge a floor alone, and with the vectors that the model begins with: training on a target has to beat both.
+
+    positions: of the target that are judged; 0 in pre-training.
+    """
     import torch
 
-    if state.model.floor is None or not on_target or state.at.best:
+    use_reranker(state.model, 0.0)  # while it trains
+    if state.model.floor is None or not positions or state.at.best:
         return
     cosine = state.model.floor["cosine"]
     begun = cosine.detach().clone()
-    for weight in (torch.zeros_like(begun), begun):
-        with torch.no_grad():
-            cosine.copy_(weight)
-        take_if_best(state, 0, judge())
+    with torch.no_grad():
+        cosine.zero_()
+    take_if_best(state, 0, judge_reranked(state.model, judge, positions))
+    with torch.no_grad():
+        cosine.copy_(begun)
+    use_reranker(state.model, 0.0)
+    take_if_best(state, 0, judge())
+
+
+def judge_reranked(model: "Ant", judge: Callable[[], dict[str, float]], positions: int = 0) -> dict[str, float]:
+    """The figures of a model, re-ranked if there is a re-ranker and the model is not better alone.
+
+    positions: how many are judged, if only more than chance counts as better: other shops speak for re-ranking a floor,
+    but not for re-ranking what training made of it.
+    """
+    use_reranker(model, 0.0)
+    alone = judge()
+    if model.reranker is None:
+        return alone
+    use_reranker(model, 1.0)
+    again = judge()
+    worse = again[SELECTION] < alone[SELECTION]
+    if worse and (not positions or beyond_chance(alone[SELECTION], again[SELECTION], positions)):
+        use_reranker(model, 0.0)
+        return alone
+    return again
+
+
+def use_reranker(model: "Ant", weight: float) -> None:
+    if model.reranker is not None:
+        model.reranker.weight.detach().fill_(weight)
 
 
 def scalars_of(model: "Ant") -> dict[str, "torch.Tensor"]:
@@ -234,15 +265,16 @@ def keep_floor_unless_beaten(
     begun: the weights that the run began with. Judged by a few hundred positions, one of some epochs is always better
     by chance, and no better elsewhere.
     """
-    positions = sum(map(len, data.validation.values()))
+    positions = data.judged()
     best, trained = at.best, {name: value.clone() for name, value in scalars_of(model).items()}
     for name, value in scalars_of(model).items():
         value.copy_(begun[name])
     scalars_of(model)["cosine"].zero_()
-    floor = judge()
+    floor = judge_reranked(model, judge, positions)
     if beyond_chance(best[SELECTION], floor[SELECTION], positions):
         for name, value in scalars_of(model).items():
             value.copy_(trained[name])
+        at.best = best if model.reranker is None else judge_reranked(model, judge)
         return
     log.info(
         f"epoch {at.best_epoch} is not better than the floor beyond chance: valid_{SELECTION} {best[SELECTION]:.4f} "
@@ -257,9 +289,10 @@ def beyond_chance(recall: float, floor: float, positions: int) -> bool:
     return recall - floor > STANDARD_ERRORS * error
 
 
-def without_training(model: "Ant", data: TrainingData, device: "torch.device") -> Position:
-    """The position of a run of stage floor, which is finished before it begins."""
-    return Position(best=validating(model, data, device, lambda: None)(), finished=True)
+def without_training(model: "Ant", data: TrainingData, device: "torch.device", *, choose: bool) -> Position:
+    """The position of a run that trains nothing, which is finished before it begins."""
+    judge = validating(model, data, device, lambda: None)
+    return Position(best=judge_reranked(model, judge, data.judged()) if choose else judge(), finished=True)
 
 
 def sized(config: TrainConfig, positions: int) -> tuple[TrainConfig, int]:

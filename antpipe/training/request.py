@@ -8,6 +8,7 @@ from typing import Any
 
 from antpipe.core import stages
 from antpipe.core.catalogue import Catalogue
+from antpipe.core.reranker import RERANKER_FORM
 from antpipe.core.untrained import FORM
 from antpipe.errors import SameCommand, UsageError
 from antpipe.runtime.devices import choose_device, choose_precision
@@ -28,7 +29,8 @@ from antpipe.training.methods.checks import check_method
 from antpipe.training.methods.weak_positives import says_verified
 
 PRETRAIN = "pretrain"  # the only stage on several domains, with the in-batch losses
-FLOOR = "floor"  # the only stage that trains nothing
+FLOOR, RERANK = "floor", "rerank"
+TRAINS_NOTHING = (FLOOR, RERANK)  # the only stages that train nothing
 FORK_MERGE, MERGE = "fork-merge", "merge"  # training/methods/
 
 
@@ -66,9 +68,11 @@ class RunRequest:
         if precision != "fp32":
             precision = choose_precision(precision, choose_device(self.training.device))
         request = replace(self, training=replace(self.training, precision=precision))
-        if self.stage == FLOOR and len(self.domains) == 1:
-            request = as_floor(request)
         actions = stages.find_stage(self.stage, self.own_stages)
+        if self.stage in TRAINS_NOTHING and len(self.domains) == 1:
+            request = as_floor(request)
+        elif request.model.reranker and not gets_reranker(request, actions):
+            request = replace(request, model=replace(request.model, reranker=False))
         begun = self._start(actions, start)
         words = reads_words(self.stage, request.model, request.training)
         data = load_training_data(self.store, self.domains, request.training, words=words)
@@ -169,18 +173,26 @@ class RunRequest:
             raise UsageError(f"{what} reads features of items: it does not go with --modalities none")
 
 
+def gets_reranker(request: RunRequest, actions: stages.Stage) -> bool:
+    """Whether a run has a re-ranker: it learns one in pre-training, or takes that of the run it starts from."""
+    return request.model.floor and (request.stage == PRETRAIN or actions["reranker"] != stages.RESET)
+
+
 def reads_words(stage: str, model: ModelConfig, training: TrainConfig) -> bool:
-    """Whether a run reads the words of items: that of stage floor needs no text features for it."""
-    return model.floor and training.words and (stage == FLOOR or "text" in training.modalities)
+    """Whether a run reads the words of items: one that trains nothing needs no text features for it."""
+    return model.floor and training.words and (stage in TRAINS_NOTHING or "text" in training.modalities)
 
 
 def as_floor(request: RunRequest) -> RunRequest:
-    """A run of stage floor with the smallest model: only its floor counts. Without text features, that has the other
-    terms, words among them."""
+    """A run that trains nothing with the smallest model: only its floor counts. Without text features, that has the
+    other terms, words among them."""
     there = request.store.domain(request.domains[0]).manifest()
     asks_for_texts = "text" in request.training.modalities
     has_texts = "text" in there and asks_for_texts
-    model = ModelConfig(width=2, heads=1, layers=1, experts=0, floor=True, transductive=not has_texts)
+    reranker = request.stage == RERANK
+    model = ModelConfig(
+        width=2, heads=1, layers=1, experts=0, floor=True, reranker=reranker, transductive=not has_texts
+    )
     whitened = tuple(name for name in request.training.whitened if name == "text" and has_texts)
     read = ("text" if has_texts else NO_MODALITY,)
     words = request.training.words and asks_for_texts
@@ -221,6 +233,7 @@ def trains_something(request: RunRequest, described: Checkpoint) -> bool:
         "ids": described.items is None,
         "history_score": not (model.history_score or model.floor),
         "floor": not model.floor,
+        "reranker": not model.reranker,
     }
     return any(action != stages.FREEZE for group, action in described.groups.items() if not absent.get(group))
 
@@ -244,6 +257,8 @@ def describe(request: RunRequest, actions: stages.Stage, start: Checkpoint | Non
     shape, groups = dict(model), dict(actions)
     if not request.model.floor:  # as antpipe 0.1.0, which had none
         del shape["floor"], groups["floor"]
+    if not request.model.reranker:
+        del shape["reranker"], groups["reranker"]
     max_len = store.domain(catalogue.domains[0]).sequences().max_len
     items = len(catalogue) if request.model.transductive else None
     begun = [start.fingerprint, start.weights_sha256] if start else None
@@ -254,6 +269,8 @@ def describe(request: RunRequest, actions: stages.Stage, start: Checkpoint | Non
         determined.append(negatives)
     if request.model.floor:
         determined.append(["floor", FORM])
+    if request.model.reranker:
+        determined.append(["reranker", RERANKER_FORM])
     if training.method == BEHAVIOUR and (said := [name for name in catalogue.domains if says_verified(store, name)]):
         determined.append(["verified", said])  # which the fingerprint of the items does not cover
     refit = None

@@ -30,10 +30,11 @@ from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.compatibility import fits, rebuild, shown
 from antpipe.training.folder import METRICS, TRAIN_AGAIN, RunFolder, another_folder
-from antpipe.training.loop import fit, without_training
+from antpipe.training.loop import fit, use_reranker, without_training
 from antpipe.training.parallel import World, held_by_first, of_first, together, world_of
+from antpipe.training.rehearsal import rehearse
 from antpipe.training.replay import out_of_memory
-from antpipe.training.request import FLOOR, FORK_MERGE, PRETRAIN, Plan, RunRequest, reads_words
+from antpipe.training.request import FORK_MERGE, PRETRAIN, TRAINS_NOTHING, Plan, RunRequest, reads_words
 from antpipe.training.state import Keeping, Position, begin, cost_of, position_of, read_header, remove_state
 from antpipe.training.tracking import require_tracker, tracking
 from antpipe.training.trained_items import write_items
@@ -99,8 +100,8 @@ def run_stage(
             keep = Keeping(folder, plan.described, training.save_every, begun, asked, track, pause_after, world)
             try:
                 with naming_what_to_lower(folder, training, command):
-                    if request.stage == FLOOR or request.refit == 0:
-                        at = without_training(model, data, device)
+                    if request.stage in TRAINS_NOTHING or request.refit == 0:
+                        at = without_training(model, data, device, choose=request.refit is None)
                     else:
                         at = fit(
                             model,
@@ -176,7 +177,7 @@ def build_model(plan: Plan) -> "Ant":
         ((domain, valid),) = plan.data.validation.items()
         known = known_in(plan.data.catalogue, model.widths, domain, plan.data.sequences[0])
         fitted = begin_at_floor(model, known, valid)
-        if request.stage == FLOOR:
+        if request.stage in TRAINS_NOTHING:
             log.info(f"{domain}  floor: {in_words(fitted)}")
             with torch.no_grad():
                 model.floor["cosine"].zero_()
@@ -203,6 +204,12 @@ def naming_what_to_lower(folder: RunFolder, training: TrainConfig, command: Call
 
 def finish(folder: RunFolder, model: "Ant", plan: Plan, at: Position, device: "torch.device") -> Checkpoint:
     """Turn the unfinished run in the folder into a finished one."""
+    if plan.request.stage == PRETRAIN and model.reranker is not None:
+        words, seed = words_read_by(plan.described), plan.request.training.seed
+        rehearse(model, plan.request.store, plan.data, seed, words=words)
+    if plan.request.refit and model.reranker is not None:  # nothing is left to judge by: as in the run it belongs to
+        home = plan.request.home(folder.path)
+        use_reranker(model, float(checkpoint.load_weights(home, checkpoint.describe(home))["reranker.weight"]))
     written = write_items(folder, plan.request.store, plan.described.id_tables, plan.trained_on().sequences)
     done = replace(plan.described, best_epoch=at.best_epoch, metrics=at.best, epochs=len(at.rows), id_tables=written)
     checkpoint.save(folder.path, model, done)
@@ -271,8 +278,8 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     if before != now and there["domains"].keys() == here["domains"].keys():
         found.append(f"domains {before} (now {now})")
     later = {  # what antpipe 0.1.0 did, which had no names for it
-        "groups": {"floor": here["groups"].get("floor")},
-        "model": {"floor": False},
+        "groups": {name: here["groups"].get(name) for name in ("floor", "reranker")},
+        "model": {"floor": False, "reranker": False},
         "train": {name: getattr(TrainConfig, name) for name in LATER},
     }
     for group in ("groups", "model", "train", "modalities", "domains"):

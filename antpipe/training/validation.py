@@ -12,6 +12,7 @@ from antpipe.core.floor import known_in
 from antpipe.core.gpu.floor import DeviceKnown, known_on
 from antpipe.core.gpu.ranking import ExampleBlock, evaluate_on_device, example_blocks
 from antpipe.core.ranking import Ranks, evaluate, metrics
+from antpipe.core.reranker import reranks
 from antpipe.core.untrained import Untrained
 from antpipe.runtime.devices import uncompiled
 from antpipe.training.data import TrainingData
@@ -69,7 +70,7 @@ def validate(
     """
 
     def ranks(domain: str, part: Examples) -> Ranks:
-        if domain in prepared:
+        if domain in prepared and not reranks(model):
             blocks, known = prepared[domain]
             return evaluate_on_device(model, data.catalogue, domain, device, blocks, features, known)
         return evaluate(model, data.catalogue, domain, part, device, floors.get(domain))

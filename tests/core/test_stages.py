@@ -9,7 +9,7 @@ from antpipe.errors import DataError, UsageError
 from antpipe.settings.model import ModelConfig
 from antpipe.training.groups import group_table
 
-CONFIG = ModelConfig(width=8, experts=2, transductive=True, history_score=True, floor=True)
+CONFIG = ModelConfig(width=8, experts=2, transductive=True, history_score=True, floor=True, reranker=True)
 
 
 def make_model(seed: int, text: int = 5) -> Ant:
@@ -38,7 +38,7 @@ def test_kept_and_frozen_tensors_come_from_the_checkpoint_and_others_do_not(stag
     for name, parameter in model.named_parameters():
         action = stages.STAGES[stage][stages.group_of(name)]
         assert torch.equal(parameter, source.state_dict()[name]) == (action != stages.RESET), name
-        fitted = name.startswith("floor.") and name != "floor.cosine"
+        fitted = name.startswith(("floor.", "reranker.")) and name != "floor.cosine"
         trained = action != stages.FREEZE and not fitted
         assert parameter.requires_grad == trained, name
 
@@ -93,9 +93,9 @@ def test_an_unknown_stage_is_refused_with_the_names_of_all_stages() -> None:
 
 
 def test_a_user_stage_from_before_the_floor_treats_it_as_its_history_score() -> None:
-    seven = dict.fromkeys(stages.GROUPS[:-1], "keep") | {"ids": "reset", "history_score": "freeze"}
-    assert "floor" not in seven
-    assert stages.find_stage("mine", {"mine": seven}) == {**seven, "floor": "freeze"}
+    seven = dict.fromkeys(stages.GROUPS[:-2], "keep") | {"ids": "reset", "history_score": "freeze"}
+    assert not {"floor", "reranker"} & set(seven)
+    assert stages.find_stage("mine", {"mine": seven}) == {**seven, "floor": "freeze", "reranker": "reset"}
 
 
 def test_a_user_stage_cannot_have_the_name_of_a_built_in_stage() -> None:

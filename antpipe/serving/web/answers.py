@@ -117,7 +117,7 @@ def recommended(asked: RecommendRequest, searched: Question, best: Best) -> dict
         kept = np.flatnonzero(~np.isin(rows, gone))
         rows, scores = rows[kept], scores[kept]
     rows, scores = rows[: asked.k], scores[: asked.k]
-    why = explain(held, history, rows) if asked.explain else None
+    why = explain(held, history, rows, scores) if asked.explain else None
     notes = [] if len(history) else ["no history: the most popular items"]
     if len(rows) < asked.k:
         notes.append(f"only {len(rows)} items are left to recommend")

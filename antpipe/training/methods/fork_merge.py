@@ -206,7 +206,7 @@ def run_rounds(run: Merging, keep: Keeping) -> None:
     begun = {name: value.clone() for name, value in scalars_of(model).items()}
     state = keep.begin(model, adam(trained_by(model), plan.request.training.lr, run.device, recorded=False), {})
     at = state.at
-    judge_beginning(state, judge, True)
+    judge_beginning(state, judge, plan.data.judged())
     if not keep.begun:
         keep.save(state)
     ranking = rank(run)

@@ -1,0 +1,213 @@
+"""Re-ranking: the POOL best items after a history are scored again, by what other shops taught (training/rehearsal.py).
+
+    score(h, j) = score of the model + weight * temperature * network(features of h and j)
+
+FEATURES say how texts, words and transitions lead from the items of a history to an item, how often items occur, and
+how the model's own scores lie. They mean the same in every shop, so what is learned of them on one shop holds for
+another: it is the only part of a model that knows neither items nor their vectors. Items beyond the pool keep their
+order after it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from antpipe.core.batches import Examples
+from antpipe.core.untrained import DECAY, LAST, Doubles, Floats, Ints, Untrained
+from antpipe.runtime.arrays import within_groups
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+    from antpipe.core.model import Ant
+
+RERANKER_FORM = 1  # raise it when the features, or how they are learned from, change
+POOL = 200
+TOP = 10  # the scores of that many items say how sure the model is
+EXAMPLES_AT_ONCE = 128
+DECIMALS = 5  # of cosines and scores, so that items which are alike tie whatever the order of summation
+WAYS = ("last", "second", "recent", "largest", "mean")  # from the items of a history to an item
+FEATURES = (
+    *(f"{name} {way}" for name in ("text", "words", "transitions") for way in WAYS),
+    "typical",
+    "counts last",
+    "counts recent",
+    "times in history",
+    "is last",
+    "lately in history",
+    "new",
+    "popularity",
+    "word neighbours",
+    "length of history",
+    "transitions of last",
+    "interactions of shop",
+    "below best",
+    "best",
+    "lead over tenth",
+    "rank",
+)
+
+
+@dataclass(frozen=True)
+class Histories:
+    """What is read of the histories of Q examples, item by item (H in all): the example, the item, and how many items
+    come after it. length: (Q,) items read."""
+
+    example: Ints
+    item: Ints
+    back: Ints
+    length: Ints
+
+
+def read_histories(part: Examples) -> Histories:
+    """The last max_len items of each history, the latest first."""
+    length = np.minimum(part.end - part.start, part.max_len).astype(np.int64)
+    back = within_groups(length).astype(np.int64)
+    item = part.items[np.repeat(part.end - 1, length) - back].astype(np.int64)
+    return Histories(np.repeat(np.arange(len(part)), length), item, back, length)
+
+
+def features_of(known: Untrained, part: Examples, rows: Ints, logits: Doubles) -> Floats:
+    """FEATURES (Q, C, F) of the items in each pool, given by row (Q, C), best first, -1 for none.
+
+    logits: (Q, C) their scores, divided by the temperature.
+    """
+    read, pool = read_histories(part), np.maximum(rows, 0)
+    last = part.items[part.end - 1]
+    links = known.steps[last].sum(1) if len(known.steps.data) else np.zeros(len(part))
+    of_example = (
+        np.log(np.maximum(read.length, 1)),
+        np.log1p(np.asarray(links).ravel()),
+        np.full(len(part), np.log1p(known.sold.sum())),
+    )
+    best = logits[:, :1]
+    found = [
+        text_ways(known.texts, read, pool),
+        link_ways(known.words, read, pool),
+        link_ways(known.steps, read, pool),
+        known.typical[pool][..., None],
+        np.log1p(link_ways(known.counts, read, pool)[..., [0]]),
+        _recent_counts(known.counts, read, pool)[..., None],
+        _places(read, pool),
+        known.new[pool][..., None],
+        known.popularity[pool][..., None],
+        np.log1p(np.diff(known.words.indptr))[pool][..., None],
+        *(np.broadcast_to(one[:, None, None], (*pool.shape, 1)) for one in of_example),
+        (logits - best)[..., None],
+        np.broadcast_to(best[..., None], (*pool.shape, 1)),
+        np.broadcast_to((best - logits[:, [min(TOP, logits.shape[1]) - 1]])[..., None], (*pool.shape, 1)),
+        np.broadcast_to(np.log1p(np.arange(pool.shape[1]))[:, None], (*pool.shape, 1)),
+    ]
+    features = np.concatenate(found, 2, dtype=np.float32)
+    features[rows < 0] = 0.0
+    return features
+
+
+def text_ways(texts: Floats, read: Histories, pool: Ints) -> Floats:
+    """Cosines (Q, C, 5) of the texts in each pool with the last text of the history, the one before, those of the last
+    LAST items by DECAY, the most alike, and all of them on average. Zeros without texts."""
+    examples, width = len(pool), int(read.length.max(initial=1))
+    if not texts.shape[1]:
+        return np.zeros((*pool.shape, len(WAYS)), np.float32)
+    history = np.zeros((examples, width, texts.shape[1]), np.float32)
+    history[read.example, read.back] = texts[read.item]
+    there = np.arange(width) < read.length[:, None]  # (Q, L)
+    cosines = np.matmul(history, texts[pool].transpose(0, 2, 1)).round(DECIMALS)  # (Q, L, C)
+    recent = np.where(np.arange(width) < LAST, DECAY ** np.arange(width), 0.0) * there
+    shares = [recent / recent.sum(1, keepdims=True), there / read.length[:, None]]
+    means = [np.einsum("ql,qlc->qc", share.astype(np.float32), cosines) for share in shares]
+    second = cosines[:, 1] if width > 1 else np.zeros_like(cosines[:, 0])
+    largest = np.where(there[..., None], cosines, -np.inf).max(1)
+    return np.stack([cosines[:, 0], second, means[0], largest, means[1]], 2)
+
+
+def link_ways(links: "csr_array", read: Histories, pool: Ints) -> Floats:
+    """What a sparse matrix (N, N) holds from the items of each history to those of its pool, (Q, C, 5): from the last
+    item, the one before, the sum over the last LAST items by DECAY, the largest, and the mean."""
+    example, back, slot, value = _linked(links, read, pool)
+    size = pool.size
+    recent = np.where(back < LAST, DECAY**back, 0.0)
+    ways = np.zeros((size, len(WAYS)), np.float32)
+    for column, weight in ((0, back == 0), (1, back == 1), (2, recent), (4, 1 / read.length[example])):
+        ways[:, column] = np.bincount(slot, value * weight, size)
+    np.maximum.at(ways[:, 3], slot, value.astype(np.float32))
+    return ways.reshape(*pool.shape, len(WAYS))
+
+
+def _recent_counts(counts: "csr_array", read: Histories, pool: Ints) -> Floats:
+    """(Q, C): the sum of log1p(c) from the last items by DECAY, without what is inherited."""
+    _, back, slot, value = _linked(counts, read, pool)
+    weight = np.where(back < LAST, DECAY**back, 0.0)
+    return np.bincount(slot, np.log1p(value) * weight, pool.size).astype(np.float32).reshape(pool.shape)
+
+
+def _linked(links: "csr_array", read: Histories, pool: Ints) -> tuple[Ints, Ints, Ints, Doubles]:
+    """The entries of a matrix that lead from an item of a history to one of its pool (E of them): the example, how many
+    items come after that of the history, the place in the flat pool, and the value."""
+    n = links.shape[1]
+    begin = links.indptr[read.item].astype(np.int64)
+    count = links.indptr[read.item + 1] - begin
+    entry = np.repeat(begin, count) + within_groups(count)
+    key = np.repeat(read.example, count) * n + links.indices[entry]
+    wanted = (np.arange(len(pool))[:, None] * n + pool).ravel()
+    order = np.argsort(wanted, kind="stable")
+    place = np.minimum(np.searchsorted(wanted, key, sorter=order), len(wanted) - 1)
+    hit = np.flatnonzero(wanted[order[place]] == key)
+    owner = np.repeat(np.arange(len(read.item)), count)[hit]
+    return read.example[owner], read.back[owner], order[place[hit]], links.data[entry[hit]]
+
+
+def _places(read: Histories, pool: Ints) -> Floats:
+    """(Q, C, 3): how often an item is in the history, whether it is its last, and 1 / (1 + items after its latest)."""
+    width = int(read.length.max(initial=1))
+    history = np.full((len(pool), width), -1)
+    history[read.example, read.back] = read.item
+    same = history[:, :, None] == pool[:, None]  # (Q, L, C)
+    lately = np.where(same.any(1), 1 / (1 + same.argmax(1)), 0.0)
+    return np.stack([same.sum(1), same[:, 0], lately], 2, dtype=np.float32)
+
+
+Rerank = Callable[
+    [Examples, Ints, Doubles], Doubles
+]  # of examples, rows (Q, C) and scores (Q, C), best first -> scores
+
+
+def reranks(model: "Ant") -> bool:
+    """Whether a model uses a re-ranker."""
+    return model.reranker is not None and bool(model.reranker.weight.detach())
+
+
+def reranking(model: "Ant", known: Untrained | None) -> Rerank | None:
+    """How a model scores pools again; None if it does not. known: of the domain, with texts."""
+    if model.reranker is None or known is None or not reranks(model):
+        return None
+    reranker, temperature = model.reranker, model.config.temperature
+
+    def rerank(part: Examples, rows: Ints, scores: Doubles) -> Doubles:
+        import torch
+
+        found = np.full(scores.shape, -np.inf)
+        for begin in range(0, len(part), EXAMPLES_AT_ONCE):
+            some = slice(begin, begin + EXAMPLES_AT_ONCE)
+            logits = np.where(rows[some] >= 0, scores[some], 0.0) / temperature
+            features = torch.from_numpy(features_of(known, part.some(some), rows[some], logits))
+            with torch.inference_mode():
+                added = reranker(features.to(reranker.weight.device)).cpu().numpy()
+            found[some] = (logits + added).round(DECIMALS) * temperature
+        return np.where(rows >= 0, found, -np.inf)
+
+    return rerank
+
+
+def best_of(scores: "Floats | Doubles", size: int) -> tuple[Ints, NDArray[np.float64]]:
+    """Rows (Q, size) and scores of the best items by dense scores (Q, N), best first, -1 and -inf for those of -inf."""
+    size = min(size, scores.shape[1])
+    found = np.argpartition(-scores, size - 1, 1)[:, :size]
+    found.sort(1)  # of equal scores, the first row is first
+    values = np.take_along_axis(scores, found, 1).astype(np.float64)
+    order = np.argsort(-values, axis=1, kind="stable")
+    rows, values = np.take_along_axis(found, order, 1), np.take_along_axis(values, order, 1)
+    return np.where(np.isneginf(values), -1, rows), values

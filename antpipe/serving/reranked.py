@@ -1,0 +1,24 @@
+"""The best items of a run that scores them again (core/reranker.py)."""
+
+import numpy as np
+
+from antpipe.core.batches import Examples
+from antpipe.core.reranker import POOL
+from antpipe.evaluation.vectors import OpenRun
+from antpipe.serving.offer import Offer
+from antpipe.serving.top import Top, top_items
+
+
+def reranked_items(opened: OpenRun, part: Examples, offer: Offer, k: int, *, include_seen: bool = False) -> Top:
+    """As `top_items`, after the POOL best of the offered items are scored again, if the run does that. Those beyond the
+    pool follow in the order they had, with scores not above the pool's last."""
+    rerank = opened.rerank
+    if rerank is None:
+        return top_items(opened, part, offer, k, include_seen=include_seen)
+    found = top_items(opened, part, offer, max(k, POOL), include_seen=include_seen)
+    rows, rest = found.rows[:, :POOL], found.scores[:, POOL:]
+    scores = rerank(part, rows, found.scores[:, :POOL].astype(np.float32).astype(np.float64))
+    order = np.lexsort((rows, -scores), 1)
+    scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+    rest = np.minimum(rest, scores[:, -1:])
+    return Top(np.hstack([rows, found.rows[:, POOL:]])[:, :k], np.hstack([scores, rest])[:, :k])
