@@ -237,6 +237,16 @@ class Reranker(nn.Module):
         for parameter in self.layers.parameters():
             parameter.requires_grad_(False)
 
+    def reset(self) -> None:
+        """Nothing learned: whatever the features are, nothing is added."""
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.layers[-1].weight)
+
+    @property
+    def learned(self) -> bool:
+        """Whether pre-training had enough to learn from."""
+        return bool(self.layers[-1].weight.any())
+
     def forward(self, features: Tensor) -> Tensor:
         """features: (..., F). Returns (...)."""
         added: Tensor = self.weight * self.layers(features)[..., 0]
@@ -305,9 +315,11 @@ class Ant(nn.Module):
         for module in self.modules():
             if isinstance(module, NoisyGate):
                 module.reset()
-        for zero in (*self.missing.values(), self.history_score, self.reranker and self.reranker.weight):
+        for zero in (*self.missing.values(), self.history_score):
             if zero is not None:
                 nn.init.zeros_(zero)
+        if self.reranker is not None:
+            self.reranker.reset()
         if self.floor is not None and self.history_score is not None:
             for name, parameter in (*self.floor.items(), ("history", self.history_score)):
                 unit = 1.0 if name == "cosine" else self.config.temperature

@@ -68,7 +68,7 @@ def rehearse(model: "Ant", store: Store, data: TrainingData, seed: int, *, words
     count = sum(len(one.place) for one in found)
     where = ", ".join(data.catalogue.domains)
     if count < LEAST_POSITIONS:
-        log.info(f"{where}: only {count} positions to learn re-ranking from: the re-ranker stays unused")
+        log.info(f"{where}: only {count} positions to learn re-ranking from: nothing is learned")
         return
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -182,16 +182,14 @@ def learn(reranker: "Reranker", lessons: list[Lessons], seed: int) -> tuple[floa
 
 
 def begin_anew(reranker: "Reranker") -> None:
-    """Values as torch draws them, but nothing is added to any score yet."""
+    """Values as torch draws them, with which nothing is added to any score yet."""
     import torch
 
-    linear = [layer for layer in reranker.layers if isinstance(layer, torch.nn.Linear)]
-    with torch.no_grad():
-        for layer in linear:
+    for layer in reranker.layers:
+        if isinstance(layer, torch.nn.Linear):
             layer.reset_parameters()
-        linear[-1].weight.zero_()
-        linear[-1].bias.zero_()
-        reranker.weight.fill_(1.0)
+    reranker.reset()
+    reranker.weight.detach().fill_(1.0)
 
 
 def standard(features: NDArray[np.float16]) -> "tuple[torch.Tensor, torch.Tensor]":
