@@ -227,29 +227,25 @@ class Reranker(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(()), requires_grad=False)
-        self.layers = nn.Sequential(
-            nn.Linear(RERANKER_FEATURES, RERANKER_WIDTH),
-            nn.ReLU(),
-            nn.Linear(RERANKER_WIDTH, RERANKER_WIDTH),
-            nn.ReLU(),
-            nn.Linear(RERANKER_WIDTH, 1),
-        )
-        for parameter in self.layers.parameters():
+        self.first = nn.Linear(RERANKER_FEATURES, RERANKER_WIDTH)
+        self.second = nn.Linear(RERANKER_WIDTH, RERANKER_WIDTH)
+        self.last = nn.Linear(RERANKER_WIDTH, 1)
+        for parameter in self.parameters():
             parameter.requires_grad_(False)
 
     def reset(self) -> None:
         """Nothing learned: whatever the features are, nothing is added."""
-        nn.init.zeros_(self.weight)
-        nn.init.zeros_(self.layers[-1].weight)
+        for zero in (self.weight, self.last.weight, self.last.bias):
+            nn.init.zeros_(zero)
 
-    @property
     def learned(self) -> bool:
         """Whether pre-training had enough to learn from."""
-        return bool(self.layers[-1].weight.any())
+        return bool(self.last.weight.any())
 
     def forward(self, features: Tensor) -> Tensor:
         """features: (..., F). Returns (...)."""
-        added: Tensor = self.weight * self.layers(features)[..., 0]
+        inner = F.relu(self.second(F.relu(self.first(features))))
+        added: Tensor = self.weight * self.last(inner)[..., 0]
         return added
 
 

@@ -230,7 +230,7 @@ def judge_reranked(model: "Ant", judge: Callable[[], dict[str, float]], position
     """
     use_reranker(model, 0.0)
     alone = judge()
-    if model.reranker is None or not model.reranker.learned:
+    if model.reranker is None or not model.reranker.learned():
         return alone
     use_reranker(model, 1.0)
     again = judge()

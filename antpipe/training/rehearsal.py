@@ -158,8 +158,9 @@ def learn(reranker: "Reranker", lessons: list[Lessons], seed: int) -> tuple[floa
     place = torch.from_numpy(np.concatenate([one.place for one in lessons]))
     middle, spread = standard(features)
     begin_anew(reranker)
-    parameters = list(reranker.layers.parameters())
-    optimiser = torch.optim.AdamW([one.requires_grad_() for one in parameters], LR, weight_decay=WEIGHT_DECAY)
+    layers = (reranker.first, reranker.second, reranker.last)
+    parameters = [one.requires_grad_() for layer in layers for one in layer.parameters()]
+    optimiser = torch.optim.AdamW(parameters, LR, weight_decay=WEIGHT_DECAY)
     rng, steps, done, before, after = np.random.default_rng(seed), EPOCHS * -(-len(place) // BATCH), 0, 0.0, 0.0
     for _ in range(EPOCHS):
         before = after = 0.0
@@ -183,11 +184,8 @@ def learn(reranker: "Reranker", lessons: list[Lessons], seed: int) -> tuple[floa
 
 def begin_anew(reranker: "Reranker") -> None:
     """Values as torch draws them, with which nothing is added to any score yet."""
-    import torch
-
-    for layer in reranker.layers:
-        if isinstance(layer, torch.nn.Linear):
-            layer.reset_parameters()
+    for layer in (reranker.first, reranker.second, reranker.last):
+        layer.reset_parameters()
     reranker.reset()
     reranker.weight.detach().fill_(1.0)
 
@@ -205,8 +203,6 @@ def fold(reranker: "Reranker", middle: "torch.Tensor", spread: "torch.Tensor") -
     """Let a network that learned from (features - middle) / spread read the features themselves."""
     import torch
 
-    first = reranker.layers[0]
-    assert isinstance(first, torch.nn.Linear)
     with torch.no_grad():
-        first.weight /= spread
-        first.bias.sub_(first.weight @ middle)
+        reranker.first.weight /= spread
+        reranker.first.bias -= reranker.first.weight @ middle

@@ -173,7 +173,7 @@ def build_model(plan: Plan) -> "Ant":
             model.reset_experts("xavier")
         exceptions = stages.REFERENCE_EXCEPTIONS.get(request.stage, {}) if request.training.reference else {}
         stages.apply(plan.actions, model, checkpoint.load_weights(request.source, plan.start), exceptions)
-        if model.reranker is not None and not model.reranker.learned:
+        if model.reranker is not None and not model.reranker.learned():
             log.info(f"{request.source}: its domains were too small to learn re-ranking from: nothing is scored again")
     if model.floor is not None and request.stage != PRETRAIN and plan.actions["ids"] != stages.KEEP:
         ((domain, valid),) = plan.data.validation.items()
