@@ -205,4 +205,4 @@ def fold(reranker: "Reranker", middle: "torch.Tensor", spread: "torch.Tensor") -
 
     with torch.no_grad():
         reranker.first.weight /= spread
-        reranker.first.bias -= reranker.first.weight @ middle
+        reranker.first.bias.sub_(reranker.first.weight @ middle)
