@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antpipe.core.batches import Examples, examples
-from antpipe.core.model import Reranker
 from antpipe.core.ranking import catalogue_vectors, history_vectors, unit_rows
 from antpipe.core.reranker import POOL, best_of, features_of
+from antpipe.core.reranker_network import Reranker
 from antpipe.core.untrained import (
     BEST,
     LEAST,

@@ -11,8 +11,8 @@ import torch
 
 from antpipe.core import reranker as reranking
 from antpipe.core.batches import examples
-from antpipe.core.model import Reranker
 from antpipe.core.reranker import FEATURES, POOL
+from antpipe.core.reranker_network import Reranker
 from antpipe.errors import DataError, SameCommand, UsageError
 from antpipe.evaluation.evaluate import evaluate_run
 from antpipe.settings.evaluation import EvaluateConfig
