@@ -64,17 +64,27 @@ def rehearse(model: "Ant", store: Store, data: TrainingData, seed: int, *, words
     import torch
 
     assert model.reranker is not None
-    quota = MOST_POSITIONS // len(data.catalogue.domains)
-    found = [lessons_of(source, seed, quota) for source in sources_of(model, store, data, words=words)]
-    count = sum(len(one.place) for one in found)
-    where = ", ".join(data.catalogue.domains)
+    quota, where = MOST_POSITIONS // len(data.catalogue.domains), ", ".join(data.catalogue.domains)
+    sources = sources_of(model, store, data, words=words)
+    lessons = gathered(one for source in sources for one in lessons_of(source, seed, quota))
+    count = len(lessons.place)
     if count < LEAST_POSITIONS:
         log.info(f"{where}: only {count} positions to learn re-ranking from: nothing is learned")
         return
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        before, after = learn(model.reranker, found, seed)
+        before, after = learn(model.reranker, lessons, seed)
     log.info(f"{where}: re-ranking learned from {count:,} positions of small shops: loss {before:.4f} -> {after:.4f}")
+
+
+def gathered(parts: Iterator[Lessons]) -> Lessons:
+    """Lessons, at most MOST_POSITIONS, as one."""
+    features, place = np.empty((MOST_POSITIONS, POOL, len(FEATURES)), np.float16), np.empty(MOST_POSITIONS, np.int64)
+    end = 0
+    for one in parts:
+        begin, end = end, end + len(one.place)
+        features[begin:end], place[begin:end] = one.features, one.place
+    return Lessons(features[:end], place[:end])
 
 
 def sources_of(model: "Ant", store: Store, data: TrainingData, *, words: bool) -> Iterator[Source]:
@@ -88,20 +98,19 @@ def sources_of(model: "Ant", store: Store, data: TrainingData, *, words: bool) -
         yield Source(sequences, texts, raw)
 
 
-def lessons_of(source: Source, seed: int, quota: int) -> Lessons:
-    """What the shops of one source teach, at most `quota` positions."""
-    users = len(source.sequences.user)
+def lessons_of(source: Source, seed: int, quota: int) -> Iterator[Lessons]:
+    """What the shops of one source teach, at most `quota` positions. Sizes take turns, as often as they have shops."""
+    users, left = len(source.sequences.user), quota
     sizes = [size for size in SHOPS if 2 * size <= users] or [max(1, users // 2)]
-    features, place, left = [], [], quota
-    shops = [(size, number) for size in sizes for number in range(SHOPS.get(size, 1))]
-    for size, number in shops:
+    shops = [
+        ((number + 0.5) / SHOPS.get(size, 1), size, number) for size in sizes for number in range(SHOPS.get(size, 1))
+    ]
+    for _, size, number in sorted(shops):
         if left <= 0:
             break
         for one in shop_lessons(source, size, hash_of(seed, size, number)):
-            features.append(one.features[:left])
-            place.append(one.place[:left])
-            left -= len(place[-1])
-    return Lessons(np.concatenate(features), np.concatenate(place))
+            yield Lessons(one.features[:left], one.place[:left])
+            left -= len(one.place[:left])
 
 
 def hash_of(seed: int, size: int, number: int) -> int:
@@ -150,13 +159,12 @@ def draw(sequences: Sequences, users: int, seed: int) -> tuple[Sequences, Sequen
     return shop(earlier, end), shop(end, sequences.valid_end[chosen]), rows.astype(np.int64)
 
 
-def learn(reranker: "Reranker", lessons: list[Lessons], seed: int) -> tuple[float, float]:
+def learn(reranker: "Reranker", lessons: Lessons, seed: int) -> tuple[float, float]:
     """Fit the network, which is then used. Returns the mean loss of the floors alone and of the last epoch."""
     import torch
     from torch.nn.functional import cross_entropy
 
-    features = np.concatenate([one.features for one in lessons])
-    place = torch.from_numpy(np.concatenate([one.place for one in lessons]))
+    features, place = lessons.features, torch.from_numpy(lessons.place)
     middle, spread = standard(features)
     begin_anew(reranker)
     layers = (reranker.first, reranker.second, reranker.last)

@@ -20,7 +20,7 @@ from antpipe.store.files import Sequences
 from antpipe.store.store import Store
 from antpipe.training import checkpoint, loop, rehearsal, request, validation
 from antpipe.training.folder import RunFolder
-from antpipe.training.rehearsal import Lessons, Source, draw, learn, lessons_of, shop_lessons
+from antpipe.training.rehearsal import Lessons, Source, draw, gathered, learn, lessons_of, shop_lessons
 from antpipe.training.request import RunRequest
 from antpipe.training.run import run_and_refit, run_stage
 from tests.support.commands import run
@@ -77,7 +77,7 @@ def test_no_lesson_has_a_test_target() -> None:
 
 
 def test_lessons_are_positions_whose_target_is_in_the_pool() -> None:
-    found = lessons_of(walks(), seed=0, quota=10_000)
+    found = gathered(lessons_of(walks(), seed=0, quota=10_000))
     assert found.features.shape == (len(found.place), POOL, len(FEATURES))
     assert len(found.place) == 400  # each of 200 users twice: the pool holds all 60 items
     beyond = found.features[:, 60:, FEATURES.index("below best")]
@@ -86,7 +86,7 @@ def test_lessons_are_positions_whose_target_is_in_the_pool() -> None:
 
 
 def test_a_source_gives_at_most_its_share_of_positions() -> None:
-    assert len(lessons_of(walks(), seed=0, quota=150).place) == 150
+    assert len(gathered(lessons_of(walks(), seed=0, quota=150)).place) == 150
 
 
 @pytest.mark.parametrize(("users", "sizes"), [(3, [1]), (900, [450]), (1000, [500]), (4100, [500, 1000, 2000])])
@@ -98,7 +98,7 @@ def test_shops_have_at_most_half_of_the_users(users: int, sizes: list[int], monk
         yield Lessons(np.zeros((1, POOL, len(FEATURES)), np.float16), np.zeros(1, np.int64))
 
     monkeypatch.setattr(rehearsal, "shop_lessons", lessons)
-    lessons_of(Source(walks(users).sequences, np.zeros((60, 0), np.float32), None), 0, 1000)
+    gathered(lessons_of(Source(walks(users).sequences, np.zeros((60, 0), np.float32), None), 0, 1000))
     assert sorted(set(asked)) == sizes
     assert [asked.count(size) for size in sizes] == [rehearsal.SHOPS.get(size, 1) for size in sizes]
 
@@ -125,7 +125,7 @@ def marked(positions: int = 600, seed: int = 0) -> Lessons:
 
 def test_what_sets_targets_apart_is_learned() -> None:
     reranker = Reranker()
-    before, after = learn(reranker, [marked(), marked(seed=1)], 0)
+    before, after = learn(reranker, marked(1200), 0)
     assert before == pytest.approx(np.log(POOL), rel=1e-3)
     assert after < before
     unseen = marked(seed=2)
@@ -140,7 +140,7 @@ def test_a_learned_network_reads_features_as_they_are() -> None:
     plain, other = Reranker(), Reranker()
     for reranker, read in ((plain, lessons), (other, shifted)):
         torch.manual_seed(0)
-        learn(reranker, [read], 0)
+        learn(reranker, read, 0)
     scores = [
         one(torch.from_numpy(read.features[:5].astype(np.float32))).numpy()
         for one, read in ((plain, lessons), (other, shifted))
@@ -154,14 +154,14 @@ def test_places_without_an_item_teach_nothing() -> None:
     features[lessons.place < 100, 100:] = 0
     features[lessons.place < 100, 100:, FEATURES.index("below best")] = -np.inf
     reranker = Reranker()
-    _, after = learn(reranker, [Lessons(features, lessons.place)], 0)
+    _, after = learn(reranker, Lessons(features, lessons.place), 0)
     assert np.isfinite(after)
     assert all(torch.isfinite(one).all() for one in reranker.parameters())
 
 
 def test_a_learned_network_is_used_and_not_trained_further() -> None:
     reranker = Reranker()
-    learn(reranker, [marked()], 0)
+    learn(reranker, marked(), 0)
     assert reranker.learned()
     assert float(reranker.weight) == 1.0
     assert not any(one.requires_grad for one in reranker.parameters())
