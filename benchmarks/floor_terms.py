@@ -7,7 +7,6 @@ with one part left out at a time. No test position is read.
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from unittest.mock import patch
@@ -21,6 +20,7 @@ from antpipe.core.untrained import Doubles, Floats, from_sequences, unit_texts
 from antpipe.core.words import word_neighbours
 from antpipe.store.files import Sequences
 from antpipe.store.store import Store
+from antpipe.training.rehearsal import draw
 from benchmarks import zero_shot
 
 WHOLE = "the whole floor"
@@ -53,13 +53,12 @@ def leaving_out(part: str) -> Iterator[None]:
         yield
 
 
-def judged(shop: Sequences, texts: Floats, words: csr_array, part: str) -> Doubles:
-    """Recall@10 and NDCG@10 of a shop with these texts (N, d) and words (N, N)."""
-    fitted = examples(shop, "valid")
-    later = examples(replace(shop, train_end=shop.valid_end, valid_end=shop.valid_end + 1), "valid")
+def judged(shop: Sequences, later: Sequences, texts: Floats, words: csr_array, part: str) -> Doubles:
+    """Recall@10 and NDCG@10 of a shop with these texts (N, d) and words (N, N). later: one position later."""
     with leaving_out(part):
         known = from_sequences(shop, texts, csr_array(words.shape) if part == "without words" else words)
-        return zero_shot.figures(known, later, None, zero_shot.fit(known, fitted, None))
+        weights = zero_shot.fit(known, examples(shop, "valid"), None)
+        return zero_shot.figures(known, examples(later, "valid"), None, weights)
 
 
 def compare(store: Store, name: str, users: int, draws: int) -> Iterator[str]:
@@ -68,10 +67,10 @@ def compare(store: Store, name: str, users: int, draws: int) -> Iterator[str]:
     texts, words = unit_texts(domain), domain.table("items", ["text"])["text"].to_pylist()
     found: dict[str, list[Doubles]] = {part: [] for part in PARTS}
     for seed in range(draws):
-        shop, rows = zero_shot.draw(domain.sequences(), users, seed)
+        shop, later, rows = draw(domain.sequences(), users, seed)
         near = word_neighbours([words[row] for row in rows])
         for part, figures in found.items():
-            figures.append(judged(shop, texts[rows], near, part))
+            figures.append(judged(shop, later, texts[rows], near, part))
     whole = np.array(found[WHOLE])
     for part, figures in found.items():
         means, changes = np.array(figures).mean(0), np.array(figures) - whole

@@ -2,13 +2,12 @@
 
 Small shops are drawn from a domain: some of its users, with the items that they met. Each gets the weights of its floor
 (core/untrained.py), and of its floor with one term more, the cosine of the run's vectors. They are fitted to the last
-training position of each user, whose transitions are left out, and judged by the validation position. No test
-position is read.
+training position of each user, whose transitions are left out, and judged by the validation position. If the run has a
+re-ranker (core/reranker.py), so is the floor that it scores again. No test position is read.
 """
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,8 @@ from numpy.typing import NDArray
 
 from antpipe.core.batches import Examples, examples
 from antpipe.core.ranking import catalogue_vectors, history_vectors, unit_rows
+from antpipe.core.reranker import POOL, best_of, features_of
+from antpipe.core.reranker_network import Reranker
 from antpipe.core.untrained import (
     BEST,
     LEAST,
@@ -26,6 +27,7 @@ from antpipe.core.untrained import (
     Doubles,
     Floats,
     Untrained,
+    blend,
     cosines,
     from_sequences,
     history_matrix,
@@ -36,10 +38,9 @@ from antpipe.core.untrained import (
     word_rows,
 )
 from antpipe.core.words import word_neighbours
-from antpipe.runtime.arrays import within_groups
 from antpipe.settings.model import FLOOR
-from antpipe.store.files import Sequences
 from antpipe.store.store import Store
+from antpipe.training.rehearsal import draw
 from antpipe.training.run import open_run
 
 RUN = "run"  # the further term
@@ -48,24 +49,6 @@ SPREADS = SPREAD | {RUN: 5.0}
 POSITIONS_AT_ONCE = 250
 Ints = NDArray[np.int64]
 Cosines = Callable[[Examples], Floats]  # (Q, N) of the run's vectors
-
-
-def draw(sequences: Sequences, users: int, seed: int) -> tuple[Sequences, Ints]:
-    """Random users as a shop whose last training position is the one for validation, and the rows of its items."""
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(sequences.user))[:users])
-    count = np.diff(sequences.offsets)[chosen]
-    places = np.repeat(sequences.offsets[:-1][chosen], count) + within_groups(count)
-    rows, items = np.unique(sequences.items[places], return_inverse=True)
-    end = sequences.train_end[chosen]
-    shop = Sequences(
-        np.arange(len(chosen), dtype=np.int32),
-        np.concatenate([[0], np.cumsum(count)]),
-        items.astype(np.int32),
-        np.maximum(end - 1, 1).astype(np.int32),
-        end,
-        sequences.max_len,
-    )
-    return shop, rows.astype(np.int64)
 
 
 def terms_of(known: Untrained, part: Examples, run: Cosines | None) -> list[Floats]:
@@ -104,13 +87,32 @@ def figures(known: Untrained, part: Examples, run: Cosines | None, weights: Doub
         scores = sum(np.float32(weight) * term for weight, term in zip(weights, terms, strict=True))
         own = scores[np.arange(len(some)), some.targets()][:, None]
         ranks.append((scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2 + 1)
-    rank = np.concatenate(ranks)
+    return recall_and_ndcg(np.concatenate(ranks))
+
+
+def recall_and_ndcg(rank: Doubles) -> Doubles:
     hit = rank <= 10
     return np.array([hit.mean(), np.where(hit, 1 / np.log2(rank + 1), 0).mean()])
 
 
+def reranked_figures(known: Untrained, part: Examples, weights: Doubles, reranker: Reranker) -> Doubles:
+    """The same if the best items are scored again."""
+    import torch
+
+    ranks = []
+    for start in range(0, len(part), POSITIONS_AT_ONCE):
+        some = part.some(slice(start, start + POSITIONS_AT_ONCE))
+        rows, logits = best_of(blend(known, some, dict(zip(TERMS, weights.tolist(), strict=True))), POOL)
+        with torch.inference_mode():
+            scores = logits + reranker(torch.from_numpy(features_of(known, some, rows, logits))).numpy()
+        own = rows == some.targets()[:, None]
+        goal = np.where(own, scores, np.inf).min(1, keepdims=True)
+        ranks.append(np.where(own.any(1), (scores > goal).sum(1) + ((scores == goal).sum(1) - 1) / 2 + 1, np.inf))
+    return recall_and_ndcg(np.concatenate(ranks))
+
+
 def compare(store: Store, name: str, run: Path, users: int, draws: int) -> str:
-    """The row of a size: means over shops, and the change with its standard error over them."""
+    """The row of a size: means over shops, and the changes with their standard errors over them."""
     import torch
 
     model, _, catalogue = open_run(store, run, name)
@@ -119,7 +121,7 @@ def compare(store: Store, name: str, run: Path, users: int, draws: int) -> str:
     texts, words = unit_texts(domain), domain.table("items", ["text"])["text"].to_pylist()
     found = []
     for seed in range(draws):
-        shop, rows = draw(domain.sequences(), users, seed)
+        shop, later, rows = draw(domain.sequences(), users, seed)
         known = from_sequences(shop, texts[rows], word_neighbours([words[row] for row in rows]))
 
         def by_run(part: Examples, rows: Ints = rows) -> Floats:
@@ -127,17 +129,23 @@ def compare(store: Store, name: str, run: Path, users: int, draws: int) -> str:
             return queries @ items[rows].T
 
         fitted = examples(shop, "valid")
-        judged = examples(replace(shop, train_end=shop.valid_end, valid_end=shop.valid_end + 1), "valid")
-        found.append([figures(known, judged, more, fit(known, fitted, more)) for more in (None, by_run)])
+        judged, weights = examples(later, "valid"), fit(known, fitted, None)
+        ways = [figures(known, judged, None, weights), figures(known, judged, by_run, fit(known, fitted, by_run))]
+        if model.reranker is not None:
+            ways.append(reranked_figures(known, judged, weights, model.reranker))
+        found.append(ways)
     return row(users, np.array(found))
 
 
 def row(users: int, found: Doubles) -> str:
-    """found: (draws, without and with the run, metrics)."""
-    floor, more = found.mean(0)
-    error = (found[:, 1] - found[:, 0]).std(0, ddof=1) / np.sqrt(len(found)) / floor
-    changes = [f"{new / old - 1:+.1%} ± {part:.1%}" for old, new, part in zip(floor, more, error, strict=True)]
-    return f"{users:6}  {floor[0]:.4f} / {floor[1]:.4f}  {more[0]:.4f} / {more[1]:.4f}  {'  '.join(changes)}"
+    """found: (draws, the floor and other ways, metrics)."""
+    floor, *others = found.mean(0)
+    shown = [f"{users:6}", f"{floor[0]:.4f} / {floor[1]:.4f}"]
+    for number, other in enumerate(others, 1):
+        error = (found[:, number] - found[:, 0]).std(0, ddof=1) / np.sqrt(len(found)) / floor
+        changes = [f"{new / old - 1:+.1%} ± {part:.1%}" for old, new, part in zip(floor, other, error, strict=True)]
+        shown.append(f"{other[0]:.4f} / {other[1]:.4f}  {', '.join(changes):30}")
+    return "  ".join(shown).rstrip()
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -148,7 +156,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--users", default="500,1000", help="sizes of the small shops")
     parser.add_argument("--draws", type=int, default=8, help="shops of each size, at least 2")
     asked = parser.parse_args(words)
-    print(" users  floor            with the run     Recall@10     NDCG@10")
+    print(" users  floor            with the run's vectors: Recall@10, NDCG@10     re-ranked")
     for users in map(int, asked.users.split(",")):
         print(compare(Store(asked.store), asked.domain, asked.run, users, asked.draws), flush=True)
 

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from antpipe.settings.model import FLOOR, MODALITIES, RERANKER_FEATURES, RERANKER_WIDTH, ModelConfig
+from antpipe.core.reranker_network import Reranker
+from antpipe.settings.model import FLOOR, MODALITIES, ModelConfig
 
 INIT_STD = 0.02  # for the Transformer, positions and ids, as in BERT (arXiv 1810.04805)
 NOISE_FLOOR = 0.01  # minimum scale of the gate noise
@@ -216,37 +217,6 @@ class TransformerLayer(nn.Module):
             noise = torch.randn(*x.shape[:-1], len(self.feed_forward), dtype=x.dtype, device=x.device)
         outputs = torch.stack([expert(x) for expert in self.feed_forward], -2)  # (..., experts, D)
         return torch.einsum("...k,...kd->...d", self.gate(x, noise), outputs)
-
-
-class Reranker(nn.Module):
-    """What features of a history and an item add to the item's score, in logits (core/reranker.py).
-
-    Learned on other shops, it is not trained on a target. weight: 1, or 0 where it is not used.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()), requires_grad=False)
-        self.first = nn.Linear(RERANKER_FEATURES, RERANKER_WIDTH)
-        self.second = nn.Linear(RERANKER_WIDTH, RERANKER_WIDTH)
-        self.last = nn.Linear(RERANKER_WIDTH, 1)
-        for parameter in self.parameters():
-            parameter.requires_grad_(False)
-
-    def reset(self) -> None:
-        """Nothing learned: whatever the features are, nothing is added."""
-        for zero in (self.weight, self.last.weight, self.last.bias):
-            nn.init.zeros_(zero)
-
-    def learned(self) -> bool:
-        """Whether pre-training had enough to learn from."""
-        return bool(self.last.weight.any())
-
-    def forward(self, features: Tensor) -> Tensor:
-        """features: (..., F). Returns (...)."""
-        inner = F.relu(self.second(F.relu(self.first(features))))
-        added: Tensor = self.weight * self.last(inner)[..., 0]
-        return added
 
 
 class Ant(nn.Module):

@@ -8,6 +8,7 @@ another: it is the only part of a model that knows neither items nor their vecto
 order after it.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -99,7 +100,7 @@ def features_of(known: Untrained, part: Examples, rows: Ints, logits: Doubles) -
         (logits - best)[..., None],
         np.broadcast_to(best[..., None], (*pool.shape, 1)),
         np.broadcast_to((best - logits[:, [min(TOP, logits.shape[1]) - 1]])[..., None], (*pool.shape, 1)),
-        np.broadcast_to(np.log1p(np.arange(pool.shape[1]))[:, None], (*pool.shape, 1)),
+        np.log1p(_ranks(logits))[..., None],
     ]
     features = np.concatenate(found, 2, dtype=np.float32)
     features[rows < 0] = 0.0
@@ -160,6 +161,13 @@ def _linked(links: "csr_array", read: Histories, pool: Ints) -> tuple[Ints, Ints
     return read.example[owner], read.back[owner], order[place[hit]], links.data[entry[hit]]
 
 
+def _ranks(logits: Doubles) -> Ints:
+    """(Q, C): how many of scores in descending order are higher. Equal ones have the same rank."""
+    lower = np.diff(logits, axis=1, prepend=np.inf) < 0
+    ranks: Ints = np.maximum.accumulate(np.where(lower, np.arange(logits.shape[1]), 0), axis=1)
+    return ranks
+
+
 def _places(read: Histories, pool: Ints) -> Floats:
     """(Q, C, 3): how often an item is in the history, whether it is its last, and 1 / (1 + items after its latest)."""
     width = int(read.length.max(initial=1))
@@ -184,7 +192,7 @@ def reranking(model: "Ant", known: Untrained | None) -> Rerank | None:
     """How a model scores pools again; None if it does not. known: of the domain, with texts."""
     if model.reranker is None or known is None or not reranks(model):
         return None
-    reranker, temperature = model.reranker, model.config.temperature
+    reranker, temperature = copy.deepcopy(model.reranker).cpu().double(), model.config.temperature
 
     def rerank(part: Examples, rows: Ints, scores: Doubles) -> Doubles:
         import torch
@@ -193,10 +201,9 @@ def reranking(model: "Ant", known: Untrained | None) -> Rerank | None:
         for begin in range(0, len(part), EXAMPLES_AT_ONCE):
             some = slice(begin, begin + EXAMPLES_AT_ONCE)
             logits = np.where(rows[some] >= 0, scores[some], 0.0) / temperature
-            features = torch.from_numpy(features_of(known, part.some(some), rows[some], logits))
+            features = torch.from_numpy(features_of(known, part.some(some), rows[some], logits)).double()
             with torch.inference_mode():
-                added = reranker(features.to(reranker.weight.device)).cpu().numpy()
-            found[some] = (logits + added).round(DECIMALS) * temperature
+                found[some] = (logits + reranker(features).numpy()).round(DECIMALS) * temperature
         return np.where(rows >= 0, found, -np.inf)
 
     return rerank

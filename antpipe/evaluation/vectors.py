@@ -88,7 +88,7 @@ class OpenRun:
         unit = unit_rows(history_vectors(*self.there, part))
         return unit if self.known is None else queries_with_floor(self.model, unit, self.known, part)
 
-    @property
+    @cached_property
     def rerank(self) -> Rerank | None:
         """How the best items are scored again; None if they are not."""
         return reranking(self.model, self.known)

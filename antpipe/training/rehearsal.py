@@ -27,7 +27,8 @@ from antpipe.training.data import TrainingData
 if TYPE_CHECKING:
     import torch
 
-    from antpipe.core.model import Ant, Reranker
+    from antpipe.core.model import Ant
+    from antpipe.core.reranker_network import Reranker
 
 SHOPS: Mapping[int, int] = {500: 16, 1000: 8, 2000: 4, 4000: 2}  # users of a shop: how many such a source gives
 MOST_POSITIONS = 60_000  # of all sources, with 12 kB each

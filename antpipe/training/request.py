@@ -10,10 +10,10 @@ from antpipe.core import stages
 from antpipe.core.catalogue import Catalogue
 from antpipe.core.reranker import RERANKER_FORM
 from antpipe.core.untrained import FORM
-from antpipe.errors import SameCommand, UsageError
+from antpipe.errors import DataError, SameCommand, UsageError
 from antpipe.runtime.devices import choose_device, choose_precision
 from antpipe.runtime.logs import log
-from antpipe.settings.base import flags_of, to_json
+from antpipe.settings.base import flags_of, from_json, to_json
 from antpipe.settings.methods import BEHAVIOUR
 from antpipe.settings.model import ModelConfig
 from antpipe.settings.training import LATER, NO_MODALITY, WITHOUT_EFFECT, TrainConfig
@@ -23,7 +23,7 @@ from antpipe.store.next_command import by_processes, spell, with_stages
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import OTHER_USERS, Checkpoint
-from antpipe.training.compatibility import check_fit, reads_features_of_checkpoint
+from antpipe.training.compatibility import check_fit, has, reads_features_of_checkpoint
 from antpipe.training.data import TrainingData, load_training_data
 from antpipe.training.methods.checks import check_method
 from antpipe.training.methods.weak_positives import says_verified
@@ -89,6 +89,8 @@ class RunRequest:
             if lost := [name for name in begun.modalities if name in asked and name not in data.catalogue.widths]:
                 where, what = ", ".join(self.domains), " or ".join(lost)
                 log.info(f"{where}: {self.source} was trained on {what}, of which {self.stage} reads nothing here")
+            if self.stage == RERANK and not has(begun, "reranker"):
+                raise DataError(f"{self.source} was trained without --reranker", self._with_reranker(begun))
             check_fit(self.store, actions, begun, described, source=self.source)
             if start is None:
                 checkpoint.weights_file(self.source, begun)
@@ -139,6 +141,14 @@ class RunRequest:
                 SameCommand({"--from": str(self.source.parent)}),
             )
         return begun
+
+    def _with_reranker(self, start: Checkpoint) -> str | None:
+        """The command that trains the run to start from again, with a re-ranker."""
+        if self.source is None or start.stage != PRETRAIN:
+            return None
+        model = replace(start.model_config(), floor=True, reranker=True)
+        training = from_json(TrainConfig, start.train)
+        return RunRequest(self.store, tuple(start.domains), PRETRAIN, model, training).command(self.source, "--force")
 
     def _check_settings(self, actions: stages.Stage, catalogue: Catalogue) -> None:
         """Refuse what `--refit`, `--reference` and `--modalities none` do not go with."""

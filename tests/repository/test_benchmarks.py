@@ -212,7 +212,7 @@ def test_simulated_hits_have_the_recall_the_effect_and_the_spread_over_seeds_tha
 
 def test_the_floor_of_the_benchmark_of_small_shops_has_the_weights_of_ours(tmp_path: Path) -> None:
     domain = make_trainable(Store(tmp_path), "Shop")
-    shop, rows = zero_shot.draw(domain.sequences(), 30, seed=1)
+    shop, _, rows = zero_shot.draw(domain.sequences(), 30, seed=1)
     known, part = (
         from_sequences(shop, unit_texts(domain)[rows], csr_array((len(rows), len(rows)))),
         examples(shop, "valid"),

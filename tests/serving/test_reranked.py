@@ -1,6 +1,8 @@
 """Runs that score their best items again: lists, reasons and filters are of the new scores."""
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -233,14 +235,11 @@ def test_a_file_holds_what_each_user_gets_alone(run: OpenRun, tmp_path: Path, mo
 
 
 def test_a_re_ranker_that_is_not_used_changes_nothing(opened: Open) -> None:
-    run = opened("finetune")
+    used = opened("finetune")
+    run = replace(used, model=copy.deepcopy(used.model))
     assert run.model.reranker is not None
-    weight = run.model.reranker.weight
-    weight.fill_(0.0)
-    try:
-        part, offer = histories(run)[0], offer_of(run)
-        assert reranked_items(run, part, offer, 9).scores.tolist() == top_items(run, part, offer, 9).scores.tolist()
-        [found] = recommend_after(run, [HISTORY], wishes=Wishes(2, explain=True))
-        assert all(one["modality"] != RERANKER for row in found for one in row["why"]["modalities"])
-    finally:
-        weight.fill_(1.0)
+    run.model.reranker.weight.fill_(0.0)
+    part, offer = histories(run)[0], offer_of(run)
+    assert reranked_items(run, part, offer, 9).scores.tolist() == top_items(run, part, offer, 9).scores.tolist()
+    [found] = recommend_after(run, [HISTORY], wishes=Wishes(2, explain=True))
+    assert all(one["modality"] != RERANKER for row in found for one in row["why"]["modalities"])

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-from antpipe.core.reranker import FEATURES
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
 from antpipe.training.request import PRETRAIN, RunRequest
@@ -31,8 +30,7 @@ def train_reranked(
 
 
 def draw_reranker(run: Path) -> None:
-    """Give the re-ranker of a run random values, and use it. The place in the pool counts nothing: it sets items apart
-    that are alike otherwise."""
+    """Give the re-ranker of a run random values, and use it."""
     model, described = checkpoint.load(run)
     reranker, floor = model.reranker, model.floor
     assert reranker is not None
@@ -41,7 +39,6 @@ def draw_reranker(run: Path) -> None:
     with torch.no_grad():
         for values in reranker.parameters():
             values.normal_(std=SPREAD / max(1, values.shape[-1] if values.dim() else 1) ** 0.5, generator=generator)
-        reranker.first.weight[:, FEATURES.index("rank")] = 0.0
         reranker.weight.fill_(1.0)
         if described.stage != "rerank":
             floor["cosine"].fill_(3.0)  # what one epoch learns may not beat the floor, which is then kept

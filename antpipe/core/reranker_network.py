@@ -1,0 +1,38 @@
+"""The network of a re-ranker: tensors in, tensors out. core/reranker.py has what it reads, and where it counts."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from antpipe.settings.model import RERANKER_FEATURES, RERANKER_WIDTH
+
+
+class Reranker(nn.Module):
+    """What features of a history and an item add to the item's score, in logits.
+
+    Learned on other shops, it is not trained on a target. weight: 1, or 0 where it is not used.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()), requires_grad=False)
+        self.first = nn.Linear(RERANKER_FEATURES, RERANKER_WIDTH)
+        self.second = nn.Linear(RERANKER_WIDTH, RERANKER_WIDTH)
+        self.last = nn.Linear(RERANKER_WIDTH, 1)
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+
+    def reset(self) -> None:
+        """Nothing learned: whatever the features are, nothing is added."""
+        for zero in (self.weight, self.last.weight, self.last.bias):
+            nn.init.zeros_(zero)
+
+    def learned(self) -> bool:
+        """Whether pre-training had enough to learn from."""
+        return bool(self.last.weight.any())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features: (..., F). Returns (...)."""
+        inner = F.relu(self.second(F.relu(self.first(features))))
+        added: Tensor = self.weight * self.last(inner)[..., 0]
+        return added
