@@ -173,7 +173,7 @@ class Run:
         """The vectors of a domain's items: the run scores an item by its product with a user's.
 
         They have length 1, unless the run has a floor: then they hold its texts and novelty too, and transitions and
-        history add to the score of some items.
+        history add to the score of some items. A run with a re-ranker scores the best items again.
 
         >>> ids, values = ant.Run.open("runs/toys", "shop").item_vectors("Toys")
         >>> len(ids) == len(values)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from antpipe.core.batches import Examples, examples
 from antpipe.core.catalogue import Ints
 from antpipe.core.ranking import CUTOFFS, DEPTH, PROTOCOLS, Floats, nearest
+from antpipe.core.reranker import POOL, Rerank, best_of
 from antpipe.core.untrained import history_matrix
 from antpipe.evaluation.baselines.judge import BASELINES
 from antpipe.evaluation.ranks import read_evaluation
@@ -145,6 +146,8 @@ def distances(vectors: Floats, lists: Ints) -> NDArray[np.float64]:
 
 def best_of_run(opened: OpenRun, part: Examples) -> dict[str, Ints]:
     """The best items after each history, by protocol."""
+    if (rerank := opened.rerank) is not None:
+        return reranked_best_of_run(opened, part, rerank)
     n = len(opened.items)
     queries, hidden = opened.after(part), history_matrix(part, n).tocsr()
     more = opened.added(part)(np.arange(len(part)))
@@ -163,6 +166,21 @@ def best_of_run(opened: OpenRun, part: Examples) -> dict[str, Ints]:
         unseen = [one for one in ordered if one not in seen]
         for protocol, kept in (("all", ordered), ("unseen", unseen)):
             found[protocol][number, : min(DEPTH, len(kept))] = kept[:DEPTH]
+    return found
+
+
+def reranked_best_of_run(opened: OpenRun, part: Examples, rerank: Rerank) -> dict[str, Ints]:
+    """The same of a run that scores its best items again, for each protocol those that it allows, as `rerank_examples`
+    does (core/ranking.py)."""
+    scores = opened.after(part).astype(np.float64) @ opened.items.T.astype(np.float64)
+    more = opened.added(part)(np.arange(len(part)))
+    scores.ravel()[more.keys] += more.scores
+    hidden = history_matrix(part, len(opened.items)).toarray() > 0
+    found: dict[str, Ints] = {protocol: np.full((len(part), DEPTH), -1) for protocol in PROTOCOLS}
+    for protocol, allowed in (("all", scores), ("unseen", np.where(hidden, -np.inf, scores))):
+        rows, values = best_of(allowed.astype(np.float32), POOL)
+        order = np.lexsort((rows, -rerank(part, rows, values)), 1)[:, :DEPTH]  # those that are not there come last
+        found[protocol][:, : order.shape[1]] = np.take_along_axis(rows, order, 1)
     return found
 
 

@@ -2,7 +2,8 @@
 
 The score of an item is the inner product of two unit vectors (their cosine), plus the history score of a run that was
 trained with one, if the item is among the last max_len items of the history. The vectors of a run with a floor are
-longer, not of unit length, and hold all of its terms but transitions and history, which are added.
+longer, not of unit length, and hold all of its terms but words, transitions and history, which are added. A run with a
+re-ranker scores the best items by all this again (core/reranker.py), which no vector holds.
 """
 
 import copy
@@ -87,7 +88,7 @@ class OpenRun:
         unit = unit_rows(history_vectors(*self.there, part))
         return unit if self.known is None else queries_with_floor(self.model, unit, self.known, part)
 
-    @property
+    @cached_property
     def rerank(self) -> Rerank | None:
         """How the best items are scored again; None if they are not."""
         return reranking(self.model, self.known)
@@ -183,8 +184,8 @@ def user_vectors(store: Store, run: Path, domain: str) -> tuple[list[str], Float
     """Original ids of a domain's users and the vectors (U, E), float32, expected after their whole histories.
 
     The whole history includes validation and test items, as for `recommend`; evaluation uses shorter histories. The
-    inner product with `item_vectors` is the score of an item, without the history score, and with a floor without its
-    transitions. Raises DataError as `open_for`, and if the domain has no sequences.
+    inner product with `item_vectors` is the score of an item, without the history score, with a floor without its words
+    and transitions, and without re-ranking. Raises DataError as `open_for`, and if the domain has no sequences.
     """
     store.domain(domain).sequences()  # raises before anything is computed
     return vectors_of_users(open_for(store, run, domain))

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from antpipe.core.floor import COSINE
+from antpipe.core.reranker import POOL
 from antpipe.export.score import MEANING
+from antpipe.serving.explain import RERANKER
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.request import FORK_MERGE, MERGE
 
@@ -25,11 +27,13 @@ SIZES = {"users": "users", "items": "items", "interactions": "interactions"}
 
 @dataclass(frozen=True)
 class Shown:
-    """What a model card says besides what the run itself tells. name: its title. licence: an identifier of the hub."""
+    """What a model card says besides what the description of the run tells. name: its title. licence: an identifier of
+    the hub. reranks: whether the run uses a re-ranker."""
 
     name: str
     licence: str = UNKNOWN
     verdicts: Sequence[dict[str, Any]] = ()
+    reranks: bool = False
 
 
 def card(
@@ -42,7 +46,7 @@ def card(
     parts = [
         "---\n" + "\n".join(head(evaluations, shown)) + "\n---",
         f"# {shown.name}",
-        about(described),
+        about(described, reranks=shown.reranks),
         "## Data\n\n" + "\n".join(data(described, sizes)),
         f"## Licence\n\n{licence(shown.licence)}",
         "## Metrics\n\n" + "\n\n".join(metrics(described, evaluations)),
@@ -75,7 +79,7 @@ def head(evaluations: Sequence[Mapping[str, Any]], shown: Shown) -> Iterator[str
         yield f"model-index: {json.dumps([{'name': shown.name, 'results': results}], ensure_ascii=False)}"
 
 
-def about(described: Checkpoint) -> str:
+def about(described: Checkpoint, *, reranks: bool) -> str:
     reads = ", ".join(f"{name} ({one['encoder']}, width {one['width']})" for name, one in described.modalities.items())
     if described.refit:
         trained = f"trained for {described.epochs} epochs on training and validation targets together (a refit)"
@@ -84,11 +88,16 @@ def about(described: Checkpoint) -> str:
     else:
         trained = f"the best of {described.epochs} epochs by validation, epoch {described.best_epoch}"
     way = described.way()
+    again = (
+        f" A re-ranker scores the {POOL} best items again: a small network, which pre-training taught on small shops "
+        "drawn from its domains how texts, words and transitions lead to the next item."
+    )
     return (
         "A sequential recommender: after a user's history it expects the vector of the next item, and ranks "
         "a catalogue by the inner product with the items' vectors. Architecture ANT (arXiv 2309.10195), made with "
         f"antpipe {described.antpipe}, stage `{way}`; {trained}.\n\n"
         f"It reads of each item: {reads or 'only its id'}. It looks back {described.max_len} items."
+        f"{again if reranks else ''}"
     )
 
 
@@ -158,7 +167,7 @@ def limits(described: Checkpoint, evaluations: Sequence[Mapping[str, Any]], show
             f"items-*.parquet has their ids, if it is here. {others}"
         )
     if described.model_config().floor:
-        terms = "; ".join(f"{name}: {MEANING[name]}" for name in MEANING if name != COSINE)
+        terms = "; ".join(f"{name}: {MEANING[name]}" for name in MEANING if name not in (COSINE, RERANKER))
         yield (
             "Part of its score needs no training and is computed from the interactions and texts of the domain that it "
             f"serves, which are not in this folder ({terms})."

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from antpipe.core.reranker import reranks
 from antpipe.errors import DataError, IntegrityError
 from antpipe.evaluation.ranks import read_evaluation
 from antpipe.export.folder import README, Exported, exporting, require_free
@@ -72,6 +73,7 @@ def export_huggingface(
     evaluations = evaluations_of(store, run, described, domains)
     verdicts = verdicts_on(comparison, described) if comparison else []
     sizes = {domain: statistics(store, domain) for domain in described.domains}
+    again = described.model_config().reranker and reranks(checkpoint.load(run)[0])
     with exporting("huggingface", out, force=force) as draft:
         folder = RunFolder(draft.path)
         shutil.copyfile(weights, folder.published)
@@ -81,7 +83,7 @@ def export_huggingface(
         for path, _ in evaluations:
             shutil.copyfile(path, draft.path / path.name)
         draft.json("config.json", config_of(described))
-        shown = Shown(name or run.resolve().name, licence, verdicts)
+        shown = Shown(name or run.resolve().name, licence, verdicts, again)
         draft.text(README, card(described, [figures for _, figures in evaluations], sizes, shown))
         draft.facts |= {"run": {"fingerprint": described.fingerprint, "stage": described.stage}, "license": licence}
         draft.figures |= {

@@ -5,9 +5,11 @@ from typing import Any
 
 from antpipe.core.floor import COSINE, weights_of
 from antpipe.core.ranking import score_of_history
+from antpipe.core.reranker import POOL
 from antpipe.core.untrained import HISTORY, NOVELTY, POPULARITY, TEXT, TRANSITIONS, WORDS
 from antpipe.evaluation.vectors import OpenRun
 from antpipe.runtime.logs import log
+from antpipe.serving.explain import RERANKER
 from antpipe.training import checkpoint
 
 MEANING = {
@@ -18,6 +20,7 @@ MEANING = {
     WORDS: "TF-IDF neighbours of the last items' texts",
     TRANSITIONS: "what came after the last items in training",
     HISTORY: "a bonus for items that are in the history",
+    RERANKER: f"the {POOL} best items are scored again, by what pre-training learned on small shops",
 }
 IN_VECTORS = (COSINE, TEXT, NOVELTY, POPULARITY)  # terms that the inner product of vectors holds
 
@@ -28,7 +31,7 @@ def score_facts(opened: OpenRun, held: Sequence[str] = IN_VECTORS) -> dict[str, 
         bonus = score_of_history(opened.model)
         weights = {COSINE: 1.0, **({HISTORY: bonus} if bonus else {})}
     else:
-        weights = weights_of(opened.model)
+        weights = weights_of(opened.model) | ({RERANKER: 1.0} if opened.rerank else {})
     return {
         "inner_product": {name: weight for name, weight in weights.items() if name in held},
         "left_out": {name: weight for name, weight in weights.items() if weight and name not in held},

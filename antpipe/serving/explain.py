@@ -5,11 +5,12 @@
 seen items. A run with a floor (core/floor.py) adds its texts to `text`, and has `words` (shared rare words),
 `transitions`, `history`, `novelty` and `popularity`. They are named in the order of how much more they are worth to
 this item than to the average of AVERAGED items from all over the catalogue, without the history: what is alike for all
-items explains no rank. A run with a re-ranker has what that adds as `reranker`.
+items explains no rank. A run with a re-ranker (core/reranker.py) has what that adds as `reranker`: the score, less that
+before the best items were scored again. It adds nothing to the average item, which is not among the best.
 
 **Items of the history.** The encoder is not a sum over them, so each one is left out in turn: it is worth the score
 minus the score without it (leave-one-out). A run that is nothing but a floor is a sum over the last items; its parts
-are exact, and so is that of a single item, which has the whole score.
+are exact, and so is that of a single item, which has the whole score. Both are of the score before re-ranking.
 """
 
 from collections.abc import Mapping

@@ -3,6 +3,8 @@
 import numpy as np
 
 from antpipe.core.batches import Examples
+from antpipe.core.catalogue import Ints
+from antpipe.core.ranking import Doubles
 from antpipe.core.reranker import POOL
 from antpipe.evaluation.vectors import OpenRun
 from antpipe.serving.offer import Offer
@@ -16,9 +18,13 @@ def reranked_items(opened: OpenRun, part: Examples, offer: Offer, k: int, *, inc
     if rerank is None:
         return top_items(opened, part, offer, k, include_seen=include_seen)
     found = top_items(opened, part, offer, max(k, POOL), include_seen=include_seen)
-    rows, rest = found.rows[:, :POOL], found.scores[:, POOL:]
-    scores = rerank(part, rows, found.scores[:, :POOL].astype(np.float32).astype(np.float64))
+    pool = _in_order(found.rows[:, :POOL], found.scores[:, :POOL].astype(np.float32).astype(np.float64))  # as judged
+    pool = _in_order(pool.rows, rerank(part, pool.rows, pool.scores))
+    rest = np.minimum(found.scores[:, POOL:], pool.scores[:, -1:])
+    return Top(np.hstack([pool.rows, found.rows[:, POOL:]])[:, :k], np.hstack([pool.scores, rest])[:, :k])
+
+
+def _in_order(rows: Ints, scores: Doubles) -> Top:
+    """Best first; of equal scores, the first row is first."""
     order = np.lexsort((rows, -scores), 1)
-    scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
-    rest = np.minimum(rest, scores[:, -1:])
-    return Top(np.hstack([rows, found.rows[:, POOL:]])[:, :k], np.hstack([scores, rest])[:, :k])
+    return Top(np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1))

@@ -17,6 +17,7 @@ from antpipe.serving.recommend import recommend_after
 from antpipe.settings.evaluation import EvaluateConfig
 from antpipe.store.store import Store
 from tests.support.commands import run
+from tests.support.reranking import train_reranked
 from tests.support.trainable import make_trainable, train_quickly
 
 NONE = -1
@@ -76,16 +77,21 @@ def test_distance_is_the_mean_over_pairs_that_have_vectors(seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with the shop Ring, and a run of it."""
+    """A store with the shop Ring, a run of it, and one that scores its best items again."""
     folder = tmp_path_factory.mktemp("beyond")
-    make_trainable(Store(folder / "store"), "Ring", items=90, by_id=False)
-    train_quickly(Store(folder / "store"), "scratch", ["Ring"], folder / "run", epochs=1)
+    store = Store(folder / "store")
+    make_trainable(store, "Ring", items=90, by_id=False)
+    train_quickly(store, "scratch", ["Ring"], folder / "run", epochs=1)
+    make_trainable(store, "Source", seed=2, widths={"text": 12}, by_id=False)
+    train_reranked(store, "Ring", folder / "reranked", folder / "source")
     return folder
 
 
-def test_the_lists_of_a_run_are_those_it_recommends(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["run", "reranked"])
+def test_the_lists_of_a_run_are_those_it_recommends(folder: Path, name: str) -> None:
     store = Store(folder / "store")
-    opened, part = open_for(store, folder / "run", "Ring"), examples(store.domain("Ring").sequences(), "test")
+    opened, part = open_for(store, folder / name, "Ring"), examples(store.domain("Ring").sequences(), "test")
+    assert (opened.rerank is not None) == (name == "reranked")
     best = best_of_run(opened, part)
     histories = [part.items[a:b] for a, b in zip(part.start, part.end, strict=True)]
     for protocol, seen in (("all", True), ("unseen", False)):

@@ -1,4 +1,5 @@
-"""A shop with two runs: `plain`, evaluated, whose score is a cosine, and `floored`, with ids and a floor."""
+"""A shop with three runs: `plain`, evaluated, whose score is a cosine; `floored`, with ids and a floor; and `reranked`,
+which scores its best items again."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import antpipe as ant
 from antpipe.training import checkpoint
 from antpipe.training.request import RunRequest
 from antpipe.training.run import run_stage
+from tests.support.reranking import train_reranked
 from tests.support.trainable import MODEL, TRAINING, make_trainable, train_quickly
 
 WITH_ALL = replace(MODEL, layers=1, floor=True, transductive=True, learned_missing=True)
@@ -16,7 +18,7 @@ WITH_ALL = replace(MODEL, layers=1, floor=True, transductive=True, learned_missi
 
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the store `store` and of both runs; the domain is `Ring`."""
+    """The folder of the store `store` and of the first two runs; the domain is `Ring`."""
     folder = tmp_path_factory.mktemp("exports")
     store = ant.Store(folder / "store")
     make_trainable(store, "Ring")
@@ -39,3 +41,10 @@ def plain(shop: Path) -> ant.Run:
 @pytest.fixture
 def floored(shop: Path) -> ant.Run:
     return ant.Run.open(shop / "floored", shop / "store")
+
+
+@pytest.fixture(scope="session")
+def reranked(shop: Path) -> ant.Run:
+    store = ant.Store(shop / "store")
+    train_reranked(store, "Ring", shop / "reranked", shop / "source", learned="Ring")
+    return ant.Run.open(shop / "reranked", store)

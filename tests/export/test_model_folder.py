@@ -1,6 +1,7 @@
 """A run as a folder for a model hub: its files, its card, and the way to a hub and back."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,31 @@ def test_the_folder_is_a_run_that_recommends_the_same(plain: ant.Run, folder: Pa
     assert ant.Run.open(folder, plain.store).recommend("Ring", users=["u000", "u001"], k=5).equals(there)
 
 
+def test_the_folder_of_a_run_that_re_ranks_recommends_the_same_and_its_card_says_so(
+    reranked: ant.Run, tmp_path: Path
+) -> None:
+    copy = ant.export_huggingface(reranked, out=tmp_path / "model", license="mit").folder
+    users = ["u000", "u001", "u002"]
+    there = reranked.recommend("Ring", users=users, k=9)
+    assert ant.Run.open(copy, reranked.store).recommend("Ring", users=users, k=9).equals(there)
+    assert "A re-ranker scores the 200 best items again" in card_of(copy)
+
+
+def test_the_card_of_a_run_that_does_not_re_rank_says_nothing_of_it(
+    reranked: ant.Run, floored: ant.Run, tmp_path: Path
+) -> None:
+    shutil.copytree(reranked.folder, tmp_path / "unused")
+    model, described = checkpoint.load(tmp_path / "unused")
+    assert model.reranker is not None
+    model.reranker.weight.fill_(0.0)
+    checkpoint.save(tmp_path / "unused", model, described)
+    unused = ant.Run.open(tmp_path / "unused", reranked.store)
+    for number, run in enumerate((unused, floored)):
+        card = card_of(ant.export_huggingface(run, out=tmp_path / f"{number}", license="mit").folder)
+        assert "re-rank" not in card
+        assert "scored again" not in card
+
+
 def test_weights_are_the_tensors_of_the_run(plain: ant.Run, folder: Path) -> None:
     expected = checkpoint.load(plain.folder)[0].state_dict()
     tensors = load_file(folder / "model.safetensors")
@@ -94,7 +120,7 @@ def test_the_card_names_data_and_limits(plain: ant.Run, folder: Path) -> None:
 def test_the_card_says_that_a_run_took_steps_on_other_domains_or_is_an_average(plain: ant.Run) -> None:
     merged, averaged = (replace(plain.checkpoint, stage=stage) for stage in ("fork-merge", "merge"))
     assert "fork-merge.json names" in "\n".join(model_card.data(merged, {"Ring": {}}))
-    assert "the average of two runs" in model_card.about(averaged)
+    assert "the average of two runs" in model_card.about(averaged, reranks=False)
 
 
 def test_the_card_of_a_run_with_ids_and_a_floor_says_what_is_not_in_the_folder(

@@ -63,6 +63,18 @@ def test_what_vectors_of_a_run_with_a_floor_leave_out_is_said_with_its_weights(
     assert scores == pytest.approx([expected[item] for item in items], abs=1e-5)
 
 
+@pytest.mark.parametrize("kind", [ant.export_vectors, ant.export_faiss])
+def test_exports_say_that_they_rank_without_re_ranking(
+    reranked: ant.Run, tmp_path: Path, messages: list[str], kind: Any
+) -> None:
+    score = kind(reranked, "Ring", out=tmp_path / "out").about["score"]
+    assert score["left_out"]["reranker"] == 1
+    assert "reranker" not in score["inner_product"]
+    assert any("rank without" in message and "reranker" in message for message in messages)
+    readme = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "reranker (weight 1): the 200 best items are scored again" in readme
+
+
 def test_the_flat_index_finds_what_the_run_recommends(plain: ant.Run, tmp_path: Path) -> None:
     ant.export_faiss(plain, "Ring", out=tmp_path / "out")
     index = faiss.read_index(str(tmp_path / "out" / "flat.faiss"))

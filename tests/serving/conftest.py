@@ -19,6 +19,7 @@ from antpipe.training import checkpoint
 from antpipe.training.request import RunRequest
 from antpipe.training.run import run_stage
 from tests.support.commands import run
+from tests.support.reranking import train_reranked
 from tests.support.trainable import MODEL, TRAINING, WIDTHS, write_feature
 
 ITEMS, USERS = 40, 30
@@ -86,6 +87,14 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.floor["novelty"].fill_(0.01)  # type: ignore[index]
     checkpoint.save(folder / "runs" / "strong", model, described)
     return folder
+
+
+@pytest.fixture(scope="session")
+def reranked(shop: Path) -> str:
+    """The name of one more run of the shop, which scores its best items again."""
+    runs = shop / "runs"
+    train_reranked(Store(shop / "store"), "Shop", runs / "reranked", runs / "source", learned="Shop")
+    return "reranked"
 
 
 @pytest.fixture(scope="session")

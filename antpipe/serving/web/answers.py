@@ -47,14 +47,14 @@ def require_k(k: int, most: int) -> None:
 
 
 def question(held: HeldRun, offers: Offers | None, asked: RecommendRequest) -> Question:
-    """What to search for, with as many more items as `exclude` may take away (see without_excluded).
+    """What to search for, with as many more items as `exclude` may take away (see left_out_later).
 
     Evaluates filters and describes new items, so it takes milliseconds or more if there are some. Raises RefusedError.
     """
     if asked.new_items:
         held, offers = with_new_items(held, asked), None
     history = history_of(held, asked)
-    later = left_out_later(asked)
+    later = left_out_later(held, asked)
     if asked.only is not None:
         unknown = [item for item in asked.only if item not in held.row_of]
         if unknown:
@@ -80,9 +80,10 @@ def with_new_items(held: HeldRun, asked: RecommendRequest) -> HeldRun:
         raise RefusedError(422, what, "correct `new_items`, or ask without") from None
 
 
-def left_out_later(asked: RecommendRequest) -> bool:
-    """Whether excluded items are left out after the search: few of them need no vectors of their own."""
-    return len(asked.exclude) <= FEW and not asked.diversify
+def left_out_later(held: HeldRun, asked: RecommendRequest) -> bool:
+    """Whether excluded items are left out after the search: few of them need no vectors of their own. A run that scores
+    its best items again compares them with each other, so these must be without them."""
+    return len(asked.exclude) <= FEW and not asked.diversify and held.rerank is None
 
 
 def history_of(held: HeldRun, asked: RecommendRequest) -> History:
@@ -112,7 +113,7 @@ def recommended(asked: RecommendRequest, searched: Question, best: Best) -> dict
     """The answer. With `explain` it takes a pass of the encoder per item of the history."""
     held, history = searched.held, searched.history
     rows, scores = best.rows, best.scores
-    if asked.exclude and left_out_later(asked):
+    if asked.exclude and left_out_later(held, asked):
         gone = [held.row_of[item] for item in asked.exclude if item in held.row_of]
         kept = np.flatnonzero(~np.isin(rows, gone))
         rows, scores = rows[kept], scores[kept]
