@@ -200,7 +200,7 @@ def reranking(model: "Ant", known: Untrained | None) -> Rerank | None:
         found = np.full(scores.shape, -np.inf)
         for begin in range(0, len(part), EXAMPLES_AT_ONCE):
             some = slice(begin, begin + EXAMPLES_AT_ONCE)
-            logits = np.where(rows[some] >= 0, scores[some], 0.0) / temperature
+            logits = _filled(rows[some], scores[some]) / temperature
             features = torch.from_numpy(features_of(known, part.some(some), rows[some], logits)).double()
             with torch.inference_mode():
                 found[some] = (logits + reranker(features).numpy()).round(DECIMALS) * temperature
@@ -209,11 +209,19 @@ def reranking(model: "Ant", known: Untrained | None) -> Rerank | None:
     return rerank
 
 
+def _filled(rows: Ints, scores: Doubles) -> Doubles:
+    """Scores (Q, C) with the last one of each pool where it has no more items; 0 in a pool without any."""
+    last = np.where(rows >= 0, scores, np.inf).min(1, keepdims=True)
+    return np.where(rows >= 0, scores, np.where(np.isfinite(last), last, 0.0))
+
+
 def best_of(scores: "Floats | Doubles", size: int) -> tuple[Ints, NDArray[np.float64]]:
     """Rows (Q, size) and scores of the best items by dense scores (Q, N), best first, -1 and -inf for those of -inf."""
     size = min(size, scores.shape[1])
-    found = np.argpartition(-scores, size - 1, 1)[:, :size]
-    found.sort(1)  # of equal scores, the first row is first
+    least = -np.partition(-scores, size - 1, 1)[:, size - 1 : size]
+    above, tied = scores > least, scores == least
+    kept = above | (tied & (tied.cumsum(1) <= size - above.sum(1, keepdims=True)))  # of equal ones, the first
+    found = np.nonzero(kept)[1].reshape(len(scores), size)
     values = np.take_along_axis(scores, found, 1).astype(np.float64)
     order = np.argsort(-values, axis=1, kind="stable")
     rows, values = np.take_along_axis(found, order, 1), np.take_along_axis(values, order, 1)

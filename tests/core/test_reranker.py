@@ -219,6 +219,28 @@ def test_a_place_without_an_item_stays_without() -> None:
     assert np.isfinite(again[1, :4]).all()
 
 
+def test_of_items_with_equal_scores_a_pool_has_the_first() -> None:
+    scores = np.array([[1.0, 3.0, 1.0, 2.0, 1.0], [0.0, 0.0, 0.0, 0.0, 5.0]], np.float32)
+    rows, values = best_of(scores, 3)
+    assert rows.tolist() == [[1, 3, 0], [4, 0, 1]]
+    assert values.tolist() == [[3.0, 2.0, 1.0], [5.0, 0.0, 0.0]]
+
+
+def test_a_pool_has_no_item_that_must_not_be_there() -> None:
+    scores = np.array([[1.0, -np.inf, 2.0, -np.inf]], np.float32)
+    assert best_of(scores, 3)[0].tolist() == [[2, 0, -1]]
+
+
+def test_missing_places_count_as_the_last_item_for_the_lead() -> None:
+    known, sequences = shop()
+    part = examples(sequences, "valid").some(slice(0, 1))
+    rows, logits = pools(known, part, 4)
+    rerank = reranking(model_that_reranks(), known)
+    assert rerank is not None
+    wide = np.hstack([rows, np.full((1, 8), -1)]), np.hstack([logits, np.full((1, 8), -np.inf)])
+    assert rerank(part, *wide)[0, :4] == pytest.approx(rerank(part, rows, logits)[0], abs=1e-9)
+
+
 def test_a_model_re_ranks_only_with_a_weight() -> None:
     known, _ = shop()
     assert reranks(model_that_reranks())
