@@ -11,7 +11,7 @@ order after it.
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -218,7 +218,7 @@ def _filled(rows: Ints, scores: Doubles) -> Doubles:
 def best_of(scores: "Floats | Doubles", size: int) -> tuple[Ints, NDArray[np.float64]]:
     """Rows (Q, size) and scores of the best items by dense scores (Q, N), best first, -1 and -inf for those of -inf."""
     size = min(size, scores.shape[1])
-    least = -np.partition(-scores, size - 1, 1)[:, size - 1 : size]
+    least: Any = -np.partition(-scores, size - 1, 1)[:, size - 1 : size]
     above, tied = scores > least, scores == least
     kept = above | (tied & (tied.cumsum(1) <= size - above.sum(1, keepdims=True)))  # of equal ones, the first
     found = np.nonzero(kept)[1].reshape(len(scores), size)
