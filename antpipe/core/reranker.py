@@ -218,7 +218,8 @@ def _filled(rows: Ints, scores: Doubles) -> Doubles:
 def best_of(scores: "Floats | Doubles", size: int) -> tuple[Ints, NDArray[np.float64]]:
     """Rows (Q, size) and scores of the best items by dense scores (Q, N), best first, -1 and -inf for those of -inf."""
     size = min(size, scores.shape[1])
-    least: Any = -np.partition(-scores, size - 1, 1)[:, size - 1 : size]
+    place = scores.shape[1] - size
+    least: Any = np.partition(scores, place, 1)[:, place : place + 1]
     above, tied = scores > least, scores == least
     kept = above | (tied & (tied.cumsum(1) <= size - above.sum(1, keepdims=True)))  # of equal ones, the first
     found = np.nonzero(kept)[1].reshape(len(scores), size)
