@@ -208,6 +208,7 @@ class ModelKeywords(TypedDict, total=False):
     transductive: bool
     history_score: bool
     floor: bool
+    reranker: bool
     learned_missing: bool
     modality_dropout: float
     init: str
