@@ -1,8 +1,9 @@
 """Recommendations for all users of a large shop, without loading: `python -m benchmarks.recommend`.
 
 Straightforward: scores by numpy in blocks of users, seen items set to minus infinity, a full argsort per row. antpipe:
-`best_after`, shard by shard, once for a model of the default width and once for one with a floor, whose transitions and
-history are added per user. What both find must be the same. The straightforward way is timed on fewer users and scaled.
+`best_after`, shard by shard, for a model of the default width, for one with a floor, whose transitions and history are
+added per user, and for one that scores its best items again. What both find must be the same. The straightforward way
+is timed on fewer users and scaled.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from antpipe.core.batches import Examples
 from antpipe.core.floor import items_with_floor
 from antpipe.core.model import Ant
 from antpipe.core.ranking import catalogue_vectors, unit_rows
+from antpipe.core.reranker import POOL
 from antpipe.core.untrained import from_sequences, unit
 from antpipe.evaluation.vectors import OpenRun
 from antpipe.serving.batch import LARGEST_PART
@@ -30,7 +32,7 @@ from benchmarks.synthetic_shops import MAX_LEN, WIDTHS, training_data
 SIZES, QUICK = (200_000, 50_000), (60, 400)  # users, items
 PLAIN_USERS = 2_000
 FLOOR_WIDTHS = WIDTHS | {"text": 384}  # of all-MiniLM-L6-v2
-WAYS = ("ANT", "with a floor")
+WAYS = ("ANT", "with a floor", "re-ranked")
 
 
 def opened(users: int, items: int, way: str) -> tuple[OpenRun, Examples]:
@@ -39,8 +41,11 @@ def opened(users: int, items: int, way: str) -> tuple[OpenRun, Examples]:
     floor = way != WAYS[0]
     data = training_data((items,), users, int(5.2 * users))
     catalogue, sequences = data.catalogue, data.sequences[0]
-    config = ModelConfig(floor=floor, history_score=floor)
+    config = ModelConfig(floor=floor, history_score=floor, reranker=way == WAYS[2])
     model = Ant(config, WIDTHS, MAX_LEN).eval()
+    if model.reranker is not None:
+        torch.nn.init.normal_(model.reranker.last.weight)
+        model.reranker.weight.detach().fill_(1.0)
     encoded = catalogue_vectors(model, catalogue, "shop-0", torch.device("cpu"))
     vectors, known = unit_rows(encoded.clone()), None
     if floor:
@@ -64,7 +69,11 @@ def plain(run: OpenRun, part: Examples, k: int) -> np.ndarray[Any, Any]:
         scores.reshape(-1)[more.keys] += more.scores.astype(np.float32)
         for row, number in enumerate(block.tolist()):
             scores[row, part.items[part.start[number] : part.end[number]]] = -np.inf
-        found.append(np.argsort(-scores, axis=1, kind="stable")[:, :k])
+        rows = np.argsort(-scores, axis=1, kind="stable")[:, : max(k, POOL if run.rerank else k)]
+        if run.rerank is not None:
+            again = run.rerank(part.some(block), rows, np.take_along_axis(scores, rows, 1).astype(np.float64))
+            rows = np.take_along_axis(rows, np.lexsort((rows, -again), 1), 1)
+        found.append(rows[:, :k])
     return np.concatenate(found)
 
 

@@ -24,6 +24,7 @@ from antpipe.training.checkpoint import keeping
 from antpipe.training.data import TrainingData
 from antpipe.training.methods.choose import method_of
 from antpipe.training.parallel import ALONE, World, add_gradients, of_first, rows_of, total
+from antpipe.training.rehearsal import SHOPS
 from antpipe.training.replay import Setup, StaticSteps, adam, replays
 from antpipe.training.state import Keeping, Position, Row, Training
 from antpipe.training.step_loss import pretraining_loss, target_loss
@@ -225,8 +226,8 @@ def judge_beginning(state: Training, judge: Callable[[], dict[str, float]], posi
 def judge_reranked(model: "Ant", judge: Callable[[], dict[str, float]], positions: int = 0) -> dict[str, float]:
     """The figures of a model, re-ranked if there is a re-ranker and the model is not better alone.
 
-    positions: how many are judged, if only more than chance counts as better: other shops speak for re-ranking a floor,
-    but not for re-ranking what training made of it.
+    positions: how many are judged, if only more than chance counts as better: shops that are as small speak for
+    re-ranking a floor, but not for re-ranking a larger one's, nor what training made of it.
     """
     use_reranker(model, 0.0)
     alone = judge()
@@ -234,8 +235,9 @@ def judge_reranked(model: "Ant", judge: Callable[[], dict[str, float]], position
         return alone
     use_reranker(model, 1.0)
     again = judge()
-    worse = again[SELECTION] < alone[SELECTION]
-    if worse and (not positions or beyond_chance(alone[SELECTION], again[SELECTION], positions)):
+    trusted = 0 < positions <= 2 * max(SHOPS)
+    worse = standing(again, 0.0) < standing(alone, 0.0)
+    if worse and (not trusted or beyond_chance(alone[SELECTION], again[SELECTION], positions)):
         use_reranker(model, 0.0)
         return alone
     return again

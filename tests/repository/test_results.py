@@ -90,7 +90,7 @@ def test_each_outcome_is_the_mean_of_the_results_beside_it(path: Path) -> None:
     assert {name: sum(values) / len(values) for name, values in runs.items()} == pytest.approx(means)
 
 
-@pytest.mark.parametrize("script", ["run.sh", "small.sh", "curve.sh", "beyond.sh", "yardsticks.sh"])
+@pytest.mark.parametrize("script", ["run.sh", "small.sh", "curve.sh", "rerank.sh", "beyond.sh", "yardsticks.sh"])
 def test_the_scripts_use_flags_there_are(script: str) -> None:
     lines = (FOLDER / script).read_text(encoding="utf-8").splitlines()
     flags = set(re.findall(r"(?<=--)[a-z][a-z-]+", "\n".join(line for line in lines if not line.startswith("#"))))
@@ -109,6 +109,22 @@ def test_the_small_shops_are_those_of_the_outcomes(target: str, users: int) -> N
     cells = [" / ".join(f"{one[metric]:.4f}".removeprefix("0") for metric in plain) for one in (nearest, plain, floor)]
     more = f"{floor['recall@10'] / plain['recall@10'] - 1:+.0%}"
     assert f"| {target}, {users:,} | {found['targets'][name]['items']:,} | {' | '.join(cells)} | {more} |" in PAGE
+
+
+@pytest.mark.parametrize("target", ["Beauty", "Sports", "Toys", "Games"])
+@pytest.mark.parametrize("users", [500, 1000, 2000])
+def test_the_re_ranked_shops_are_those_of_the_outcomes(target: str, users: int) -> None:
+    found = json.loads((FOLDER / "rerank" / target / "comparison.json").read_text(encoding="utf-8"))
+    arms = found["targets"][f"{target}-{users}-users"]["arms"]
+    figures = {
+        name: [arms[name]["protocols"]["all"][metric]["mean"] for metric in ("recall@10", "ndcg@10")]
+        for name in ("floor", "scratch", "rerank")
+    }
+    cells = [" / ".join(f"{figure:.4f}".removeprefix("0") for figure in one) for one in figures.values()]
+    best = [max(pair) for pair in zip(figures["floor"], figures["scratch"], strict=True)]
+    more = [f"{new / old - 1:+.1%}" for new, old in zip(figures["rerank"], best, strict=True)]
+    verdict = arms["rerank"]["verdict"]["word"]
+    assert f"| {target}, {users:,} | {' | '.join(cells)} | {' / '.join(more)} | {verdict} |" in PAGE
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,24 @@ def test_a_floor_is_re_ranked_unless_it_is_better_alone_beyond_chance(
     assert done.metrics == {loop.SELECTION: again if used else 0.3}
 
 
+@pytest.mark.parametrize(("again", "used"), [((0.3, 0.2), 1.0), ((0.3, 0.1), 0.0), ((0.299, 0.9), 0.0)])
+def test_a_shop_larger_than_those_that_taught_is_re_ranked_only_if_that_is_as_good(
+    store: Store,
+    pretrained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    again: tuple[float, float],
+    used: float,
+) -> None:
+    monkeypatch.setattr(loop, "SHOPS", {10: 1})
+    turns = iter([(0.3, 0.2), again])
+    monkeypatch.setattr(
+        validation, "validate", lambda *_: dict(zip((loop.SELECTION, loop.TIE_BREAK), next(turns), strict=True))
+    )
+    start(store, tmp_path, pretrained, "rerank")
+    assert float(weights(tmp_path)["reranker.weight"]) == used
+
+
 @pytest.mark.parametrize(
     ("epochs", "floor", "last", "used", "best"),
     [
