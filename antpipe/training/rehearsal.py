@@ -7,6 +7,7 @@ validation, a network learns by the softmax over each pool what to add to the sc
 read.
 """
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -72,9 +73,11 @@ def rehearse(model: "Ant", store: Store, data: TrainingData, seed: int, *, words
     if count < LEAST_POSITIONS:
         log.info(f"{where}: only {count} positions to learn re-ranking from: nothing is learned")
         return
+    learned = copy.deepcopy(model.reranker).cpu()  # small products, fast enough there
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        before, after = learn(model.reranker, lessons, seed)
+        before, after = learn(learned, lessons, seed)
+    model.reranker.load_state_dict(learned.state_dict())
     log.info(f"{where}: re-ranking learned from {count:,} positions of small shops: loss {before:.4f} -> {after:.4f}")
 
 

@@ -142,10 +142,10 @@ class RunRequest:
             )
         return begun
 
-    def _with_reranker(self, start: Checkpoint) -> str | None:
-        """The command that trains the run to start from again, with a re-ranker."""
+    def _with_reranker(self, start: Checkpoint) -> str:
+        """The command that trains the run to start from again, with a re-ranker, if that can have one."""
         if self.source is None or start.stage != PRETRAIN:
-            return None
+            return spell("train", flags=["--help"])
         model = replace(start.model_config(), floor=True, reranker=True)
         training = from_json(TrainConfig, start.train)
         return RunRequest(self.store, tuple(start.domains), PRETRAIN, model, training).command(self.source, "--force")
