@@ -178,9 +178,8 @@ def _places(read: Histories, pool: Ints) -> Floats:
     return np.stack([same.sum(1), same[:, 0], lately], 2, dtype=np.float32)
 
 
-Rerank = Callable[
-    [Examples, Ints, Doubles], Doubles
-]  # of examples, rows (Q, C) and scores (Q, C), best first -> scores
+# Of examples, the rows (Q, C) and scores (Q, C) of their pools, best first: the scores (Q, C) that count.
+Rerank = Callable[[Examples, Ints, Doubles], Doubles]
 
 
 def reranks(model: "Ant") -> bool:
