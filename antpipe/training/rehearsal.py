@@ -170,7 +170,7 @@ def learn(reranker: "Reranker", lessons: Lessons, seed: int) -> tuple[float, flo
 
     features, place = lessons.features, torch.from_numpy(lessons.place)
     middle, spread = standard(features)
-    begin_anew(reranker)
+    initialise(reranker)
     layers = (reranker.first, reranker.second, reranker.last)
     parameters = [one.requires_grad_() for layer in layers for one in layer.parameters()]
     optimiser = torch.optim.AdamW(parameters, LR, weight_decay=WEIGHT_DECAY)
@@ -195,7 +195,7 @@ def learn(reranker: "Reranker", lessons: Lessons, seed: int) -> tuple[float, flo
     return before, after
 
 
-def begin_anew(reranker: "Reranker") -> None:
+def initialise(reranker: "Reranker") -> None:
     """Values as torch draws them, with which nothing is added to any score yet."""
     for layer in (reranker.first, reranker.second, reranker.last):
         layer.reset_parameters()
