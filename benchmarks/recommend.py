@@ -18,8 +18,8 @@ import torch
 from antpipe.core.batches import Examples
 from antpipe.core.floor import items_with_floor
 from antpipe.core.model import Ant
-from antpipe.core.ranking import catalogue_vectors, unit_rows
 from antpipe.core.reranker import POOL
+from antpipe.core.scoring import catalogue_vectors, unit_rows
 from antpipe.core.untrained import from_sequences, unit
 from antpipe.evaluation.vectors import OpenRun
 from antpipe.serving.batch import LARGEST_PART

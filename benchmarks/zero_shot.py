@@ -3,10 +3,12 @@
 Small shops are drawn from a domain: some of its users, with the items that they met. Each gets the weights of its floor
 (core/untrained.py), and of its floor with one term more, the cosine of the run's vectors. They are fitted to the last
 training position of each user, whose transitions are left out, and judged by the validation position. If the run has a
-re-ranker (core/reranker.py), so is the floor that it scores again. No test position is read.
+re-ranker (core/reranker.py), so is the floor that is scored again: by one that learned from the shop alone, by that of
+the run as it is, and by that of the run after it learned from the shop. No test position is read.
 """
 
 import argparse
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antpipe.core.batches import Examples, examples
-from antpipe.core.ranking import catalogue_vectors, history_vectors, unit_rows
 from antpipe.core.reranker import POOL, best_of, features_of
 from antpipe.core.reranker_network import Reranker
+from antpipe.core.scoring import catalogue_vectors, history_vectors, unit_rows
 from antpipe.core.untrained import (
     BEST,
     LEAST,
@@ -40,7 +42,16 @@ from antpipe.core.untrained import (
 from antpipe.core.words import word_neighbours
 from antpipe.settings.model import FLOOR
 from antpipe.store.store import Store
-from antpipe.training.rehearsal import draw
+from antpipe.training.rehearsal import (
+    ALONE_EPOCHS,
+    EPOCHS,
+    LEAST_POSITIONS,
+    Lessons,
+    draw,
+    gathered,
+    learn,
+    lessons_among,
+)
 from antpipe.training.run import open_run
 
 RUN = "run"  # the further term
@@ -95,6 +106,17 @@ def recall_and_ndcg(rank: Doubles) -> Doubles:
     return np.array([hit.mean(), np.where(hit, 1 / np.log2(rank + 1), 0).mean()])
 
 
+def named(weights: Doubles) -> dict[str, float]:
+    return dict(zip(TERMS, weights.tolist(), strict=True))
+
+
+def taught_by(lessons: Lessons, reranker: Reranker, epochs: int) -> Reranker:
+    """The re-ranker after it has learned from a shop, as it does in a run."""
+    if len(lessons.place) >= LEAST_POSITIONS:
+        learn(reranker, lessons, 0, epochs)
+    return reranker
+
+
 def reranked_figures(known: Untrained, part: Examples, weights: Doubles, reranker: Reranker) -> Doubles:
     """The same if the best items are scored again."""
     import torch
@@ -102,7 +124,7 @@ def reranked_figures(known: Untrained, part: Examples, weights: Doubles, reranke
     ranks = []
     for start in range(0, len(part), POSITIONS_AT_ONCE):
         some = part.some(slice(start, start + POSITIONS_AT_ONCE))
-        rows, logits = best_of(blend(known, some, dict(zip(TERMS, weights.tolist(), strict=True))), POOL)
+        rows, logits = best_of(blend(known, some, named(weights)), POOL)
         with torch.inference_mode():
             scores = logits + reranker(torch.from_numpy(features_of(known, some, rows, logits))).numpy()
         own = rows == some.targets()[:, None]
@@ -132,7 +154,14 @@ def compare(store: Store, name: str, run: Path, users: int, draws: int) -> str:
         judged, weights = examples(later, "valid"), fit(known, fitted, None)
         ways = [figures(known, judged, None, weights), figures(known, judged, by_run, fit(known, fitted, by_run))]
         if model.reranker is not None:
-            ways.append(reranked_figures(known, judged, weights, model.reranker))
+            parts = lessons_among(known, fitted.some(np.flatnonzero(fitted.end > fitted.start)), named(weights))
+            lessons = gathered(parts)
+            rerankers = (
+                taught_by(lessons, Reranker(), ALONE_EPOCHS),
+                model.reranker,
+                taught_by(lessons, copy.deepcopy(model.reranker), EPOCHS),
+            )
+            ways += [reranked_figures(known, judged, weights, reranker) for reranker in rerankers]
         found.append(ways)
     return row(users, np.array(found))
 
@@ -156,7 +185,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--users", default="500,1000", help="sizes of the small shops")
     parser.add_argument("--draws", type=int, default=8, help="shops of each size, at least 2")
     asked = parser.parse_args(words)
-    print(" users  floor            with the run's vectors: Recall@10, NDCG@10     re-ranked")
+    ways = ("with the run's vectors", "re-ranked by itself", "by other shops", "by other shops and itself")
+    print("  ".join([" users", f"{'floor':15}", *(f"{way:47}" for way in ways)]).rstrip())
     for users in map(int, asked.users.split(",")):
         print(compare(Store(asked.store), asked.domain, asked.run, users, asked.draws), flush=True)
 

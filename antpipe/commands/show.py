@@ -64,9 +64,7 @@ def run(found: "Run") -> str:
             head, [f"{f'{done} epochs' if done else 'its floor, which no epoch beat,'} on training + validation"]
         )
     best = described.best_epoch
-    how = (
-        f"best epoch {best} of {done}" if best else f"its floor; {done} epochs, none better" if done else "not trained"
-    )
+    how = f"best epoch {best} of {done}" if best else f"its floor; {done} epochs, none better" if done else "no epochs"
     shown = [f"{name} {value:.4f}" for name, value in found.metrics.items() if name in SHOWN]
     return said(head, [f"{how}; validation {', '.join(shown)}" if shown else how])
 

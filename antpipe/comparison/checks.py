@@ -36,7 +36,6 @@ from antpipe.training.state import read_header
 SPLIT = "test"
 # Lists that may name more than a run can read: what is compared is what it read.
 LISTS = ("modalities", "whitened")
-TRANSFERRED = ("reranker",)  # a setting of the model that only runs which start from another one can have
 
 
 def check_request(request: ComparisonRequest, work: Sequence[Job]) -> None:
@@ -291,7 +290,7 @@ def unlike(one: Checkpoint, other: Checkpoint, target: str) -> list[str]:
     for old, new in zip(settings_of(other), settings_of(one), strict=True):
         for name in old | new:
             before, now = (json.loads(json.dumps(side.get(name))) for side in (old, new))  # tuples as lists
-            if before != now and name not in (*WITHOUT_EFFECT, *LISTS, *METHOD_SETTINGS, *TRANSFERRED, "seed"):
+            if before != now and name not in (*WITHOUT_EFFECT, *LISTS, *METHOD_SETTINGS, "seed"):
                 found.append(f"--{flag_name(name)} {listed(now)} (not {listed(before)})")
     return found
 

@@ -26,7 +26,7 @@ from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import RunFolder
 from antpipe.training.methods.fork_request import ForkMergeRequest
 from antpipe.training.race import AUTO
-from antpipe.training.request import FORK_MERGE, PRETRAIN, TRAINS_NOTHING, Plan, RunRequest
+from antpipe.training.request import FORK_MERGE, PRETRAIN, WITHOUT_STEPS, Plan, RunRequest
 
 CONTROL = "scratch"
 SASREC, UNISREC = "sasrec", "unisrec"
@@ -295,7 +295,7 @@ def plan_arms(request: ComparisonRequest) -> tuple[list[Arm], list[Mix]]:
         elif name == FORK_MERGE:
             arms.append(fork_merge_arm(request))
         elif name != AUTO and not stages.needs_checkpoint(stages.find_stage(stage, request.own_stages)):
-            arms.append(Arm(name, TRAINED, replace(control, stage=stage)))
+            arms.append(Arm(name, TRAINED, replace(control, stage=stage), alike=name not in WITHOUT_STEPS))
         elif not origins:
             raise UsageError(f"--arms {name}: starts from a pre-trained run; add --from RUN, or --sources A,B")
         else:
@@ -332,7 +332,7 @@ def arm_from(mix: Mix, name: str, method: str, request: ComparisonRequest) -> Ar
         training = reading(run.training, ("text",))
         run = replace(run, model=texts.request.model, training=training, source=texts.folder)
         return Arm(label, TRAINED, run, texts, alike=False)
-    kind, trains = RACED if name == AUTO else TRAINED, name not in TRAINS_NOTHING
+    kind, trains = RACED if name == AUTO else TRAINED, name not in WITHOUT_STEPS
     return Arm(label, kind, run, mix, judged=mix.without is None, alike=trains)
 
 
@@ -345,7 +345,7 @@ def arm_names(request: ComparisonRequest) -> list[str]:
     if PRETRAIN in asked:
         raise UsageError("--arms pretrain: is not a way to train on a target")
     known = [*stages.STAGES, AUTO, FORK_MERGE, *BASELINES, SASREC, UNISREC, *request.own_stages, *request.given]
-    stages_to_cure = {*stages.STAGES, *request.own_stages} - {PRETRAIN, *TRAINS_NOTHING, "unfreeze"}
+    stages_to_cure = {*stages.STAGES, *request.own_stages} - {PRETRAIN, *WITHOUT_STEPS, "unfreeze"}
     cured = {f"{stage}+{method}" for stage in stages_to_cure for method in METHODS}
     for name in asked:
         if name not in {*known, *cured} or name == "unfreeze":

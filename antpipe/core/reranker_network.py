@@ -10,7 +10,7 @@ from antpipe.settings.model import RERANKER_FEATURES, RERANKER_WIDTH
 class Reranker(nn.Module):
     """What features of a history and an item add to the item's score, in logits.
 
-    Learned on other shops, it is not trained on a target. weight: 1, or 0 where it is not used.
+    Steps of training leave it alone (training/rehearsal.py teaches it). weight: 1, or 0 where it is not used.
     """
 
     def __init__(self) -> None:
@@ -21,6 +21,7 @@ class Reranker(nn.Module):
         self.last = nn.Linear(RERANKER_WIDTH, 1)
         for parameter in self.parameters():
             parameter.requires_grad_(False)
+        self.reset()
 
     def reset(self) -> None:
         """Nothing learned: whatever the features are, nothing is added."""
@@ -28,7 +29,7 @@ class Reranker(nn.Module):
             nn.init.zeros_(zero)
 
     def learned(self) -> bool:
-        """Whether pre-training had enough to learn from."""
+        """Whether it has learned anything."""
         return bool(self.last.weight.any())
 
     def forward(self, features: Tensor) -> Tensor:

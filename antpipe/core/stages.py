@@ -22,16 +22,18 @@ STAGES: dict[str, Stage] = {
     "pretrain": dict.fromkeys(GROUPS, RESET),
     "scratch": dict.fromkeys(GROUPS, RESET),
     "floor": dict.fromkeys(GROUPS, RESET),  # nothing is trained: the untrained terms alone (core/floor.py)
-    "rerank": dict.fromkeys(GROUPS, RESET) | {"reranker": FREEZE},  # the same, and what other shops taught of them
+    # The same, its best items ranked again as the target teaches; and as other shops taught before.
+    "rerank-scratch": dict.fromkeys(GROUPS, RESET),
+    "rerank": dict.fromkeys(GROUPS, RESET) | {"reranker": KEEP},
     # Ids belong to one catalogue: a stage that moves to another catalogue cannot keep them.
-    "finetune": dict.fromkeys(GROUPS, KEEP) | {"ids": RESET, "reranker": FREEZE},
+    "finetune": dict.fromkeys(GROUPS, KEEP) | {"ids": RESET},
     "relearn": dict.fromkeys(GROUPS, RESET)
-    | {"encoder": FREEZE, "input_norm": KEEP, "history_score": KEEP, "floor": KEEP, "reranker": FREEZE},
+    | {"encoder": FREEZE, "input_norm": KEEP, "history_score": KEEP, "floor": KEEP, "reranker": KEEP},
     "linear-probe": dict.fromkeys(GROUPS, FREEZE) | {"experts": RESET, "gates": RESET, "ids": RESET},
     "relearn-unfrozen": dict.fromkeys(GROUPS, RESET)
-    | {"encoder": KEEP, "input_norm": KEEP, "history_score": KEEP, "floor": KEEP, "reranker": FREEZE},
+    | {"encoder": KEEP, "input_norm": KEEP, "history_score": KEEP, "floor": KEEP, "reranker": KEEP},
     # How UniSRec (arXiv 2206.05941) is transferred: sequence encoder and positions frozen, the adaptor trained.
-    "unisrec": dict.fromkeys(GROUPS, KEEP) | {"encoder": FREEZE, "positions": FREEZE, "ids": RESET, "reranker": FREEZE},
+    "unisrec": dict.fromkeys(GROUPS, KEEP) | {"encoder": FREEZE, "positions": FREEZE, "ids": RESET},
     # Continues a run on the same target (which is checked), so even ids can be kept.
     "unfreeze": dict.fromkeys(GROUPS, KEEP) | {"reranker": FREEZE},
 }

@@ -10,8 +10,9 @@ from antpipe.core.batches import Examples, examples
 from antpipe.core.catalogue import Ints
 from antpipe.core.gpu.floor import known_on
 from antpipe.core.gpu.ranking import evaluate_on_device, example_blocks
-from antpipe.core.ranking import PROTOCOLS, Ranks, scoring, summary
+from antpipe.core.ranking import PROTOCOLS, Ranks, summary
 from antpipe.core.reranker import reranks
+from antpipe.core.scoring import scoring
 from antpipe.errors import DataError, SameCommand, UsageError
 from antpipe.evaluation.approximate import build_index, recall_of_exact
 from antpipe.evaluation.slices import Group, divide, slice_figures, training_counts

@@ -19,17 +19,9 @@ from numpy.typing import NDArray
 from antpipe.core.batches import Examples
 from antpipe.core.catalogue import Catalogue, Ints, ItemInputs, item_inputs
 from antpipe.core.floor import items_with_floor, queries_with_floor, weights_of
-from antpipe.core.ranking import (
-    Floats,
-    Pairs,
-    catalogue_vectors,
-    floor_pairs,
-    history_pairs,
-    history_vectors,
-    score_of_history,
-    unit_rows,
-)
+from antpipe.core.ranking import Floats, Pairs, history_pairs
 from antpipe.core.reranker import Rerank, reranking
+from antpipe.core.scoring import catalogue_vectors, floor_pairs, history_vectors, score_of_history, unit_rows
 from antpipe.core.untrained import Untrained
 from antpipe.core.words import WordIndex, index_words
 from antpipe.evaluation.served import open_served

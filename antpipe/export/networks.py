@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from antpipe.core.floor import COSINE
-from antpipe.core.ranking import history_vectors, unit_rows
+from antpipe.core.scoring import history_vectors, unit_rows
 from antpipe.errors import AntpipeError, DataError
 from antpipe.evaluation.vectors import OpenRun, as_examples, open_for
 from antpipe.export.folder import README, Draft, Exported, exporting, require_free

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from antpipe.core.floor import COSINE, weights_of
-from antpipe.core.ranking import score_of_history
 from antpipe.core.reranker import POOL
+from antpipe.core.scoring import score_of_history
 from antpipe.core.untrained import HISTORY, NOVELTY, POPULARITY, TEXT, TRANSITIONS, WORDS
 from antpipe.evaluation.vectors import OpenRun
 from antpipe.runtime.logs import log

@@ -21,7 +21,8 @@ import numpy as np
 from antpipe.core.batches import Examples
 from antpipe.core.catalogue import Ints
 from antpipe.core.floor import COSINE, weights_of
-from antpipe.core.ranking import Doubles, exact_scores, score_of_history
+from antpipe.core.ranking import Doubles, exact_scores
+from antpipe.core.scoring import score_of_history
 from antpipe.core.untrained import (
     DECAY,
     HISTORY,

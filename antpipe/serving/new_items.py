@@ -18,7 +18,7 @@ from scipy.sparse import csr_array, hstack
 
 from antpipe.core.catalogue import Catalogue
 from antpipe.core.floor import items_with_floor
-from antpipe.core.ranking import catalogue_vectors, unit_rows
+from antpipe.core.scoring import catalogue_vectors, unit_rows
 from antpipe.core.untrained import Floats, Untrained, log_counts, typical_of, unit
 from antpipe.core.words import neighbours_in
 from antpipe.errors import DataError, SameCommand

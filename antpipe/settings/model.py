@@ -51,8 +51,8 @@ class ModelConfig(Config):
     )
     reranker: bool = setting(
         False,
-        "score the best items of the floor again by what pre-training learned on small shops drawn from its domains "
-        "(ANT: no)",
+        "score the best items of the floor again, as small shops drawn from the domains of pre-training taught it, and "
+        "the target itself (ANT: no)",
     )
     learned_missing: bool = setting(False, "replace a missing modality by a learned vector (ANT: by zeros)")
     modality_dropout: float = setting(

@@ -48,7 +48,7 @@ PRESETS: dict[str, Preset] = {
             "temperature": 0.1,
             # Below 2,000 users texts and counted transitions alone beat a model that does not begin with them.
             "floor": True,
-            # What pre-training knows of ranking small shops, in general, is the part that helps there.
+            # What pre-training knows of ranking small shops, in general, helps there; a larger one teaches it itself.
             "reranker": True,
             # Some shoppers never buy an item twice, others mostly do; without it the model prefers seen items.
             "history_score": True,

@@ -292,7 +292,7 @@ def beyond_chance(recall: float, floor: float, positions: int) -> bool:
 
 
 def without_training(model: "Ant", data: TrainingData, device: "torch.device", *, choose: bool) -> Position:
-    """The position of a run that trains nothing, which is finished before it begins."""
+    """The position of a run without training steps, which is finished before it begins."""
     judge = validating(model, data, device, lambda: None)
     return Position(best=judge_reranked(model, judge, data.judged()) if choose else judge(), finished=True)
 

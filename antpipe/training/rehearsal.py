@@ -1,23 +1,28 @@
-"""What pre-training learns for shops that are still small: how to rank again what a floor ranks best.
+"""How to rank again what a floor ranks best: what pre-training learns for shops that are still small, and a target of
+itself.
 
-Small shops are drawn from each source: some of its users, with the items that they met. Each gets a floor of its own
-(core/untrained.py), as if it were a target, with weights fitted to the last training position of its users, which is
-left out of the transitions. From the features of core/reranker.py at these positions and at the next ones, those of
-validation, a network learns by the softmax over each pool what to add to the scores of a floor. No test position is
-read.
+In pre-training, small shops are drawn from each source: some of its users, with the items that they met. Each gets a
+floor of its own (core/untrained.py), as if it were a target, with weights fitted to the last training position of its
+users, which is left out of the transitions. From the features of core/reranker.py at these positions and at the next
+ones, those of validation, a network learns by the softmax over each pool what to add to the scores of a floor.
+
+A target teaches by the positions that are last in its training, with a floor that does not know them yet. Its network
+begins with what other shops taught, if the run starts from one that learned it. No test position is read, and on a
+target none of validation.
 """
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from antpipe.core.batches import Examples, examples
+from antpipe.core.batches import Examples, examples, sample
+from antpipe.core.catalogue import Catalogue
 from antpipe.core.reranker import EXAMPLES_AT_ONCE, FEATURES, POOL, best_of, features_of
-from antpipe.core.untrained import Floats, Ints, Untrained, blend, fit_weights, from_sequences, unit
+from antpipe.core.untrained import SCORES_AT_ONCE, Floats, Ints, Untrained, blend, fit_weights, from_sequences, unit
 from antpipe.core.words import word_neighbours
 from antpipe.runtime.arrays import within_groups
 from antpipe.runtime.logs import log
@@ -27,15 +32,20 @@ from antpipe.training.data import TrainingData
 
 if TYPE_CHECKING:
     import torch
+    from scipy.sparse import csr_array
 
     from antpipe.core.model import Ant
     from antpipe.core.reranker_network import Reranker
+
+    Weights = dict[str, torch.Tensor]
 
 # Users of a shop: how many such a source gives. Without those of 8,000, a whole table of 48,000 gained nothing.
 SHOPS: Mapping[int, int] = {500: 16, 1000: 8, 2000: 4, 4000: 2, 8000: 1}
 MOST_POSITIONS = 75_000  # of all sources, with 12 kB each
 LEAST_POSITIONS = 300  # from fewer, nothing is learned
+MOST_SCORES = 1 << 31  # of a target's positions among all its items: some minutes on one core
 EPOCHS, BATCH, LR, WEIGHT_DECAY = 3, 64, 1e-3, 1e-2
+ALONE_EPOCHS = 10  # over the few lessons of a target that no other shop has taught before
 BELOW_BEST = FEATURES.index("below best")
 SAMPLED, LEAST_SPREAD = 2000, 1e-3  # positions from which features are standardised, and the least that they vary
 LOWEST = -60.0  # logits below the best, as a feature: a place of the pool without an item is further below
@@ -58,27 +68,43 @@ class Source:
     raw: list[str | None] | None
 
 
-def rehearse(model: "Ant", store: Store, data: TrainingData, seed: int, *, words: bool) -> None:
-    """Teach the re-ranker of a model on shops drawn from the domains of its pre-training.
+def rehearse(model: "Ant", store: Store, data: TrainingData, seed: int, *, words: bool) -> "Weights":
+    """What the re-ranker of a model learns from small shops drawn from the domains of its pre-training.
 
-    words: whether its floors read the words of items. Where the domains give too few positions, it stays unused.
+    words: whether their floors read the words of items.
+    """
+    domains = data.catalogue.domains
+    quota, sources = MOST_POSITIONS // len(domains), sources_of(model, store, data, words=words)
+    lessons = gathered(one for source in sources for one in lessons_of(source, seed, quota))
+    return taught(model, lessons, seed, ", ".join(domains), itself=False)
+
+
+def rehearse_itself(model: "Ant", data: TrainingData, seed: int) -> "Weights":
+    """What the re-ranker of a target's model learns from the target, beginning with what it has learned elsewhere."""
+    ((name, sequences),) = zip(data.catalogue.domains, data.sequences, strict=True)
+    lessons = own_lessons(sequences, texts_of(model, data.catalogue, name), data.catalogue.words_of(name))
+    return taught(model, gathered(lessons), seed, name, itself=True)
+
+
+def taught(model: "Ant", lessons: Lessons, seed: int, where: str, *, itself: bool) -> "Weights":
+    """The values of a model's re-ranker after some lessons, by name; those it has, if the lessons are too few.
+
+    where: of which domains, for the log. itself: whether they are a target's own.
     """
     import torch
 
     assert model.reranker is not None
-    quota, where = MOST_POSITIONS // len(data.catalogue.domains), ", ".join(data.catalogue.domains)
-    sources = sources_of(model, store, data, words=words)
-    lessons = gathered(one for source in sources for one in lessons_of(source, seed, quota))
-    count = len(lessons.place)
+    reranker, count = copy.deepcopy(model.reranker).cpu(), len(lessons.place)  # small products, fast enough there
+    what = f"{where}: {count:,} positions of {'its own' if itself else 'small shops'}"
     if count < LEAST_POSITIONS:
-        log.info(f"{where}: only {count} positions to learn re-ranking from: nothing is learned")
-        return
-    learned = copy.deepcopy(model.reranker).cpu()  # small products, fast enough there
+        log.info(f"{what} are too few to learn re-ranking from")
+        return reranker.state_dict()
+    epochs = ALONE_EPOCHS if itself and not reranker.learned() else EPOCHS
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        before, after = learn(learned, lessons, seed)
-    model.reranker.load_state_dict(learned.state_dict())
-    log.info(f"{where}: re-ranking learned from {count:,} positions of small shops: loss {before:.4f} -> {after:.4f}")
+        before, after = learn(reranker, lessons, seed, epochs)
+    log.info(f"{what} taught re-ranking: loss {before:.4f} -> {after:.4f}")
+    return reranker.state_dict()
 
 
 def gathered(parts: Iterator[Lessons]) -> Lessons:
@@ -94,12 +120,17 @@ def gathered(parts: Iterator[Lessons]) -> Lessons:
 def sources_of(model: "Ant", store: Store, data: TrainingData, *, words: bool) -> Iterator[Source]:
     catalogue = data.catalogue
     for name, sequences in zip(catalogue.domains, data.sequences, strict=True):
-        rows = catalogue.rows(name)
-        texts = np.zeros((len(rows), 0), np.float32)
-        if "text" in model.widths:
-            texts = unit(catalogue.gather(rows, "text", model.widths["text"])[0])
-        raw = store.domain(name).table("items", ["text"])["text"].to_pylist()[: len(rows)] if words else None
+        texts = texts_of(model, catalogue, name)
+        raw = store.domain(name).table("items", ["text"])["text"].to_pylist()[: len(texts)] if words else None
         yield Source(sequences, texts, raw)
+
+
+def texts_of(model: "Ant", catalogue: Catalogue, name: str) -> Floats:
+    """The texts (N, d) of a domain that a floor compares; d is 0 if the model reads none."""
+    rows = catalogue.rows(name)
+    if "text" not in model.widths:
+        return np.zeros((len(rows), 0), np.float32)
+    return unit(catalogue.gather(rows, "text", model.widths["text"])[0])
 
 
 def lessons_of(source: Source, seed: int, quota: int) -> Iterator[Lessons]:
@@ -117,6 +148,16 @@ def lessons_of(source: Source, seed: int, quota: int) -> Iterator[Lessons]:
             left -= len(one.place[:left])
 
 
+def own_lessons(sequences: Sequences, texts: Floats, words: "csr_array") -> Iterator[Lessons]:
+    """What a target teaches of itself, as it was before the last training position of each user."""
+    end = np.maximum(sequences.train_end - 1, 1).astype(np.int32)
+    shop = replace(sequences, train_end=end, valid_end=sequences.train_end)
+    known, fitted = from_sequences(shop, texts, words), examples(shop, "valid")
+    weights, part = fit_weights(known, fitted), fitted.some(np.flatnonzero(fitted.end > fitted.start))
+    most = max(1, min(MOST_POSITIONS, MOST_SCORES // len(texts)))
+    return lessons_among(known, sample(part, most), weights)
+
+
 def hash_of(seed: int, size: int, number: int) -> int:
     """The seed of a draw."""
     return int(np.random.SeedSequence([seed, size, number]).generate_state(1)[0])
@@ -130,9 +171,14 @@ def shop_lessons(source: Source, users: int, seed: int) -> Iterator[Lessons]:
     fitted = examples(shop, "valid")
     weights = fit_weights(known, fitted)
     for everything in (fitted, examples(later, "valid")):
-        part = everything.some(np.flatnonzero(everything.end > everything.start))
-        for begin in range(0, len(part), EXAMPLES_AT_ONCE):
-            yield lessons_at(known, part.some(slice(begin, begin + EXAMPLES_AT_ONCE)), weights)
+        yield from lessons_among(known, everything.some(np.flatnonzero(everything.end > everything.start)), weights)
+
+
+def lessons_among(known: Untrained, part: Examples, weights: Mapping[str, float]) -> Iterator[Lessons]:
+    """What some examples teach, bit by bit."""
+    size = max(1, min(EXAMPLES_AT_ONCE, SCORES_AT_ONCE // len(known.new)))
+    for begin in range(0, len(part), size):
+        yield lessons_at(known, part.some(slice(begin, begin + size)), weights)
 
 
 def lessons_at(known: Untrained, part: Examples, weights: Mapping[str, float]) -> Lessons:
@@ -163,24 +209,31 @@ def draw(sequences: Sequences, users: int, seed: int) -> tuple[Sequences, Sequen
     return shop(earlier, end), shop(end, sequences.valid_end[chosen]), rows.astype(np.int64)
 
 
-def learn(reranker: "Reranker", lessons: Lessons, seed: int) -> tuple[float, float]:
-    """Fit the network, which is then used. Returns the mean loss of the floors alone and of the last epoch."""
+def learn(reranker: "Reranker", lessons: Lessons, seed: int, epochs: int = EPOCHS) -> tuple[float, float]:
+    """Fit the network, which is then used. Returns the mean loss of the floors alone and of the last epoch.
+
+    epochs: over the lessons. One that has learned before begins with what it has.
+    """
     import torch
     from torch.nn.functional import cross_entropy
 
     features, place = lessons.features, torch.from_numpy(lessons.place)
-    middle, spread = standard(features)
-    initialise(reranker)
+    middle, spread, varies = standard(features)
+    if reranker.learned():
+        unfold(reranker, middle, spread)
+    else:
+        initialise(reranker, varies)
+    reranker.weight.detach().fill_(1.0)
     layers = (reranker.first, reranker.second, reranker.last)
     parameters = [one.requires_grad_() for layer in layers for one in layer.parameters()]
     optimiser = torch.optim.AdamW(parameters, LR, weight_decay=WEIGHT_DECAY)
-    rng, steps, done, before, after = np.random.default_rng(seed), EPOCHS * -(-len(place) // BATCH), 0, 0.0, 0.0
-    for _ in range(EPOCHS):
+    rng, steps, done, before, after = np.random.default_rng(seed), epochs * -(-len(place) // BATCH), 0, 0.0, 0.0
+    for _ in range(epochs):
         before = after = 0.0
         for some in np.array_split(rng.permutation(len(place)), -(-len(place) // BATCH)):
             read = torch.from_numpy(features[some]).float()
             scores, targets = read[..., BELOW_BEST], place[some]
-            loss = cross_entropy(scores + reranker((read.clamp(min=LOWEST) - middle) / spread), targets)
+            loss = cross_entropy(scores + reranker((read.clamp(min=LOWEST) - middle) / spread * varies), targets)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             for group in optimiser.param_groups:
@@ -195,21 +248,26 @@ def learn(reranker: "Reranker", lessons: Lessons, seed: int) -> tuple[float, flo
     return before, after
 
 
-def initialise(reranker: "Reranker") -> None:
-    """Values as torch draws them, with which nothing is added to any score yet."""
+def initialise(reranker: "Reranker", varies: "torch.Tensor") -> None:
+    """Values as torch draws them, with which nothing is added to any score yet, and none for features that nothing can
+    be learned of: they are all alike here, and may be anything elsewhere."""
     for layer in (reranker.first, reranker.second, reranker.last):
         layer.reset_parameters()
+    reranker.first.weight.detach().mul_(varies)
     reranker.reset()
-    reranker.weight.detach().fill_(1.0)
 
 
-def standard(features: NDArray[np.float16]) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Mean and standard deviation (F,) of features (P, C, F), from some of the positions."""
+def standard(features: NDArray[np.float16]) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+    """Mean and standard deviation (F,) of features (P, C, F), from some of the positions, and whether each varies, as 1
+    or 0: one that does not has a standard deviation of 1."""
     import torch
 
     some = features[:: max(1, len(features) // SAMPLED)].reshape(-1, features.shape[2]).astype(np.float32)
     some = np.maximum(some, LOWEST)
-    return torch.from_numpy(some.mean(0)), torch.from_numpy(np.maximum(some.std(0), LEAST_SPREAD))
+    spread = some.std(0)
+    varies = spread >= LEAST_SPREAD
+    found = (some.mean(0), np.where(varies, spread, np.float32(1)), varies.astype(np.float32))
+    return torch.from_numpy(found[0]), torch.from_numpy(found[1]), torch.from_numpy(found[2])
 
 
 def fold(reranker: "Reranker", middle: "torch.Tensor", spread: "torch.Tensor") -> None:
@@ -219,3 +277,12 @@ def fold(reranker: "Reranker", middle: "torch.Tensor", spread: "torch.Tensor") -
     with torch.no_grad():
         reranker.first.weight /= spread
         reranker.first.bias.sub_(reranker.first.weight @ middle)
+
+
+def unfold(reranker: "Reranker", middle: "torch.Tensor", spread: "torch.Tensor") -> None:
+    """The reverse of `fold`."""
+    import torch
+
+    with torch.no_grad():
+        reranker.first.bias.add_(reranker.first.weight @ middle)
+        reranker.first.weight *= spread

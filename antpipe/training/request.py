@@ -30,7 +30,7 @@ from antpipe.training.methods.weak_positives import says_verified
 
 PRETRAIN = "pretrain"  # the only stage on several domains, with the in-batch losses
 FLOOR, RERANK = "floor", "rerank"
-TRAINS_NOTHING = (FLOOR, RERANK)  # the only stages that train nothing
+WITHOUT_STEPS = (FLOOR, "rerank-scratch", RERANK)  # stages with no vectors to train, and so no steps of training
 FORK_MERGE, MERGE = "fork-merge", "merge"  # training/methods/
 
 
@@ -69,9 +69,9 @@ class RunRequest:
             precision = choose_precision(precision, choose_device(self.training.device))
         request = replace(self, training=replace(self.training, precision=precision))
         actions = stages.find_stage(self.stage, self.own_stages)
-        if self.stage in TRAINS_NOTHING and len(self.domains) == 1:
+        if self.stage in WITHOUT_STEPS and len(self.domains) == 1:
             request = as_floor(request)
-        elif request.model.reranker and not gets_reranker(request, actions):
+        elif request.model.reranker and not request.model.floor:
             request = replace(request, model=replace(request.model, reranker=False))
         begun = self._start(actions, start)
         words = reads_words(self.stage, request.model, request.training)
@@ -183,23 +183,18 @@ class RunRequest:
             raise UsageError(f"{what} reads features of items: it does not go with --modalities none")
 
 
-def gets_reranker(request: RunRequest, actions: stages.Stage) -> bool:
-    """Whether a run has a re-ranker: it learns one in pre-training, or takes that of the run it starts from."""
-    return request.model.floor and (request.stage == PRETRAIN or actions["reranker"] != stages.RESET)
-
-
 def reads_words(stage: str, model: ModelConfig, training: TrainConfig) -> bool:
-    """Whether a run reads the words of items: one that trains nothing needs no text features for it."""
-    return model.floor and training.words and (stage in TRAINS_NOTHING or "text" in training.modalities)
+    """Whether a run reads the words of items: one without training steps needs no text features for it."""
+    return model.floor and training.words and (stage in WITHOUT_STEPS or "text" in training.modalities)
 
 
 def as_floor(request: RunRequest) -> RunRequest:
-    """A run that trains nothing with the smallest model: only its floor counts. Without text features, that has the
-    other terms, words among them."""
+    """A run without training steps has the smallest model: only its floor counts, and what ranks that again. Without
+    text features, it has the other terms, words among them."""
     there = request.store.domain(request.domains[0]).manifest()
     asks_for_texts = "text" in request.training.modalities
     has_texts = "text" in there and asks_for_texts
-    reranker = request.stage == RERANK
+    reranker = request.stage != FLOOR
     model = ModelConfig(
         width=2, heads=1, layers=1, experts=0, floor=True, reranker=reranker, transductive=not has_texts
     )

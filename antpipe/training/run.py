@@ -31,10 +31,10 @@ from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.compatibility import fits, rebuild, shown
 from antpipe.training.folder import METRICS, TRAIN_AGAIN, RunFolder, another_folder
 from antpipe.training.loop import fit, use_reranker, without_training
-from antpipe.training.parallel import World, held_by_first, of_first, together, world_of
-from antpipe.training.rehearsal import rehearse
+from antpipe.training.parallel import ALONE, World, held_by_first, of_first, together, world_of
+from antpipe.training.rehearsal import rehearse, rehearse_itself
 from antpipe.training.replay import out_of_memory
-from antpipe.training.request import FORK_MERGE, PRETRAIN, TRAINS_NOTHING, Plan, RunRequest, reads_words
+from antpipe.training.request import FORK_MERGE, PRETRAIN, WITHOUT_STEPS, Plan, RunRequest, reads_words
 from antpipe.training.state import Keeping, Position, begin, cost_of, position_of, read_header, remove_state
 from antpipe.training.tracking import require_tracker, tracking
 from antpipe.training.trained_items import write_items
@@ -89,8 +89,8 @@ def run_stage(
             return checkpoint.describe(out), True
         if resume and there == NOTHING:
             log.info(f"{out} holds nothing to resume; training begins")
-        model, data = model_to_train(plan, request.home(out)).to(device), plan.trained_on()
         begun = there == UNFINISHED
+        model, data = model_to_train(plan, request.home(out), world, begun=begun).to(device), plan.trained_on()
         if training.compile:
             compile_parts(model)
         done = of_first(lambda: begin(folder, begun=begun), world)
@@ -100,7 +100,7 @@ def run_stage(
             keep = Keeping(folder, plan.described, training.save_every, begun, asked, track, pause_after, world)
             try:
                 with naming_what_to_lower(folder, training, command):
-                    if request.stage in TRAINS_NOTHING or request.refit == 0:
+                    if request.stage in WITHOUT_STEPS or request.refit == 0:
                         at = without_training(model, data, device, choose=request.refit is None)
                     else:
                         at = fit(
@@ -152,12 +152,15 @@ def check_folder(request: RunRequest, out: Path, *, force: bool, resume: bool) -
         raise UsageError("--force starts over and --resume continues: choose one of them")
 
 
-def model_to_train(plan: Plan, home: Path) -> "Ant":
+def model_to_train(plan: Plan, home: Path, world: World, *, begun: bool) -> "Ant":
     """A model with the first values of its stage; for the refit of a run that did not beat its floor, with those of
-    that floor. home: the folder of the run, or of the one that is refitted."""
+    that floor. home: the folder of the run, or of the one that is refitted. begun: its state has what its re-ranker
+    learned."""
     model = build_model(plan)
     if plan.request.refit == 0:
         model.load_state_dict(checkpoint.load_weights(home, checkpoint.describe(home)))
+    elif not begun:
+        teach(model, plan, home, world)
     return model
 
 
@@ -173,17 +176,28 @@ def build_model(plan: Plan) -> "Ant":
             model.reset_experts("xavier")
         exceptions = stages.REFERENCE_EXCEPTIONS.get(request.stage, {}) if request.training.reference else {}
         stages.apply(plan.actions, model, checkpoint.load_weights(request.source, plan.start), exceptions)
-        if model.reranker is not None and not model.reranker.learned():
-            log.info(f"{request.source}: its domains were too small to learn re-ranking from: nothing is scored again")
     if model.floor is not None and request.stage != PRETRAIN and plan.actions["ids"] != stages.KEEP:
         ((domain, valid),) = plan.data.validation.items()
         known = known_in(plan.data.catalogue, model.widths, domain, plan.data.sequences[0])
         fitted = begin_at_floor(model, known, valid)
-        if request.stage in TRAINS_NOTHING:
+        if request.stage in WITHOUT_STEPS:
             log.info(f"{domain}  floor: {in_words(fitted)}")
             with torch.no_grad():
                 model.floor["cosine"].zero_()
     return model
+
+
+def teach(model: "Ant", plan: Plan, home: Path, world: World = ALONE) -> None:
+    """Let the re-ranker of a target learn from it; that of a refit has learned what that of its run, in `home`, has."""
+    request = plan.request
+    if model.reranker is None or request.stage == PRETRAIN or plan.actions["reranker"] == stages.FREEZE:
+        return
+    if request.refit is None:
+        learned = of_first(lambda: rehearse_itself(model, plan.data, request.training.seed), world)
+    else:
+        there, own = checkpoint.load_weights(home, checkpoint.describe(home)), "reranker."
+        learned = {name.removeprefix(own): value for name, value in there.items() if name.startswith(own)}
+    model.reranker.load_state_dict(learned)
 
 
 @contextmanager
@@ -208,7 +222,7 @@ def finish(folder: RunFolder, model: "Ant", plan: Plan, at: Position, device: "t
     """Turn the unfinished run in the folder into a finished one."""
     if plan.request.stage == PRETRAIN and model.reranker is not None:
         words, seed = words_read_by(plan.described), plan.request.training.seed
-        rehearse(model, plan.request.store, plan.data, seed, words=words)
+        model.reranker.load_state_dict(rehearse(model, plan.request.store, plan.data, seed, words=words))
     if plan.request.refit and model.reranker is not None:  # nothing is left to judge by: as in the run it belongs to
         home = plan.request.home(folder.path)
         use_reranker(model, float(checkpoint.load_weights(home, checkpoint.describe(home))["reranker.weight"]))

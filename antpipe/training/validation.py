@@ -11,8 +11,9 @@ from antpipe.core.catalogue import DeviceFeatures
 from antpipe.core.floor import known_in
 from antpipe.core.gpu.floor import DeviceKnown, known_on
 from antpipe.core.gpu.ranking import ExampleBlock, evaluate_on_device, example_blocks
-from antpipe.core.ranking import Ranks, evaluate, metrics
+from antpipe.core.ranking import Ranks, metrics
 from antpipe.core.reranker import reranks
+from antpipe.core.scoring import evaluate
 from antpipe.core.untrained import Untrained
 from antpipe.runtime.devices import uncompiled
 from antpipe.training.data import TrainingData

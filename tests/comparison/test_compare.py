@@ -571,7 +571,10 @@ def test_finetuning_on_fewer_features_than_scratch_reads_is_not_a_fair_compariso
     ("more", "message"),
     [
         ({"arms": ("scratch", "finetune")}, "--arms finetune: starts from a pre-trained run"),
-        ({"arms": ("scratch", "rewind")}, "--arms rewind: choose from pretrain, scratch, floor, rerank, finetune"),
+        (
+            {"arms": ("scratch", "rewind")},
+            "--arms rewind: choose from pretrain, scratch, floor, rerank-scratch, rerank, finetune",
+        ),
         ({"arms": ("pretrain",)}, "is not a way to train on a target"),
         ({"arms": ("scratch",), "sources": ("Source", "Target")}, "Target: both a source and a target"),
         ({"arms": ("scratch",), "leave_one_out": True}, "needs at least two sources"),

@@ -15,7 +15,8 @@ from antpipe.core.batches import Candidates, Examples, batches, examples, traini
 from antpipe.core.catalogue import Catalogue
 from antpipe.core.floor import begin_at_floor, known_of, recent, step_pairs, text_recent, weights_of, without_texts
 from antpipe.core.model import Ant
-from antpipe.core.ranking import PairScores, rank_examples, scoring
+from antpipe.core.ranking import PairScores, rank_examples
+from antpipe.core.scoring import scoring
 from antpipe.core.untrained import (
     BACKWARD,
     DECAY,

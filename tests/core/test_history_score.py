@@ -15,7 +15,8 @@ from antpipe.core import losses
 from antpipe.core.batches import Block, examples, history_pairs, pairs_among
 from antpipe.core.catalogue import load_catalogue
 from antpipe.core.losses import Bonus, Extras, cosine_scores, full_softmax, in_batch
-from antpipe.core.ranking import Found, evaluate, rank_examples, score_of_history
+from antpipe.core.ranking import Found, rank_examples
+from antpipe.core.scoring import evaluate, score_of_history
 from antpipe.errors import DataError, UsageError
 from antpipe.evaluation.evaluate import evaluate_run
 from antpipe.features.build_sequences import build_sequences

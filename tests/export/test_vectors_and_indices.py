@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import antpipe as ant
-from antpipe.core.ranking import floor_pairs
+from antpipe.core.scoring import floor_pairs
 from antpipe.evaluation.vectors import as_examples, open_for
 from tests.support.commands import run as command
 from tests.support.trainable import write_feature

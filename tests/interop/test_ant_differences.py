@@ -15,7 +15,8 @@ from antpipe.core import losses, stages
 from antpipe.core.batches import Examples, training_windows
 from antpipe.core.catalogue import Catalogue
 from antpipe.core.model import Ant
-from antpipe.core.ranking import DEPTH, rank_examples, unit_rows
+from antpipe.core.ranking import DEPTH, rank_examples
+from antpipe.core.scoring import unit_rows
 from antpipe.features import embed_image
 from antpipe.features.image.encoders import ImageEncoder
 from antpipe.features.image.preparation import Preparation

@@ -14,7 +14,7 @@ from antpipe.core.batches import Batch, Block, Candidates, batches, training_win
 from antpipe.core.catalogue import ItemInputs, item_inputs
 from antpipe.core.losses import REFERENCE_EPS, cosine_scores
 from antpipe.core.model import Ant
-from antpipe.core.ranking import evaluate
+from antpipe.core.scoring import evaluate
 from antpipe.errors import DataError
 from antpipe.features.build_sequences import build_sequences
 from antpipe.settings.features import SequenceConfig

@@ -1,4 +1,4 @@
-"""What pre-training learns of small shops, on shops drawn from its domains; and the runs that start from it."""
+"""What pre-training learns of small shops drawn from its domains, and what a target learns of itself; and runs."""
 
 import json
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 
 from antpipe.core import reranker as reranking
 from antpipe.core.batches import examples
@@ -20,9 +21,22 @@ from antpipe.store.files import Sequences
 from antpipe.store.store import Store
 from antpipe.training import checkpoint, loop, rehearsal, request, validation
 from antpipe.training.folder import RunFolder
-from antpipe.training.rehearsal import Lessons, Source, draw, gathered, learn, lessons_of, shop_lessons
+from antpipe.training.rehearsal import (
+    Lessons,
+    Source,
+    draw,
+    fold,
+    gathered,
+    learn,
+    lessons_of,
+    own_lessons,
+    shop_lessons,
+    standard,
+    unfold,
+)
 from antpipe.training.request import RunRequest
 from antpipe.training.run import run_and_refit, run_stage
+from antpipe.training.state import Paused
 from tests.support.commands import run
 from tests.support.trainable import MODEL, TRAINING, make_trainable
 
@@ -109,6 +123,37 @@ def test_a_user_without_a_history_teaches_nothing() -> None:
     assert not sum(len(one.place) for one in shop_lessons(replace(source, sequences=none), 20, 0))
 
 
+def test_a_target_teaches_by_the_positions_that_are_last_in_training() -> None:
+    source = walks()
+    sequences, n = source.sequences, len(source.texts)
+    found = list(own_lessons(sequences, source.texts, csr_array((n, n))))
+    assert sum(len(one.place) for one in found) == (np.diff(sequences.offsets) > 3).sum()  # the pool holds all items
+    other = sequences.items.copy()
+    for end in (sequences.valid_end, sequences.train_end):  # test and validation
+        other[sequences.offsets[:-1] + end] = 0
+    again = list(own_lessons(replace(sequences, items=other), source.texts, csr_array((n, n))))
+    assert all((one.features == two.features).all() for one, two in zip(found, again, strict=True))
+    assert all((one.place == two.place).all() for one, two in zip(found, again, strict=True))
+
+
+def test_the_floor_that_a_target_teaches_with_does_not_know_these_positions() -> None:
+    """Users walk 0 -> 1 -> 2 -> validation -> test: from 1 on, nothing was counted yet."""
+    users, n = 30, 40
+    items = np.tile([0, 1, 2, 3, 4], users).astype(np.int32)
+    ends = (np.full(users, 3, np.int32), np.full(users, 4, np.int32))
+    sequences = Sequences(np.arange(users, dtype=np.int32), np.arange(users + 1) * 5, items, *ends, 10)
+    (found,) = own_lessons(sequences, np.zeros((n, 0), np.float32), csr_array((n, n)))
+    own = found.features[np.arange(users), found.place]
+    assert not own[:, FEATURES.index("counts last")].any()
+    assert own[:, FEATURES.index("new")].all()
+
+
+def test_a_large_target_teaches_by_some_of_its_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "MOST_SCORES", 60 * 50)
+    source = walks()
+    assert len(gathered(own_lessons(source.sequences, source.texts, csr_array((60, 60)))).place) == 50
+
+
 # -- what is learned --------------------------------------------------------------------------------------------------
 
 
@@ -146,6 +191,33 @@ def test_a_learned_network_reads_features_as_they_are() -> None:
         for one, read in ((plain, lessons), (other, shifted))
     ]
     assert np.corrcoef(scores[0].ravel(), scores[1].ravel())[0, 1] > 0.9
+
+
+def test_a_network_that_has_learned_begins_with_that() -> None:
+    reranker, lessons = Reranker(), marked(1200)
+    learn(reranker, lessons, 0)
+    read = torch.from_numpy(marked(seed=2).features[:5].astype(np.float32))
+    before = reranker(read)
+    middle, spread, _ = standard(lessons.features)
+    unfold(reranker, middle, spread)
+    fold(reranker, middle, spread)
+    assert torch.allclose(reranker(read), before, atol=1e-4)
+    first, after = learn(reranker, marked(64, seed=3), 0, epochs=1)
+    assert first == pytest.approx(np.log(POOL), rel=1e-3)
+    assert after < 4
+
+
+def test_features_that_are_all_alike_are_read_no_further_than_before() -> None:
+    """Nothing can be learned of them, and a shop in which they vary must not be ranked by chance."""
+    column, lessons = FEATURES.index("interactions of shop"), marked()
+    lessons.features[..., column] = 7
+    reranker = Reranker()
+    learn(reranker, lessons, 0)
+    assert not reranker.first.weight[:, column].any()
+    with torch.no_grad():
+        reranker.first.weight[:, column] = 0.25
+    learn(reranker, lessons, 0)
+    assert torch.allclose(reranker.first.weight[:, column], torch.tensor(0.25), atol=1e-3)
 
 
 def test_places_without_an_item_teach_nothing() -> None:
@@ -216,11 +288,13 @@ def test_the_same_seed_learns_the_same(store: Store, pretrained: Path, tmp_path:
 
 def test_domains_with_too_few_positions_teach_nothing(store: Store, tmp_path: Path, messages: list[str]) -> None:
     run_stage(RunRequest(store, ("Source", "Other"), "pretrain", WITH_RERANKER, TRAINING), tmp_path / "pre")
-    assert any("positions to learn re-ranking from: nothing is learned" in message for message in messages)
+    assert any(
+        "Source, Other: 80 positions of small shops are too few to learn re-ranking from" in one for one in messages
+    )
     assert not weights(tmp_path / "pre")["reranker.weight"]
     start(store, tmp_path / "rerank", tmp_path / "pre", "rerank")
     assert not weights(tmp_path / "rerank")["reranker.weight"]
-    assert any("too small to learn re-ranking from" in message for message in messages)
+    assert any("Shop: 40 positions of its own are too few to learn re-ranking from" in one for one in messages)
 
 
 @pytest.mark.parametrize(("again", "used"), [(0.4, 1.0), (0.3, 1.0), (0.299, 1.0), (0.1, 0.0)])
@@ -298,17 +372,62 @@ def test_a_re_ranked_floor_is_the_floor_with_other_lists(store: Store, pretraine
     assert figures[1]["all"].items() >= checkpoint.describe(tmp_path / "rerank").metrics.items()
 
 
-def test_a_run_that_starts_from_nothing_has_no_re_ranker(store: Store, tmp_path: Path) -> None:
-    assert not start(store, tmp_path, None, "scratch").model_config().reranker
+@pytest.mark.parametrize("stage", ["scratch", "rerank-scratch"])
+def test_a_run_that_starts_from_nothing_learns_from_its_target_alone(
+    store: Store, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rehearsal, "LEAST_POSITIONS", 10)
+    start(store, tmp_path, None, stage)
+    assert weights(tmp_path)["reranker.last.weight"].any()
+
+
+@pytest.mark.parametrize("stage", ["rerank", "finetune", "relearn"])
+def test_a_target_with_enough_positions_teaches_what_it_takes_over(
+    store: Store, pretrained: Path, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rehearsal, "LEAST_POSITIONS", 10)
+    start(store, tmp_path / "here", pretrained, stage)
+    start(store, tmp_path / "alone", None, "rerank-scratch")
+    mine, before, alone = weights(tmp_path / "here"), weights(pretrained), weights(tmp_path / "alone")
+    moved = (mine["reranker.last.weight"] - before["reranker.last.weight"]).norm()
+    assert 0 < moved < (mine["reranker.last.weight"] - alone["reranker.last.weight"]).norm()
+
+
+def test_a_stage_of_ones_own_may_take_it_over_as_it_is(
+    store: Store, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rehearsal, "LEAST_POSITIONS", 10)
+    model, own = replace(WITH_RERANKER, transductive=True), {"mine": {"like": "finetune", "reranker": "freeze"}}
+    run_stage(RunRequest(store, ("Shop",), "mine", model, TRAINING, pretrained, own), tmp_path)
+    mine, theirs = weights(tmp_path), weights(pretrained)
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs if name != "reranker.weight")
+
+
+def test_what_a_target_has_taught_is_not_learned_again_by_a_resumed_run(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rehearsal, "LEAST_POSITIONS", 10)
+    model = replace(WITH_RERANKER, transductive=True)
+    asked = RunRequest(store, ("Shop",), "scratch", model, replace(TRAINING, epochs=2))
+    run_stage(asked, tmp_path / "whole")
+    with pytest.raises(Paused):
+        run_stage(asked, tmp_path / "paused", pause_after=1)
+    monkeypatch.setattr(rehearsal, "learn", None)
+    run_stage(asked, tmp_path / "paused", resume=True)
+    mine, whole = weights(tmp_path / "paused"), weights(tmp_path / "whole")
+    assert all(torch.equal(mine[name], tensor) for name, tensor in whole.items())
 
 
 def test_a_refit_re_ranks_as_the_run_it_belongs_to(
     store: Store, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(rehearsal, "LEAST_POSITIONS", 10)
     judging(monkeypatch, [0.3, 0.35, 0.2, 0.9, 0.1, 0.1, 0.3, 0.35, 0.9, 0.95, 0.0])
     model = replace(WITH_RERANKER, transductive=True)
     run_and_refit(RunRequest(store, ("Shop",), "finetune", model, TRAINING, pretrained), tmp_path)
-    assert float(weights(RunFolder(tmp_path).refit)["reranker.weight"]) == 1.0
+    refitted, first = weights(RunFolder(tmp_path).refit), weights(tmp_path)
+    assert float(refitted["reranker.weight"]) == 1.0
+    assert all(torch.equal(refitted[name], tensor) for name, tensor in first.items())
 
 
 def test_another_way_to_learn_makes_another_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,7 +138,12 @@ def test_the_order_of_domains_is_named_if_nothing_else_differs(store: Store, tmp
         ("relearn", ["Target"], False, "starts from a checkpoint"),
         ("scratch", ["Target"], True, "starts from nothing"),
         ("finetune", ["Source", "Target"], True, "trains on one domain"),
-        ("rewind", ["Target"], False, "choose from pretrain, scratch, floor, rerank, finetune, relearn"),
+        (
+            "rewind",
+            ["Target"],
+            False,
+            "choose from pretrain, scratch, floor, rerank-scratch, rerank, finetune, relearn",
+        ),
     ],
 )
 def test_stages_refuse_domains_and_sources_that_do_not_fit_them(

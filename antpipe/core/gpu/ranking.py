@@ -16,7 +16,8 @@ from antpipe.core.batches import Examples
 from antpipe.core.catalogue import Catalogue, DeviceFeatures, Ints
 from antpipe.core.floor import COSINE, link_counts, weights_of
 from antpipe.core.gpu.floor import MOST_SHARES, DeviceKnown, links_at, links_of
-from antpipe.core.ranking import DEPTH, Ranks, catalogue_vectors, score_of_history
+from antpipe.core.ranking import DEPTH, Ranks
+from antpipe.core.scoring import catalogue_vectors, score_of_history
 from antpipe.core.untrained import DECAY, LAST, RECENT, TEXT, Untrained, of_items
 
 if TYPE_CHECKING:

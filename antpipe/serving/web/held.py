@@ -18,7 +18,8 @@ import polars as pl
 from antpipe.core.batches import Examples, history_blocks
 from antpipe.core.catalogue import Ints
 from antpipe.core.floor import queries_with_floor
-from antpipe.core.ranking import LEAST_ROWS, Floats, unit_rows
+from antpipe.core.ranking import Floats
+from antpipe.core.scoring import LEAST_ROWS, unit_rows
 from antpipe.errors import DataError
 from antpipe.evaluation.vectors import TEXT_BEGINS, History, OpenRun, open_for
 from antpipe.features.recorded import Describer

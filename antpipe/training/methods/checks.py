@@ -14,7 +14,7 @@ from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.data import TrainingData
 from antpipe.training.parallel import world_of
 
-UNCHANGED = ("pretrain", "floor")  # stages without the loss that a method changes
+UNCHANGED = ("pretrain", "floor", "rerank-scratch", "rerank")  # stages without the loss that a method changes
 WITHOUT = SameCommand(without=("--method",))
 
 

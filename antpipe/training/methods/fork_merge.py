@@ -48,6 +48,7 @@ from antpipe.training.run import (
     device_of,
     finish,
     naming_what_to_lower,
+    teach,
     what_is_there,
 )
 from antpipe.training.state import (
@@ -84,6 +85,7 @@ class Merging:
     asked_to_stop: Callable[[], bool]
     progress: Progress
     branches: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    learned: "dict[str, torch.Tensor]" = field(default_factory=dict)  # by the re-ranker, before any branch is trained
 
     def home(self, name: str) -> RunFolder:
         return RunFolder(self.folder.path / "branches" / name)
@@ -96,6 +98,8 @@ class Merging:
 
     def model(self) -> "Ant":
         model = build_model(self.plan).to(self.device)
+        if model.reranker is not None and self.learned:
+            model.reranker.load_state_dict(self.learned)
         if self.plan.request.training.compile:
             compile_parts(model)
         return model
@@ -204,8 +208,12 @@ def run_rounds(run: Merging, keep: Keeping) -> None:
     plan, model = run.plan, run.model()
     judge = validating(model, plan.data, run.device, lambda: None)
     begun = {name: value.clone() for name, value in scalars_of(model).items()}
+    if not keep.begun:
+        teach(model, plan, run.folder.path)
     state = keep.begin(model, adam(trained_by(model), plan.request.training.lr, run.device, recorded=False), {})
     at = state.at
+    if model.reranker is not None:
+        run.learned = {name: value.clone() for name, value in model.reranker.state_dict().items()}
     judge_beginning(state, judge, plan.data.judged())
     if not keep.begun:
         keep.save(state)

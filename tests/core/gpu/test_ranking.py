@@ -17,7 +17,8 @@ from antpipe.core.gpu import ranking as gpu_ranking
 from antpipe.core.gpu.floor import known_on
 from antpipe.core.gpu.ranking import Floor, count_ranks, evaluate_on_device, example_blocks, in_order
 from antpipe.core.model import Ant
-from antpipe.core.ranking import PROTOCOLS, Ranks, evaluate, floor_pairs, rank_examples
+from antpipe.core.ranking import PROTOCOLS, Ranks, rank_examples
+from antpipe.core.scoring import evaluate, floor_pairs
 from antpipe.core.untrained import Untrained, from_counts
 from antpipe.errors import DataError
 from antpipe.settings.model import FLOOR, ModelConfig

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from antpipe.core.ranking import history_vectors
+from antpipe.core.scoring import history_vectors
 from antpipe.errors import DataError
 from antpipe.evaluation.vectors import as_examples
 from antpipe.serving.offer import offer_of
