@@ -42,6 +42,7 @@ from antpipe.core.untrained import (
 from antpipe.core.words import word_neighbours
 from antpipe.settings.model import FLOOR
 from antpipe.store.store import Store
+from antpipe.training.opening import open_run
 from antpipe.training.rehearsal import (
     ALONE_EPOCHS,
     EPOCHS,
@@ -52,7 +53,6 @@ from antpipe.training.rehearsal import (
     learn,
     lessons_among,
 )
-from antpipe.training.run import open_run
 
 RUN = "run"  # the further term
 USUAL = FLOOR | {RUN: 0.0}  # mean and standard deviation of the normal distribution around which a weight is fitted

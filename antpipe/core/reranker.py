@@ -1,4 +1,4 @@
-"""Re-ranking: the POOL best items after a history are scored again, by what other shops taught (training/rehearsal.py).
+"""Re-ranking: the POOL best items after a history are scored again, as shops have taught (training/rehearsal.py).
 
     score(h, j) = score of the model + weight * temperature * network(features of h and j)
 

@@ -33,7 +33,7 @@ from antpipe.store.domain import Domain
 from antpipe.store.next_command import spell
 from antpipe.store.store import Store
 from antpipe.training.folder import RunFolder
-from antpipe.training.run import open_run
+from antpipe.training.opening import open_run
 
 AT_ONCE = 256  # lists; the vectors of their items are in memory
 SCORES_AT_ONCE = 1 << 22  # of baselines

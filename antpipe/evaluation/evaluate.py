@@ -24,7 +24,7 @@ from antpipe.store.next_command import build_command_with
 from antpipe.store.store import Store
 from antpipe.store.tables import write_table
 from antpipe.training.folder import RunFolder
-from antpipe.training.run import known_for, open_run, seen_by
+from antpipe.training.opening import known_for, open_run, seen_by
 
 
 def evaluate_run(store: Store, run: Path, domain: str, config: EvaluateConfig) -> dict[str, Any]:

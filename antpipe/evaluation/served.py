@@ -20,7 +20,7 @@ from antpipe.store.tables import read_table
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import TRAIN_AGAIN, RunFolder
-from antpipe.training.run import changes, open_run, readable, seen_by, train_again, words_read_by
+from antpipe.training.opening import changes, open_run, readable, seen_by, train_again, words_read_by
 
 if TYPE_CHECKING:
     from antpipe.core.model import Ant

@@ -28,7 +28,7 @@ from antpipe.evaluation.served import open_served
 from antpipe.store.domain import Domain
 from antpipe.store.store import Store
 from antpipe.training.checkpoint import Checkpoint
-from antpipe.training.run import known_for
+from antpipe.training.opening import known_for
 
 if TYPE_CHECKING:
     import polars as pl

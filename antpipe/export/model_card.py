@@ -89,8 +89,8 @@ def about(described: Checkpoint, *, reranks: bool) -> str:
         trained = f"the best of {described.epochs} epochs by validation, epoch {described.best_epoch}"
     way = described.way()
     again = (
-        f" A re-ranker scores the {POOL} best items again: a small network, which pre-training taught on small shops "
-        "drawn from its domains how texts, words and transitions lead to the next item."
+        f" A re-ranker scores the {POOL} best items again: a small network that has learned how texts, words and "
+        "transitions lead to the next item, from the shop itself and from those that it was pre-trained on, if any."
     )
     return (
         "A sequential recommender: after a user's history it expects the vector of the next item, and ranks "

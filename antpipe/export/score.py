@@ -20,7 +20,7 @@ MEANING = {
     WORDS: "TF-IDF neighbours of the last items' texts",
     TRANSITIONS: "what came after the last items in training",
     HISTORY: "a bonus for items that are in the history",
-    RERANKER: f"the {POOL} best items are scored again, by what pre-training learned on small shops",
+    RERANKER: f"the {POOL} best items are scored again, by a small network that shops have taught",
 }
 IN_VECTORS = (COSINE, TEXT, NOVELTY, POPULARITY)  # terms that the inner product of vectors holds
 

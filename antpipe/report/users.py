@@ -17,7 +17,7 @@ from antpipe.report.item_map import sampled
 from antpipe.serving.recommend import recommend_after, titles_of
 from antpipe.store.domain import Domain
 from antpipe.store.store import Store
-from antpipe.training.run import open_run
+from antpipe.training.opening import open_run
 
 HISTORY = 6  # items of a history that are shown, the latest ones
 TITLE = 90  # letters

@@ -25,9 +25,9 @@ class CompareConfig(SubsetConfig):
     panel: ClassVar[str] = "Comparison"
     arms: tuple[str, ...] = setting(
         ("scratch", "finetune", "relearn"),
-        "what to compare: stages (scratch, finetune, relearn, rerank, rerank-scratch, linear-probe, relearn-unfrozen, "
-        "unisrec, auto, fork-merge, or [stage.NAME]), these with a method (relearn+distil), and baselines (popularity, "
-        "item-knn, markov, tfidf-nearest, text-nearest, tgh, floor, sasrec, unisrec; baselines: all)",
+        "stages (scratch, finetune, relearn, rerank, rerank-scratch, linear-probe, relearn-unfrozen, unisrec, auto, "
+        "fork-merge, or [stage.NAME]), these with a method (relearn+distil), and baselines (popularity, item-knn, "
+        "markov, tfidf-nearest, text-nearest, tgh, floor, sasrec, unisrec; baselines: all)",
     )
     seeds: int = setting(5, "seeds per arm, counted from --seed", least=1)
     protocol: str = setting("all", "protocol of the verdict; both are reported", ("all", "unseen"))

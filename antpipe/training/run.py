@@ -1,7 +1,7 @@
 """A run: one stage trained on domains of the store, from the request to its checkpoint folder."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -9,32 +9,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antpipe.core import stages
-from antpipe.core.batches import with_validation
-from antpipe.core.catalogue import Catalogue, load_catalogue
 from antpipe.core.floor import begin_at_floor, known_in
-from antpipe.core.untrained import Untrained, in_words
-from antpipe.errors import AntpipeError, DataError, DivergedError, Interrupted, SameCommand, UsageError
+from antpipe.core.untrained import in_words
+from antpipe.errors import AntpipeError, DivergedError, Interrupted, SameCommand, UsageError
 from antpipe.runtime.devices import choose_device, compile_parts, require_compiler
 from antpipe.runtime.files import flush
 from antpipe.runtime.logs import log, silenced
 from antpipe.runtime.process import stopping
 from antpipe.runtime.progress import Progress, silent
-from antpipe.settings.base import flag_name, from_json
+from antpipe.settings.base import flag_name
 from antpipe.settings.training import LATER, WITHOUT_EFFECT, TrainConfig
-from antpipe.store.artefacts import artefact_of
 from antpipe.store.documents import write_json
-from antpipe.store.files import Sequences, file_sha256
-from antpipe.store.manifest import lacking
-from antpipe.store.store import Store
+from antpipe.store.files import file_sha256
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
-from antpipe.training.compatibility import fits, rebuild, shown
-from antpipe.training.folder import METRICS, TRAIN_AGAIN, RunFolder, another_folder
+from antpipe.training.folder import METRICS, RunFolder, another_folder
 from antpipe.training.loop import fit, use_reranker, without_training
+from antpipe.training.opening import words_read_by
 from antpipe.training.parallel import ALONE, World, held_by_first, of_first, together, world_of
 from antpipe.training.rehearsal import rehearse, rehearse_itself
 from antpipe.training.replay import out_of_memory
-from antpipe.training.request import FORK_MERGE, PRETRAIN, WITHOUT_STEPS, Plan, RunRequest, reads_words
+from antpipe.training.request import PRETRAIN, WITHOUT_STEPS, Plan, RunRequest
 from antpipe.training.state import Keeping, Position, begin, cost_of, position_of, read_header, remove_state
 from antpipe.training.tracking import require_tracker, tracking
 from antpipe.training.trained_items import write_items
@@ -313,86 +308,3 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     if not found and there.get("negatives", "") != here["negatives"]:
         found.append("negatives that include the user's own next items, as in antpipe 0.1.0 (now left out)")
     return found
-
-
-# -- using a run --------------------------------------------------------------------------------------------------
-
-
-def open_run(store: Store, run: Path, domain: str) -> tuple["Ant", Checkpoint, Catalogue]:
-    """A run's model and the catalogue of a domain, after checking that the model can read that domain.
-
-    The run need not have seen the domain, if its features come from the same encoders. Raises DataError if they do not,
-    or if the features of a trained domain changed since.
-    """
-    model, described = checkpoint.load(run)
-    if changed := changes(store, run, described, domain):
-        why = f"{changed[0]} of {domain} changed since {run} was trained on it"
-        raise DataError(why, train_again(store, run, described))
-    domains = tuple(described.domains) if domain in described.domains else (domain,)
-    return model, described, readable(store, run, described, domains)
-
-
-def changes(store: Store, run: Path, described: Checkpoint, domain: str) -> list[str]:
-    """The artefacts of a domain that changed since a run was trained on it; none if it was not.
-
-    Raises DataError if the run has learned ids of other catalogues, or was trained without a modality that is there.
-    """
-    seen = described.domains.get(domain)
-    if seen is None and described.items is not None:
-        known = ", ".join(described.domains) or "items unknown here"
-        raise DataError(f"{run} has learned ids of {known}; {domain} is another catalogue")
-    here = store.domain(domain)
-    for modality in described.modalities:
-        artefact = artefact_of(modality, described.whitened())
-        if seen is not None and artefact not in seen and modality in here.manifest():
-            why = f"{modality} of {domain} was built after {run} was trained without it"
-            raise DataError(why, train_again(store, run, described))
-    return [name for name, fingerprint in (seen or {}).items() if here.entry(name)["fingerprint"] != fingerprint]
-
-
-def readable(
-    store: Store, run: Path, described: Checkpoint, domains: Sequence[str], *, with_cold: bool = False
-) -> Catalogue:
-    """The catalogue of some domains, with features of the encoders that a run reads. Raises DataError for others."""
-    words = words_read_by(described)
-    catalogue = load_catalogue(
-        store, domains, tuple(described.modalities), described.whitened(), words=words, with_cold=with_cold
-    )
-    for name, encoder in catalogue.encoders.items():
-        trained, here = described.modalities[name], {"width": catalogue.widths[name], "encoder": encoder}
-        if not fits(trained, here):
-            raise DataError(
-                f"{run} reads {name} of {shown(trained)}; {domains[0]} has {shown(here)}",
-                rebuild(store, domains[0], name, described),
-            )
-    return catalogue
-
-
-def words_read_by(described: Checkpoint) -> bool:
-    """Whether a run reads the words of items."""
-    return reads_words(described.stage, described.model_config(), from_json(TrainConfig, described.train))
-
-
-def seen_by(described: Checkpoint, domain: str, sequences: Sequences) -> Sequences:
-    """A domain's sequences with what a run may know of them as their training part: a refit saw validation targets."""
-    return with_validation(sequences) if described.refit and domain in described.domains else sequences
-
-
-def known_for(store: Store, model: "Ant", described: Checkpoint, catalogue: Catalogue, domain: str) -> Untrained | None:
-    """What the floor of a model knows of a domain; None for a model without a floor."""
-    if model.floor is None:
-        return None
-    here = store.domain(domain)
-    none = bool(lacking("sequences", here.manifest()))  # a catalogue without interactions has no transitions
-    return known_in(catalogue, model.widths, domain, None if none else seen_by(described, domain, here.sequences()))
-
-
-def train_again(store: Store, run: Path, described: Checkpoint) -> str:
-    """The command that replaces a run. Which folder it started from is not recorded."""
-    if described.source is not None or described.stage == FORK_MERGE:
-        return TRAIN_AGAIN
-    own = {} if described.stage in stages.STAGES else {described.stage: described.groups}
-    model, training = described.model_config(), from_json(TrainConfig, described.train)
-    refit = described.refit["epochs"] if described.refit else None
-    request = RunRequest(store, tuple(described.domains), described.stage, model, training, None, own, refit=refit)
-    return request.command(run, "--force")

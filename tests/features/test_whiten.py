@@ -17,7 +17,7 @@ from antpipe.settings.training import TrainConfig
 from antpipe.store.files import Feature
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
-from antpipe.training.run import open_run
+from antpipe.training.opening import open_run
 from tests.support.commands import run, states_of
 from tests.support.trainable import make_trainable, train_quickly, write_feature
 

@@ -21,7 +21,7 @@ from antpipe.store.store import Store
 from antpipe.training import checkpoint
 from antpipe.training.folder import RunFolder
 from antpipe.training.listing import next_step, runs_of
-from antpipe.training.run import train_again
+from antpipe.training.opening import train_again
 from antpipe.upkeep.findings import DAMAGED, Finding
 from antpipe.upkeep.runs import examine_runs
 from antpipe.upkeep.stores import examine_store

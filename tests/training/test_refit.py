@@ -20,7 +20,8 @@ from antpipe.store.store import Store
 from antpipe.training import checkpoint, loop, validation
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import RunFolder
-from antpipe.training.run import open_run, run_stage
+from antpipe.training.opening import open_run
+from antpipe.training.run import run_stage
 from tests.support.commands import run, unfolded
 from tests.support.documents import plain
 from tests.support.interruptions import CONFIG, Killed, asked, command, failing_at, result, trained, two_shops, watching

@@ -13,8 +13,9 @@ from antpipe.errors import DataError, IntegrityError
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
 from antpipe.training.folder import RunFolder
+from antpipe.training.opening import open_run
 from antpipe.training.request import RunRequest
-from antpipe.training.run import open_run, run_stage
+from antpipe.training.run import run_stage
 from tests.conftest import REPOSITORY
 from tests.support.commands import run
 from tests.support.trainable import MODEL, TRAINING, make_trainable, train_quickly

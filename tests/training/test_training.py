@@ -12,8 +12,9 @@ from antpipe.core import stages
 from antpipe.errors import DataError, DivergedError, IntegrityError, UsageError
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
+from antpipe.training.opening import open_run
 from antpipe.training.request import RunRequest
-from antpipe.training.run import build_model, open_run, run_stage
+from antpipe.training.run import build_model, run_stage
 from tests.support.documents import plain
 from tests.support.trainable import MODEL, TRAINING, WIDTHS, make_trainable, train_quickly, write_feature
 
