@@ -85,7 +85,8 @@ def encoder(users: int, items: int) -> Callable[[], Figures]:
 
     from antpipe.core.batches import examples
     from antpipe.core.model import Ant
-    from antpipe.core.ranking import evaluate, metrics
+    from antpipe.core.ranking import metrics
+    from antpipe.core.scoring import evaluate
     from antpipe.settings.model import ModelConfig
     from benchmarks.synthetic_shops import MAX_LEN, WIDTHS, training_data
 

@@ -45,6 +45,7 @@ from antpipe.store.store import Store
 from antpipe.training.opening import open_run
 from antpipe.training.rehearsal import (
     ALONE_EPOCHS,
+    ALONE_POSITIONS,
     EPOCHS,
     LEAST_POSITIONS,
     Lessons,
@@ -110,9 +111,9 @@ def named(weights: Doubles) -> dict[str, float]:
     return dict(zip(TERMS, weights.tolist(), strict=True))
 
 
-def taught_by(lessons: Lessons, reranker: Reranker, epochs: int) -> Reranker:
+def taught_by(lessons: Lessons, reranker: Reranker, least: int, epochs: int) -> Reranker:
     """The re-ranker after it has learned from a shop, as it does in a run."""
-    if len(lessons.place) >= LEAST_POSITIONS:
+    if len(lessons.place) >= least:
         learn(reranker, lessons, 0, epochs)
     return reranker
 
@@ -157,9 +158,9 @@ def compare(store: Store, name: str, run: Path, users: int, draws: int) -> str:
             parts = lessons_among(known, fitted.some(np.flatnonzero(fitted.end > fitted.start)), named(weights))
             lessons = gathered(parts)
             rerankers = (
-                taught_by(lessons, Reranker(), ALONE_EPOCHS),
+                taught_by(lessons, Reranker(), ALONE_POSITIONS, ALONE_EPOCHS),
                 model.reranker,
-                taught_by(lessons, copy.deepcopy(model.reranker), EPOCHS),
+                taught_by(lessons, copy.deepcopy(model.reranker), LEAST_POSITIONS, EPOCHS),
             )
             ways += [reranked_figures(known, judged, weights, reranker) for reranker in rerankers]
         found.append(ways)

@@ -42,10 +42,11 @@ if TYPE_CHECKING:
 # Users of a shop: how many such a source gives. Without those of 8,000, a whole table of 48,000 gained nothing.
 SHOPS: Mapping[int, int] = {500: 16, 1000: 8, 2000: 4, 4000: 2, 8000: 1}
 MOST_POSITIONS = 75_000  # of all sources, with 12 kB each
-LEAST_POSITIONS = 300  # from fewer, nothing is learned
+LEAST_POSITIONS = 300  # from fewer, nothing is learned,
+ALONE_POSITIONS = 1000  # nor from so few of a target that no other shop has taught before
 MOST_SCORES = 1 << 31  # of a target's positions among all its items: some minutes on one core
 EPOCHS, BATCH, LR, WEIGHT_DECAY = 3, 64, 1e-3, 1e-2
-ALONE_EPOCHS = 10  # over the few lessons of a target that no other shop has taught before
+ALONE_EPOCHS = 10  # over the lessons of such a target
 BELOW_BEST = FEATURES.index("below best")
 SAMPLED, LEAST_SPREAD = 2000, 1e-3  # positions from which features are standardised, and the least that they vary
 LOWEST = -60.0  # logits below the best, as a feature: a place of the pool without an item is further below
@@ -96,13 +97,13 @@ def taught(model: "Ant", lessons: Lessons, seed: int, where: str, *, itself: boo
     assert model.reranker is not None
     reranker, count = copy.deepcopy(model.reranker).cpu(), len(lessons.place)  # small products, fast enough there
     what = f"{where}: {count:,} positions of {'its own' if itself else 'small shops'}"
-    if count < LEAST_POSITIONS:
+    alone = itself and not reranker.learned()
+    if count < (ALONE_POSITIONS if alone else LEAST_POSITIONS):
         log.info(f"{what} are too few to learn re-ranking from")
         return reranker.state_dict()
-    epochs = ALONE_EPOCHS if itself and not reranker.learned() else EPOCHS
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        before, after = learn(reranker, lessons, seed, epochs)
+        before, after = learn(reranker, lessons, seed, ALONE_EPOCHS if alone else EPOCHS)
     log.info(f"{what} taught re-ranking: loss {before:.4f} -> {after:.4f}")
     return reranker.state_dict()
 

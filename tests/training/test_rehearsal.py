@@ -12,14 +12,18 @@ from scipy.sparse import csr_array
 
 from antpipe.core import reranker as reranking
 from antpipe.core.batches import examples
+from antpipe.core.catalogue import Catalogue
+from antpipe.core.model import Ant
 from antpipe.core.reranker import FEATURES, POOL
 from antpipe.core.reranker_network import Reranker
 from antpipe.errors import DataError, SameCommand, UsageError
 from antpipe.evaluation.evaluate import evaluate_run
 from antpipe.settings.evaluation import EvaluateConfig
+from antpipe.settings.model import ModelConfig
 from antpipe.store.files import Sequences
 from antpipe.store.store import Store
 from antpipe.training import checkpoint, loop, rehearsal, request, validation
+from antpipe.training.data import TrainingData
 from antpipe.training.folder import RunFolder
 from antpipe.training.rehearsal import (
     Lessons,
@@ -30,6 +34,7 @@ from antpipe.training.rehearsal import (
     learn,
     lessons_of,
     own_lessons,
+    rehearse_itself,
     shop_lessons,
     standard,
     unfold,
@@ -251,12 +256,17 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
+def learning_from_few(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(rehearsal, "LEAST_POSITIONS", 10)
+    patch.setattr(rehearsal, "ALONE_POSITIONS", 10)
+
+
 @pytest.fixture(scope="module")
 def pretrained(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that learned from the few positions of its domains."""
     out = tmp_path_factory.mktemp("runs") / "pretrained"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rehearsal, "LEAST_POSITIONS", 10)
+        learning_from_few(patch)
         asked = RunRequest(store, ("Source", "Other"), "pretrain", WITH_RERANKER, TRAINING)
         run_stage(asked, out)
     return out
@@ -280,7 +290,7 @@ def judging(monkeypatch: pytest.MonkeyPatch, found: list[float]) -> None:
 
 def test_the_same_seed_learns_the_same(store: Store, pretrained: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rehearsal, "LEAST_POSITIONS", 10)
+        learning_from_few(patch)
         run_stage(RunRequest(store, ("Source", "Other"), "pretrain", WITH_RERANKER, TRAINING), tmp_path)
     again = weights(tmp_path)
     assert all(torch.equal(tensor, again[name]) for name, tensor in weights(pretrained).items())
@@ -376,16 +386,30 @@ def test_a_re_ranked_floor_is_the_floor_with_other_lists(store: Store, pretraine
 def test_a_run_that_starts_from_nothing_learns_from_its_target_alone(
     store: Store, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rehearsal, "LEAST_POSITIONS", 10)
+    learning_from_few(monkeypatch)
     start(store, tmp_path, None, stage)
     assert weights(tmp_path)["reranker.last.weight"].any()
+
+
+@pytest.mark.parametrize(("before", "learns"), [(False, False), (True, True)])
+def test_a_target_alone_has_to_teach_more(before: bool, learns: bool, messages: list[str]) -> None:
+    """400 positions."""
+    shape = ModelConfig(width=8, heads=1, layers=1, experts=0, transductive=True, floor=True, reranker=True)
+    model, catalogue = Ant(shape, {}, 10, items=60), Catalogue(("Shop",), np.array([0, 60]), {}, {}, {})
+    reranker = model.reranker
+    assert reranker is not None
+    if before:
+        learn(reranker, marked(), 0)
+    values = rehearse_itself(model, TrainingData(catalogue, (walks().sequences,), {}), 0)
+    assert bool((values["last.weight"] - reranker.last.weight).any()) == learns
+    assert any("too few" in one for one in messages) != learns
 
 
 @pytest.mark.parametrize("stage", ["rerank", "finetune", "relearn"])
 def test_a_target_with_enough_positions_teaches_what_it_takes_over(
     store: Store, pretrained: Path, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rehearsal, "LEAST_POSITIONS", 10)
+    learning_from_few(monkeypatch)
     start(store, tmp_path / "here", pretrained, stage)
     start(store, tmp_path / "alone", None, "rerank-scratch")
     mine, before, alone = weights(tmp_path / "here"), weights(pretrained), weights(tmp_path / "alone")
@@ -396,7 +420,7 @@ def test_a_target_with_enough_positions_teaches_what_it_takes_over(
 def test_a_stage_of_ones_own_may_take_it_over_as_it_is(
     store: Store, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rehearsal, "LEAST_POSITIONS", 10)
+    learning_from_few(monkeypatch)
     model, own = replace(WITH_RERANKER, transductive=True), {"mine": {"like": "finetune", "reranker": "freeze"}}
     run_stage(RunRequest(store, ("Shop",), "mine", model, TRAINING, pretrained, own), tmp_path)
     mine, theirs = weights(tmp_path), weights(pretrained)
@@ -406,7 +430,7 @@ def test_a_stage_of_ones_own_may_take_it_over_as_it_is(
 def test_what_a_target_has_taught_is_not_learned_again_by_a_resumed_run(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rehearsal, "LEAST_POSITIONS", 10)
+    learning_from_few(monkeypatch)
     model = replace(WITH_RERANKER, transductive=True)
     asked = RunRequest(store, ("Shop",), "scratch", model, replace(TRAINING, epochs=2))
     run_stage(asked, tmp_path / "whole")
@@ -421,7 +445,7 @@ def test_what_a_target_has_taught_is_not_learned_again_by_a_resumed_run(
 def test_a_refit_re_ranks_as_the_run_it_belongs_to(
     store: Store, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rehearsal, "LEAST_POSITIONS", 10)
+    learning_from_few(monkeypatch)
     judging(monkeypatch, [0.3, 0.35, 0.2, 0.9, 0.1, 0.1, 0.3, 0.35, 0.9, 0.95, 0.0])
     model = replace(WITH_RERANKER, transductive=True)
     run_and_refit(RunRequest(store, ("Shop",), "finetune", model, TRAINING, pretrained), tmp_path)
