@@ -265,10 +265,10 @@ def standard(features: NDArray[np.float16]) -> "tuple[torch.Tensor, torch.Tensor
 
     some = features[:: max(1, len(features) // SAMPLED)].reshape(-1, features.shape[2]).astype(np.float32)
     some = np.maximum(some, LOWEST)
-    spread = some.std(0)
+    middle, spread = some.mean(0, np.float64), some.std(0, np.float64)  # in float32, what is constant seems to vary
     varies = spread >= LEAST_SPREAD
-    found = (some.mean(0), np.where(varies, spread, np.float32(1)), varies.astype(np.float32))
-    return torch.from_numpy(found[0]), torch.from_numpy(found[1]), torch.from_numpy(found[2])
+    found = torch.from_numpy(np.stack([middle, np.where(varies, spread, 1.0), varies])).float()
+    return found[0], found[1], found[2]
 
 
 def fold(reranker: "Reranker", middle: "torch.Tensor", spread: "torch.Tensor") -> None:

@@ -12,6 +12,7 @@ from antpipe.features.build_sequences import build_sequences
 from antpipe.settings.features import SequenceConfig
 from antpipe.store.lock import alone
 from antpipe.store.store import Store
+from antpipe.training import rehearsal
 from antpipe.training.folder import RunFolder
 from antpipe.training.parallel import ALONE, World, rows_of, world_of
 from antpipe.training.state import position_of
@@ -87,6 +88,7 @@ CASES = {
     "sampled-with-floor": "--stage scratch --domains Shop --floor --batch-size 5 --sampled-above 10",
     "pretrain-with-floor": "--stage pretrain --domains Shop,Other --floor --smallest-batch 30 --least-steps 12",
     "pretrain-drawn-with-floor": "--stage pretrain --domains Shop,Other --floor --pretrain-drawn 5",
+    "re-ranked": "--stage scratch --domains Shop --floor --reranker",
     "floor-alone": "--stage floor --domains Shop",
     "refitted": "--stage scratch --domains Shop --refit",
 }
@@ -96,7 +98,9 @@ SEVERAL = """
 import json, sys
 import torch
 from antpipe import cli
+from antpipe.training import rehearsal
 from antpipe.training.parallel import together, world_of
+rehearsal.ALONE_POSITIONS = 10
 with together(world_of(), torch.device("cpu")):
     codes = [cli.run(words) for words in json.load(open(sys.argv[1]))]
 assert not any(codes), codes
@@ -123,8 +127,9 @@ def by_two(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_train_and_judge_like_one(
-    store: Store, tmp_path: Path, by_two: tuple[Path, str], name: str
+    store: Store, tmp_path: Path, by_two: tuple[Path, str], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(rehearsal, "ALONE_POSITIONS", 10)
     words, runs = CASES[name].split(), (tmp_path / "one", by_two[0] / name)
     alone = commands.run("train", *FLAGS, *words, "--out", runs[0], "--store", store.root)
     assert alone.code == 0, alone.err

@@ -225,6 +225,15 @@ def test_features_that_are_all_alike_are_read_no_further_than_before() -> None:
     assert torch.allclose(reranker.first.weight[:, column], torch.tensor(0.25), atol=1e-3)
 
 
+def test_what_is_alike_at_many_positions_is_not_taken_to_vary() -> None:
+    features = np.zeros((2000, POOL, len(FEATURES)), np.float16)
+    features[...] = 12.146
+    features[::2, :, 0] = 12.25
+    _, spread, varies = standard(features)
+    assert varies.tolist() == [1.0] + [0.0] * (len(FEATURES) - 1)
+    assert spread[1:].tolist() == [1.0] * (len(FEATURES) - 1)
+
+
 def test_places_without_an_item_teach_nothing() -> None:
     lessons = marked()
     features = lessons.features.copy()

@@ -16,7 +16,7 @@ from antpipe.settings.fork_merge import ForkMergeConfig
 from antpipe.settings.training import TrainConfig
 from antpipe.store.lock import alone
 from antpipe.store.store import Store
-from antpipe.training import checkpoint
+from antpipe.training import checkpoint, rehearsal
 from antpipe.training.folder import RunFolder
 from antpipe.training.loop import candidates_of, trained_by, windows_to_train
 from antpipe.training.methods import fork_merge
@@ -24,8 +24,8 @@ from antpipe.training.methods.fork_merge import run_fork_merge
 from antpipe.training.methods.fork_request import ForkMergePlan, ForkMergeRequest
 from antpipe.training.methods.mixed_steps import MixedSteps, shares_of
 from antpipe.training.replay import Setup, adam
-from antpipe.training.request import FORK_MERGE
-from antpipe.training.run import build_model
+from antpipe.training.request import FORK_MERGE, RunRequest
+from antpipe.training.run import build_model, run_stage
 from tests.support.commands import run
 from tests.support.documents import plain
 from tests.support.trainable import MODEL, TRAINING, make_trainable, train_quickly
@@ -219,6 +219,20 @@ def test_a_run_with_a_floor_is_never_below_it(store: Store, tmp_path: Path) -> N
     floor = train_quickly(store, "floor", ["Target"], tmp_path / "floor")
     assert done.metrics["recall@10"] >= floor.metrics["recall@10"]
     assert min(one["merged"] for one in report["rounds"]) >= floor.metrics["recall@10"]
+
+
+def test_the_re_ranker_learns_once_for_all_branches(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rehearsal, "ALONE_POSITIONS", 10)
+    asks = asked(store, ("A",), model=replace(MODEL, floor=True, reranker=True))
+    run_stage(RunRequest(store, ["Target"], "rerank-scratch", asks.model, TWO), tmp_path / "alone")
+    taught, learn = [], rehearsal.learn
+    monkeypatch.setattr(rehearsal, "learn", lambda *given: taught.append(given) or learn(*given))
+    run_fork_merge(asks, tmp_path / "run")
+    assert len(taught) == 1
+    own, alone = weights(tmp_path / "run"), weights(tmp_path / "alone")
+    assert all(torch.equal(own[name], alone[name]) for name in own if name.startswith("reranker.first"))
 
 
 def test_patience_ends_a_run_after_rounds_without_a_better_merge(store: Store, tmp_path: Path) -> None:
