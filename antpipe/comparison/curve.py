@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from antpipe.comparison.plan import CONTROL, ComparisonRequest, arm_names
+from antpipe.comparison.arms import arm_names
+from antpipe.comparison.plan import CONTROL, ComparisonRequest
 from antpipe.evaluation.baselines.judge import BASELINES
 from antpipe.features.build_sequences import PARTS
 from antpipe.features.subset import require_positions, subsets_of, write_subset

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Required, TypedDict
 
 from antpipe.comparison import outcome as comparison
+from antpipe.comparison.arms import plan_arms
 from antpipe.comparison.checks import (
     SPLIT,
     check_alike,
@@ -23,7 +24,7 @@ from antpipe.comparison.checks import (
 from antpipe.comparison.curve import with_subsets, write_subsets
 from antpipe.comparison.modalities import Starts, narrowed
 from antpipe.comparison.order import order_facts
-from antpipe.comparison.plan import GIVEN, RACED, UNTRAINED, Arm, ComparisonRequest, Job, Mix, jobs, plan_arms, planned
+from antpipe.comparison.plan import GIVEN, RACED, UNTRAINED, Arm, ComparisonRequest, Job, Mix, jobs, planned
 from antpipe.comparison.table import as_markdown
 from antpipe.errors import IntegrityError, SameCommand, UsageError
 from antpipe.evaluation.baselines.judge import baseline_fingerprint, judge_baseline

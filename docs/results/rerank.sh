@@ -30,6 +30,6 @@ for target in "$@"; do
     antpipe build-sequences --domains "$target,$domains"
     antpipe train --stage pretrain --domains "$domains" "${common[@]}" --limit-steps 1 --epochs 1 --batch-size 1024 \
         --pretrain-drawn 1024 --valid-sample 1000 --out "$work/pretrained-$target"
-    antpipe compare --target "$target" --target-users 500,1000,2000,4000 --from "$work/pretrained-$target" \
+    antpipe compare --target "$target" --target-users 500,1000,2000 --from "$work/pretrained-$target" \
         --arms floor,rerank-scratch,rerank,scratch --seeds 3 "${common[@]}" --epochs 10 --out "$work/$target"
 done

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from antpipe.comparison import run as compare
-from antpipe.comparison.plan import ComparisonRequest, plan_arms
+from antpipe.comparison.arms import plan_arms
+from antpipe.comparison.plan import ComparisonRequest
 from antpipe.comparison.run import run_comparison, what_would_be_done
 from antpipe.comparison.verdict import holm
 from antpipe.core.stages import group_of

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from antpipe.comparison import run as compare
-from antpipe.comparison.plan import SASREC, UNISREC, ComparisonRequest, plan_arms
+from antpipe.comparison.arms import SASREC, UNISREC, plan_arms
+from antpipe.comparison.plan import ComparisonRequest
 from antpipe.comparison.run import budget_of, run_comparison, what_would_be_done
 from antpipe.errors import DataError, UsageError
 from antpipe.settings.comparison import CompareConfig, RaceConfig

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from antpipe.comparison.plan import ComparisonRequest, jobs, plan_arms
+from antpipe.comparison.arms import plan_arms
+from antpipe.comparison.plan import ComparisonRequest, jobs
 from antpipe.comparison.run import run_comparison
 from antpipe.errors import UsageError
 from antpipe.settings.comparison import CompareConfig, ComparedTraining, RaceConfig
