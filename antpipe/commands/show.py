@@ -60,9 +60,7 @@ def run(found: "Run") -> str:
     head = f"{found.folder}  {described.way()}{', refit' if described.refit else ''}  {found.status}"
     done = described.epochs
     if described.refit:
-        return said(
-            head, [f"{f'{done} epochs' if done else 'its floor, which no epoch beat,'} on training + validation"]
-        )
+        return said(head, [f"{f'{done} epochs' if done else 'its floor, without epochs,'} on training + validation"])
     best = described.best_epoch
     how = f"best epoch {best} of {done}" if best else f"its floor; {done} epochs, none better" if done else "no epochs"
     shown = [f"{name} {value:.4f}" for name, value in found.metrics.items() if name in SHOWN]

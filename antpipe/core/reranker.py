@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from antpipe.core.model import Ant
 
-RERANKER_FORM = 1  # raise it when the features, or how they are learned from, change
+RERANKER_FORM = 2  # raise it when the features, or how they are learned from, change
 POOL = 200
 TOP = 10  # the scores of that many items say how sure the model is
 EXAMPLES_AT_ONCE = 128

@@ -81,10 +81,14 @@ def head(evaluations: Sequence[Mapping[str, Any]], shown: Shown) -> Iterator[str
 
 def about(described: Checkpoint, *, reranks: bool) -> str:
     reads = ", ".join(f"{name} ({one['encoder']}, width {one['width']})" for name, one in described.modalities.items())
-    if described.refit:
+    if described.refit and described.epochs:
         trained = f"trained for {described.epochs} epochs on training and validation targets together (a refit)"
     elif described.stage == MERGE:
         trained = "the average of two runs that validates best"
+    elif not described.epochs:
+        trained = "its vectors were not trained: what it knows needs no epochs"
+    elif not described.best_epoch:
+        trained = f"the floor that it began with, which none of {described.epochs} epochs beat beyond chance"
     else:
         trained = f"the best of {described.epochs} epochs by validation, epoch {described.best_epoch}"
     way = described.way()

@@ -226,8 +226,9 @@ def judge_beginning(state: Training, judge: Callable[[], dict[str, float]], posi
 def judge_reranked(model: "Ant", judge: Callable[[], dict[str, float]], positions: int = 0) -> dict[str, float]:
     """The figures of a model, re-ranked if there is a re-ranker and the model is not better alone.
 
-    positions: how many are judged, if only more than chance counts as better: shops that are as small speak for
-    re-ranking a floor, but not for re-ranking a larger one's, nor what training made of it.
+    positions: how many are judged, if only more than chance counts as better: the positions that taught the re-ranker,
+    those of shops as small or of the target itself, speak for re-ranking a floor, too. They do not speak for re-ranking
+    that of a much larger shop, nor what training made of it.
     """
     use_reranker(model, 0.0)
     alone = judge()

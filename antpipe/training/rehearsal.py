@@ -1,5 +1,4 @@
-"""How to rank again what a floor ranks best: what pre-training learns for shops that are still small, and a target of
-itself.
+"""What re-rankers learn: in pre-training how to rank again what floors of small shops rank best, then from the target.
 
 In pre-training, small shops are drawn from each source: some of its users, with the items that they met. Each gets a
 floor of its own (core/untrained.py), as if it were a target, with weights fitted to the last training position of its
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
 # Users of a shop: how many such a source gives. Without those of 8,000, a whole table of 48,000 gained nothing.
 SHOPS: Mapping[int, int] = {500: 16, 1000: 8, 2000: 4, 4000: 2, 8000: 1}
-MOST_POSITIONS = 75_000  # of all sources, with 12 kB each
+MOST_POSITIONS = 75_000  # of all sources, or of a target, with 12 kB each
 LEAST_POSITIONS = 300  # from fewer, nothing is learned,
 ALONE_POSITIONS = 1000  # nor from so few of a target that no other shop has taught before
 MOST_SCORES = 1 << 31  # of a target's positions among all its items: some minutes on one core
@@ -83,6 +82,7 @@ def rehearse(model: "Ant", store: Store, data: TrainingData, seed: int, *, words
 def rehearse_itself(model: "Ant", data: TrainingData, seed: int) -> "Weights":
     """What the re-ranker of a target's model learns from the target, beginning with what it has learned elsewhere."""
     ((name, sequences),) = zip(data.catalogue.domains, data.sequences, strict=True)
+    log.info(f"{name}: teaching the re-ranker")  # which may take minutes
     lessons = own_lessons(sequences, texts_of(model, data.catalogue, name), data.catalogue.words_of(name))
     return taught(model, gathered(lessons), seed, name, itself=True)
 
@@ -259,12 +259,12 @@ def initialise(reranker: "Reranker", varies: "torch.Tensor") -> None:
 
 
 def standard(features: NDArray[np.float16]) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
-    """Mean and standard deviation (F,) of features (P, C, F), from some of the positions, and whether each varies, as 1
-    or 0: one that does not has a standard deviation of 1."""
+    """Mean and standard deviation (F,) of features (P, C, F) over the items of some positions, and whether each varies,
+    as 1 or 0: one that does not has a standard deviation of 1."""
     import torch
 
     some = features[:: max(1, len(features) // SAMPLED)].reshape(-1, features.shape[2]).astype(np.float32)
-    some = np.maximum(some, LOWEST)
+    some = np.maximum(some[some[:, BELOW_BEST] > -np.inf], LOWEST)
     middle, spread = some.mean(0, np.float64), some.std(0, np.float64)  # in float32, what is constant seems to vary
     varies = spread >= LEAST_SPREAD
     found = torch.from_numpy(np.stack([middle, np.where(varies, spread, 1.0), varies])).float()

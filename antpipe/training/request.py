@@ -230,7 +230,7 @@ class Plan:
 
 
 def trains_something(request: RunRequest, described: Checkpoint) -> bool:
-    """Whether the stage leaves any parameter group of the model unfrozen."""
+    """Whether the stage leaves any parameter group to the steps of training, if it takes steps."""
     model = request.model
     absent = {
         "experts": not described.modalities,
@@ -238,8 +238,10 @@ def trains_something(request: RunRequest, described: Checkpoint) -> bool:
         "ids": described.items is None,
         "history_score": not (model.history_score or model.floor),
         "floor": not model.floor,
-        "reranker": not model.reranker,
+        "reranker": True,  # it learns beside the steps
     }
+    if request.stage in WITHOUT_STEPS:
+        return True
     return any(action != stages.FREEZE for group, action in described.groups.items() if not absent.get(group))
 
 

@@ -85,7 +85,7 @@ def run_stage(
         if resume and there == NOTHING:
             log.info(f"{out} holds nothing to resume; training begins")
         begun = there == UNFINISHED
-        model, data = model_to_train(plan, request.home(out), world, begun=begun).to(device), plan.trained_on()
+        model, data = model_to_train(plan, request.home(out)).to(device), plan.trained_on()
         if training.compile:
             compile_parts(model)
         done = of_first(lambda: begin(folder, begun=begun), world)
@@ -95,6 +95,7 @@ def run_stage(
             keep = Keeping(folder, plan.described, training.save_every, begun, asked, track, pause_after, world)
             try:
                 with naming_what_to_lower(folder, training, command):
+                    teach(model, plan, request.home(out), world, begun=begun)
                     if request.stage in WITHOUT_STEPS or request.refit == 0:
                         at = without_training(model, data, device, choose=request.refit is None)
                     else:
@@ -147,15 +148,12 @@ def check_folder(request: RunRequest, out: Path, *, force: bool, resume: bool) -
         raise UsageError("--force starts over and --resume continues: choose one of them")
 
 
-def model_to_train(plan: Plan, home: Path, world: World, *, begun: bool) -> "Ant":
+def model_to_train(plan: Plan, home: Path) -> "Ant":
     """A model with the first values of its stage; for the refit of a run that did not beat its floor, with those of
-    that floor. home: the folder of the run, or of the one that is refitted. begun: its state has what its re-ranker
-    learned."""
+    that floor. home: the folder of the run, or of the one that is refitted."""
     model = build_model(plan)
     if plan.request.refit == 0:
         model.load_state_dict(checkpoint.load_weights(home, checkpoint.describe(home)))
-    elif not begun:
-        teach(model, plan, home, world)
     return model
 
 
@@ -182,10 +180,13 @@ def build_model(plan: Plan) -> "Ant":
     return model
 
 
-def teach(model: "Ant", plan: Plan, home: Path, world: World = ALONE) -> None:
-    """Let the re-ranker of a target learn from it; that of a refit has learned what that of its run, in `home`, has."""
-    request = plan.request
-    if model.reranker is None or request.stage == PRETRAIN or plan.actions["reranker"] == stages.FREEZE:
+def teach(model: "Ant", plan: Plan, home: Path, world: World = ALONE, *, begun: bool) -> None:
+    """Let the re-ranker of a target learn from it; that of a refit has learned what that of its run, in `home`, has.
+
+    begun: the state of the run has what it learned.
+    """
+    request, frozen = plan.request, plan.actions["reranker"] == stages.FREEZE
+    if model.reranker is None or request.stage == PRETRAIN or frozen or begun or request.refit == 0:
         return
     if request.refit is None:
         learned = of_first(lambda: rehearse_itself(model, plan.data, request.training.seed), world)

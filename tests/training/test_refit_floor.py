@@ -157,9 +157,7 @@ def test_a_run_that_never_beat_its_floor_is_refitted_as_that_floor(
 def test_a_run_of_stage_floor_is_refitted_and_says_that_nothing_was_trained(store: Store, tmp_path: Path) -> None:
     words = ["train", "--stage", "floor", "--domains", "Target", "--store", str(store.root), "--out", str(tmp_path)]
     lines = unfolded(run(*words, "--refit").out).splitlines()
-    assert lines[1] == (
-        f"{tmp_path}/refit  floor, refit  trained its floor, which no epoch beat, on training + validation"
-    )
+    assert lines[1] == (f"{tmp_path}/refit  floor, refit  trained its floor, without epochs, on training + validation")
     assert "  fresh " in unfolded(run(*words, "--refit").out).splitlines()[1]
     where = ("--domains", "Target", "--store", store.root, "--json")
     assert run("evaluate", "--run", tmp_path / "refit", *where).json()[0]["stage"] == "floor"

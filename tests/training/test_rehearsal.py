@@ -11,12 +11,13 @@ import torch
 from scipy.sparse import csr_array
 
 from antpipe.core import reranker as reranking
+from antpipe.core import stages
 from antpipe.core.batches import examples
 from antpipe.core.catalogue import Catalogue
 from antpipe.core.model import Ant
 from antpipe.core.reranker import FEATURES, POOL
 from antpipe.core.reranker_network import Reranker
-from antpipe.errors import DataError, SameCommand, UsageError
+from antpipe.errors import DataError, Interrupted, SameCommand, UsageError
 from antpipe.evaluation.evaluate import evaluate_run
 from antpipe.settings.evaluation import EvaluateConfig
 from antpipe.settings.model import ModelConfig
@@ -234,6 +235,15 @@ def test_what_is_alike_at_many_positions_is_not_taken_to_vary() -> None:
     assert spread[1:].tolist() == [1.0] * (len(FEATURES) - 1)
 
 
+def test_places_without_an_item_count_for_no_mean_and_no_spread() -> None:
+    features = np.zeros((50, POOL, len(FEATURES)), np.float16)
+    features[:, :30] = 4.5
+    features[:, 30:, FEATURES.index("below best")] = -np.inf
+    middle, _, varies = standard(features)
+    assert middle.tolist() == [4.5] * len(FEATURES)
+    assert not varies.any()
+
+
 def test_places_without_an_item_teach_nothing() -> None:
     lessons = marked()
     features = lessons.features.copy()
@@ -434,6 +444,27 @@ def test_a_stage_of_ones_own_may_take_it_over_as_it_is(
     run_stage(RunRequest(store, ("Shop",), "mine", model, TRAINING, pretrained, own), tmp_path)
     mine, theirs = weights(tmp_path), weights(pretrained)
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs if name != "reranker.weight")
+
+
+def test_a_stage_whose_steps_would_train_nothing_is_refused_even_if_a_re_ranker_learns(
+    store: Store, pretrained: Path, tmp_path: Path
+) -> None:
+    groups = dict.fromkeys(stages.GROUPS, "freeze") | {"ids": "reset", "reranker": "keep"}
+    model = replace(WITH_RERANKER, transductive=False)
+    with pytest.raises(UsageError, match="freezes every parameter"):
+        run_stage(RunRequest(store, ("Shop",), "mine", model, TRAINING, pretrained, {"mine": groups}), tmp_path)
+
+
+def test_ctrl_c_while_a_target_teaches_says_how_to_continue(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rehearsal, "own_lessons", interrupted)
+    with pytest.raises(Interrupted, match="nothing is kept yet") as caught:
+        start(store, tmp_path, None, "rerank-scratch")
+    assert "--resume" in str(caught.value.next_command)
 
 
 def test_what_a_target_has_taught_is_not_learned_again_by_a_resumed_run(

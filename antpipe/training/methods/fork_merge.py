@@ -208,8 +208,7 @@ def run_rounds(run: Merging, keep: Keeping) -> None:
     plan, model = run.plan, run.model()
     judge = validating(model, plan.data, run.device, lambda: None)
     begun = {name: value.clone() for name, value in scalars_of(model).items()}
-    if not keep.begun:
-        teach(model, plan, run.folder.path)
+    teach(model, plan, run.folder.path, begun=keep.begun)
     state = keep.begin(model, adam(trained_by(model), plan.request.training.lr, run.device, recorded=False), {})
     at = state.at
     if model.reranker is not None:
