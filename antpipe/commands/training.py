@@ -32,7 +32,7 @@ def train(
         str,
         flag(
             "--stage",
-            "pretrain, scratch, finetune, relearn, floor, rerank, rerank-scratch, auto, fork-merge, merge, or yours",
+            "pretrain, scratch, finetune, relearn, floor, rerank, auto, fork-merge, merge, or yours",
         ),
     ],
     domains: Domains,
