@@ -127,6 +127,16 @@ def test_the_re_ranked_shops_are_those_of_the_outcomes(target: str, users: int) 
     assert f"| {target}, {users:,} | {' | '.join(cells)} | {' / '.join(more)} | {verdict} |" in PAGE
 
 
+@pytest.mark.parametrize("target", ["Beauty", "Sports", "Toys", "Games"])
+def test_the_re_ranked_tables_are_those_that_were_evaluated(target: str) -> None:
+    found = json.loads((FOLDER / "rerank" / "whole-tables.json").read_text(encoding="utf-8"))[target]
+    figures = [
+        [found[way][metric] for metric in ("recall@10", "ndcg@10")] for way in ("floor", "rerank-scratch", "rerank")
+    ]
+    cells = [" / ".join(f"{figure:.4f}".removeprefix("0") for figure in one) for one in figures]
+    assert f"| {target} | {found['floor']['users']:,} | {' | '.join(cells)} |" in PAGE
+
+
 @pytest.mark.parametrize(
     ("comparison", "arm"),
     [
