@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
@@ -252,3 +253,17 @@ def test_a_repository_that_is_not_there_is_refused_in_one_line(
     with pytest.raises(ant.AntpipeError, match=why):
         ant.hub_pull(name, out=tmp_path / "pulled")
     assert hub.repositories == {}
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"epochs": 0, "best_epoch": 0}, "its vectors were not trained"),
+        ({"epochs": 4, "best_epoch": 0}, "which none of 4 epochs beat beyond chance"),
+        ({"epochs": 4, "best_epoch": 3}, "the best of 4 epochs by validation, epoch 3"),
+        ({"epochs": 3, "best_epoch": 0, "refit": {"of": "", "epochs": 3}}, "trained for 3 epochs on training and"),
+        ({"epochs": 0, "best_epoch": 0, "refit": {"of": "", "epochs": 0}}, "its vectors were not trained"),
+    ],
+)
+def test_a_model_card_says_how_the_run_came_about(plain: ant.Run, found: dict[str, Any], said: str) -> None:
+    assert said in model_card.about(replace(plain.checkpoint, **found), reranks=False)
