@@ -1,8 +1,8 @@
 """The losses of ANT as pure functions (arXiv 2309.10195, section 4.3).
 
 All take unnormalised vectors; a score is the cosine divided by the temperature. `count` is the number of positions the
-mean is taken over, if these rows are only a share of the batch (training with several processes). `extras` are added to
-the cosines.
+mean is taken over, if these rows are only a share of the batch (training with several processes). A `bonus` is
+added to some cosines.
 """
 
 from collections.abc import Sequence
@@ -26,48 +26,25 @@ def cosine_scores(queries: Tensor, candidates: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Bonus:
-    """A learned scalar added to the cosine of some (row, candidate) pairs, times a number of each pair.
+    """A learned scalar added to the cosine of some (row, candidate) pairs.
 
-    rows: (S,) ascending; columns: (S,) indices of candidates; values: (S,) the numbers, None for 1. Pairs are unique.
+    rows: (S,) ascending; columns: (S,) indices of candidates. Pairs are unique.
     """
 
     score: Tensor
     rows: Tensor
     columns: Tensor
-    values: Tensor | None = None
 
-    def block(self, edges: Sequence[int], number: int, size: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The pairs of block `number` of `size` rows: rows counted from its start, columns, and values."""
+    def block(self, edges: Sequence[int], number: int, size: int) -> tuple[Tensor, Tensor]:
+        """The pairs of block `number` of `size` rows: rows counted from its start, and columns."""
         pairs = slice(edges[number], edges[number + 1])
-        values = None if self.values is None else self.values[pairs].to(self.score.dtype)
-        return self.rows[pairs] - number * size, self.columns[pairs], values
+        return self.rows[pairs] - number * size, self.columns[pairs]
 
     def edges(self, rows: int, size: int) -> list[int]:
         """Where the pairs of each block of `size` rows begin, and where those of the last block end."""
         starts = torch.arange(0, rows + size, size, device=self.rows.device)
         ends: list[int] = torch.searchsorted(self.rows, starts).tolist()
         return ends
-
-
-@dataclass(frozen=True)
-class Known:
-    """A scalar times the inner products of vectors that are not trained, added to all cosines.
-
-    queries: (P, d), candidates: (n, d).
-    """
-
-    score: Tensor
-    queries: Tensor
-    candidates: Tensor
-
-
-@dataclass(frozen=True)
-class Extras:
-    """What is added to the cosines. cosine: () a learned weight of the cosines themselves, 1 if None."""
-
-    bonuses: Sequence[Bonus] = ()
-    known: Known | None = None
-    cosine: Tensor | None = None
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -85,12 +62,10 @@ class _CrossEntropy(torch.autograd.Function):
         count: int,
         groups: Sequence[tuple[Tensor, Tensor]],
         log_inclusion: Tensor | None,
-        bonuses: Sequence[Bonus],
-        known: Known | None,
+        bonus: Bonus | None,
         added: Tensor | None,
     ) -> Tensor:
-        """added: the scores of the bonuses, then that of `known`, over the temperature; an argument of its own because
-        it needs a gradient."""
+        """added: the score of the bonus, over the temperature; an argument of its own because it needs a gradient."""
         device = queries.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else queries.dtype
         table = candidates.to(low)  # (n, D)
@@ -99,8 +74,7 @@ class _CrossEntropy(torch.autograd.Function):
         candidate_grad = torch.zeros_like(candidates) if ctx.needs_input_grad[1] else None
         added_grad = None if added is None else torch.zeros_like(added)
         size = max(1, SCORES_AT_ONCE // max(1, len(candidates)))
-        edges = [bonus.edges(len(queries), size) for bonus in bonuses]
-        fixed = None if known is None else known.candidates.to(low).T
+        edges = None if bonus is None else bonus.edges(len(queries), size)
         with torch.autocast(device, enabled=False):
             for number, start in enumerate(range(0, len(queries), size)):
                 rows = slice(start, start + size)
@@ -108,14 +82,9 @@ class _CrossEntropy(torch.autograd.Function):
                 scores = (block @ table.T).to(queries.dtype)  # (b, n)
                 if log_inclusion is not None:
                     scores -= log_inclusion
-                pairs = [bonus.block(ends, number, size) for bonus, ends in zip(bonuses, edges, strict=True)]
-                for place, (row, column, values) in enumerate(pairs):
-                    assert added is not None
-                    more = added[place] if values is None else added[place] * values
-                    scores.index_put_((row, column), more, accumulate=True)
-                if known is not None and fixed is not None and added is not None:
-                    alike = (known.queries[rows].to(low) @ fixed).to(queries.dtype)  # (b, n)
-                    scores.addcmul_(alike, added[-1])
+                pairs = None if bonus is None or edges is None else bonus.block(edges, number, size)
+                if pairs is not None and added is not None:
+                    scores.index_put_(pairs, added, accumulate=True)
                 if groups:
                     shared = [own[rows, None] == every for own, every in groups]  # (b, n) each
                     others = reduce(Tensor.logical_or_, shared).scatter_(1, label, False)
@@ -129,12 +98,8 @@ class _CrossEntropy(torch.autograd.Function):
                 # The gradient of the scores is weights / sums, minus 1 at the label. Divide last, when a row has D
                 # numbers instead of n.
                 weights = weights.scatter_add_(1, label, -sums)
-                if added_grad is not None:
-                    for place, (row, column, values) in enumerate(pairs):
-                        share = weights[row, column] / sums[row, 0]
-                        added_grad[place] += (share if values is None else share * values).sum()
-                    if known is not None:
-                        added_grad[-1] += (torch.einsum("bn,bn->b", weights, alike) / sums[:, 0]).sum()
+                if added_grad is not None and pairs is not None:
+                    added_grad += (weights[pairs] / sums[pairs[0], 0]).sum()
                 weights = weights.to(low)
                 if query_grad is not None:
                     query_grad[rows] = (weights @ table).to(queries.dtype) / sums
@@ -148,7 +113,7 @@ class _CrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         queries, candidates, added = (part if part is None else part * (grad / ctx.count) for part in ctx.saved_tensors)
-        return queries, candidates, None, None, None, None, None, None, added
+        return queries, candidates, None, None, None, None, None, added
 
 
 def _cross_entropy(
@@ -159,26 +124,22 @@ def _cross_entropy(
     count: int | None,
     groups: Sequence[tuple[Tensor, Tensor]] = (),
     log_inclusion: Tensor | None = None,
-    extras: "Extras | None" = None,
+    bonus: Bonus | None = None,
 ) -> Tensor:
     """Sum over P rows of -log softmax(scores - log_inclusion)[label], divided by `count` (default: P).
 
     queries: (P, D); candidates: (n, D); labels: (P,) indices of candidates; groups: pairs of ids (P,) and (n,), a
     candidate that shares an id with the query is not a negative; log_inclusion: (n,), infinite for no candidate.
     """
-    extras = extras or Extras()
-    scores = [*(bonus.score for bonus in extras.bonuses), *([extras.known.score] if extras.known else [])]
-    unit = F.normalize(queries, dim=-1) / temperature
     loss: Tensor = _CrossEntropy.apply(
-        unit if extras.cosine is None else unit * extras.cosine,
+        F.normalize(queries, dim=-1) / temperature,
         F.normalize(candidates, dim=-1),
         labels,
         max(1, len(queries) if count is None else count),
         groups,
         log_inclusion,
-        extras.bonuses,
-        extras.known,
-        torch.stack(scores) / temperature if scores else None,
+        bonus,
+        None if bonus is None else bonus.score / temperature,
     )
     return loss
 
@@ -190,7 +151,7 @@ def full_softmax(
     temperature: float,
     log_inclusion: Tensor | None = None,
     count: int | None = None,
-    extras: Extras | None = None,
+    bonus: Bonus | None = None,
 ) -> Tensor:
     """Cross-entropy over the whole catalogue, mean over P positions.
 
@@ -199,7 +160,7 @@ def full_softmax(
     makes the denominator an unbiased estimate of that of the whole catalogue (logQ correction; Bengio and Senecal 2008,
     https://doi.org/10.1109/TNN.2007.912312).
     """
-    return _cross_entropy(hidden, catalogue, targets, temperature, count, log_inclusion=log_inclusion, extras=extras)
+    return _cross_entropy(hidden, catalogue, targets, temperature, count, log_inclusion=log_inclusion, bonus=bonus)
 
 
 def in_batch(
@@ -209,7 +170,7 @@ def in_batch(
     temperature: float,
     first: int = 0,
     count: int | None = None,
-    extras: Extras | None = None,
+    bonus: Bonus | None = None,
     users: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE among the batch's next items, mean over P positions.
@@ -221,7 +182,7 @@ def in_batch(
     """
     own = torch.arange(first, first + len(hidden), device=targets.device)
     groups = [(ids[own], ids) for ids in (targets, users) if ids is not None]
-    return _cross_entropy(hidden, next_items, own, temperature, count, groups=groups, extras=extras)
+    return _cross_entropy(hidden, next_items, own, temperature, count, groups=groups, bonus=bonus)
 
 
 def image_text(

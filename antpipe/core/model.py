@@ -254,11 +254,9 @@ class Ant(nn.Module):
         self.history_score = nn.Parameter(torch.zeros(())) if config.history_score or config.floor else None
         terms = [name for name in FLOOR if name != "history" and (name != "text" or "text" in self.widths)]
         self.floor = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in terms}) if config.floor else None
-        if self.floor is not None:
-            # The others are fitted to validation positions: in training, the more a model remembers of its own targets,
-            # the less these terms seem to be worth.
-            for name in terms[1:]:
-                self.floor[name].requires_grad_(False)
+        if self.floor is not None and self.history_score is not None:
+            for weight in (*self.floor.values(), self.history_score):  # fitted to validation positions instead
+                weight.requires_grad_(False)
         self.reranker = Reranker() if config.floor and config.reranker else None
         self.reset()
 

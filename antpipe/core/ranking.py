@@ -129,9 +129,12 @@ def rank_examples(
     return Ranks(ranks, seen)
 
 
-def rerank_examples(queries: Floats, items: Floats, part: Examples, pairs: Pairs, rerank: Rerank) -> Ranks:
+def rerank_examples(
+    queries: Floats, items: Floats, part: Examples, pairs: Pairs, rerank: Rerank, width: int = 0
+) -> Ranks:
     """Ranks of the targets if the POOL best items, of all and of those outside the history, are scored again.
 
+    width: the first so many numbers of queries and items are what trained vectors add.
     A target beyond the pool is beyond DEPTH. Scores are summed in float64 and rounded, so that alike items tie.
     """
     require_finite(np.isfinite(queries).all() and np.isfinite(items).all())
@@ -149,13 +152,23 @@ def rerank_examples(queries: Floats, items: Floats, part: Examples, pairs: Pairs
             if number:
                 scores.ravel()[keys] = -np.inf
             found, values = best_of(scores, POOL)
-            values = rerank(some, found, values)
+            vectors = share_of_vectors(queries[rows], items, found, width)
+            values = rerank(some, found, values, vectors)
             own = (found == targets[rows, None]) & ~(seen[rows, None] & bool(number))
             goal = np.where(own, values, np.inf).min(1, keepdims=True)  # infinite if the target is not there
             place = 1 + (values > goal).sum(1) + ((values == goal) & ~own).sum(1) / 2
             there = own.any(1) & ((values > goal).sum(1) < DEPTH)
             ranks[number, rows] = np.where(there, place, np.inf)
     return Ranks(dict(zip(PROTOCOLS, ranks, strict=True)), seen)
+
+
+def share_of_vectors(queries: Floats, items: Floats, rows: Ints, width: int) -> Doubles:
+    """(Q, C): what the first `width` numbers of queries (Q, E) and items (N, E) add to scores of rows (Q, C), -1 for
+    none."""
+    if not width or not queries[:, :width].any():
+        return np.zeros(rows.shape)
+    query = np.repeat(np.arange(len(rows)), rows.shape[1])
+    return exact_scores(queries[:, :width], items[:, :width], query, np.maximum(rows, 0).ravel()).reshape(rows.shape)
 
 
 def require_finite(finite: "bool | np.bool_") -> None:

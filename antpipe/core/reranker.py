@@ -3,9 +3,9 @@
     score(h, j) = score of the model + weight * temperature * network(features of h and j)
 
 FEATURES say how texts, words and transitions lead from the items of a history to an item, how often items occur, and
-how the model's own scores lie. They mean the same in every shop, so what is learned of them on one shop holds for
-another: it is the only part of a model that knows neither items nor their vectors. Items beyond the pool keep their
-order after it.
+how the scores of the model's floor lie, without what trained vectors add to them. They mean the same in every shop, so
+what is learned of them on one shop holds for another: it is the only part of a model that knows neither items nor their
+vectors. Items beyond the pool keep their order after it.
 """
 
 import copy
@@ -30,6 +30,7 @@ POOL = 200
 TOP = 10  # the scores of that many items say how sure the model is
 EXAMPLES_AT_ONCE = 128
 DECIMALS = 5  # of cosines and scores, so that items which are alike tie whatever the order of summation
+FEWER_DECIMALS = 4  # of differences of scores, likewise
 WAYS = ("last", "second", "recent", "largest", "mean")  # from the items of a history to an item
 FEATURES = (
     *(f"{name} {way}" for name in ("text", "words", "transitions") for way in WAYS),
@@ -178,8 +179,8 @@ def _places(read: Histories, pool: Ints) -> Floats:
     return np.stack([same.sum(1), same[:, 0], lately], 2, dtype=np.float32)
 
 
-# Of examples, the rows (Q, C) and scores (Q, C) of their pools, best first: the scores (Q, C) that count.
-Rerank = Callable[[Examples, Ints, Doubles], Doubles]
+# Of examples, the rows (Q, C) of their pools, scores (Q, C), and what trained vectors add to these: those that count.
+Rerank = Callable[[Examples, Ints, Doubles, Doubles], Doubles]
 
 
 def reranks(model: "Ant") -> bool:
@@ -193,16 +194,25 @@ def reranking(model: "Ant", known: Untrained | None) -> Rerank | None:
         return None
     reranker, temperature = copy.deepcopy(model.reranker).cpu().double(), model.config.temperature
 
-    def rerank(part: Examples, rows: Ints, scores: Doubles) -> Doubles:
+    def of_some(part: Examples, rows: Ints, scores: Doubles, vectors: Doubles) -> Doubles:
         import torch
 
+        floor = np.where(vectors.any(1, keepdims=True), (scores - vectors).round(FEWER_DECIMALS), scores)
+        floor = np.where(rows >= 0, floor, -np.inf)
+        order = np.argsort(-floor, axis=1, kind="stable")
+        rows, floor = np.take_along_axis(rows, order, 1), np.take_along_axis(floor, order, 1)
+        logits = _filled(rows, floor) / temperature
+        with torch.inference_mode():
+            more = reranker(torch.from_numpy(features_of(known, part, rows, logits)).double()).numpy()
+        found = np.empty_like(logits)
+        np.put_along_axis(found, order, logits + more, 1)
+        return (found + vectors / temperature).round(DECIMALS) * temperature
+
+    def rerank(part: Examples, rows: Ints, scores: Doubles, vectors: Doubles) -> Doubles:
         found = np.full(scores.shape, -np.inf)
         for begin in range(0, len(part), EXAMPLES_AT_ONCE):
             some = slice(begin, begin + EXAMPLES_AT_ONCE)
-            logits = _filled(rows[some], scores[some]) / temperature
-            features = torch.from_numpy(features_of(known, part.some(some), rows[some], logits)).double()
-            with torch.inference_mode():
-                found[some] = (logits + reranker(features).numpy()).round(DECIMALS) * temperature
+            found[some] = of_some(part.some(some), rows[some], scores[some], vectors[some])
         return np.where(rows >= 0, found, -np.inf)
 
     return rerank

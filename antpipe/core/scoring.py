@@ -113,17 +113,18 @@ def score_of_history(model: "Ant") -> float:
 @dataclass(frozen=True)
 class Scoring:
     """What the scores of examples are made of: inner products of queries (Q, E) and items (N, E), and pairs, or a score
-    of the items in the history. rerank: scores the best of them again."""
+    of the items in the history. rerank: scores the best of them again. width: D, of the trained vectors."""
 
     queries: Floats
     items: Floats
     history_score: float = 0.0
     pairs: Pairs | None = None
     rerank: Rerank | None = None
+    width: int = 0
 
     def ranks(self, part: Examples, block_size: int = 0, search: Search | None = None) -> Ranks:
         if self.rerank is not None and self.pairs is not None:
-            return rerank_examples(self.queries, self.items, part, self.pairs, self.rerank)
+            return rerank_examples(self.queries, self.items, part, self.pairs, self.rerank, self.width)
         return rank_examples(self.queries, self.items, part, block_size, search, self.history_score, self.pairs)
 
 
@@ -144,6 +145,7 @@ def scoring(
         items_with_floor(model, items, known),
         pairs=floor_pairs(known, part, weights_of(model)),
         rerank=reranking(model, known),
+        width=model.config.width,
     )
 
 

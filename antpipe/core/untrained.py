@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array, diags_array, eye_array, vstack
+from scipy.sparse import csr_array, diags_array, vstack
 
 from antpipe.core.batches import Examples, sample
 from antpipe.core.transitions import training_items, transitions
@@ -91,12 +91,6 @@ class Untrained:
     def popularity(self) -> Floats:
         """(N,) log1p of `sold`."""
         return np.log1p(self.sold).astype(np.float32)
-
-    @cached_property
-    def votes(self) -> "csr_array":
-        """(N, N): what one transition to item i counts at item j: 1 at itself, and what those inherit that share its
-        words."""
-        return csr_array(eye_array(len(self.new)) + INHERITED * shares_of(self.words, self.new).T)
 
 
 def untrained(domain: Domain) -> Untrained:

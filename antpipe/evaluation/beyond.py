@@ -179,7 +179,8 @@ def reranked_best_of_run(opened: OpenRun, part: Examples, rerank: Rerank) -> dic
     found: dict[str, Ints] = {protocol: np.full((len(part), DEPTH), -1) for protocol in PROTOCOLS}
     for protocol, allowed in (("all", scores), ("unseen", np.where(hidden, -np.inf, scores))):
         rows, values = best_of(allowed.astype(np.float32), POOL)
-        order = np.lexsort((rows, -rerank(part, rows, values)), 1)[:, :DEPTH]  # those that are not there come last
+        again = rerank(part, rows, values, opened.of_vectors(part, rows))
+        order = np.lexsort((rows, -again), 1)[:, :DEPTH]  # those that are not there come last
         found[protocol][:, : order.shape[1]] = np.take_along_axis(rows, order, 1)
     return found
 

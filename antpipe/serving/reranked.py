@@ -19,7 +19,8 @@ def reranked_items(opened: OpenRun, part: Examples, offer: Offer, k: int, *, inc
         return top_items(opened, part, offer, k, include_seen=include_seen)
     found = top_items(opened, part, offer, max(k, POOL), include_seen=include_seen)
     pool = _in_order(found.rows[:, :POOL], found.scores[:, :POOL].astype(np.float32).astype(np.float64))  # as judged
-    pool = _in_order(pool.rows, rerank(part, pool.rows, pool.scores))
+    again = rerank(part, pool.rows, pool.scores, opened.of_vectors(part, pool.rows))
+    pool = _in_order(pool.rows, again)
     rest = np.minimum(found.scores[:, POOL:], pool.scores[:, -1:])
     return Top(np.hstack([pool.rows, found.rows[:, POOL:]])[:, :k], np.hstack([pool.scores, rest])[:, :k])
 

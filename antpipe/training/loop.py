@@ -14,8 +14,8 @@ import numpy as np
 
 from antpipe.core.batches import Batch, Candidates, Windows, batches, training_windows
 from antpipe.core.catalogue import item_inputs
-from antpipe.core.floor import known_of
 from antpipe.core.gpu.packing import PackedBatch
+from antpipe.core.transitions import training_items
 from antpipe.errors import DataError, DivergedError, SameCommand
 from antpipe.runtime.logs import log
 from antpipe.runtime.progress import Update, ignore
@@ -24,11 +24,19 @@ from antpipe.training.checkpoint import keeping
 from antpipe.training.data import TrainingData
 from antpipe.training.methods.choose import method_of
 from antpipe.training.parallel import ALONE, World, add_gradients, of_first, rows_of, total
-from antpipe.training.rehearsal import SHOPS
 from antpipe.training.replay import Setup, StaticSteps, adam, replays
 from antpipe.training.state import Keeping, Position, Row, Training
-from antpipe.training.step_loss import pretraining_loss, target_loss
+from antpipe.training.step_loss import Flags, pretraining_loss, target_loss
 from antpipe.training.validation import validating
+from antpipe.training.worth import (
+    SELECTION,
+    VALID,
+    beginning,
+    keep_floor_unless_beaten,
+    take_if_best,
+    weighed,
+    weighing,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -36,14 +44,6 @@ if TYPE_CHECKING:
     from antpipe.core.model import Ant
 
 STEPS_OF_A_PASS = 16  # over the data of a small shop, whose batches may be smaller
-SELECTION = "recall@10"  # of protocol `all` on the validation split: chooses the best epoch
-# Of equal ones this decides, then the loss: in a catalogue of hardly more than 10 items all have the same recall.
-TIE_BREAK = "ndcg@10"
-VALID, START = "valid_", "start_"  # before these figures in RUN/metrics.jsonl: of an epoch, of a floor before training
-# An epoch counts if it beats the floor by more standard errors than chance would in one of twenty runs. Hits of a floor
-# and of a run that began there correlate by .85 to .93 (docs/results.md).
-STANDARD_ERRORS = 1.645
-CORRELATION = 0.9
 SHOWN = ("loss", f"{VALID}{SELECTION}", "seconds")  # while it trains; the rest is in RUN/metrics.jsonl
 
 
@@ -66,23 +66,33 @@ def fit(
     continues one that is there; without it, training leaves nothing on disk. update: gets the epochs done (a fraction
     between epochs) and the latest figures. world: this process among those that train together. mixed: makes what takes
     the steps, in place of ExactSteps (training/methods/fork_merge.py). Returns the final
-    position: the best epoch (from 1; 0: the floor that a model on a target began with, which no epoch beat beyond
-    chance), its metrics (the mean over domains) and the figures of all epochs. Raises DivergedError if the loss is not
+    position: the best epoch (from 1; 0: the floor of a model on a target, which no epoch beat beyond chance), its
+    metrics (the mean over domains) and the figures of all epochs. Raises DivergedError if the loss is not
     finite, Paused if `keep` asks for a pause, and KeyboardInterrupt after Ctrl-C.
     """
     windows = windows_to_train(data, config, in_batch=pretraining and config.in_batch())
     config, passes = sized(config, int(windows.targets.sum()))
-    known = known_of(data.sequences, data.catalogue, model.widths) if reads_known(model, config) else None
     static, drawn = mixed is None and replays(device, world, config), candidates_of(data, pretraining, config)
     method = method_of(model, data, windows, config, device)
     optimiser = adam([*trained_by(model), *method.parameters], config.lr, device, recorded=static)
     epoch_positions = passes * int(windows.targets.sum()) + 1  # one more: an epoch is not done before its validation
     setup = Setup(
-        model, data.catalogue, windows, drawn, config, optimiser, device, pretraining, world, passes, known, method
+        model,
+        data.catalogue,
+        windows,
+        drawn,
+        config,
+        optimiser,
+        device,
+        pretraining,
+        world,
+        passes,
+        no_negatives(data, config),
+        method,
     )
     steps: Any = StaticSteps(setup) if static else (mixed or ExactSteps)(setup)
     judge = validating(model, data, device, lambda: steps.features)
-    begun = {name: value.clone() for name, value in scalars_of(model).items()}
+    weigh = weighing(model, data, judge) if model.floor is not None and data.validation and not pretraining else None
     seed_dropout(config.seed, world)
     state = keep.begin(model, optimiser, method.tensors) if keep else Training(model, optimiser, method.tensors)
     at, under_way, began = state.at, deque[tuple[Any, Callable[[], float]]](), time.perf_counter()
@@ -98,7 +108,8 @@ def fit(
             at.step_done(value, len(batch.targets), lap)
             update(at.epoch - 1 + at.positions / epoch_positions, config.epochs, note_of(at.figures()))
 
-    judge_beginning(state, lambda: of_first(judge, world), 0 if pretraining else data.judged())
+    judged = partial(of_first, weighed(judge, weigh), world)
+    begun = beginning(state, judged, beside_floor=weigh is not None)
 
     while not at.finished:
         model.train()
@@ -110,10 +121,10 @@ def fit(
             if keep:
                 keep.after_step(state, settle)
         settle()
-        row = row_of(at, lr) | method.figures()
+        row = row_of(at, lr) | (begun if at.epoch == 1 else {}) | method.figures()
         at.finished = at.epoch == config.epochs or at.steps == config.limit_steps
         if at.finished or (data.validation and at.epoch % config.eval_every == 0):
-            valid = of_first(judge, world)
+            valid = judged()
             row |= {f"{VALID}{name}": value for name, value in valid.items()}
             take_if_best(state, at.epoch, valid, row["loss"])
             at.finished |= 0 < config.patience <= at.epoch - at.best_epoch
@@ -122,23 +133,21 @@ def fit(
         if keep:
             keep.after_epoch(state)
     model.load_state_dict(state.best_weights)
-    if begun and at.best_epoch and data.validation and not pretraining:
-        keep_floor_unless_beaten(model, at, begun, lambda: of_first(judge, world), data)
+    if weigh is not None:
+        at.best_epoch, at.best = of_first(partial(keep_floor_unless_beaten, model, at, judge, weigh, data), world)
     at.gpu_features_mb = steps.features_mb()
     return at
 
 
 def row_of(at: Position, lr: float) -> Row:
     """The figures of the epoch under way, but those of its validation."""
-    row = {
+    return {
         "epoch": at.epoch,
         "loss": at.loss / at.positions,
         "lr": lr,
         "seconds": at.seconds,
         "positions_per_second": at.positions / at.seconds,
     }
-    begun = at.best if at.epoch == 1 else {}
-    return row | {f"{START}{name}": begun[name] for name in (SELECTION, TIE_BREAK) if name in begun}
 
 
 class ExactSteps:
@@ -172,7 +181,7 @@ class ExactSteps:
         inputs = self.kept or self.inputs_of(batch.items[rows_of(len(batch.items), world)])
         loss_of = setup.method.loss or (pretraining_loss if setup.pretraining else target_loss)
         with torch.autocast(setup.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            loss = loss_of(setup.model, inputs, batch, config, world, setup.known)
+            loss = loss_of(setup.model, inputs, batch, config, world, setup.new)
         setup.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         add_gradients(setup.trained(), world)
@@ -187,117 +196,6 @@ class ExactSteps:
         return 0.0
 
 
-def standing(figures: Mapping[str, float], loss: float, prefix: str = "") -> tuple[float, float, float]:
-    """What validations are compared by. prefix: of names in metrics.jsonl, where 0.1.0 wrote no NDCG of a floor."""
-    return figures[prefix + SELECTION], figures.get(prefix + TIE_BREAK, 0.0), -loss
-
-
-def take_if_best(state: Training, epoch: int, valid: dict[str, float], loss: float = -math.inf) -> None:
-    """Keep the weights if no earlier validation was as good. epoch: those done. loss: of this one."""
-    at = state.at
-    before = at.rows[at.best_epoch - 1]["loss"] if at.best_epoch else -math.inf  # not above an equal floor
-    if not at.best or standing(valid, loss) > standing(at.best, before):
-        at.best_epoch, at.best = epoch, valid
-        weights = state.model.state_dict()
-        state.best_weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
-
-
-def judge_beginning(state: Training, judge: Callable[[], dict[str, float]], positions: int) -> None:
-    """Judge a floor alone, and with the vectors that the model begins with: training on a target has to beat both.
-
-    positions: of the target that are judged; 0 in pre-training.
-    """
-    import torch
-
-    use_reranker(state.model, 0.0)  # while it trains
-    if state.model.floor is None or not positions or state.at.best:
-        return
-    cosine = state.model.floor["cosine"]
-    begun = cosine.detach().clone()
-    with torch.no_grad():
-        cosine.zero_()
-    take_if_best(state, 0, judge_reranked(state.model, judge, positions))
-    with torch.no_grad():
-        cosine.copy_(begun)
-    use_reranker(state.model, 0.0)
-    take_if_best(state, 0, judge())
-
-
-def judge_reranked(model: "Ant", judge: Callable[[], dict[str, float]], positions: int = 0) -> dict[str, float]:
-    """The figures of a model, re-ranked if there is a re-ranker and the model is not better alone.
-
-    positions: how many are judged, if only more than chance counts as better: the positions that taught the re-ranker,
-    those of shops as small or of the target itself, speak for re-ranking a floor, too. They do not speak for re-ranking
-    that of a much larger shop, nor what training made of it.
-    """
-    use_reranker(model, 0.0)
-    alone = judge()
-    if model.reranker is None or not model.reranker.learned():
-        return alone
-    use_reranker(model, 1.0)
-    again = judge()
-    trusted = 0 < positions <= 2 * max(SHOPS)
-    worse = standing(again, 0.0) < standing(alone, 0.0)
-    if worse and (not trusted or beyond_chance(alone[SELECTION], again[SELECTION], positions)):
-        use_reranker(model, 0.0)
-        return alone
-    return again
-
-
-def use_reranker(model: "Ant", weight: float) -> None:
-    if model.reranker is not None:
-        model.reranker.weight.detach().fill_(weight)
-
-
-def scalars_of(model: "Ant") -> dict[str, "torch.Tensor"]:
-    """The weights of a floor's terms and of the history; none of a model without a floor."""
-    if model.floor is None or model.history_score is None:
-        return {}
-    return {**{name: value.detach() for name, value in model.floor.items()}, "history": model.history_score.detach()}
-
-
-def keep_floor_unless_beaten(
-    model: "Ant",
-    at: Position,
-    begun: "Mapping[str, torch.Tensor]",
-    judge: Callable[[], dict[str, float]],
-    data: TrainingData,
-) -> None:
-    """Give a trained model the weights of the floor alone, unless its best epoch beats that beyond chance.
-
-    begun: the weights that the run began with. Judged by a few hundred positions, one of some epochs is always better
-    by chance, and no better elsewhere.
-    """
-    positions = data.judged()
-    best, trained = at.best, {name: value.clone() for name, value in scalars_of(model).items()}
-    for name, value in scalars_of(model).items():
-        value.copy_(begun[name])
-    scalars_of(model)["cosine"].zero_()
-    floor = judge_reranked(model, judge, positions)
-    if beyond_chance(best[SELECTION], floor[SELECTION], positions):
-        for name, value in scalars_of(model).items():
-            value.copy_(trained[name])
-        at.best = best if model.reranker is None else judge_reranked(model, judge)
-        return
-    log.info(
-        f"epoch {at.best_epoch} is not better than the floor beyond chance: valid_{SELECTION} {best[SELECTION]:.4f} "
-        f"against {floor[SELECTION]:.4f} of {positions:,} positions; the floor is kept"
-    )
-    at.best_epoch, at.best = 0, floor
-
-
-def beyond_chance(recall: float, floor: float, positions: int) -> bool:
-    """Whether a recall is above that of a floor by more than STANDARD_ERRORS of their difference."""
-    error = math.sqrt(2 * (1 - CORRELATION) * floor * (1 - floor) / positions)
-    return recall - floor > STANDARD_ERRORS * error
-
-
-def without_training(model: "Ant", data: TrainingData, device: "torch.device", *, choose: bool) -> Position:
-    """The position of a run without training steps, which is finished before it begins."""
-    judge = validating(model, data, device, lambda: None)
-    return Position(best=judge_reranked(model, judge, data.judged()) if choose else judge(), finished=True)
-
-
 def sized(config: TrainConfig, positions: int) -> tuple[TrainConfig, int]:
     """The settings with the batch size and learning rate for so many training positions, and how often an epoch goes
     over them."""
@@ -308,11 +206,6 @@ def sized(config: TrainConfig, positions: int) -> tuple[TrainConfig, int]:
     if batch != config.batch_size or passes > 1:
         log.info(f"{positions:,} training positions: {batch} per step, {passes} passes per epoch")
     return replace(config, batch_size=batch, lr=config.lr * math.sqrt(batch / config.batch_size)), passes
-
-
-def reads_known(model: "Ant", config: TrainConfig) -> bool:
-    """Whether training needs to know transitions, or which items do not occur in training."""
-    return model.floor is not None or not config.unsold_negatives
 
 
 def note_of(figures: Mapping[str, float]) -> str:
@@ -338,6 +231,15 @@ def windows_to_train(data: TrainingData, config: TrainConfig, *, in_batch: bool)
 
 def trained_by(model: "Ant") -> "list[torch.nn.Parameter]":
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def no_negatives(data: TrainingData, config: TrainConfig) -> Flags | None:
+    """(N,) True at the items that do not occur in training, if these are no negatives; None if all may be."""
+    if config.unsold_negatives:
+        return None
+    sizes = [len(data.catalogue.rows(name)) for name in data.catalogue.domains]
+    parts = zip(data.sequences, sizes, strict=True)
+    return np.concatenate([np.bincount(training_items(part)[0], minlength=size) == 0 for part, size in parts])
 
 
 def candidates_of(data: TrainingData, pretraining: bool, config: TrainConfig) -> Candidates:

@@ -27,11 +27,11 @@ from antpipe.store.manifest import digest
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import TRAIN_AGAIN, RunFolder, another_folder
-from antpipe.training.loop import SELECTION, START, TIE_BREAK, VALID, standing
 from antpipe.training.parallel import world_of
 from antpipe.training.request import RunRequest
 from antpipe.training.run import FINISHED, NOTHING, UNFINISHED, check_folder, run_stage
 from antpipe.training.state import Paused, in_epochs, position_of
+from antpipe.training.worth import SELECTION, START, TIE_BREAK, VALID, standing
 
 AUTO = "auto"  # the name of the stage
 # The stages of a candidate, one after the other: after the first rung the second continues from the first.

@@ -17,15 +17,14 @@ import numpy as np
 
 from antpipe.core.batches import Candidates, Windows, step_windows
 from antpipe.core.catalogue import Catalogue, DeviceFeatures, ItemInputs, feature_kind, features_on, item_inputs
-from antpipe.core.gpu.floor import DeviceKnown, known_on
 from antpipe.core.gpu.packing import WHOLE, PackedBatch, Shape, packed_batch, plan_shape
 from antpipe.core.gpu.static import static_loss, step_of
-from antpipe.core.untrained import Untrained
 from antpipe.runtime.logs import log
 from antpipe.settings.methods import NO_METHOD
 from antpipe.settings.training import TrainConfig
 from antpipe.training.methods.method import PLAIN, Method
 from antpipe.training.parallel import ALONE, World
+from antpipe.training.step_loss import Flags
 
 if TYPE_CHECKING:
     import torch
@@ -89,8 +88,8 @@ class Arrays:
 class Setup:
     """What the steps of a run are taken with, in either layout.
 
-    candidates: the negatives of each step. passes: over the data, per epoch. known: what the model's floor knows.
-    method: what else the steps do.
+    candidates: the negatives of each step. passes: over the data, per epoch. new: (N,) items that are no negatives;
+    None if all may be. method: what else the steps do.
     """
 
     model: "Ant"
@@ -103,7 +102,7 @@ class Setup:
     pretraining: bool
     world: World = ALONE
     passes: int = 1
-    known: Untrained | None = None
+    new: Flags | None = None
     method: Method = PLAIN
 
     def trained(self) -> "list[torch.nn.Parameter]":
@@ -121,9 +120,8 @@ class StaticSteps:
         self.setup, self.model, self.config, self.device = setup, setup.model, setup.config, setup.device
         self.catalogue, self.optimiser = setup.catalogue, setup.optimiser
         config, candidates = self.config, setup.candidates
-        floor = None if self.model.floor is None else setup.known
-        self.base = plan_shape(setup.windows, config.batch_size, config.seed, candidates, self.model.max_len, floor)
-        self.known: DeviceKnown | None = None if setup.known is None else known_on(setup.known, self.device)
+        self.base = plan_shape(setup.windows, config.batch_size, config.seed, candidates, self.model.max_len)
+        self.new = None if setup.new is None else torch.from_numpy(setup.new).to(self.device)
         self.features = keep_features(self.catalogue, self.model.widths, config, self.device)
         self.whole: ItemInputs | None = None  # of a step that reads the whole catalogue
         if self.base.items == WHOLE:
@@ -152,8 +150,8 @@ class StaticSteps:
         other thread may be recording."""
         import torch
 
-        setup, unsold = self.setup, self.config.unsold_negatives
-        batch = packed_batch(setup.windows, chosen, setup.candidates, rng, self.base, setup.known, unsold)
+        setup = self.setup
+        batch = packed_batch(setup.windows, chosen, setup.candidates, rng, self.base, setup.new)
         batch = self._with_features(batch)
         slot = self.slots[number % SLOTS]
         if batch.shape != self.base or batch.features.keys() != slot.features.keys():  # rare: not worth pinned memory
@@ -256,9 +254,7 @@ class StaticSteps:
         step = step_of(self.arrays[shape].numbers, shape)
         inputs = self._inputs(shape, step.items)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            loss = static_loss(
-                self.model, inputs, step, self.config, pretraining=self.setup.pretraining, known=self.known
-            )
+            loss = static_loss(self.model, inputs, step, self.config, pretraining=self.setup.pretraining, new=self.new)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.config.clip:

@@ -8,6 +8,7 @@ from typing import Any
 
 from antpipe.core import stages
 from antpipe.core.catalogue import Catalogue
+from antpipe.core.floor import TRAINING_FORM
 from antpipe.core.reranker import RERANKER_FORM
 from antpipe.core.untrained import FORM
 from antpipe.errors import DataError, SameCommand, UsageError
@@ -276,6 +277,8 @@ def describe(request: RunRequest, actions: stages.Stage, start: Checkpoint | Non
         determined.append(negatives)
     if request.model.floor:
         determined.append(["floor", FORM])
+        if request.stage not in WITHOUT_STEPS:
+            determined.append(["vectors", TRAINING_FORM])
     if request.model.reranker:
         determined.append(["reranker", RERANKER_FORM])
     if training.method == BEHAVIOUR and (said := [name for name in catalogue.domains if says_verified(store, name)]):

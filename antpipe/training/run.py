@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antpipe.core import stages
-from antpipe.core.floor import begin_at_floor, known_in
+from antpipe.core.floor import COSINE, begin_at_floor, known_in
 from antpipe.core.untrained import in_words
 from antpipe.errors import AntpipeError, DivergedError, Interrupted, SameCommand, UsageError
 from antpipe.runtime.devices import choose_device, compile_parts, require_compiler
@@ -24,7 +24,7 @@ from antpipe.store.files import file_sha256
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import METRICS, RunFolder, another_folder
-from antpipe.training.loop import fit, use_reranker, without_training
+from antpipe.training.loop import fit
 from antpipe.training.opening import words_read_by
 from antpipe.training.parallel import ALONE, World, held_by_first, of_first, together, world_of
 from antpipe.training.rehearsal import rehearse, rehearse_itself
@@ -33,6 +33,7 @@ from antpipe.training.request import PRETRAIN, WITHOUT_STEPS, Plan, RunRequest
 from antpipe.training.state import Keeping, Position, begin, cost_of, position_of, read_header, remove_state
 from antpipe.training.tracking import require_tracker, tracking
 from antpipe.training.trained_items import write_items
+from antpipe.training.worth import use_reranker, without_training
 
 if TYPE_CHECKING:
     import torch
@@ -176,7 +177,7 @@ def build_model(plan: Plan) -> "Ant":
         if request.stage in WITHOUT_STEPS:
             log.info(f"{domain}  floor: {in_words(fitted)}")
             with torch.no_grad():
-                model.floor["cosine"].zero_()
+                model.floor[COSINE].zero_()
     return model
 
 
@@ -219,9 +220,11 @@ def finish(folder: RunFolder, model: "Ant", plan: Plan, at: Position, device: "t
     if plan.request.stage == PRETRAIN and model.reranker is not None:
         words, seed = words_read_by(plan.described), plan.request.training.seed
         model.reranker.load_state_dict(rehearse(model, plan.request.store, plan.data, seed, words=words))
-    if plan.request.refit and model.reranker is not None:  # nothing is left to judge by: as in the run it belongs to
+    if plan.request.refit and model.floor is not None:  # nothing is left to judge by: as in the run it belongs to
         home = plan.request.home(folder.path)
-        use_reranker(model, float(checkpoint.load_weights(home, checkpoint.describe(home))["reranker.weight"]))
+        there = checkpoint.load_weights(home, checkpoint.describe(home))
+        model.floor[COSINE].detach().copy_(there[f"floor.{COSINE}"])
+        use_reranker(model, float(there.get("reranker.weight", 0.0)))
     written = write_items(folder, plan.request.store, plan.described.id_tables, plan.trained_on().sequences)
     done = replace(plan.described, best_epoch=at.best_epoch, metrics=at.best, epochs=len(at.rows), id_tables=written)
     checkpoint.save(folder.path, model, done)

@@ -4,13 +4,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from antpipe.core import losses
 from antpipe.core.batches import Batch, history_pairs, pairs_among
 from antpipe.core.catalogue import Ints, ItemInputs
-from antpipe.core.floor import products_of, recent, step_pairs, text_read, text_recent, word_pairs
-from antpipe.core.untrained import RECENT, TRANSITIONS, WORDS, Untrained, of_items
 from antpipe.settings.training import TrainConfig
 from antpipe.training.parallel import ALONE, World, gather_rows
 
@@ -18,6 +15,8 @@ if TYPE_CHECKING:
     import torch
 
     from antpipe.core.model import Ant
+
+Flags = NDArray[np.bool_]
 
 
 def hidden_states(model: "Ant", items: "torch.Tensor", batch: Batch) -> "torch.Tensor":
@@ -41,17 +40,17 @@ def target_loss(
     batch: Batch,
     config: TrainConfig,
     world: World = ALONE,
-    known: Untrained | None = None,
+    new: Flags | None = None,
 ) -> "torch.Tensor":
-    """Softmax over batch.items: the whole catalogue, or a sample of it. inputs: this process's share of them."""
+    """Softmax over batch.items: the whole catalogue, or a sample of it. inputs: this process's share of them. new: (N,)
+    items that are no negatives, because they do not occur in training."""
     import torch
 
     items = gather_rows(model.items(inputs.features, inputs.ids, inputs.present).fused, len(batch.items), world)
     targets = torch.from_numpy(batch.targets[batch.own_targets()]).to(items.device)
     hidden = hidden_states(model, items, batch)
     if not config.reference:
-        extras = extras_of(model, inputs, batch, known, world)
-        return softmax_over_items(model, hidden, items, batch, extras, candidates_only(known, batch, config))
+        return softmax_over_items(model, hidden, items, batch, bonus_of(model, batch), candidates_only(new, batch))
     zeros = {name: torch.zeros_like(values[:1]) for name, values in inputs.features.items()}
     nothing = {name: torch.zeros_like(there[:1]) for name, there in inputs.present.items()}
     padding = model.items(zeros, None, nothing).fused[0]
@@ -63,7 +62,7 @@ def softmax_over_items(
     hidden: "torch.Tensor",
     items: "torch.Tensor",
     batch: Batch,
-    extras: losses.Extras,
+    bonus: losses.Bonus | None,
     log_inclusion: NDArray[np.float32] | None,
 ) -> "torch.Tensor":
     """Cross-entropy of this process's positions among batch.items. hidden: (p, D), items: (n, D)."""
@@ -71,64 +70,30 @@ def softmax_over_items(
 
     targets = torch.from_numpy(batch.targets[batch.own_targets()]).to(items.device)
     sampled = None if log_inclusion is None else torch.from_numpy(log_inclusion).to(items.device)
-    return losses.full_softmax(hidden, items, targets, model.config.temperature, sampled, len(batch.targets), extras)
+    return losses.full_softmax(hidden, items, targets, model.config.temperature, sampled, len(batch.targets), bonus)
 
 
-def candidates_only(known: Untrained | None, batch: Batch, config: TrainConfig) -> NDArray[np.float32] | None:
-    """The log probabilities of batch.items to be among them, infinite for those that do not occur in training, if these
-    are not negatives."""
-    if config.unsold_negatives or known is None or not known.new[batch.items].any():
+def candidates_only(new: Flags | None, batch: Batch) -> NDArray[np.float32] | None:
+    """The log probabilities of batch.items to be among them, infinite for those that are no negatives."""
+    if new is None or not new[batch.items].any():
         return batch.log_inclusion
     inclusion = np.zeros(len(batch.items), np.float32) if batch.log_inclusion is None else batch.log_inclusion
-    return np.where(known.new[batch.items], np.float32(np.inf), inclusion)
+    return np.where(new[batch.items], np.float32(np.inf), inclusion)
 
 
-def extras_of(
-    model: "Ant",
-    inputs: ItemInputs,
-    batch: Batch,
-    known: Untrained | None,
-    world: World = ALONE,
-    candidates: Ints | None = None,
-) -> losses.Extras:
-    """What the model adds to the cosines of a step: a learned score of items in the history, and the floor's terms.
+def bonus_of(model: "Ant", batch: Batch, candidates: Ints | None = None) -> losses.Bonus | None:
+    """The learned score of items in the history, for a model that has one. That of a floor is none of a step's: it is
+    fitted to validation positions (core/floor.py).
 
-    known: what the floor knows. candidates: (P,) the scored items as rows of batch.items; None for all of these.
+    candidates: (P,) the scored items as rows of batch.items; None for all of these.
     """
     import torch
-    import torch.nn.functional as F
 
-    if model.history_score is None:
-        return losses.Extras()
-    device = model.history_score.device
+    if model.history_score is None or model.floor is not None:
+        return None
     pairs = history_pairs(batch.blocks, len(batch.items))
     pairs = pairs if candidates is None else pairs_among(pairs, candidates)
-    seen = losses.Bonus(model.history_score, *(torch.from_numpy(one).to(device) for one in pairs))
-    if model.floor is None or known is None:
-        return losses.Extras([seen])
-    last = recent(batch.blocks)
-    links = {
-        TRANSITIONS: step_pairs(known, batch.items, last, batch.targets[batch.own_targets()]),
-        WORDS: word_pairs(known, batch.items, last),
-    }
-    bonuses = [seen]
-    for name, found in links.items():
-        pairs = found if candidates is None else csr_array(found[:, candidates])
-        row = np.repeat(np.arange(len(last)), np.diff(pairs.indptr))
-        arrays = (torch.from_numpy(one).to(device) for one in (row, pairs.indices.astype(np.int64), pairs.data))
-        bonuses.append(losses.Bonus(model.floor[name], *arrays))
-    texts, weights = torch.empty(len(batch.items), 0, device=device), dict(model.floor.items())
-    if "text" in weights:
-        text = inputs.features["text"]
-        texts = F.normalize(text.to(torch.promote_types(text.dtype, torch.float32)), dim=-1)
-        texts = gather_rows(texts, len(batch.items), world)  # (n, d)
-    recent_texts = text_recent(texts, torch.from_numpy(last).to(device))
-    history = RECENT * recent_texts + (1 - RECENT) * text_read(texts, batch.blocks)
-    popularity, typical = (torch.from_numpy(one[batch.items]).to(device) for one in (known.popularity, known.typical))
-    queries, scored = products_of(weights, history, texts, of_items(0.0, popularity, typical, weights))
-    scored = scored if candidates is None else scored[torch.from_numpy(candidates).to(device)]
-    alike = losses.Known(torch.ones((), device=device), queries, scored)
-    return losses.Extras(bonuses, alike, model.floor["cosine"] * model.config.temperature)
+    return losses.Bonus(model.history_score, *(torch.from_numpy(one).to(model.history_score.device) for one in pairs))
 
 
 def pretraining_loss(
@@ -137,7 +102,7 @@ def pretraining_loss(
     batch: Batch,
     config: TrainConfig,
     world: World = ALONE,
-    known: Untrained | None = None,
+    new: Flags | None = None,
 ) -> "torch.Tensor":
     """The loss of sequences and next items, plus the weighted image-text loss if there are both modalities.
 
@@ -156,13 +121,12 @@ def pretraining_loss(
     if config.reference:
         loss = losses.reference_in_batch(hidden, fused[targets], targets, temperature)
     elif config.pretrain_drawn:
-        extras = extras_of(model, inputs, batch, known, world)
-        loss = softmax_over_items(model, hidden, fused, batch, extras, candidates_only(known, batch, config))
+        loss = softmax_over_items(model, hidden, fused, batch, bonus_of(model, batch), candidates_only(new, batch))
     else:
-        extras = extras_of(model, inputs, batch, known, world, batch.targets)
+        bonus = bonus_of(model, batch, batch.targets)
         next_items = fused.index_select(0, targets)
         users = torch.from_numpy(batch.users).to(fused.device)
-        loss = losses.in_batch(hidden, next_items, targets, temperature, first, count, extras, users)
+        loss = losses.in_batch(hidden, next_items, targets, temperature, first, count, bonus, users)
     if not ("image" in vectors.parts and "text" in vectors.parts and config.image_text_weight):
         return loss
     has_image = gather_rows(inputs.present["image"][:, None].float(), n, world)[:, 0].bool()[targets]  # (P,)

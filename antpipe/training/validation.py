@@ -1,6 +1,7 @@
 """Validation between epochs: the metrics by which the best epoch is chosen."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -46,14 +47,32 @@ def prepared_on(data: TrainingData, device: "torch.device", floors: Mapping[str,
     return prepared
 
 
+@dataclass(frozen=True)
+class Judge:
+    """`validate`, with everything prepared that is the same in all epochs.
+
+    features: gives those that training keeps on the device at that time. floors: what is known of each domain, with
+    texts, for a model with a floor. prepared: on a GPU.
+    """
+
+    model: "Ant"
+    data: TrainingData
+    device: "torch.device"
+    features: Callable[[], DeviceFeatures | None]
+    floors: Mapping[str, Untrained]
+    prepared: Mapping[str, Prepared]
+
+    def __call__(self) -> dict[str, float]:
+        return validate(self.model, self.data, self.device, self.features(), self.prepared, self.floors)
+
+
 def validating(
     model: "Ant", data: TrainingData, device: "torch.device", features: Callable[[], DeviceFeatures | None]
-) -> Callable[[], dict[str, float]]:
-    """`validate`, with everything prepared that is the same in all epochs. features: gives those that training keeps on
-    the device at that time."""
+) -> Judge:
+    """What judges a model as it stands, whenever it is called. features: gives those on the device at that time."""
     floors = floors_of(model, data)
     prepared = {} if device.type == "cpu" else prepared_on(data, device, floors)
-    return lambda: validate(model, data, device, features(), prepared, floors)
+    return Judge(model, data, device, features, floors, prepared)
 
 
 def validate(

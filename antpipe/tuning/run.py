@@ -18,10 +18,10 @@ from antpipe.settings.base import flag_name
 from antpipe.store.lock import alone
 from antpipe.training import checkpoint
 from antpipe.training.folder import RunFolder
-from antpipe.training.loop import SELECTION, VALID
 from antpipe.training.parallel import world_of
 from antpipe.training.race import Leg, rows_of, score_at, survivors, train_until
 from antpipe.training.replay import out_of_memory
+from antpipe.training.worth import SELECTION, VALID
 from antpipe.tuning.best import commands_after, write_best
 from antpipe.tuning.draw import draw, require_optuna
 from antpipe.tuning.search import Search

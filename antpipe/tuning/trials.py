@@ -12,7 +12,7 @@ from antpipe.runtime.files import atomic
 from antpipe.settings.tuning import Value
 from antpipe.store.documents import parse_json, read_json, refuse_newer, seal, write_json
 from antpipe.training.folder import RunFolder, another_folder
-from antpipe.training.loop import SELECTION, TIE_BREAK
+from antpipe.training.worth import SELECTION, TIE_BREAK
 
 FORMAT = 1
 RUNNING, FINISHED, PRUNED, FAILED = "running", "finished", "pruned", "failed"

@@ -15,7 +15,7 @@ from antpipe.comparison.table import as_markdown, as_text
 from antpipe.errors import UsageError
 from antpipe.settings.comparison import CompareConfig, RaceConfig
 from antpipe.store.store import Store
-from antpipe.training import checkpoint, loop, validation
+from antpipe.training import checkpoint, validation, worth
 from antpipe.training.run import run_stage
 from tests.support.commands import unfolded
 from tests.support.releases import snapshot
@@ -165,7 +165,7 @@ def test_runs_that_never_beat_their_floor_are_refitted_as_that_floor(
     found = iter([0.5, 0.4, 0.1, 0.1, 0.1, 0.1, 0.6, 0.2, 0.1])
 
     def validate(_: Any, data: Any, *__: Any) -> dict[str, float]:
-        return {loop.SELECTION: next(found)} if data.validation else {}
+        return {worth.SELECTION: next(found)} if data.validation else {}
 
     monkeypatch.setattr(validation, "validate", validate)
     model = replace(MODEL, floor=True)

@@ -1,4 +1,4 @@
-"""The floor inside a model: each term against dense maths written out, in training and in ranking."""
+"""The floor inside a model: each term in ranking against dense maths written out, and where its weights begin."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from antpipe.core import ranking
-from antpipe.core.batches import Candidates, Examples, batches, examples, training_windows
-from antpipe.core.catalogue import Catalogue
-from antpipe.core.floor import begin_at_floor, known_of, recent, step_pairs, text_recent, weights_of, without_texts
+from antpipe.core.batches import Examples, examples
+from antpipe.core.floor import begin_at_floor, weights_of
 from antpipe.core.model import Ant
 from antpipe.core.ranking import PairScores, rank_examples
 from antpipe.core.scoring import scoring
@@ -28,6 +27,7 @@ from antpipe.core.untrained import (
     SPREAD,
     TERMS,
     TYPICAL,
+    Untrained,
     fit_weights,
     from_sequences,
     unit,
@@ -36,7 +36,6 @@ from antpipe.settings.model import FLOOR, ModelConfig
 from antpipe.settings.training import TrainConfig
 from antpipe.store.files import Sequences
 from antpipe.training.loop import sized
-from antpipe.training.step_loss import target_loss
 
 N, WIDTH, MAX_LEN = 30, 5, 8
 
@@ -49,15 +48,14 @@ def shop(seed: int = 0, users: int = 12) -> Sequences:
     return Sequences(np.arange(users, dtype=np.int32), offsets, items, lengths - 2, lengths - 1, MAX_LEN)
 
 
-def counts_without(sequences: Sequences, left_out: tuple[int, int] | None = None) -> NDArray[np.float64]:
-    """c(i, j) counted by hand; left_out: a row and place whose item does not count as coming after the others."""
+def counts_of(sequences: Sequences) -> NDArray[np.float64]:
+    """c(i, j) counted by hand."""
     found = np.zeros((N, N))
-    for row, (start, train) in enumerate(zip(sequences.offsets, sequences.train_end, strict=False)):
+    for start, train in zip(sequences.offsets, sequences.train_end, strict=False):
         for place in range(train):
             for apart in range(1, min(REACH, place) + 1):
                 before, after = sequences.items[start + place - apart], sequences.items[start + place]
-                if left_out != (row, place):
-                    found[before, after] += 1 / apart
+                found[before, after] += 1 / apart
                 found[after, before] += BACKWARD / apart
     return found
 
@@ -69,20 +67,18 @@ def words(n: int = N) -> csr_array:
 
 def shares(sequences: Sequences) -> NDArray[np.float64]:
     """(N, N): what the sold word neighbours of each item count in what it inherits."""
-    found = words().toarray() * ~known_of([sequences], shops(), {}).new
+    found = words().toarray() * ~known_of(sequences).new
     return found / np.where(found.any(1), found.sum(1), 1)[:, None]
 
 
-def shops(count: int = 1, n: int = N) -> Catalogue:
-    """Catalogues of n items with word neighbours."""
-    names = tuple(f"shop-{number}" for number in range(count))
-    return Catalogue(names, n * np.arange(count + 1), {}, {}, {}, (words(n),) * count)
+def known_of(sequences: Sequences) -> Untrained:
+    return from_sequences(sequences, unit(texts()), words())
 
 
 def test_transitions_add_up_what_came_within_reach_in_training() -> None:
     sequences = shop()
-    known = known_of([sequences], shops(), {})
-    counts = counts_without(sequences)
+    known = known_of(sequences)
+    counts = counts_of(sequences)
     assert known.counts.toarray() == pytest.approx(counts)
     assert known.steps.toarray() == pytest.approx(np.log1p(counts + INHERITED * counts @ shares(sequences).T))
 
@@ -94,16 +90,7 @@ def test_new_items_are_those_that_no_training_part_has() -> None:
         for start, end in zip(sequences.offsets, sequences.train_end, strict=False)
         for item in sequences.items[start : start + end]
     }
-    assert np.flatnonzero(~known_of([sequences], shops(), {}).new).tolist() == sorted(there)
-
-
-def test_domains_share_neither_transitions_nor_words() -> None:
-    known = known_of([shop(0), shop(1)], shops(2), {})
-    for dense in (known.steps.toarray(), known.words.toarray()):
-        assert dense[:N, :N].any()
-        assert dense[N:, N:].any()
-        assert not dense[:N, N:].any()
-        assert not dense[N:, :N].any()
+    assert np.flatnonzero(~known_of(sequences).new).tolist() == sorted(there)
 
 
 def model_of(seed: int = 0, **own: Any) -> Ant:
@@ -122,7 +109,7 @@ def texts(seed: int = 3) -> NDArray[np.float32]:
     return np.random.default_rng(seed).normal(size=(N, WIDTH)).astype(np.float32)
 
 
-def dense_scores(model: Ant, sequences: Sequences, row: int, place: int, *, training: bool) -> torch.Tensor:
+def dense_scores(model: Ant, sequences: Sequences, row: int, place: int) -> torch.Tensor:
     """Scores of all items for the item at `place` of a sequence, by the formula of the module."""
     start = sequences.offsets[row]
     first = max(0, place - MAX_LEN)
@@ -130,8 +117,7 @@ def dense_scores(model: Ant, sequences: Sequences, row: int, place: int, *, trai
     features = torch.from_numpy(texts()).double()
     vectors = model.items({"text": features}, torch.arange(N) if model.ids is not None else None).fused
     hidden = model.encode(vectors[history][None])[0, -1]
-    target = int(sequences.items[start + place])
-    counts = counts_without(sequences)
+    counts = counts_of(sequences)
     floor, last = model.floor, history.flip(0)[:LAST]
     share_of = shares(sequences)
     share = torch.tensor([DECAY**k for k in range(len(last))], dtype=torch.float64)
@@ -144,9 +130,7 @@ def dense_scores(model: Ant, sequences: Sequences, row: int, place: int, *, trai
     popularity = torch.from_numpy(np.log1p(np.bincount(np.concatenate(parts), minlength=N)))
     steps = torch.zeros(N, dtype=torch.float64)
     for back, item in enumerate(last.tolist()):
-        here = counts[item].copy()
-        if training and back < REACH:
-            here[target] -= 1 / (back + 1)
+        here = counts[item]
         steps += share[back] * torch.from_numpy(np.log1p(here + INHERITED * share_of @ here))
     common = share @ torch.from_numpy(words().toarray()[last.numpy()])
     seen = torch.zeros(N, dtype=torch.float64)
@@ -155,40 +139,6 @@ def dense_scores(model: Ant, sequences: Sequences, row: int, place: int, *, trai
     scores = cosine + floor["text"] * (normed @ text)  # type: ignore[index]
     scores = scores + floor["words"] * common + floor["transitions"] * steps  # type: ignore[index]
     return scores + model.history_score * seen + floor["popularity"] * popularity  # type: ignore[operator,index]
-
-
-@pytest.mark.parametrize("drawn", [N, 6])
-@pytest.mark.parametrize("unsold", [True, False])
-def test_the_loss_is_the_softmax_of_the_dense_scores_with_its_gradients(drawn: int, unsold: bool) -> None:
-    sequences, model = shop(), model_of(transductive=True)
-    known = without_texts(from_sequences(sequences, unit(texts()), words()))
-    windows = training_windows([sequences], np.array([0, N]))
-    (batch,) = batches(windows, 10_000, 0, 1, Candidates(N, drawn))
-    config = TrainConfig(unsold_negatives=unsold, precision="fp32")
-    from antpipe.core.catalogue import ItemInputs
-
-    inputs = ItemInputs({"text": torch.from_numpy(texts()[batch.items]).double()}, {}, torch.from_numpy(batch.items))
-    loss = target_loss(model, inputs, batch, config, known=known)
-    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    ours = torch.autograd.grad(loss, [model.get_parameter(name) for name in names], allow_unused=True)
-
-    inclusion = np.zeros(len(batch.items)) if batch.log_inclusion is None else batch.log_inclusion.astype(np.float64)
-    if not unsold:
-        inclusion = np.where(known.new[batch.items], np.inf, inclusion)
-    rows = []
-    for row, train in enumerate(sequences.train_end):
-        for place in range(1, train):
-            logits = dense_scores(model, sequences, row, place, training=True) / 0.1
-            target = int(sequences.items[sequences.offsets[row] + place])
-            among = logits[batch.items] - torch.from_numpy(inclusion)
-            rows.append(among.logsumexp(0) - logits[target])
-    expected = torch.stack(rows).mean()
-    theirs = torch.autograd.grad(expected, [model.get_parameter(name) for name in names], allow_unused=True)
-    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
-    for name, one, other in zip(names, ours, theirs, strict=True):
-        assert (one is None) == (other is None), name
-        if one is not None and other is not None:
-            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7, msg=name)
 
 
 class OneDomain:
@@ -210,14 +160,14 @@ class OneDomain:
 @pytest.mark.parametrize("block_size", [0, 3])
 def test_ranks_are_those_of_the_dense_scores(block_size: int) -> None:
     sequences, model = shop(5, users=20), model_of().float().eval()
-    known = from_sequences(sequences, unit(texts()), words())
+    known = known_of(sequences)
     part = examples(sequences, "test")
     device = torch.device("cpu")
     ranks = scoring(model, OneDomain(), "Shop", part, device, known).ranks(part, block_size)  # type: ignore[arg-type]
     exact, weights = model.double(), weights_of(model)
     for number, row in enumerate(np.repeat(np.arange(20), 1)):
         place = int(sequences.valid_end[row])
-        scores = dense_scores(exact, sequences, row, place, training=False).detach().numpy()
+        scores = dense_scores(exact, sequences, row, place).detach().numpy()
         scores += weights["novelty"] * known.new
         target = int(sequences.items[sequences.offsets[row] + place])
         expected = 1 + (scores > scores[target] + 1e-5).sum()
@@ -275,7 +225,7 @@ def test_fitted_weights_maximise_likelihood_and_prior() -> None:
     from scipy.optimize import minimize
 
     sequences = shop(2, users=40)
-    known = from_sequences(sequences, unit(texts()), words())
+    known = known_of(sequences)
     part, zero = examples(sequences, "valid"), model_of()
     rows = []
     with torch.no_grad():
@@ -284,9 +234,7 @@ def test_fitted_weights_maximise_likelihood_and_prior() -> None:
                 place = zero.history_score if other == "history" else zero.floor[other]  # type: ignore[index]
                 place.fill_(float(other == name))  # type: ignore[union-attr]
             zero.floor["cosine"].fill_(0)  # type: ignore[index]
-            dense = [
-                dense_scores(zero, sequences, row, int(sequences.train_end[row]), training=False) for row in range(40)
-            ]
+            dense = [dense_scores(zero, sequences, row, int(sequences.train_end[row])) for row in range(40)]
             new = known.new * float(name == "novelty")
             rows.append(np.stack([scores.numpy() + new for scores in dense]))
     terms, target = np.stack(rows, -1), part.targets()  # (Q, N, 6)
@@ -305,7 +253,7 @@ def test_fitted_weights_maximise_likelihood_and_prior() -> None:
 
 
 def test_without_validation_positions_the_weights_are_the_usual_ones() -> None:
-    known = from_sequences(shop(), unit(texts()), words())
+    known = known_of(shop())
     none = Examples(*(np.empty(0, np.int32),) * 4, MAX_LEN)  # type: ignore[arg-type]
     assert fit_weights(known, none) == {name: FLOOR[name] for name in TERMS}
 
@@ -320,36 +268,6 @@ def test_a_model_begins_with_fitted_weights_and_gives_new_items_no_id() -> None:
     assert known.new.any()
     assert not model.ids.weight[known.new].any()  # type: ignore[union-attr]
     assert model.ids.weight[~known.new].any()  # type: ignore[union-attr]
-
-
-def test_recent_items_are_the_latest_first() -> None:
-    sequences = shop()
-    (batch,) = batches(training_windows([sequences], np.array([0, N])), 10_000, 0, 1, Candidates(N, N))
-    last = recent(batch.blocks)
-    base = 0
-    for block in batch.blocks:
-        for number, flat in enumerate(block.positions):
-            row, place = divmod(int(flat), block.inputs.shape[1])
-            expected = block.inputs[row, max(0, place - LAST + 1) : place + 1][::-1].tolist()
-            assert last[base + number].tolist() == expected + [-1] * (LAST - len(expected))
-        base += len(block.positions)
-
-
-def test_a_process_without_positions_has_nothing_to_add() -> None:
-    assert text_recent(torch.ones(4, 3), torch.empty(0, LAST, dtype=torch.int64)).shape == (0, 3)
-    known, none = known_of([shop()], shops(), {}), np.empty(0, np.int64)
-    assert step_pairs(known, np.arange(N), recent([]), none).shape == (0, N)
-
-
-def test_a_users_own_transition_does_not_vote_for_its_target() -> None:
-    """Two users alike: each is told of its target by the other one alone."""
-    items = np.array([0, 1, 2, 3, 0, 1, 2, 3], np.int32)
-    two = Sequences(np.arange(2, dtype=np.int32), np.array([0, 4, 8]), items, np.array([2, 2]), np.array([3, 3]), 8)
-    known = known_of([two], Catalogue(("shop",), np.array([0, 4]), {}, {}, {}, (csr_array((4, 4)),)), {})
-    (batch,) = batches(training_windows([two], np.array([0, 4])), 10, 0, 1, Candidates(4, 4))
-    pairs = step_pairs(known, batch.items, recent(batch.blocks), batch.targets).toarray()
-    assert pairs[:, 1] == pytest.approx(np.log1p(1))  # not log1p(2)
-    assert csr_array(known.steps)[0, 1] == pytest.approx(np.log1p(2))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from antpipe.core import losses
 from antpipe.core.batches import Block, examples, history_pairs, pairs_among
 from antpipe.core.catalogue import load_catalogue
-from antpipe.core.losses import Bonus, Extras, cosine_scores, full_softmax, in_batch
+from antpipe.core.losses import Bonus, cosine_scores, full_softmax, in_batch
 from antpipe.core.ranking import Found, rank_examples
 from antpipe.core.scoring import evaluate, score_of_history
 from antpipe.errors import DataError, UsageError
@@ -57,7 +57,7 @@ def test_a_bonus_has_the_loss_and_gradients_of_added_scores(numbers: int, monkey
     pairs = some_pairs(P, N)
     added = torch.zeros(P, N, dtype=torch.float64).index_put(pairs, score.expand(len(pairs[0])))
     plain = F.cross_entropy((cosine_scores(hidden, catalogue) + added) / TAU, targets)
-    ours = full_softmax(hidden, catalogue, targets, TAU, extras=Extras([Bonus(score, *pairs)]))
+    ours = full_softmax(hidden, catalogue, targets, TAU, bonus=Bonus(score, *pairs))
     assert math.isclose(ours.item(), plain.item(), rel_tol=1e-12)
     inputs = (hidden, catalogue, score)
     for mine, theirs in zip(torch.autograd.grad(2 * ours, inputs), torch.autograd.grad(2 * plain, inputs), strict=True):
@@ -74,7 +74,7 @@ def test_in_batch_a_bonus_leaves_other_positions_of_the_same_item_and_user_out()
     same = ((targets[:, None] == targets) | (users[:, None] == users)).fill_diagonal_(False)
     scores = ((cosine_scores(hidden, items) + added) / TAU).masked_fill(same, -torch.inf)
     plain = F.cross_entropy(scores, torch.arange(P))
-    ours = in_batch(hidden, items, targets, TAU, extras=Extras([bonus]), users=users)
+    ours = in_batch(hidden, items, targets, TAU, bonus=bonus, users=users)
     assert math.isclose(ours.item(), plain.item(), rel_tol=1e-12)
     inputs = (hidden, items, score)
     for mine, theirs in zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(plain, inputs), strict=True):

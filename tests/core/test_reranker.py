@@ -164,7 +164,8 @@ def test_ranks_are_those_of_the_pools_that_are_scored_again() -> None:
             offered = [row for row in range(30) if protocol == "all" or row not in history]
             offered.sort(key=lambda row: (-scores[q, row], row))
             rows = np.array([offered])
-            again = rerank(part.some(slice(q, q + 1)), rows, scores[q, rows].astype(np.float64))[0]
+            here = scores[q, rows].astype(np.float64)
+            again = rerank(part.some(slice(q, q + 1)), rows, here, np.zeros(rows.shape))[0]
             mine = [again[place] for place, row in enumerate(offered) if row == target]
             expected = 1 + (again > mine[0]).sum() + ((again == mine[0]).sum() - 1) / 2 if mine else np.inf
             assert found.by_protocol[protocol][q] == expected
@@ -191,7 +192,7 @@ def test_items_that_are_alike_tie_after_they_are_scored_again() -> None:
     scores = blend(known, part, WEIGHTS)
     assert (scores[:, 0] == scores[:, 1]).all()
     rows, logits = pools(known, part)
-    again = rerank(part, rows, logits * 0.1)
+    again = rerank(part, rows, logits * 0.1, np.zeros(rows.shape))
     for q in range(len(part)):
         assert again[q][rows[q] == 0] == again[q][rows[q] == 1]
 
@@ -202,9 +203,45 @@ def test_scores_do_not_depend_on_how_many_are_asked_for_at_once(monkeypatch: pyt
     rows, logits = pools(known, part)
     rerank = reranking(model, known)
     assert rerank is not None
-    whole = rerank(part, rows, logits)
+    whole = rerank(part, rows, logits, np.zeros(rows.shape))
     monkeypatch.setattr("antpipe.core.reranker.EXAMPLES_AT_ONCE", 7)
-    assert rerank(part, rows, logits) == pytest.approx(whole, abs=1e-6)
+    assert rerank(part, rows, logits, np.zeros(rows.shape)) == pytest.approx(whole, abs=1e-6)
+
+
+def test_trained_vectors_are_added_to_what_the_network_makes_of_the_floor_alone() -> None:
+    known, sequences = shop()
+    part, model = examples(sequences, "valid"), model_that_reranks()
+    rows, logits = pools(known, part)
+    floor, vectors = (logits * 0.1).round(4), np.random.default_rng(1).normal(size=rows.shape)
+    rerank = reranking(model, known)
+    assert rerank is not None
+    alone = rerank(part, rows, floor, np.zeros(rows.shape))
+    order = np.argsort(-(floor + vectors), axis=1)  # pools are sorted by the whole scores
+    mixed, scores, added, wanted = (
+        np.take_along_axis(one, order, 1) for one in (rows, floor + vectors, vectors, alone + vectors)
+    )
+    assert rerank(part, mixed, scores, added) == pytest.approx(wanted, abs=2e-6)
+
+
+def test_ranks_take_the_share_of_vectors_from_the_first_numbers() -> None:
+    """A dense way to the same ranks, with vectors in the first three numbers."""
+    known, sequences = shop()
+    part, model, rng = examples(sequences, "valid"), model_that_reranks(), np.random.default_rng(2)
+    left, right = (rng.normal(size=(size, 3)).astype(np.float32) * 0.2 for size in (len(part), 30))
+    floor = (blend(known, part, WEIGHTS) * 0.1).round(4).astype(np.float32)
+    queries, items = np.hstack([left, floor]), np.hstack([right, np.eye(30, dtype=np.float32)])
+    rerank = reranking(model, known)
+    assert rerank is not None
+    nothing = PairScores(np.empty(0), np.empty(0, np.int64))
+    found = rerank_examples(queries, items, part, lambda _: nothing, rerank, 3).by_protocol["all"]
+    rows = np.argsort(-floor, axis=1, kind="stable")
+    vectors = left.astype(np.float64) @ right.T.astype(np.float64)
+    alone = rerank(part, rows, np.take_along_axis(floor, rows, 1).astype(np.float64).round(4), np.zeros(rows.shape))
+    again = np.empty_like(alone)
+    np.put_along_axis(again, rows, alone, 1)
+    again += vectors
+    own = again[np.arange(len(part)), part.targets()][:, None]
+    assert found.tolist() == (1 + (again > own + 2e-6).sum(1)).tolist()
 
 
 def test_a_place_without_an_item_stays_without() -> None:
@@ -214,7 +251,7 @@ def test_a_place_without_an_item_stays_without() -> None:
     rows[1, 4:], logits[1, 4:] = -1, -np.inf
     rerank = reranking(model_that_reranks(), known)
     assert rerank is not None
-    again = rerank(part, rows, logits)
+    again = rerank(part, rows, logits, np.zeros(rows.shape))
     assert np.isneginf(again[1, 4:]).all()
     assert np.isfinite(again[1, :4]).all()
 
@@ -238,7 +275,9 @@ def test_missing_places_count_as_the_last_item_for_the_lead() -> None:
     rerank = reranking(model_that_reranks(), known)
     assert rerank is not None
     wide = np.hstack([rows, np.full((1, 8), -1)]), np.hstack([logits, np.full((1, 8), -np.inf)])
-    assert rerank(part, *wide)[0, :4] == pytest.approx(rerank(part, rows, logits)[0], abs=1e-9)
+    assert rerank(part, *wide, np.zeros((1, 12)))[0, :4] == pytest.approx(
+        rerank(part, rows, logits, np.zeros(rows.shape))[0], abs=1e-9
+    )
 
 
 def test_a_model_re_ranks_only_with_a_weight() -> None:

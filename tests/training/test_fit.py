@@ -20,7 +20,7 @@ from antpipe.features.build_sequences import build_sequences
 from antpipe.settings.features import SequenceConfig
 from antpipe.settings.training import TrainConfig
 from antpipe.store.store import Store
-from antpipe.training import loop, step_loss, validation
+from antpipe.training import loop, step_loss, validation, worth
 from antpipe.training.data import TrainingData, load_training_data
 from antpipe.training.loop import fit
 from antpipe.training.state import Position
@@ -55,7 +55,7 @@ def run(model: Ant, data: TrainingData, config: TrainConfig = TRAINING, pretrain
 def scripted(values: list[float]) -> Callable[..., dict[str, float]]:
     """A validation that finds these recalls in turn."""
     left = iter(values)
-    return lambda *_: {loop.SELECTION: next(left)}
+    return lambda *_: {worth.SELECTION: next(left)}
 
 
 @pytest.mark.parametrize(("pretraining", "factor"), [(True, 0.5), (False, 0.25)])
@@ -78,7 +78,7 @@ def test_the_model_ends_with_the_weights_of_its_best_epoch(
 
     monkeypatch.setattr(validation, "validate", validate)
     at = run(model, data)
-    assert (at.best_epoch, at.best) == (2, {loop.SELECTION: 0.5})
+    assert (at.best_epoch, at.best) == (2, {worth.SELECTION: 0.5})
     final = weights_of(model)
     assert all(torch.equal(final[name], after[1][name]) for name in final)
     assert not torch.equal(final["positions.weight"], after[2]["positions.weight"])
@@ -88,14 +88,14 @@ def test_of_epochs_with_equal_recall_that_with_the_best_ndcg_is_kept(
     model: Ant, data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ndcg = iter([0.4, 0.7, 0.6])
-    monkeypatch.setattr(validation, "validate", lambda *_: {loop.SELECTION: 1.0, loop.TIE_BREAK: next(ndcg)})
+    monkeypatch.setattr(validation, "validate", lambda *_: {worth.SELECTION: 1.0, worth.TIE_BREAK: next(ndcg)})
     assert run(model, data).best_epoch == 2
 
 
 def test_of_epochs_with_equal_recall_and_ndcg_that_with_the_least_loss_is_kept(
     model: Ant, data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validation, "validate", lambda *_: {loop.SELECTION: 1.0, loop.TIE_BREAK: 1.0})
+    monkeypatch.setattr(validation, "validate", lambda *_: {worth.SELECTION: 1.0, worth.TIE_BREAK: 1.0})
     at = run(model, data, replace(TRAINING, lr=0.01))
     losses = [row["loss"] for row in at.rows]
     assert at.best_epoch == 1 + losses.index(min(losses))

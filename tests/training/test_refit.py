@@ -17,7 +17,7 @@ from antpipe.errors import DataError, Interrupted, UsageError
 from antpipe.runtime.progress import Progress
 from antpipe.settings.training import TrainConfig
 from antpipe.store.store import Store
-from antpipe.training import checkpoint, loop, validation
+from antpipe.training import checkpoint, loop, validation, worth
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import RunFolder
 from antpipe.training.opening import open_run
@@ -43,7 +43,7 @@ def the_second_epoch_is_best(monkeypatch: pytest.MonkeyPatch) -> None:
     found = iter([0.1, 0.5, 0.3] * 20)
 
     def validate(_: Any, data: Any, *__: Any) -> dict[str, float]:
-        return {loop.SELECTION: next(found)} if data.validation else {}
+        return {worth.SELECTION: next(found)} if data.validation else {}
 
     monkeypatch.setattr(validation, "validate", validate)
 

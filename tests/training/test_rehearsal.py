@@ -23,7 +23,7 @@ from antpipe.settings.evaluation import EvaluateConfig
 from antpipe.settings.model import ModelConfig
 from antpipe.store.files import Sequences
 from antpipe.store.store import Store
-from antpipe.training import checkpoint, loop, rehearsal, request, validation
+from antpipe.training import checkpoint, rehearsal, request, validation, worth
 from antpipe.training.data import TrainingData
 from antpipe.training.folder import RunFolder
 from antpipe.training.rehearsal import (
@@ -304,7 +304,7 @@ def start(store: Store, out: Path, source: Path | None, stage: str, domain: str 
 def judging(monkeypatch: pytest.MonkeyPatch, found: list[float]) -> None:
     """Set what validations find, in turn."""
     turns = iter(found)
-    monkeypatch.setattr(validation, "validate", lambda *_: {loop.SELECTION: next(turns)})
+    monkeypatch.setattr(validation, "validate", lambda *_: {worth.SELECTION: next(turns)})
 
 
 def test_the_same_seed_learns_the_same(store: Store, pretrained: Path, tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ def test_a_floor_is_re_ranked_unless_it_is_better_alone_beyond_chance(
     judging(monkeypatch, [0.3, again])
     done = start(store, tmp_path, pretrained, "rerank")
     assert float(weights(tmp_path)["reranker.weight"]) == used
-    assert done.metrics == {loop.SELECTION: again if used else 0.3}
+    assert done.metrics == {worth.SELECTION: again if used else 0.3}
 
 
 @pytest.mark.parametrize(("again", "used"), [((0.3, 0.2), 1.0), ((0.3, 0.1), 0.0), ((0.299, 0.9), 0.0)])
@@ -345,39 +345,39 @@ def test_a_shop_larger_than_those_that_taught_is_re_ranked_only_if_that_is_as_go
     again: tuple[float, float],
     used: float,
 ) -> None:
-    monkeypatch.setattr(loop, "SHOPS", {10: 1})
+    monkeypatch.setattr(worth, "SHOPS", {10: 1})
     turns = iter([(0.3, 0.2), again])
     monkeypatch.setattr(
-        validation, "validate", lambda *_: dict(zip((loop.SELECTION, loop.TIE_BREAK), next(turns), strict=True))
+        validation, "validate", lambda *_: dict(zip((worth.SELECTION, worth.TIE_BREAK), next(turns), strict=True))
     )
     start(store, tmp_path, pretrained, "rerank")
     assert float(weights(tmp_path)["reranker.weight"]) == used
 
 
 @pytest.mark.parametrize(
-    ("epochs", "floor", "last", "used", "best"),
+    ("floor", "last", "used", "best"),
     [
-        ([0.1, 0.1, 0.1], [0.3, 0.35], [0.3, 0.35], 1.0, 0),  # no epoch beats the re-ranked floor
-        ([0.1, 0.9, 0.1], [0.3, 0.35], [0.3, 0.35, 0.9, 0.95], 1.0, 2),
-        ([0.1, 0.9, 0.1], [0.3, 0.35], [0.3, 0.35, 0.9, 0.89], 0.0, 2),  # trained scores are better as they are
+        ([0.3, 0.35], 0.34, 1.0, 0),  # vectors do not beat the re-ranked floor
+        ([0.3, 0.35], 0.36, 1.0, 2),
+        ([0.3, 0.1], 0.36, 0.0, 2),  # the floor is better as it is, and so vectors are added to that
     ],
 )
-def test_training_has_to_beat_the_re_ranked_floor_and_may_be_re_ranked_itself(
+def test_vectors_are_added_to_the_floor_re_ranked_or_not_and_have_to_beat_it(
     store: Store,
     pretrained: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    epochs: list[float],
     floor: list[float],
-    last: list[float],
+    last: float,
     used: float,
     best: int,
 ) -> None:
-    judging(monkeypatch, [*floor, 0.2, *epochs, *(last if best else [])])
+    monkeypatch.setattr(worth, "fit_cosine", lambda *_: (2.0, 99.0))
+    judging(monkeypatch, [0.2, 0.1, 0.9, 0.1, *floor, last])
     done = start(store, tmp_path, pretrained, "finetune")
     assert done.best_epoch == best
     assert float(weights(tmp_path)["reranker.weight"]) == used
-    assert done.metrics == {loop.SELECTION: max(*floor, *last) if used else 0.9}
+    assert done.metrics == {worth.SELECTION: last if best else max(floor)}
 
 
 @pytest.mark.parametrize("stage", ["rerank", "finetune", "relearn"])

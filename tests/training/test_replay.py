@@ -14,7 +14,7 @@ from antpipe.core.model import Ant
 from antpipe.errors import AntpipeError, DivergedError
 from antpipe.settings.training import TrainConfig
 from antpipe.store.store import Store
-from antpipe.training import loop, replay, state, validation
+from antpipe.training import loop, replay, state, validation, worth
 from antpipe.training.data import TrainingData, load_training_data
 from antpipe.training.folder import RunFolder
 from antpipe.training.loop import fit
@@ -47,7 +47,7 @@ def data_of(store: Store) -> TrainingData:
 def fitted(
     store: Store, config: TrainConfig = CONFIG, *, pretraining: bool = False, floor: bool = False
 ) -> tuple[Position, Ant]:
-    data = data_of(store)
+    data = data_of(store) if pretraining or not floor else load_training_data(store, ["Target"], CONFIG)
     torch.manual_seed(0)
     model = Ant(replace(NO_DROPOUT, history_score=True, floor=floor), data.catalogue.widths, max_len=10)
     return fit(model, data, config, pretraining=pretraining, device=CPU), model
@@ -78,7 +78,7 @@ def test_losses_and_metrics_of_a_run_are_those_of_exact_blocks(
     assert (static.steps, static.all_positions) == (exact.steps, exact.all_positions)
     for one, other in zip(static.rows, exact.rows, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
-        assert one[f"valid_{loop.SELECTION}"] == pytest.approx(other[f"valid_{loop.SELECTION}"], abs=0.02)
+        assert one[f"valid_{worth.SELECTION}"] == pytest.approx(other[f"valid_{worth.SELECTION}"], abs=0.02)
     first = replace(config, limit_steps=1)
     value = run(first)[0].rows[0]["loss"]
     monkeypatch.undo()
@@ -86,12 +86,12 @@ def test_losses_and_metrics_of_a_run_are_those_of_exact_blocks(
 
 
 def test_a_floor_is_trained_in_fixed_shapes_and_smaller_batches(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = replace(CONFIG, unsold_negatives=False, smallest_batch=16, least_steps=8)
+    config = replace(CONFIG, unsold_negatives=False, smallest_batch=16, least_steps=12)
     exact, _ = fitted(store, config, floor=True)
     monkeypatch.setattr(loop, "replays", lambda *_: True)
     monkeypatch.setattr(loop, "ExactSteps", None)
     static, _ = fitted(store, config, floor=True)
-    assert static.steps == exact.steps > 3 * 8
+    assert static.steps == exact.steps > 3 * 12
     assert [row["loss"] for row in static.rows] == pytest.approx([row["loss"] for row in exact.rows], rel=1e-4)
 
 
@@ -99,7 +99,7 @@ def test_a_floor_is_trained_in_fixed_shapes_and_smaller_batches(store: Store, mo
 def test_validation_prepared_on_a_device_gives_the_metrics_of_the_cpu(
     store: Store, monkeypatch: pytest.MonkeyPatch, floor: bool
 ) -> None:
-    data, (_, model) = data_of(store), fitted(store, replace(CONFIG, epochs=1), floor=floor)
+    data, (_, model) = data_of(store), fitted(store, replace(CONFIG, epochs=1), pretraining=True, floor=floor)
     floors = floors_of(model, data)
     wanted = validate(model, data, CPU, floors=floors)
     monkeypatch.setattr(validation, "evaluate", None)

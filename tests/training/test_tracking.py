@@ -9,7 +9,7 @@ import pytest
 
 from antpipe.errors import UsageError
 from antpipe.store.store import Store
-from antpipe.training import loop, state, tracking
+from antpipe.training import state, tracking, worth
 from antpipe.training.request import RunRequest
 from antpipe.training.run import run_stage
 from antpipe.training.state import Keeping
@@ -107,4 +107,4 @@ def test_wandb_gets_one_row_per_epoch_and_one_identity_per_run(
 
 def test_the_selection_is_among_the_figures_shown(store: Store, tmp_path: Path) -> None:
     trained(store, tmp_path, "none")
-    assert f"valid_{loop.SELECTION}" in tracking.figures_of(rows_of(tmp_path)[0])
+    assert f"valid_{worth.SELECTION}" in tracking.figures_of(rows_of(tmp_path)[0])

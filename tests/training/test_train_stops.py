@@ -20,7 +20,7 @@ from antpipe.errors import AntpipeError, DivergedError, Interrupted
 from antpipe.runtime import process
 from antpipe.store import lock
 from antpipe.store.store import Store
-from antpipe.training import checkpoint, loop, state, validation
+from antpipe.training import checkpoint, loop, state, validation, worth
 from antpipe.training.folder import RunFolder
 from tests.conftest import REPOSITORY
 from tests.support.interruptions import CONFIG, STEPS, asked, command, failing_at, result, trained, two_shops, watching
@@ -225,7 +225,7 @@ def test_a_loss_that_is_not_finite_changes_no_weight(
 def scripted(values: list[float]) -> Callable[..., dict[str, float]]:
     """A validation that finds these recalls in turn."""
     left = iter(values)
-    return lambda *_: {loop.SELECTION: next(left)}
+    return lambda *_: {worth.SELECTION: next(left)}
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,7 @@
-"""The floor's terms on a device: what transitions and words add to a step or to examples, without the CPU and in fixed
-shapes.
+"""The floor's terms on a device: what transitions and words add to the scores of examples, without the CPU.
 
 The links of a catalogue, that is, pairs of items with counted transitions or common words, lie on the device once. From
-there, each of a position's last items adds its row of them to the scores of that position: a step brings only these
-items, not the pairs that they lead to.
+there, each of an example's last items adds its row of them to the scores of that example.
 """
 
 from collections.abc import Mapping
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from antpipe.core.untrained import DECAY, INHERITED, LAST, REACH, TRANSITIONS, WORDS, Untrained
+from antpipe.core.untrained import DECAY, LAST, TRANSITIONS, WORDS, Untrained
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +25,7 @@ class DeviceKnown:
 
     begin: (N + 1,) where the links of each item begin; keys: (S + 1,) ascending, item * N + linked item; steps, words:
     (S + 1,) float64 of `Untrained`, 0 if there is only the other. The last link is padding: key N * N, values 0.
-    inherits: (N,) what an item inherits of a neighbour, per unit of their cosine. texts: (N, d), where d may be 0;
-    new, popularity, typical: (N,).
+    texts: (N, d), where d may be 0; new, popularity, typical: (N,).
     """
 
     largest: dict[str, float]  # of the steps and words
@@ -36,7 +33,6 @@ class DeviceKnown:
     keys: "torch.Tensor"
     steps: "torch.Tensor"
     words: "torch.Tensor"
-    inherits: "torch.Tensor"
     texts: "torch.Tensor"
     new: "torch.Tensor"
     popularity: "torch.Tensor"
@@ -57,34 +53,22 @@ def known_on(known: Untrained, device: "torch.device") -> DeviceKnown:
     for name, one in parts.items():
         values[name][np.searchsorted(keys, keys_of[name])] = one.data
     begin = np.searchsorted(keys, np.arange(n + 1) * n)
-    sold = known.words @ (~known.new).astype(np.float64)  # as in `shares_of`
-    inherits = INHERITED / np.where(sold > 0, sold, 1)
     links = (np.append(keys, n * n), values[TRANSITIONS], values[WORDS])
-    arrays = (begin, *links, inherits, known.texts, known.new, known.popularity, known.typical)
+    arrays = (begin, *links, known.texts, known.new, known.popularity, known.typical)
     tensors = (torch.from_numpy(array).to(device) for array in arrays)
     largest = {name: float(parts[name].data.max(initial=0.0)) for name in (TRANSITIONS, WORDS)}
     return DeviceKnown(largest, *tensors)
 
 
-def links_of(
-    known: DeviceKnown,
-    last: "torch.Tensor",
-    size: int,
-    weights: Weights,
-    targets: "torch.Tensor | None" = None,
-    columns: "torch.Tensor | None" = None,
-    n: int = 0,
-) -> "torch.Tensor":
-    """(p, n) float32: the sum of the transitions and words terms of p positions, times their weights.
+def links_of(known: DeviceKnown, last: "torch.Tensor", size: int, weights: Weights) -> "torch.Tensor":
+    """(p, N) float32: the sum of the transitions and words terms of p positions, times their weights.
 
     last: (p, LAST) rows, the latest first, -1 for none. size: at least the number of links that they have, such as the
-    sum of `link_counts`. targets: (p,) rows whose transitions the position's own user does not count in (`step_pairs`).
-    columns: (N,) the column of each item, n if it has none; None: items are columns.
+    sum of `link_counts`.
     """
     import torch
 
     device, items, p = last.device, known.items(), len(last)
-    n = n if columns is not None else items
     read, real = last.clamp(min=0).flatten(), (last >= 0).flatten()
     begin = known.begin.index_select(0, read)
     count = torch.where(real, known.begin.index_select(0, read + 1) - begin, 0)  # (p LAST,)
@@ -96,26 +80,10 @@ def links_of(
     place = torch.where(there, number + shift, len(known.keys) - 1)  # (size,)
     item, value = known.keys.index_select(0, place) % items, known.steps.index_select(0, place).float()
     row, back = reader // LAST, reader % LAST
-    if targets is not None:
-        own = (back < REACH) / (back + 1)  # what the target's own occurrence after this item counts
-        target = targets.index_select(0, row)
-        votes = (item == target) + inherited_share(known, item, target)
-        value = torch.log1p((torch.expm1(value) - own * votes).clamp(min=0))
     value = value * weights[TRANSITIONS] + known.words.index_select(0, place).float() * weights[WORDS]
     value = torch.where(there, value * shares(device).index_select(0, back), 0)
-    column = item if columns is None else columns.index_select(0, item)
-    dense = torch.zeros(p * (n + 1), device=device)
-    return dense.index_add_(0, row * (n + 1) + column, value).view(p, n + 1)[:, :n]
-
-
-def inherited_share(known: DeviceKnown, item: "torch.Tensor", neighbour: "torch.Tensor") -> "torch.Tensor":
-    """(s,) float32: what items (s,) inherit of a transition to other items (s,)."""
-    import torch
-
-    keys = item * known.items() + neighbour
-    place = torch.searchsorted(known.keys, keys)
-    found = torch.where(known.keys.index_select(0, place) == keys, known.words.index_select(0, place), 0.0)
-    return (found * known.inherits.index_select(0, item)).float()
+    dense = torch.zeros(p * items, device=device)
+    return dense.index_add_(0, row * items + item, value).view(p, items)
 
 
 def links_at(

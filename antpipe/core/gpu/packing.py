@@ -16,13 +16,10 @@ from numpy.typing import NDArray
 
 from antpipe.core.batches import Batch, Candidates, Windows, add_drawn, make_batch, step_windows
 from antpipe.core.catalogue import Ints
-from antpipe.core.floor import link_counts
-from antpipe.core.untrained import LAST, Untrained
 from antpipe.runtime.arrays import within_groups
 
 SAMPLED_STEPS = 64  # of the first epoch, to plan the shape
 HEADROOM = 1 / 16  # above the largest of these
-TRANSITIONS_HEADROOM = 1 / 4  # they vary more, and cost less
 ROW_MULTIPLE = 8  # of row lengths: attention on a GPU copies masks of other lengths
 SHORTEST_ROW = 32
 WHOLE = 0  # number of items of a step that reads the whole catalogue: they are not listed
@@ -30,16 +27,12 @@ WHOLE = 0  # number of items of a step that reads the whole catalogue: they are 
 
 @dataclass(frozen=True)
 class Shape:
-    """rows of `length` positions; places for targets and for items (WHOLE: all items of the catalogue, in order).
-
-    links: those that the last items of all positions may have (0: for a model without a floor).
-    """
+    """rows of `length` positions; places for targets and for items (WHOLE: all items of the catalogue, in order)."""
 
     rows: int
     length: int
     targets: int
     items: int
-    links: int = 0
 
     def parts(self) -> dict[str, tuple[int, ...]]:
         """The arrays of a step, which lie one after the other in one vector of 64-bit numbers."""
@@ -51,7 +44,6 @@ class Shape:
             "positions": (self.targets,),
             "targets": (self.targets,),
             "users": (self.targets,),
-            "last": (self.targets if self.links else 0, LAST),
             "items": (self.items,),
             "log_inclusion": (self.items,),
             "counts": (1,),
@@ -69,13 +61,11 @@ class Shape:
             start += size
         return views
 
-    def holding(self, rows: int, targets: int, items: int, links: int = 0) -> "Shape":
-        """This shape, or the first of its doublings that has places for so many; links are doubled apart."""
+    def holding(self, rows: int, targets: int, items: int) -> "Shape":
+        """This shape, or the first of its doublings that has places for so many."""
         shape = self
         while shape.rows < rows or shape.targets < targets or (self.items != WHOLE and shape.items < items):
             shape = replace(shape, rows=2 * shape.rows, targets=2 * shape.targets, items=2 * shape.items)
-        while self.links and shape.links < links:
-            shape = replace(shape, links=2 * shape.links)
         return shape
 
 
@@ -86,9 +76,8 @@ class PackedBatch:
     numbers: (shape.numbers(),) int64, the arrays of `Shape.parts`: `inputs` (B, L) indices into the step's items,
     `places` (B, L) of a position in its window, `windows` (B, L) the number of its window, from 1, and 0 for padding;
     `positions` (P,) indices into the flattened (B * L) outputs, `targets` (P,) indices into the items, `users` (P,) the
-    sequence of each target, `last` (P, LAST) the last items of each position as `recent` gives them, -1 for padding,
-    `items` (n,) global rows, `log_inclusion` (n,) as the bits of float64, infinite for what is no candidate; `counts`
-    (1,) the real targets. A target of padding is that of the first position.
+    sequence of each target, `items` (n,) global rows, `log_inclusion` (n,) as the bits of float64, infinite for what is
+    no candidate; `counts` (1,) the real targets. A target of padding is that of the first position.
     items: (n,) without padding; targets: (P,) without padding, global rows. features: by modality, float16 (n, d) with
     padding, if they are not on the GPU; present: (n,) bool likewise. made_of: what `exact` makes again.
     """
@@ -138,31 +127,21 @@ def row_length(max_len: int) -> int:
     return max(SHORTEST_ROW, -(-max_len // ROW_MULTIPLE) * ROW_MULTIPLE)
 
 
-def plan_shape(
-    windows: Windows, batch_size: int, seed: int, candidates: Candidates, max_len: int, floor: Untrained | None = None
-) -> Shape:
-    """The shape for the steps of a run: rows and items of its first ones with HEADROOM, and places for all targets.
-
-    floor: what a model with a floor knows.
-    """
-    length, most = row_length(max_len), np.ones(3)
+def plan_shape(windows: Windows, batch_size: int, seed: int, candidates: Candidates, max_len: int) -> Shape:
+    """The shape for the steps of a run: rows and items of its first ones with HEADROOM, and places for all targets."""
+    length, most = row_length(max_len), np.ones(2)
     for chosen, _ in islice(step_windows(windows, batch_size, seed, 1), SAMPLED_STEPS):
         row, _ = pack(windows.length[chosen], length)
-        read, window, within = _read_by(windows, chosen)
+        read, *_ = _read_by(windows, chosen)
         named = len(np.unique(read)) if candidates.drawn < candidates.size else 0
-        steps = 0
-        if floor is not None:
-            is_target = within > (windows.length - windows.targets)[chosen][window]
-            steps = int(link_counts(floor, _last(read, within, is_target)).sum())
-        most = np.maximum(most, [row.max() + 1, named, steps])
-    rows, items = (int(one * (1 + HEADROOM)) + 1 for one in most[:2])
+        most = np.maximum(most, [row.max() + 1, named])
+    rows, items = (int(one * (1 + HEADROOM)) + 1 for one in most)
     targets = min(int(windows.targets.sum()), batch_size - 1 + int(windows.targets.max()))  # no step has more
     return Shape(
         -(-rows // 8) * 8,
         length,
         -(-targets // 16) * 16,
         WHOLE if candidates.drawn >= candidates.size else -(-(items + candidates.drawn) // 64) * 64,
-        0 if floor is None else int(most[2] * (1 + TRANSITIONS_HEADROOM)) + 1,
     )
 
 
@@ -175,28 +154,17 @@ def _read_by(windows: Windows, chosen: Ints) -> tuple[Ints, Ints, Ints]:
     return windows.items[windows.first[chosen][window] + within], window, within
 
 
-def _last(read: Ints, within: Ints, is_target: NDArray[np.bool_]) -> Ints:
-    """What `recent` gives, (P, LAST), for the positions before these targets: of `read` (T + W,), -1 if there is none.
-
-    read, within: as `_read_by` gives them; read may be any numbers of the items.
-    """
-    target = np.flatnonzero(is_target)[:, None]
-    back = np.arange(1, LAST + 1)
-    return np.where(back <= within[target], read[np.maximum(target - back, 0)], -1)
-
-
 def packed_batch(
     windows: Windows,
     chosen: Ints,
     candidates: Candidates,
     rng: np.random.Generator,
     base: Shape,
-    known: Untrained | None = None,
-    unsold: bool = True,
+    new: NDArray[np.bool_] | None = None,
 ) -> PackedBatch:
     """The step on the chosen windows: the same items, sequences and targets as `make_batch`, in another order.
 
-    known: for a model with a floor, or if items that do not occur in training are no candidates (not `unsold`).
+    new: (N,) items that are no candidates; None if all are.
     """
     made_of = (windows, chosen, candidates, dict(rng.bit_generator.state))
     read, window, within = _read_by(windows, chosen)
@@ -210,10 +178,7 @@ def packed_batch(
             index = np.searchsorted(items, own)[index]
     row, column = pack(length, base.length)
     is_target = within > (length - targets)[window]
-    steps = 0
-    if base.links and known is not None:
-        steps = int(link_counts(known, _last(read, within, is_target)).sum())
-    shape = base.holding(int(row.max()) + 1, int(targets.sum()), len(items), steps)
+    shape = base.holding(int(row.max()) + 1, int(targets.sum()), len(items))
     numbers = np.zeros(shape.numbers(), np.int64)
     part = shape.split(numbers)
     is_input = within < length[window]
@@ -228,15 +193,12 @@ def packed_batch(
     part["targets"][count:] = part["targets"][0]
     part["users"][:count] = windows.user[chosen][window[is_target]]
     part["counts"][0] = count
-    if base.links:
-        part["last"][:count] = _last(index, within, is_target)
-        part["last"][count:] = -1
     if base.items != WHOLE:
         part["items"][:] = items[0]
         part["items"][: len(items)] = items
         inclusion = np.full(shape.items, np.inf)
         inclusion[: len(items)] = 0 if log_inclusion is None else log_inclusion
-        if known is not None and not unsold:
-            inclusion[: len(items)][known.new[items]] = np.inf
+        if new is not None:
+            inclusion[: len(items)][new[items]] = np.inf
         part["log_inclusion"][:] = inclusion.view(np.int64)
     return PackedBatch(shape, numbers, items, read[is_target], made_of)

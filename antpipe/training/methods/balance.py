@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 from antpipe.core.batches import Batch
 from antpipe.core.catalogue import ItemInputs
-from antpipe.core.losses import Extras
-from antpipe.core.untrained import Untrained
+from antpipe.core.losses import Bonus
 from antpipe.settings.training import TrainConfig
 from antpipe.training.methods.method import Method, Pass, softmax_of
 from antpipe.training.parallel import World
-from antpipe.training.step_loss import extras_of, hidden_states
+from antpipe.training.step_loss import Flags, bonus_of, hidden_states
 
 if TYPE_CHECKING:
     import torch
@@ -31,18 +30,17 @@ def balance(model: "Ant") -> Method:
     positions, epochs = (torch.zeros((), dtype=torch.float64) for _ in range(2))
 
     def loss(
-        model: "Ant", inputs: ItemInputs, batch: Batch, config: TrainConfig, _: World, known: Untrained | None
+        model: "Ant", inputs: ItemInputs, batch: Batch, config: TrainConfig, _: World, new: Flags | None
     ) -> "torch.Tensor":
         vectors = model.items(inputs.features, inputs.ids, inputs.present)
-        extras = extras_of(model, inputs, batch, known)
 
-        def of(items: "torch.Tensor", added: Extras) -> "torch.Tensor":
-            made = Pass(items, hidden_states(model, items, batch), added)
-            return softmax_of(model, made, batch, config, known)
+        def of(items: "torch.Tensor", bonus: Bonus | None) -> "torch.Tensor":
+            made = Pass(items, hidden_states(model, items, batch), bonus)
+            return softmax_of(model, made, batch, new)
 
-        whole, rho = of(vectors.fused, extras), weight_after(int(epochs), config)
+        whole, rho = of(vectors.fused, bonus_of(model, batch)), weight_after(int(epochs), config)
         with torch.set_grad_enabled(rho > 0):
-            each = torch.stack([of(vectors.parts[name], Extras()) for name in names])
+            each = torch.stack([of(vectors.parts[name], None) for name in names])
         sums.add_(each.detach().double().cpu() * len(batch.targets))
         positions.add_(len(batch.targets))
         if not rho:

@@ -13,13 +13,12 @@ import numpy as np
 from antpipe.core import losses
 from antpipe.core.batches import Batch, Block, Windows, blocks_of
 from antpipe.core.catalogue import ItemInputs
-from antpipe.core.losses import Bonus, Extras
-from antpipe.core.untrained import Untrained
+from antpipe.core.losses import Bonus
 from antpipe.settings.training import TrainConfig
 from antpipe.training.methods.method import Method
 from antpipe.training.methods.weak_positives import Marks, factors
 from antpipe.training.parallel import World
-from antpipe.training.step_loss import candidates_only, extras_of, hidden_states
+from antpipe.training.step_loss import Flags, bonus_of, candidates_only, hidden_states
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +34,7 @@ def behaviour(windows: Windows, marks: Marks) -> Method:
     marked = replace(windows, items=numbers[1:])  # the same windows of marks
 
     def loss(
-        model: "Ant", inputs: ItemInputs, batch: Batch, config: TrainConfig, _: World, known: Untrained | None
+        model: "Ant", inputs: ItemInputs, batch: Batch, config: TrainConfig, _: World, new: Flags | None
     ) -> "torch.Tensor":
         assert batch.windows is not None
         read, of_targets = blocks_of(marked, batch.windows)
@@ -46,16 +45,15 @@ def behaviour(windows: Windows, marks: Marks) -> Method:
         weights = factors(config.low_rated_weight, config.unverified_weight)[there][of_targets]
         if not weights.any():
             return hidden.sum() * 0.0
-        extras, offset = extras_of(model, inputs, batch, known), candidates_only(known, batch, config)
+        bonus, offset = bonus_of(model, batch), candidates_only(new, batch)
         sampled = None if offset is None else torch.from_numpy(offset).to(items.device)
         targets = torch.from_numpy(batch.targets).to(items.device)
         total = torch.zeros((), device=items.device)
         for weight in np.unique(weights[weights > 0]):
             rows = torch.from_numpy(np.flatnonzero(weights == weight)).to(items.device)
             mine = targets.index_select(0, rows), model.config.temperature, sampled, len(targets)
-            one = losses.full_softmax(
-                hidden.index_select(0, rows), items, *mine, extras_of_rows(extras, rows, len(targets))
-            )
+            some = None if bonus is None else bonus_of_rows(bonus, rows, len(targets))
+            one = losses.full_softmax(hidden.index_select(0, rows), items, *mine, some)
             total = total + float(weight) * one
         return total * float(len(weights) / weights.sum())
 
@@ -69,18 +67,11 @@ def with_twins(blocks: Sequence[Block], marks: Sequence[Block], n: int) -> tuple
     )
 
 
-def extras_of_rows(extras: Extras, rows: "torch.Tensor", count: int) -> Extras:
+def bonus_of_rows(bonus: Bonus, rows: "torch.Tensor", count: int) -> Bonus:
     """What is added to the cosines of some of `count` positions, by their numbers (ascending)."""
     import torch
 
     place = torch.full((count,), -1, device=rows.device)
     place[rows] = torch.arange(len(rows), device=rows.device)
-
-    def some(bonus: Bonus) -> Bonus:
-        kept = (place[bonus.rows] >= 0).nonzero()[:, 0]
-        values = None if bonus.values is None else bonus.values[kept]
-        return Bonus(bonus.score, place[bonus.rows[kept]], bonus.columns[kept], values)
-
-    known = extras.known
-    texts = None if known is None else replace(known, queries=known.queries.index_select(0, rows))
-    return Extras([some(bonus) for bonus in extras.bonuses], texts, extras.cosine)
+    kept = (place[bonus.rows] >= 0).nonzero()[:, 0]
+    return Bonus(bonus.score, place[bonus.rows[kept]], bonus.columns[kept])

@@ -12,11 +12,11 @@ import numpy as np
 from antpipe.core.batches import Batch, Block
 from antpipe.core.catalogue import Ints, ItemInputs
 from antpipe.core.losses import Bonus
-from antpipe.core.untrained import Untrained
 from antpipe.settings.methods import DISTIL
 from antpipe.settings.training import TrainConfig
 from antpipe.training.methods.method import Method, Pass, pass_of, softmax_of
 from antpipe.training.parallel import World
+from antpipe.training.step_loss import Flags
 
 if TYPE_CHECKING:
     import torch
@@ -35,9 +35,9 @@ def consensus(model: "Ant", pool: Ints, config: TrainConfig, device: "torch.devi
     allowed = torch.from_numpy(pool).to(device)
 
     def loss(
-        model: "Ant", inputs: ItemInputs, batch: Batch, config: TrainConfig, _: World, known: Untrained | None
+        model: "Ant", inputs: ItemInputs, batch: Batch, config: TrainConfig, _: World, new: Flags | None
     ) -> "torch.Tensor":
-        both, made = (model, peer), [pass_of(one, inputs, batch, known) for one in (model, peer)]
+        both, made = (model, peer), [pass_of(one, inputs, batch) for one in (model, peer)]
         targets = torch.from_numpy(batch.targets).to(device)
         read = torch.from_numpy(windows_read(batch.blocks)).to(device)
         drawn = draw(allowed, torch.cat([read, targets[:, None]], 1), config.peer_candidates)
@@ -54,8 +54,7 @@ def consensus(model: "Ant", pool: Ints, config: TrainConfig, device: "torch.devi
                 each[OTHER] = each[OTHER] + ranked_above(scores[OTHER], of_peer, weights)
         if config.method == DISTIL:
             each = [
-                one + softmax_of(its, passed, batch, config, known)
-                for one, its, passed in zip(each, both, made, strict=True)
+                one + softmax_of(its, passed, batch, new) for one, its, passed in zip(each, both, made, strict=True)
             ]
         return each[SELF] + (each[OTHER] - each[OTHER].detach())  # the peer's loss counts for its gradient only
 
@@ -64,7 +63,7 @@ def consensus(model: "Ant", pool: Ints, config: TrainConfig, device: "torch.devi
 
 
 def peer_of(model: "Ant", config: TrainConfig) -> "Ant":
-    """A model like this one with other first values, perhaps with other layers; the terms of a floor begin alike."""
+    """A model like this one with other first values, perhaps with other layers."""
     import torch
 
     from antpipe.core.model import Ant
@@ -73,11 +72,8 @@ def peer_of(model: "Ant", config: TrainConfig) -> "Ant":
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(np.random.default_rng([config.seed, PEER]).integers(2**63)))
         peer = Ant(shape, model.widths, model.max_len, None if model.ids is None else len(model.ids.weight))
-    with torch.no_grad():
-        if model.floor is not None and peer.floor is not None:
-            peer.floor.load_state_dict(model.floor.state_dict())
-        if model.history_score is not None and peer.history_score is not None:
-            peer.history_score.copy_(model.history_score)
+    if model.history_score is not None and peer.history_score is not None:
+        peer.history_score.detach().copy_(model.history_score)
     return peer
 
 
@@ -116,32 +112,24 @@ def scores_of(model: "Ant", made: Pass, chosen: "torch.Tensor") -> "torch.Tensor
     import torch
     import torch.nn.functional as F
 
-    def scored(queries: "torch.Tensor", table: "torch.Tensor") -> "torch.Tensor":
-        read = table.float().index_select(0, chosen.flatten()).view(*chosen.shape, -1)
-        return torch.einsum("pd,pnd->pn", queries.float(), read)
-
-    extras = made.extras
-    scores = scored(F.normalize(made.hidden.float(), dim=-1), F.normalize(made.items.float(), dim=-1))
-    if extras.cosine is not None:
-        scores = scores * extras.cosine
-    for bonus in extras.bonuses:
-        scores = scores + bonus.score * numbers_of(bonus, chosen, len(made.items))
-    if extras.known is not None:
-        scores = scores + extras.known.score * scored(extras.known.queries, extras.known.candidates)
+    table = F.normalize(made.items.float(), dim=-1)
+    read = table.index_select(0, chosen.flatten()).view(*chosen.shape, -1)
+    scores = torch.einsum("pd,pnd->pn", F.normalize(made.hidden.float(), dim=-1), read)
+    if made.bonus is not None:
+        scores = scores + made.bonus.score * pairs_at(made.bonus, chosen, len(made.items))
     return scores / model.config.temperature
 
 
-def numbers_of(bonus: Bonus, chosen: "torch.Tensor", n: int) -> "torch.Tensor":
-    """(P, N): the number of each pair of a row and a chosen item, 0 for pairs without one."""
+def pairs_at(bonus: Bonus, chosen: "torch.Tensor", n: int) -> "torch.Tensor":
+    """(P, N): 1 where a row and a chosen item are one of the bonus' pairs, else 0."""
     import torch
 
-    pairs, order = (bonus.rows * n + bonus.columns).sort()
+    pairs = (bonus.rows * n + bonus.columns).sort().values
     if not len(pairs):
         return torch.zeros(chosen.shape, device=chosen.device)
     wanted = torch.arange(len(chosen), device=chosen.device)[:, None] * n + chosen
     place = torch.searchsorted(pairs, wanted).clamp(max=len(pairs) - 1)
-    found = (pairs[place] == wanted).float()
-    return found if bonus.values is None else found * bonus.values[order][place].float()
+    return (pairs[place] == wanted).float()
 
 
 def choose(own: "torch.Tensor", other: "torch.Tensor", top: int) -> "torch.Tensor":

@@ -21,18 +21,7 @@ from antpipe.store.documents import write_json
 from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import RunFolder
-from antpipe.training.loop import (
-    SELECTION,
-    START,
-    VALID,
-    fit,
-    judge_beginning,
-    keep_floor_unless_beaten,
-    scalars_of,
-    standing,
-    take_if_best,
-    trained_by,
-)
+from antpipe.training.loop import fit, trained_by
 from antpipe.training.methods.fork_request import ForkMergePlan, ForkMergeRequest
 from antpipe.training.methods.merging import average, chosen_shares
 from antpipe.training.methods.mixed_steps import MixedSteps, shares_of
@@ -64,6 +53,17 @@ from antpipe.training.state import (
 )
 from antpipe.training.tracking import require_tracker, tracking
 from antpipe.training.validation import validating
+from antpipe.training.worth import (
+    SELECTION,
+    START,
+    VALID,
+    keep_floor_unless_beaten,
+    standing,
+    take_if_best,
+    use_reranker,
+    weighed,
+    weighing,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -207,13 +207,14 @@ def run_rounds(run: Merging, keep: Keeping) -> None:
     """Rank, then train and merge round by round, and finish the run with its best merged weights."""
     plan, model = run.plan, run.model()
     judge = validating(model, plan.data, run.device, lambda: None)
-    begun = {name: value.clone() for name, value in scalars_of(model).items()}
+    weigh = None if model.floor is None else weighing(model, plan.data, judge)
     teach(model, plan, run.folder.path, begun=keep.begun)
     state = keep.begin(model, adam(trained_by(model), plan.request.training.lr, run.device, recorded=False), {})
     at = state.at
     if model.reranker is not None:
         run.learned = {name: value.clone() for name, value in model.reranker.state_dict().items()}
-    judge_beginning(state, judge, plan.data.judged())
+    judged = weighed(judge, weigh)
+    use_reranker(model, 0.0)
     if not keep.begun:
         keep.save(state)
     ranking = rank(run)
@@ -225,7 +226,7 @@ def run_rounds(run: Merging, keep: Keeping) -> None:
         mark = next(one for one in marks if one > len(at.rows))
         for name, auxiliaries in run.branches.items():
             run.train(name, auxiliaries, mark)
-        rows, valid = merge(run, state, judge, mark)
+        rows, valid = merge(run, state, judged, mark)
         take_if_best(state, mark, valid, rows[-1]["loss"])
         at.finished = mark == marks[-1] or 0 < patience <= mark - at.best_epoch
         for row in rows:
@@ -235,8 +236,8 @@ def run_rounds(run: Merging, keep: Keeping) -> None:
         totals(run, at)
         keep.save(state)
     model.load_state_dict(state.best_weights)
-    if begun and at.best_epoch:
-        keep_floor_unless_beaten(model, at, begun, judge, plan.data)
+    if weigh is not None:
+        at.best_epoch, at.best = keep_floor_unless_beaten(model, at, judge, weigh, plan.data)
     write_json(report_file(run.folder.path, FORK_MERGE), report(run, at, ranking))
     finish(run.folder, model, plan, at, run.device)
     shutil.rmtree(run.folder.path / "branches")

@@ -21,7 +21,6 @@ from antpipe.training import checkpoint
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.data import TrainingData
 from antpipe.training.folder import RunFolder, another_folder
-from antpipe.training.loop import SELECTION, VALID
 from antpipe.training.methods.merging import Figures, Weights, merged_by_group, score
 from antpipe.training.methods.reports import read_report, report_file
 from antpipe.training.opening import open_run
@@ -30,6 +29,7 @@ from antpipe.training.request import MERGE, Plan, RunRequest
 from antpipe.training.run import FINISHED, device_of, finish, what_is_there
 from antpipe.training.state import Position, begin
 from antpipe.training.validation import validating
+from antpipe.training.worth import SELECTION, VALID
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from antpipe.core.stages import GROUPS, group_of
-from antpipe.training.loop import SELECTION, TIE_BREAK
+from antpipe.training.worth import SELECTION, TIE_BREAK
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 from antpipe.core.batches import Batch
 from antpipe.core.catalogue import ItemInputs
-from antpipe.core.losses import Extras
-from antpipe.core.untrained import Untrained
+from antpipe.core.losses import Bonus
 from antpipe.settings.training import TrainConfig
 from antpipe.training.parallel import World
-from antpipe.training.step_loss import candidates_only, extras_of, hidden_states, softmax_over_items
+from antpipe.training.step_loss import Flags, bonus_of, candidates_only, hidden_states, softmax_over_items
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from antpipe.core.model import Ant
 
 Loss = Callable[
-    ["Ant", ItemInputs, Batch, TrainConfig, World, Untrained | None],
+    ["Ant", ItemInputs, Batch, TrainConfig, World, Flags | None],
     "torch.Tensor",
 ]
 
@@ -44,19 +43,19 @@ PLAIN = Method()  # none at all
 @dataclass(frozen=True)
 class Pass:
     """What a model makes of a step: vectors of its items (n, D), what it expects at each position (P, D), and what is
-    added to their cosines."""
+    added to some cosines."""
 
     items: "torch.Tensor"
     hidden: "torch.Tensor"
-    extras: Extras
+    bonus: Bonus | None
 
 
-def pass_of(model: "Ant", inputs: ItemInputs, batch: Batch, known: Untrained | None) -> Pass:
+def pass_of(model: "Ant", inputs: ItemInputs, batch: Batch) -> Pass:
     """The forward pass of `target_loss`."""
     items = model.items(inputs.features, inputs.ids, inputs.present).fused
-    return Pass(items, hidden_states(model, items, batch), extras_of(model, inputs, batch, known))
+    return Pass(items, hidden_states(model, items, batch), bonus_of(model, batch))
 
 
-def softmax_of(model: "Ant", made: Pass, batch: Batch, config: TrainConfig, known: Untrained | None) -> "torch.Tensor":
+def softmax_of(model: "Ant", made: Pass, batch: Batch, new: Flags | None) -> "torch.Tensor":
     """The loss of `target_loss`."""
-    return softmax_over_items(model, made.hidden, made.items, batch, made.extras, candidates_only(known, batch, config))
+    return softmax_over_items(model, made.hidden, made.items, batch, made.bonus, candidates_only(new, batch))

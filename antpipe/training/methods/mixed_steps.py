@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from antpipe.core.batches import Batch, step_windows
-from antpipe.core.floor import known_of
 from antpipe.training.data import TrainingData
-from antpipe.training.loop import ExactSteps, candidates_of, reads_known, windows_to_train
+from antpipe.training.loop import ExactSteps, candidates_of, no_negatives, windows_to_train
 from antpipe.training.replay import Setup
 
 if TYPE_CHECKING:
@@ -78,9 +77,8 @@ def auxiliary(setup: Setup, data: TrainingData) -> Setup:
     """What steps on an auxiliary are taken with: the target's model without its ids, and its optimiser."""
     windows = windows_to_train(data, setup.config, in_batch=False)
     model, catalogue = without_ids(setup.model), data.catalogue
-    known = known_of(data.sequences, catalogue, model.widths) if reads_known(model, setup.config) else None
-    drawn = candidates_of(data, False, setup.config)
-    return replace(setup, model=model, catalogue=catalogue, windows=windows, candidates=drawn, passes=1, known=known)
+    new, drawn = no_negatives(data, setup.config), candidates_of(data, False, setup.config)
+    return replace(setup, model=model, catalogue=catalogue, windows=windows, candidates=drawn, passes=1, new=new)
 
 
 def without_ids(model: "Ant") -> "Ant":

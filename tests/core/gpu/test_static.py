@@ -11,16 +11,14 @@ from hypothesis import strategies as st
 
 from antpipe.core.batches import Candidates, batches, step_windows, training_windows
 from antpipe.core.catalogue import Ints, item_inputs
-from antpipe.core.floor import known_of, link_counts, recent
 from antpipe.core.gpu import static
-from antpipe.core.gpu.floor import known_on
 from antpipe.core.gpu.packing import WHOLE, PackedBatch, Shape, pack, packed_batch, plan_shape
 from antpipe.core.gpu.static import static_loss, step_of
 from antpipe.core.model import Ant
-from antpipe.core.untrained import Untrained
 from antpipe.settings.model import ModelConfig
 from antpipe.settings.training import TrainConfig
-from antpipe.training.step_loss import pretraining_loss, target_loss
+from antpipe.training.loop import no_negatives
+from antpipe.training.step_loss import Flags, pretraining_loss, target_loss
 from benchmarks.synthetic_shops import MAX_LEN, WIDTHS, training_data
 
 CPU = torch.device("cpu")
@@ -28,6 +26,8 @@ DATA = training_data((50, 70), 90, 700)
 SIZE = len(DATA.catalogue)
 WINDOWS = training_windows(DATA.sequences, DATA.catalogue.offsets)
 MODEL = ModelConfig(width=32, experts=3)
+NEW = no_negatives(DATA, TrainConfig(unsold_negatives=False))
+assert NEW is not None
 WHOLE_CATALOGUE, OWN, DRAWN = Candidates(SIZE, SIZE), Candidates(SIZE, 0), Candidates(SIZE, 8)
 
 
@@ -55,12 +55,10 @@ def test_rows_are_few_for_many_short_sequences() -> None:
     assert (row.max() + 1) * 56 < 1.25 * lengths.sum()
 
 
-def packed(
-    candidates: Candidates, known: Untrained | None = None, *, floor: bool = False, unsold: bool = True
-) -> list[PackedBatch]:
-    base = plan_shape(WINDOWS, 128, 0, candidates, MAX_LEN, known if floor else None)
+def packed(candidates: Candidates, new: Flags | None = None) -> list[PackedBatch]:
+    base = plan_shape(WINDOWS, 128, 0, candidates, MAX_LEN)
     steps = step_windows(WINDOWS, 128, 0, 1)
-    return [packed_batch(WINDOWS, chosen, candidates, rng, base, known, unsold) for chosen, rng in steps]
+    return [packed_batch(WINDOWS, chosen, candidates, rng, base, new) for chosen, rng in steps]
 
 
 def prefixes(inputs: Ints, positions: Ints, targets: Ints, starts: Ints) -> list[tuple[int, ...]]:
@@ -102,35 +100,12 @@ def test_a_step_that_does_not_fit_gets_the_doubled_shape() -> None:
     assert large.shape == Shape(100, 56, 128, 240)
 
 
-def test_links_that_do_not_fit_are_doubled_alone() -> None:
-    chosen, rng = next(step_windows(WINDOWS, 128, 0, 1))
-    shape = Shape(50, 56, 128, 320, 64)
-    large = packed_batch(WINDOWS, chosen, OWN, rng, shape, KNOWN).shape
-    assert large.links % 64 == 0
-    assert large == replace(shape, links=large.links)
-    assert len({one.shape for one in packed(OWN, KNOWN, floor=True)}) == 1
-
-
-@pytest.mark.parametrize("candidates", [WHOLE_CATALOGUE, OWN])
-def test_the_last_items_of_packed_positions_are_those_of_the_exact_batch(candidates: Candidates) -> None:
-    exact = list(batches(WINDOWS, 128, 0, 1, candidates))
-    for one, other in zip(packed(candidates, KNOWN, floor=True), exact, strict=True):
-        part, count = one.shape.split(one.numbers), len(other.targets)
-        items = np.arange(SIZE) if one.shape.items == WHOLE else part["items"]
-        found = np.column_stack([items[part["targets"]], np.where(part["last"] >= 0, items[part["last"]], -1)])
-        last = recent(other.blocks)
-        wanted = np.column_stack([other.items[other.targets], np.where(last >= 0, other.items[last], -1)])
-        assert sorted(found[:count].tolist()) == sorted(wanted.tolist())
-        assert (part["last"][count:] == -1).all()
-        assert one.shape.links >= link_counts(KNOWN, last if one.shape.items == WHOLE else wanted[:, 1:]).sum()
-
-
 def test_new_items_of_a_sample_are_no_candidates() -> None:
-    assert KNOWN.new.any()
-    for one in packed(DRAWN, KNOWN, unsold=False):
+    assert NEW.any()
+    for one in packed(DRAWN, NEW):
         part = one.shape.split(one.numbers)
         count = len(one.items)
-        assert np.array_equal(np.isinf(part["log_inclusion"].view(np.float64)[:count]), KNOWN.new[one.items])
+        assert np.array_equal(np.isinf(part["log_inclusion"].view(np.float64)[:count]), NEW[one.items])
 
 
 def test_a_packed_batch_can_be_made_again_in_exact_blocks() -> None:
@@ -152,15 +127,12 @@ VARIANTS = {
     "mixture": {"feed_forward_experts": 3},
     "floor": {"floor": True},
     "floor and ids": {"floor": True, "transductive": True, "learned_missing": True},
-    "floor without texts": {"floor": True},
 }
-KNOWN = known_of(DATA.sequences, DATA.catalogue, WIDTHS)
 
 
 def model_of(variant: str) -> Ant:
     torch.manual_seed(0)
-    widths = {name: width for name, width in WIDTHS.items() if name != "text" or variant != "floor without texts"}
-    model = Ant(replace(MODEL, **VARIANTS[variant]), widths, MAX_LEN, SIZE)
+    model = Ant(replace(MODEL, **VARIANTS[variant]), WIDTHS, MAX_LEN, SIZE)
     with torch.no_grad():
         for parameter in model.parameters():  # nothing is zero, so that a comparison checks all of them
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -187,22 +159,20 @@ def test_loss_and_gradients_are_those_of_the_exact_blocks(
     unsold: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model, config = model_of(variant), replace(config, unsold_negatives=unsold)
-    floor = model.floor is not None
-    known = KNOWN if floor or not unsold else None
+    model, new = model_of(variant), None if unsold else NEW
     exact_loss = pretraining_loss if pretraining else target_loss
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for at_once in (static.SCORES_AT_ONCE, 3000):  # whole, and in blocks of rows
         monkeypatch.setattr(static, "SCORES_AT_ONCE", at_once)
-        packs = packed(candidates, known, floor=floor, unsold=unsold)
+        packs = packed(candidates, new)
         pairs = zip(packs, batches(WINDOWS, 128, 0, 1, candidates), strict=True)
         for one, batch in islice(pairs, 2):
             rows = np.arange(SIZE) if one.shape.items == WHOLE else one.shape.split(one.numbers)["items"]
             step = step_of(torch.from_numpy(one.numbers), one.shape)
             inputs, exact = (item_inputs(DATA.catalogue, model.widths, some, CPU) for some in (rows, batch.items))
-            on_device = None if known is None else known_on(known, CPU)
-            loss = static_loss(model, inputs, step, config, pretraining=pretraining, known=on_device)
-            wanted = exact_loss(model, exact, batch, config, known=known)
+            there = None if new is None else torch.from_numpy(new)
+            loss = static_loss(model, inputs, step, config, pretraining=pretraining, new=there)
+            wanted = exact_loss(model, exact, batch, config, new=new)
             assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
             found, expected = (torch.autograd.grad(value, trained, allow_unused=True) for value in (loss, wanted))
             for parameter, mine, theirs in zip(trained, found, expected, strict=True):
@@ -214,18 +184,14 @@ def test_loss_and_gradients_are_those_of_the_exact_blocks(
                 assert (mine - theirs).norm() <= 2e-6 * size + 1e-9, tuple(parameter.shape)
 
 
-@pytest.mark.parametrize("variant", ["history", "floor"])
-def test_padding_has_no_weight(variant: str) -> None:
-    model, config = model_of(variant), TrainConfig(image_text_weight=0.5)
-    known = KNOWN if model.floor is not None else None
-    base = plan_shape(WINDOWS, 128, 0, OWN, MAX_LEN, known)
+def test_padding_has_no_weight() -> None:
+    model, config = model_of("history"), TrainConfig(image_text_weight=0.5)
+    base = plan_shape(WINDOWS, 128, 0, OWN, MAX_LEN)
     chosen, _ = next(step_windows(WINDOWS, 128, 0, 1))
     losses = []
-    more = 0 if known is None else base.links + 99
-    for shape in (base, Shape(base.rows + 8, base.length, base.targets + 64, base.items + 64, more)):
-        one = packed_batch(WINDOWS, chosen, OWN, np.random.default_rng(0), shape, known)
+    for shape in (base, Shape(base.rows + 8, base.length, base.targets + 64, base.items + 64)):
+        one = packed_batch(WINDOWS, chosen, OWN, np.random.default_rng(0), shape)
         inputs = item_inputs(DATA.catalogue, WIDTHS, one.shape.split(one.numbers)["items"], CPU)
         step = step_of(torch.from_numpy(one.numbers), one.shape)
-        on_device = None if known is None else known_on(known, CPU)
-        losses.append(static_loss(model, inputs, step, config, pretraining=True, known=on_device).item())
+        losses.append(static_loss(model, inputs, step, config, pretraining=True).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)

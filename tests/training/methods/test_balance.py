@@ -8,7 +8,6 @@ import torch
 
 from antpipe.core.batches import batches, training_windows
 from antpipe.core.catalogue import item_inputs
-from antpipe.core.losses import Extras
 from antpipe.core.model import Ant
 from antpipe.training.data import TrainingData
 from antpipe.training.loop import candidates_of, fit
@@ -44,7 +43,7 @@ def test_the_gradient_is_that_of_the_loss_and_the_smooth_maximum_of_losses_over_
 
     def alone(name: str) -> torch.Tensor:
         items = model.items(inputs.features, inputs.ids, inputs.present).parts[name]
-        return softmax_over_items(model, hidden_states(model, items, batch), items, batch, Extras(), None)
+        return softmax_over_items(model, hidden_states(model, items, batch), items, batch, None, None)
 
     def gradient(loss: torch.Tensor) -> torch.Tensor:
         trained = [one for name, one in model.named_parameters() if not name.endswith("w_noise")]  # without noise

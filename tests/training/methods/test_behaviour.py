@@ -10,7 +10,6 @@ import torch
 
 from antpipe.core.batches import batches, training_windows
 from antpipe.core.catalogue import item_inputs
-from antpipe.core.floor import known_of
 from antpipe.core.model import Ant
 from antpipe.errors import DataError
 from antpipe.features.build_sequences import build_sequences
@@ -31,17 +30,18 @@ CPU = torch.device("cpu")
 CONFIG = replace(TRAINING, method="behaviour", low_rated_weight=0.25, low_rated_gate=0.5)
 
 
-def step(store: Store, name: str = "Target", *, floor: bool = False):  # type: ignore[no-untyped-def]
+def step(store: Store, name: str = "Target", *, history: bool = False):  # type: ignore[no-untyped-def]
     data = load_training_data(store, [name], CONFIG)
     torch.manual_seed(0)
-    shape = replace(MODEL, floor=floor, hidden_dropout=0.0, attention_dropout=0.0, gate_noise=False)
+    shape = replace(MODEL, history_score=history, hidden_dropout=0.0, attention_dropout=0.0, gate_noise=False)
     model = Ant(shape, data.catalogue.widths, max_len=10)
+    if model.history_score is not None:
+        model.history_score.detach().fill_(0.2)
     windows = training_windows(data.sequences, data.catalogue.offsets)
     assert data.marks is not None
     method, batch = behaviour(windows, data.marks), next(batches(windows, 64, 0, 1, candidates_of(data, False, CONFIG)))
-    known = known_of(data.sequences, data.catalogue, model.widths) if floor else None
     inputs = item_inputs(data.catalogue, model.widths, batch.items, CPU)
-    return data, model, batch, known, inputs, lambda config: method.loss(model, inputs, batch, config, ALONE, known)
+    return data, model, batch, inputs, lambda config: method.loss(model, inputs, batch, config, ALONE, None)
 
 
 def test_low_rated_is_what_is_not_above_the_middle_of_the_scale(store: Store) -> None:
@@ -58,17 +58,17 @@ def test_unverified_is_what_is_known_not_to_be_a_verified_purchase(store: Store)
     assert np.array_equal(found, LOW_RATED * (within % 4 == 1) + UNVERIFIED * (within % 3 == 1))
 
 
-@pytest.mark.parametrize("floor", [False, True])
-def test_weights_and_gate_of_1_give_the_loss_of_the_stage(store: Store, floor: bool) -> None:
-    _, model, batch, known, inputs, loss = step(store, floor=floor)
+@pytest.mark.parametrize("history", [False, True])
+def test_weights_and_gate_of_1_give_the_loss_of_the_stage(store: Store, history: bool) -> None:
+    _, model, batch, inputs, loss = step(store, history=history)
     found = loss(replace(CONFIG, low_rated_weight=1.0, low_rated_gate=1.0))
-    assert found.item() == pytest.approx(target_loss(model, inputs, batch, CONFIG, known=known).item(), rel=1e-6)
+    assert found.item() == pytest.approx(target_loss(model, inputs, batch, CONFIG).item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("floor", [False, True])
-def test_a_low_rated_target_has_its_weight_in_the_mean(store: Store, floor: bool) -> None:
-    _, model, batch, known, inputs, loss = step(store, floor=floor)
-    made = pass_of(model, inputs, batch, known)
+@pytest.mark.parametrize("history", [False, True])
+def test_a_low_rated_target_has_its_weight_in_the_mean(store: Store, history: bool) -> None:
+    _, model, batch, inputs, loss = step(store, history=history)
+    made = pass_of(model, inputs, batch)
     every = torch.arange(len(batch.items)).expand(len(batch.targets), -1)
     each = torch.nn.functional.cross_entropy(
         scores_of(model, made, every), torch.from_numpy(batch.targets), reduction="none"
@@ -80,7 +80,7 @@ def test_a_low_rated_target_has_its_weight_in_the_mean(store: Store, floor: bool
 
 
 def test_the_factors_of_an_item_that_is_low_rated_and_unverified_are_multiplied(store: Store) -> None:
-    _, model, batch, _, inputs, loss = step(store, "Verifying")
+    _, model, batch, inputs, loss = step(store, "Verifying")
     items = model.items(inputs.features, inputs.ids, inputs.present).fused
     total = weights = at = 0.0
     for block in batch.blocks:
@@ -105,7 +105,7 @@ def test_where_nothing_is_known_to_be_unverified_its_factors_change_nothing(stor
 
 
 def test_a_low_rated_item_is_read_through_the_gate(store: Store) -> None:
-    _, model, batch, _, inputs, loss = step(store)
+    _, model, batch, inputs, loss = step(store)
     items = model.items(inputs.features, inputs.ids, inputs.present).fused
     total, at = 0.0, 0
     for block in batch.blocks:
@@ -121,7 +121,7 @@ def test_a_low_rated_item_is_read_through_the_gate(store: Store) -> None:
 
 
 def test_if_low_rated_targets_count_nothing_their_step_has_no_loss(store: Store) -> None:
-    data, model, batch, _, inputs, _ = step(store)
+    data, model, batch, inputs, _ = step(store)
     assert data.marks is not None
     windows = training_windows(data.sequences, data.catalogue.offsets)
     method = behaviour(windows, np.ones_like(data.marks))

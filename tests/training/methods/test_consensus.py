@@ -9,7 +9,6 @@ import torch
 
 from antpipe.core.batches import Block, batches, training_windows
 from antpipe.core.catalogue import item_inputs
-from antpipe.core.floor import known_of
 from antpipe.core.losses import cosine_scores
 from antpipe.core.model import Ant
 from antpipe.settings.training import TrainConfig
@@ -81,21 +80,24 @@ def test_the_soft_targets_cost_tau_squared_times_the_divergence_from_the_teacher
     assert found.item() == pytest.approx(tau**2 * (p * np.log(p / q)).sum())
 
 
-@pytest.mark.parametrize("floor", [False, True])
-def test_scores_of_chosen_items_are_those_of_the_softmax(data: TrainingData, floor: bool) -> None:
+@pytest.mark.parametrize("history", [False, True])
+def test_scores_of_chosen_items_are_those_of_the_softmax(data: TrainingData, history: bool) -> None:
     """Minus log softmax of the scores of all items is the loss of a step."""
     torch.manual_seed(0)
-    model = Ant(replace(MODEL, floor=floor, hidden_dropout=0.0, attention_dropout=0.0), data.catalogue.widths, 10)
-    batch, known = first_batch(data), known_of(data.sequences, data.catalogue, model.widths)
+    shape = replace(MODEL, history_score=history, hidden_dropout=0.0, attention_dropout=0.0)
+    model = Ant(shape, data.catalogue.widths, 10)
+    if model.history_score is not None:
+        model.history_score.detach().fill_(0.2)
+    batch = first_batch(data)
     inputs = item_inputs(data.catalogue, model.widths, batch.items, CPU)
     with torch.no_grad():
-        made = pass_of(model.eval(), inputs, batch, known)
+        made = pass_of(model.eval(), inputs, batch)
         every = torch.arange(len(batch.items)).expand(len(batch.targets), -1)
         scores = scores_of(model, made, every)
-        wanted = target_loss(model, inputs, batch, CONFIG, known=known)
+        wanted = target_loss(model, inputs, batch, CONFIG)
     own = torch.nn.functional.cross_entropy(scores, torch.from_numpy(batch.targets))
     assert own.item() == pytest.approx(wanted.item(), rel=1e-5)
-    if not floor:
+    if not history:
         torch.testing.assert_close(scores, cosine_scores(made.hidden, made.items) / model.config.temperature)
 
 

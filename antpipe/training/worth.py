@@ -1,0 +1,217 @@
+"""What training is worth beside a floor: the weight of its vectors, and whether they stay.
+
+Vectors of a target are trained without its floor, and added to it. How much they count is one weight, fitted to
+validation positions whenever epochs are judged, like the weights of the floor before. The best of the epochs has to
+beat the floor, both re-ranked if there is a re-ranker; otherwise the run is that floor.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from antpipe.core.batches import Examples, sample
+from antpipe.core.catalogue import Ints
+from antpipe.core.floor import COSINE, weights_of
+from antpipe.core.ranking import share_of_vectors
+from antpipe.core.reranker import POOL, best_of, reranking, reranks
+from antpipe.core.scoring import unit_vectors
+from antpipe.core.untrained import MOST_SCORES, SCORES_AT_ONCE, TERMS, Doubles, Untrained, blend, most_likely
+from antpipe.runtime.logs import log
+from antpipe.training.data import TrainingData
+from antpipe.training.rehearsal import SHOPS
+from antpipe.training.state import Position, Training
+from antpipe.training.validation import Judge, validating
+
+if TYPE_CHECKING:
+    import torch
+
+    from antpipe.core.model import Ant
+
+SELECTION = "recall@10"  # of protocol `all` on the validation split: chooses the best epoch
+# Of equal ones this decides, then the loss: in a catalogue of hardly more than 10 items all have the same recall.
+TIE_BREAK = "ndcg@10"
+VALID, START = "valid_", "start_"  # before these figures in RUN/metrics.jsonl: of an epoch, of a floor before training
+MOST_FITTED = 4096  # validation positions that the weight is fitted to
+SPREAD = 5.0  # of the normal distribution around 0 of the weight of trained vectors, in units of the temperature
+LOWEST = -60.0  # logits of what is not there
+# What trained vectors have to add to the log-likelihood of validation targets: with less, they made lists worse as
+# often as better. How many targets are among the first ten says too little of small shops (docs/results.md).
+LEAST_GAIN = 10.0
+# Chance brings more than so many standard errors in one of twenty runs. Hits of a floor and of runs that begin at it
+# correlate by .85 to .93 (docs/results.md).
+STANDARD_ERRORS = 1.645
+CORRELATION = 0.9
+
+
+@dataclass(frozen=True)
+class Pools:
+    """The best items by a floor alone after some examples, to fit the weight of trained vectors to.
+
+    part: Q examples whose target is among them; rows, logits: (Q, C) of the items and their scores over the
+    temperature, best first; place: (Q,) of the target.
+    """
+
+    part: Examples
+    rows: Ints
+    logits: Doubles
+    place: Ints
+
+
+def pools_of(model: "Ant", known: Untrained, valid: Examples) -> Pools:
+    """The pools of some validation positions of a model's target. known: of it, with texts."""
+    part, temperature = sample(valid, max(1, min(MOST_FITTED, MOST_SCORES // len(known.new)))), model.config.temperature
+    weights = dict.fromkeys(TERMS, 0.0) | {name: value / temperature for name, value in weights_of(model).items()}
+    size = max(1, SCORES_AT_ONCE // len(known.new))
+    blocks = [part.some(slice(begin, begin + size)) for begin in range(0, len(part), size)]
+    found = [best_of(blend(known, block, weights), POOL) for block in blocks]
+    rows, logits = np.concatenate([one[0] for one in found]), np.concatenate([one[1] for one in found])
+    hit = rows == part.targets()[:, None]
+    kept = np.flatnonzero(hit.any(1))
+    return Pools(part.some(kept), rows[kept], logits[kept], hit[kept].argmax(1))
+
+
+def weighing(model: "Ant", data: TrainingData, judge: Judge) -> Callable[[], float]:
+    """A function that gives the trained vectors of a model with a floor the weight that suits validation best, and
+    returns what they then add to the log-likelihood of its targets. It is to be called after training steps."""
+    ((domain, valid),) = data.validation.items()
+    known = judge.floors[domain]
+    pools, temperature = pools_of(model, known, valid), model.config.temperature
+
+    @cache
+    def base(*, reranked: bool) -> Doubles:
+        """(Q, C) logits of the floor."""
+        again = reranking(model, known) if reranked else None
+        if again is None:
+            return pools.logits
+        return again(pools.part, pools.rows, pools.logits * temperature, np.zeros(pools.rows.shape)) / temperature
+
+    def weigh() -> float:
+        assert model.floor is not None
+        cosine, gain = 0.0, 0.0
+        if len(pools.place):
+            queries, items = unit_vectors(model, data.catalogue, domain, pools.part, judge.device)
+            cosines = share_of_vectors(queries, items, pools.rows, queries.shape[1])
+            cosine, gain = fit_cosine(base(reranked=reranks(model)), cosines, pools.place)
+        model.floor[COSINE].detach().fill_(cosine)
+        return gain
+
+    return weigh
+
+
+def weighed(judge: Judge, weigh: Callable[[], float] | None) -> Callable[[], dict[str, float]]:
+    """A function that judges a model after its vectors got their weight beside the floor; None: it has none."""
+
+    def judged() -> dict[str, float]:
+        if weigh is not None:
+            weigh()
+        return judge()
+
+    return judged
+
+
+def fit_cosine(logits: Doubles, cosines: Doubles, place: Ints) -> tuple[float, float]:
+    """The weight of trained vectors, in units of the temperature, that maximises the likelihood of targets among their
+    pools, times a normal distribution around 0; and what it adds to the log-likelihood. None is below 0.
+
+    logits, cosines: (Q, C), of a floor and of the vectors; place: (Q,) of the target.
+    """
+    terms = np.stack([np.maximum(logits, LOWEST), cosines], 2)
+    usual, spread, least = np.array([1.0, 0.0]), np.array([0.0, SPREAD]), np.array([-np.inf, 0.0])
+    weights = most_likely(terms, place, usual, spread, least)
+    before, after = (log_likelihood(terms @ one, place) for one in (usual, weights))
+    return float(weights[1]), after - before
+
+
+def log_likelihood(scores: Doubles, place: Ints) -> float:
+    """Of targets at these places (Q,), by the softmax over scores (Q, C)."""
+    best = scores.max(1, keepdims=True)
+    total = np.log(np.exp(scores - best).sum(1)) + best[:, 0]
+    return float((scores[np.arange(len(place)), place] - total).sum())
+
+
+def standing(figures: Mapping[str, float], loss: float, prefix: str = "") -> tuple[float, float, float]:
+    """What validations are compared by. prefix: of names in metrics.jsonl, where 0.1.0 wrote no NDCG of a floor."""
+    return figures[prefix + SELECTION], figures.get(prefix + TIE_BREAK, 0.0), -loss
+
+
+def take_if_best(state: Training, epoch: int, valid: dict[str, float], loss: float = -math.inf) -> None:
+    """Keep the weights if no earlier validation was as good. epoch: those done. loss: of this one."""
+    at = state.at
+    before = at.rows[at.best_epoch - 1]["loss"] if at.best_epoch else -math.inf  # not above an equal floor
+    if not at.best or standing(valid, loss) > standing(at.best, before):
+        at.best_epoch, at.best = epoch, valid
+        weights = state.model.state_dict()
+        state.best_weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
+
+
+def beginning(state: Training, judge: Callable[[], dict[str, float]], *, beside_floor: bool) -> dict[str, float]:
+    """The figures of a floor with the vectors that a model on a target begins with, for the row of its first epoch."""
+    use_reranker(state.model, 0.0)  # while it trains
+    if not beside_floor or state.at.rows:
+        return {}
+    found = judge()
+    return {f"{START}{name}": found[name] for name in (SELECTION, TIE_BREAK) if name in found}
+
+
+def judge_reranked(model: "Ant", judge: Callable[[], dict[str, float]], positions: int = 0) -> dict[str, float]:
+    """The figures of a model, re-ranked if there is a re-ranker and the model is not better alone.
+
+    positions: how many are judged, if only more than chance counts as better: the positions that taught the re-ranker,
+    those of shops as small or of the target itself, speak for re-ranking a floor, too. They do not speak for re-ranking
+    that of a much larger shop, nor what training made of it.
+    """
+    use_reranker(model, 0.0)
+    alone = judge()
+    if model.reranker is None or not model.reranker.learned():
+        return alone
+    use_reranker(model, 1.0)
+    again = judge()
+    trusted = 0 < positions <= 2 * max(SHOPS)
+    worse = standing(again, 0.0) < standing(alone, 0.0)
+    if worse and (not trusted or beyond_chance(alone[SELECTION], again[SELECTION], positions)):
+        use_reranker(model, 0.0)
+        return alone
+    return again
+
+
+def use_reranker(model: "Ant", weight: float) -> None:
+    if model.reranker is not None:
+        model.reranker.weight.detach().fill_(weight)
+
+
+def keep_floor_unless_beaten(
+    model: "Ant", at: Position, judge: Callable[[], dict[str, float]], weigh: Callable[[], float], data: TrainingData
+) -> tuple[int, dict[str, float]]:
+    """Give trained vectors their weight beside the floor, re-ranked if it is better so, or none if they are worth too
+    little. Returns the best epoch, 0 for the floor alone, and the figures."""
+    assert model.floor is not None
+    cosine = model.floor[COSINE].detach()
+    cosine.zero_()
+    floor = judge_reranked(model, judge, data.judged())
+    gain = weigh()
+    trained = judge() if gain > LEAST_GAIN else floor
+    if gain > LEAST_GAIN and all(trained[name] >= floor[name] for name in (SELECTION, TIE_BREAK) if name in floor):
+        return at.best_epoch, trained
+    cosine.zero_()
+    log.info(
+        f"epoch {at.best_epoch} is not better than the floor beyond chance: log-likelihood {gain:+.1f} (at least "
+        f"{LEAST_GAIN:+.1f}), valid_{SELECTION} {trained[SELECTION]:.4f} against {floor[SELECTION]:.4f} of "
+        f"{data.judged():,} positions; the floor is kept"
+    )
+    return 0, floor
+
+
+def beyond_chance(recall: float, floor: float, positions: int) -> bool:
+    """Whether a recall is above that of a floor by more than STANDARD_ERRORS of their difference."""
+    error = math.sqrt(2 * (1 - CORRELATION) * floor * (1 - floor) / positions)
+    return recall - floor > STANDARD_ERRORS * error
+
+
+def without_training(model: "Ant", data: TrainingData, device: "torch.device", *, choose: bool) -> Position:
+    """The position of a run without training steps, which is finished before it begins."""
+    judge = validating(model, data, device, lambda: None)
+    return Position(best=judge_reranked(model, judge, data.judged()) if choose else judge(), finished=True)
