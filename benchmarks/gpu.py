@@ -22,14 +22,13 @@ import torch
 
 from antpipe.core.batches import Candidates, examples, training_windows
 from antpipe.core.catalogue import item_inputs
-from antpipe.core.floor import known_of
 from antpipe.core.model import Ant
 from antpipe.runtime.devices import choose_device
 from antpipe.settings.model import ModelConfig
 from antpipe.settings.presets import PRESETS
 from antpipe.settings.training import TrainConfig
 from antpipe.training.data import TrainingData
-from antpipe.training.loop import ExactSteps, drawn_items, fit, reads_known
+from antpipe.training.loop import ExactSteps, drawn_items, fit, no_negatives
 from antpipe.training.replay import Setup, StaticSteps, adam
 from benchmarks import plain_training as plain
 from benchmarks.synthetic_shops import MAX_LEN, WIDTHS, training_data
@@ -44,8 +43,7 @@ LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaun
 
 @dataclass(frozen=True)
 class Work:
-    """A row of the table: ANT, or the preset `strong`, with its floor or without. drawn: negatives of a pre-training
-    step."""
+    """A row of the table: ANT, or the preset `strong`. drawn: negatives of a pre-training step."""
 
     stage: str
     precision: str
@@ -55,17 +53,15 @@ class Work:
     def model(self) -> dict[str, Any]:
         if self.name == "ANT":
             return {}
-        return {**STRONG["model"], "transductive": self.stage == "relearn", "floor": self.name == "strong"}
+        return {**STRONG["model"], "transductive": self.stage == "relearn"}
 
 
 WORKS = (
     Work("relearn", "fp32"),
     Work("relearn", "bf16"),
-    Work("relearn", "bf16", "no floor"),
     Work("relearn", "bf16", "strong"),
     Work("pretrain", "fp32"),
     Work("pretrain", "bf16"),
-    Work("pretrain", "bf16", "no floor", 4096),
     Work("pretrain", "bf16", "strong", 4096),
 )
 Steps = Callable[[int], tuple[float, int]]  # takes so many steps: seconds, targets
@@ -108,8 +104,8 @@ def trained_by(layout: str, work: Work, sizes: Sizes, device: torch.device, *, q
     candidates = Candidates(n, drawn_items(n, pretraining, config))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = adam(trained, config.lr, device, recorded=layout == "static")
-    known = known_of(data.sequences, data.catalogue, model.widths) if reads_known(model, config) else None
-    setup = Setup(model, data.catalogue, windows, candidates, config, optimiser, device, pretraining, known=known)
+    new = no_negatives(data, config)
+    setup = Setup(model, data.catalogue, windows, candidates, config, optimiser, device, pretraining, new=new)
     steps: Any = StaticSteps(setup) if layout == "static" else ExactSteps(setup)
     order = (batch for epoch in count(1) for batch in steps.batches(epoch, 0, None))
 

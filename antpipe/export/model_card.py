@@ -88,7 +88,7 @@ def about(described: Checkpoint, *, reranks: bool) -> str:
     elif not described.epochs:
         trained = "its vectors were not trained: what it knows needs no epochs"
     elif not described.best_epoch:
-        trained = f"the floor that it began with, which none of {described.epochs} epochs beat beyond chance"
+        trained = f"its floor, to which the vectors of {described.epochs} epochs add too little"
     else:
         trained = f"the best of {described.epochs} epochs by validation, epoch {described.best_epoch}"
     way = described.way()

@@ -46,7 +46,7 @@ class ModelConfig(Config):
     history_score: bool = setting(False, "learn a score bonus for items in the history (ANT: no bonus)")
     floor: bool = setting(
         False,
-        "begin at what needs no training, and add to it: texts of the history, counted transitions, history, novelty "
+        "add trained vectors to what needs no training: texts of the history, counted transitions, history, novelty "
         "and popularity (ANT: no)",
     )
     reranker: bool = setting(

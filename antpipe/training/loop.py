@@ -66,8 +66,8 @@ def fit(
     continues one that is there; without it, training leaves nothing on disk. update: gets the epochs done (a fraction
     between epochs) and the latest figures. world: this process among those that train together. mixed: makes what takes
     the steps, in place of ExactSteps (training/methods/fork_merge.py). Returns the final
-    position: the best epoch (from 1; 0: the floor of a model on a target, which no epoch beat beyond chance), its
-    metrics (the mean over domains) and the figures of all epochs. Raises DivergedError if the loss is not
+    position: the best epoch (from 1; 0: the floor of a model on a target, to which its vectors add too little), its metrics
+    (the mean over domains) and the figures of all epochs. Raises DivergedError if the loss is not
     finite, Paused if `keep` asks for a pause, and KeyboardInterrupt after Ctrl-C.
     """
     windows = windows_to_train(data, config, in_batch=pretraining and config.in_batch())

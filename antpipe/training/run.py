@@ -126,7 +126,7 @@ def run_and_refit(
 ) -> tuple[tuple[Checkpoint, bool], tuple[Checkpoint, bool]]:
     """Train a run, and again on training and validation targets together, for its best epoch, in OUT/refit.
 
-    If no epoch was better than the floor that the run began with, the second run is that floor, which knows the
+    If the vectors of the first run add too little to its floor, the second run is that floor, which knows the
     validation targets too. Takes and raises what run_stage does, and returns what that returns for both runs.
     """
     world, more = world_of(), {"force": force, "resume": resume}

@@ -198,9 +198,9 @@ def keep_floor_unless_beaten(
         return at.best_epoch, trained
     cosine.zero_()
     log.info(
-        f"epoch {at.best_epoch} is not better than the floor beyond chance: log-likelihood {gain:+.1f} (at least "
-        f"{LEAST_GAIN:+.1f}), valid_{SELECTION} {trained[SELECTION]:.4f} against {floor[SELECTION]:.4f} of "
-        f"{data.judged():,} positions; the floor is kept"
+        f"the vectors of epoch {at.best_epoch} add too little to the floor: {gain:+.1f} of log-likelihood (least: "
+        f"{LEAST_GAIN:+.1f}), valid_{SELECTION} {trained[SELECTION]:.4f} instead of {floor[SELECTION]:.4f} of "
+        f"{data.judged():,} positions; the floor alone is kept"
     )
     return 0, floor
 

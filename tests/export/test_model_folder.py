@@ -259,7 +259,7 @@ def test_a_repository_that_is_not_there_is_refused_in_one_line(
     ("found", "said"),
     [
         ({"epochs": 0, "best_epoch": 0}, "its vectors were not trained"),
-        ({"epochs": 4, "best_epoch": 0}, "which none of 4 epochs beat beyond chance"),
+        ({"epochs": 4, "best_epoch": 0}, "to which the vectors of 4 epochs add too little"),
         ({"epochs": 4, "best_epoch": 3}, "the best of 4 epochs by validation, epoch 3"),
         ({"epochs": 3, "best_epoch": 0, "refit": {"of": "", "epochs": 3}}, "trained for 3 epochs on training and"),
         ({"epochs": 0, "best_epoch": 0, "refit": {"of": "", "epochs": 0}}, "its vectors were not trained"),

@@ -50,12 +50,12 @@ WHOLE = {f"antpipe.store.{name}" for name in ("commit", "documents", "entries", 
 WHOLE |= {"antpipe.runtime.files", "antpipe.runtime.words"}
 # Methods beyond ANT, with their settings, are a third: no run of another stage needs them.
 METHODS = ("antpipe.training.methods", "antpipe.settings.methods")
-# What is known without training is a fourth: it reads no model, and ANT's own score has none of it.
-FLOOR = {f"antpipe.core.{name}" for name in ("untrained", "words", "floor")}
+# What is known without training, and what training is worth beside it, is a fourth: ANT's own score has none of it.
+FLOOR = {f"antpipe.{name}" for name in ("core.untrained", "core.words", "core.floor", "training.worth")}
 # A fifth is what one shop teaches of ranking another: the network, what it reads, and how it learns.
 RERANKER = {f"antpipe.{name}" for name in ("core.reranker", "core.reranker_network", "training.rehearsal")}
-CORE_LINES, GPU_LINES, WHOLE_LINES, METHODS_LINES, FLOOR_LINES = 6830, 900, 520, 1510, 730
-RERANKER_LINES = 560
+CORE_LINES, GPU_LINES, WHOLE_LINES, METHODS_LINES, FLOOR_LINES = 6690, 780, 520, 1490, 800
+RERANKER_LINES = 566
 TENSORS_ONLY = ("antpipe.core.model", "antpipe.core.reranker_network", "antpipe.core.losses", "antpipe.core.gpu.static")
 HEAVY = {"torch", "torchvision", "sentence_transformers", "open_clip", "timm", "faiss", "ray"}
 

@@ -1,4 +1,4 @@
-"""An epoch has to beat the floor beyond chance; otherwise the run is that floor."""
+"""Trained vectors have to add enough to the floor; otherwise the run is that floor."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_vectors_stay_if_they_tell_enough_and_no_figure_is_lower(
     model, _ = checkpoint.load(tmp_path)
     assert model.floor is not None
     assert float(model.floor["cosine"].detach()) == (2.0 if best else 0.0)
-    assert any("not better than the floor beyond chance" in message for message in messages) == (not best)
+    assert any("add too little to the floor" in message for message in messages) == (not best)
 
 
 def test_a_run_that_did_not_beat_its_floor_ranks_as_the_floor(
