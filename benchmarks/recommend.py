@@ -72,7 +72,7 @@ def plain(run: OpenRun, part: Examples, k: int) -> np.ndarray[Any, Any]:
         rows = np.argsort(-scores, axis=1, kind="stable")[:, : max(k, POOL if run.rerank else k)]
         if run.rerank is not None:
             some, values = part.some(block), np.take_along_axis(scores, rows, 1).astype(np.float64)
-            again = run.rerank(some, rows, values, run.of_vectors(some, rows))
+            again = run.rerank(some, rows, values, run.of_vectors(queries[block], rows))
             rows = np.take_along_axis(rows, np.lexsort((rows, -again), 1), 1)
         found.append(rows[:, :k])
     return np.concatenate(found)

@@ -98,7 +98,7 @@ def added_pairs(known: Untrained, part: Examples, weights: Mapping[str, float]) 
 def link_counts(known: Untrained, last: Ints) -> Ints:
     """How many transitions and word neighbours each position's last items have, (p,).
 
-    last: (p, LAST) global rows, -1 for none.
+    last: (p, LAST) rows, -1 for none.
     """
     counts = np.zeros(len(last), np.int64)
     for begin in (known.steps.indptr, known.words.indptr):

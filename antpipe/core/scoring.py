@@ -94,12 +94,18 @@ def floor_pairs(known: Untrained, part: Examples, weights: Mapping[str, float]) 
 
 
 def unit_vectors(
-    model: "Ant", catalogue: Catalogue, domain: str, part: Examples, device: "torch.device"
+    model: "Ant",
+    catalogue: Catalogue,
+    domain: str,
+    part: Examples,
+    device: "torch.device",
+    features: DeviceFeatures | None = None,
 ) -> tuple[Floats, Floats]:
-    """Unit vectors expected after each history (Q, D), and of the domain's items (N, D)."""
+    """Unit vectors expected after each history (Q, D), and of the domain's items (N, D). features: of the catalogue, if
+    they are on the device."""
     was_training = model.training
     model.eval()
-    items = catalogue_vectors(model, catalogue, domain, device)
+    items = catalogue_vectors(model, catalogue, domain, device, features=features)
     queries = history_vectors(model, items, part)
     model.train(was_training)
     return unit_rows(queries), unit_rows(items)

@@ -66,9 +66,9 @@ ROUNDS = 2  # of choosing these and fitting
 
 @dataclass(frozen=True)
 class Untrained:
-    """What is known of N items, of one or several domains, without training.
+    """What is known of the N items of a domain without training.
 
-    texts: (N, d) unit vectors, zeros if an item has no text; d is 0 if there are none, or if they are read elsewhere.
+    texts: (N, d) unit vectors, zeros if an item has no text; d is 0 if there are none.
     words: (N, N) cosines of word neighbours, empty if there are no words. steps: (N, N) log1p of c, with what is
     inherited. sold: (N,) how often each item occurs in training. counts: (N, N) c alone. middle: (d,) the mean text of
     the shop; typical: (N,) its inner product with each item's.

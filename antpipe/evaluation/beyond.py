@@ -172,14 +172,15 @@ def best_of_run(opened: OpenRun, part: Examples) -> dict[str, Ints]:
 def reranked_best_of_run(opened: OpenRun, part: Examples, rerank: Rerank) -> dict[str, Ints]:
     """The same of a run that scores its best items again, for each protocol those that it allows, as `rerank_examples`
     does (core/ranking.py)."""
-    scores = opened.after(part).astype(np.float64) @ opened.items.T.astype(np.float64)
+    queries = opened.after(part)
+    scores = queries.astype(np.float64) @ opened.items.T.astype(np.float64)
     more = opened.added(part)(np.arange(len(part)))
     scores.ravel()[more.keys] += more.scores
     hidden = history_matrix(part, len(opened.items)).toarray() > 0
     found: dict[str, Ints] = {protocol: np.full((len(part), DEPTH), -1) for protocol in PROTOCOLS}
     for protocol, allowed in (("all", scores), ("unseen", np.where(hidden, -np.inf, scores))):
         rows, values = best_of(allowed.astype(np.float32), POOL)
-        again = rerank(part, rows, values, opened.of_vectors(part, rows))
+        again = rerank(part, rows, values, opened.of_vectors(queries, rows))
         order = np.lexsort((rows, -again), 1)[:, :DEPTH]  # those that are not there come last
         found[protocol][:, : order.shape[1]] = np.take_along_axis(rows, order, 1)
     return found

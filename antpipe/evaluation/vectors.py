@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from antpipe.core.batches import Examples
 from antpipe.core.catalogue import Catalogue, Ints, ItemInputs, item_inputs
-from antpipe.core.floor import COSINE, items_with_floor, queries_with_floor, weights_of
+from antpipe.core.floor import items_with_floor, queries_with_floor, weights_of
 from antpipe.core.ranking import Doubles, Floats, Pairs, history_pairs, share_of_vectors
 from antpipe.core.reranker import Rerank, reranking
 from antpipe.core.scoring import catalogue_vectors, floor_pairs, history_vectors, score_of_history, unit_rows
@@ -85,12 +85,10 @@ class OpenRun:
         """How the best items are scored again; None if they are not."""
         return reranking(self.model, self.known)
 
-    def of_vectors(self, part: Examples, rows: Ints) -> Doubles:
-        """What trained vectors of a run with a floor add to the scores of rows (Q, C), -1 for none, after the histories
-        of these examples."""
-        if not weights_of(self.model)[COSINE]:
-            return np.zeros(rows.shape)
-        return share_of_vectors(self.after(part), self.items, rows, self.encoded.shape[1])
+    def of_vectors(self, queries: Floats, rows: Ints) -> Doubles:
+        """What trained vectors of a run with a floor add to the scores of rows (Q, C), -1 for none. queries: (Q, E) of
+        `after`."""
+        return share_of_vectors(queries, self.items, rows, self.encoded.shape[1])
 
     def inputs(self, rows: Ints) -> ItemInputs:
         """What the model reads of some items, given by row."""

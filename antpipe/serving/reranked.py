@@ -17,9 +17,10 @@ def reranked_items(opened: OpenRun, part: Examples, offer: Offer, k: int, *, inc
     rerank = opened.rerank
     if rerank is None:
         return top_items(opened, part, offer, k, include_seen=include_seen)
-    found = top_items(opened, part, offer, max(k, POOL), include_seen=include_seen)
+    queries = opened.after(part)
+    found = top_items(opened, part, offer, max(k, POOL), include_seen=include_seen, queries=queries)
     pool = _in_order(found.rows[:, :POOL], found.scores[:, :POOL].astype(np.float32).astype(np.float64))  # as judged
-    again = rerank(part, pool.rows, pool.scores, opened.of_vectors(part, pool.rows))
+    again = rerank(part, pool.rows, pool.scores, opened.of_vectors(queries, pool.rows))
     pool = _in_order(pool.rows, again)
     rest = np.minimum(found.scores[:, POOL:], pool.scores[:, -1:])
     return Top(np.hstack([pool.rows, found.rows[:, POOL:]])[:, :k], np.hstack([pool.scores, rest])[:, :k])

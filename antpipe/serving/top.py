@@ -38,13 +38,16 @@ class Top:
     scores: Doubles
 
 
-def top_items(opened: OpenRun, part: Examples, offer: Offer, k: int, *, include_seen: bool = False) -> Top:
+def top_items(
+    opened: OpenRun, part: Examples, offer: Offer, k: int, *, include_seen: bool = False, queries: Floats | None = None
+) -> Top:
     """The k best offered items after each history, without the items of that history unless include_seen.
 
-    Returns as many columns as there are offered items if these are fewer than k. Raises DataError if the model computes
+    queries: `opened.after(part)`, if it is there already. Returns as many columns as there are offered items if these
+    are fewer than k. Raises DataError if the model computes
     vectors that are not finite.
     """
-    queries, added = opened.after(part), opened.added(part)
+    queries, added = opened.after(part) if queries is None else queries, opened.added(part)
     require_finite(np.isfinite(queries).all())
     k = min(k, len(offer.rows))
     rows, scores = np.empty((len(part), k), np.int64), np.empty((len(part), k))

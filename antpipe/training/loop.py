@@ -31,7 +31,7 @@ from antpipe.training.validation import validating
 from antpipe.training.worth import (
     SELECTION,
     VALID,
-    beginning,
+    judge_beginning,
     keep_floor_unless_beaten,
     take_if_best,
     weighed,
@@ -65,10 +65,10 @@ def fit(
     data: without validation examples nothing is chosen, the last epoch counts. keep: keeps the run on disk and
     continues one that is there; without it, training leaves nothing on disk. update: gets the epochs done (a fraction
     between epochs) and the latest figures. world: this process among those that train together. mixed: makes what takes
-    the steps, in place of ExactSteps (training/methods/fork_merge.py). Returns the final
-    position: the best epoch (from 1; 0: the floor of a model on a target, to which its vectors add too little), its metrics
-    (the mean over domains) and the figures of all epochs. Raises DivergedError if the loss is not
-    finite, Paused if `keep` asks for a pause, and KeyboardInterrupt after Ctrl-C.
+    the steps, in place of ExactSteps (training/methods/fork_merge.py). Returns the final position: the best epoch (from
+    1; 0: the floor alone, because the vectors add too little to it), its metrics (the mean over domains) and the
+    figures of all epochs. Raises DivergedError if the loss is not finite, Paused if `keep` asks for a pause, and
+    KeyboardInterrupt after Ctrl-C.
     """
     windows = windows_to_train(data, config, in_batch=pretraining and config.in_batch())
     config, passes = sized(config, int(windows.targets.sum()))
@@ -109,7 +109,7 @@ def fit(
             update(at.epoch - 1 + at.positions / epoch_positions, config.epochs, note_of(at.figures()))
 
     judged = partial(of_first, weighed(judge, weigh), world)
-    begun = beginning(state, judged, beside_floor=weigh is not None)
+    judge_beginning(state, partial(of_first, judge, world), beside_floor=weigh is not None)
 
     while not at.finished:
         model.train()
@@ -121,7 +121,7 @@ def fit(
             if keep:
                 keep.after_step(state, settle)
         settle()
-        row = row_of(at, lr) | (begun if at.epoch == 1 else {}) | method.figures()
+        row = row_of(at, lr) | (at.begun if at.epoch == 1 else {}) | method.figures()
         at.finished = at.epoch == config.epochs or at.steps == config.limit_steps
         if at.finished or (data.validation and at.epoch % config.eval_every == 0):
             valid = judged()

@@ -277,8 +277,8 @@ def rows_of(leg: Leg) -> list[dict[str, Any]]:
 
 
 def score_at(legs: Sequence[Leg], epochs: int) -> Score:
-    """The best validation score, up to now, of the stage a candidate is in after this many epochs, or that of the floor
-    it began with."""
+    """The best validation score, up to now, of the stage a candidate is in after this many epochs, or that of its
+    floor."""
     offset = 0
     for leg in legs[:-1]:
         if epochs <= offset + leg.epochs:

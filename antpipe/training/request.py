@@ -237,9 +237,9 @@ def trains_something(request: RunRequest, described: Checkpoint) -> bool:
         "experts": not described.modalities,
         "gates": not described.modalities or not model.experts,
         "ids": described.items is None,
-        "history_score": not (model.history_score or model.floor),
-        "floor": not model.floor,
-        "reranker": True,  # it learns beside the steps
+        "history_score": not model.history_score or model.floor,
+        "floor": True,  # its weights are fitted, and the re-ranker learns, beside the steps
+        "reranker": True,
     }
     if request.stage in WITHOUT_STEPS:
         return True

@@ -51,7 +51,7 @@ class Position:
 
     epoch: the one under way, from 1. step: batches of it that are done. loss, positions, seconds: sums over these, the
     loss weighted by positions. steps, all_positions, all_seconds: of the whole run. rows: figures of the epochs done.
-    gpu_features_mb: size of the features kept on a GPU.
+    gpu_features_mb: size of the features kept on a GPU. begun: figures of the floor alone, before the first step.
     """
 
     epoch: Count = 1
@@ -67,6 +67,7 @@ class Position:
     rows: list[Row] = field(default_factory=list)
     finished: bool = False
     gpu_features_mb: float = 0.0
+    begun: dict[str, float] = field(default_factory=dict)
 
     def step_done(self, loss: float, positions: int, seconds: float) -> None:
         self.step += 1

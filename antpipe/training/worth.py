@@ -7,7 +7,7 @@ beat the floor, both re-ranked if there is a re-ranker; otherwise the run is tha
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,8 @@ from antpipe.core.floor import COSINE, weights_of
 from antpipe.core.ranking import share_of_vectors
 from antpipe.core.reranker import POOL, best_of, reranking, reranks
 from antpipe.core.scoring import unit_vectors
-from antpipe.core.untrained import MOST_SCORES, SCORES_AT_ONCE, TERMS, Doubles, Untrained, blend, most_likely
+from antpipe.core.untrained import SCORES_AT_ONCE, TERMS, Doubles, Untrained, blend, most_likely
+from antpipe.runtime.devices import uncompiled
 from antpipe.runtime.logs import log
 from antpipe.training.data import TrainingData
 from antpipe.training.rehearsal import SHOPS
@@ -41,7 +42,7 @@ LOWEST = -60.0  # logits of what is not there
 # What trained vectors have to add to the log-likelihood of validation targets: with less, they made lists worse as
 # often as better. How many targets are among the first ten says too little of small shops (docs/results.md).
 LEAST_GAIN = 10.0
-# Chance brings more than so many standard errors in one of twenty runs. Hits of a floor and of runs that begin at it
+# Chance brings more than so many standard errors in one of twenty runs. Hits of a floor and of runs with it
 # correlate by .85 to .93 (docs/results.md).
 STANDARD_ERRORS = 1.645
 CORRELATION = 0.9
@@ -63,7 +64,8 @@ class Pools:
 
 def pools_of(model: "Ant", known: Untrained, valid: Examples) -> Pools:
     """The pools of some validation positions of a model's target. known: of it, with texts."""
-    part, temperature = sample(valid, max(1, min(MOST_FITTED, MOST_SCORES // len(known.new)))), model.config.temperature
+    part, temperature = sample(valid, MOST_FITTED), model.config.temperature
+    part = replace(part, start=np.maximum(part.start, part.end - part.max_len))  # what ranking reads as history
     weights = dict.fromkeys(TERMS, 0.0) | {name: value / temperature for name, value in weights_of(model).items()}
     size = max(1, SCORES_AT_ONCE // len(known.new))
     blocks = [part.some(slice(begin, begin + size)) for begin in range(0, len(part), size)]
@@ -78,24 +80,28 @@ def weighing(model: "Ant", data: TrainingData, judge: Judge) -> Callable[[], flo
     """A function that gives the trained vectors of a model with a floor the weight that suits validation best, and
     returns what they then add to the log-likelihood of its targets. It is to be called after training steps."""
     ((domain, valid),) = data.validation.items()
-    known = judge.floors[domain]
-    pools, temperature = pools_of(model, known, valid), model.config.temperature
+    known, temperature = judge.floors[domain], model.config.temperature
+
+    @cache
+    def pools() -> Pools:
+        return pools_of(model, known, valid)
 
     @cache
     def base(*, reranked: bool) -> Doubles:
         """(Q, C) logits of the floor."""
-        again = reranking(model, known) if reranked else None
+        again, found = reranking(model, known) if reranked else None, pools()
         if again is None:
-            return pools.logits
-        return again(pools.part, pools.rows, pools.logits * temperature, np.zeros(pools.rows.shape)) / temperature
+            return found.logits
+        return again(found.part, found.rows, found.logits * temperature, np.zeros(found.rows.shape)) / temperature
 
     def weigh() -> float:
         assert model.floor is not None
-        cosine, gain = 0.0, 0.0
-        if len(pools.place):
-            queries, items = unit_vectors(model, data.catalogue, domain, pools.part, judge.device)
-            cosines = share_of_vectors(queries, items, pools.rows, queries.shape[1])
-            cosine, gain = fit_cosine(base(reranked=reranks(model)), cosines, pools.place)
+        cosine, gain, found = 0.0, 0.0, pools()
+        if len(found.place):
+            with uncompiled(model):
+                vectors = unit_vectors(model, data.catalogue, domain, found.part, judge.device, judge.features())
+            cosines = share_of_vectors(*vectors, found.rows, model.config.width)
+            cosine, gain = fit_cosine(base(reranked=reranks(model)), cosines, found.place)
         model.floor[COSINE].detach().fill_(cosine)
         return gain
 
@@ -138,31 +144,30 @@ def standing(figures: Mapping[str, float], loss: float, prefix: str = "") -> tup
     return figures[prefix + SELECTION], figures.get(prefix + TIE_BREAK, 0.0), -loss
 
 
-def take_if_best(state: Training, epoch: int, valid: dict[str, float], loss: float = -math.inf) -> None:
+def take_if_best(state: Training, epoch: int, valid: dict[str, float], loss: float) -> None:
     """Keep the weights if no earlier validation was as good. epoch: those done. loss: of this one."""
     at = state.at
-    before = at.rows[at.best_epoch - 1]["loss"] if at.best_epoch else -math.inf  # not above an equal floor
-    if not at.best or standing(valid, loss) > standing(at.best, before):
+    if not at.best or standing(valid, loss) > standing(at.best, at.rows[at.best_epoch - 1]["loss"]):
         at.best_epoch, at.best = epoch, valid
         weights = state.model.state_dict()
         state.best_weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
 
 
-def beginning(state: Training, judge: Callable[[], dict[str, float]], *, beside_floor: bool) -> dict[str, float]:
-    """The figures of a floor with the vectors that a model on a target begins with, for the row of its first epoch."""
+def judge_beginning(state: Training, judge: Callable[[], dict[str, float]], *, beside_floor: bool) -> None:
+    """Judge the floor of a model on a target, without its vectors, before the first step."""
     use_reranker(state.model, 0.0)  # while it trains
-    if not beside_floor or state.at.rows:
-        return {}
+    if state.model.floor is None or not beside_floor or state.at.begun:
+        return
+    state.model.floor[COSINE].detach().zero_()
     found = judge()
-    return {f"{START}{name}": found[name] for name in (SELECTION, TIE_BREAK) if name in found}
+    state.at.begun = {f"{START}{name}": found[name] for name in (SELECTION, TIE_BREAK) if name in found}
 
 
-def judge_reranked(model: "Ant", judge: Callable[[], dict[str, float]], positions: int = 0) -> dict[str, float]:
-    """The figures of a model, re-ranked if there is a re-ranker and the model is not better alone.
+def judge_reranked(model: "Ant", judge: Callable[[], dict[str, float]], positions: int) -> dict[str, float]:
+    """The figures of a floor, re-ranked if there is a re-ranker and it is not better alone.
 
-    positions: how many are judged, if only more than chance counts as better: the positions that taught the re-ranker,
-    those of shops as small or of the target itself, speak for re-ranking a floor, too. They do not speak for re-ranking
-    that of a much larger shop, nor what training made of it.
+    positions: how many are judged. In a shop of few, only more than chance counts as better: the positions that taught
+    the re-ranker, those of shops as small or of the target itself, speak for it, too. They do not in a much larger one.
     """
     use_reranker(model, 0.0)
     alone = judge()
@@ -170,9 +175,8 @@ def judge_reranked(model: "Ant", judge: Callable[[], dict[str, float]], position
         return alone
     use_reranker(model, 1.0)
     again = judge()
-    trusted = 0 < positions <= 2 * max(SHOPS)
     worse = standing(again, 0.0) < standing(alone, 0.0)
-    if worse and (not trusted or beyond_chance(alone[SELECTION], again[SELECTION], positions)):
+    if worse and (positions > 2 * max(SHOPS) or beyond_chance(alone[SELECTION], again[SELECTION], positions)):
         use_reranker(model, 0.0)
         return alone
     return again
@@ -193,15 +197,15 @@ def keep_floor_unless_beaten(
     cosine.zero_()
     floor = judge_reranked(model, judge, data.judged())
     gain = weigh()
-    trained = judge() if gain > LEAST_GAIN else floor
-    if gain > LEAST_GAIN and all(trained[name] >= floor[name] for name in (SELECTION, TIE_BREAK) if name in floor):
-        return at.best_epoch, trained
+    why = f"add {gain:.1f} to the log-likelihood of validation targets, not more than {LEAST_GAIN:g}"
+    if gain > LEAST_GAIN:
+        trained = judge()
+        lower = [name for name in (SELECTION, TIE_BREAK) if name in floor and trained[name] < floor[name]]
+        if not lower:
+            return at.best_epoch, trained
+        why = "; ".join(f"lower {VALID}{name} from {floor[name]:.4f} to {trained[name]:.4f}" for name in lower)
     cosine.zero_()
-    log.info(
-        f"the vectors of epoch {at.best_epoch} add too little to the floor: {gain:+.1f} of log-likelihood (least: "
-        f"{LEAST_GAIN:+.1f}), valid_{SELECTION} {trained[SELECTION]:.4f} instead of {floor[SELECTION]:.4f} of "
-        f"{data.judged():,} positions; the floor alone is kept"
-    )
+    log.info(f"the floor alone is kept: the vectors of epoch {at.best_epoch} {why}")
     return 0, floor
 
 

@@ -38,7 +38,7 @@ def test_kept_and_frozen_tensors_come_from_the_checkpoint_and_others_do_not(stag
     for name, parameter in model.named_parameters():
         action = stages.STAGES[stage][stages.group_of(name)]
         assert torch.equal(parameter, source.state_dict()[name]) == (action != stages.RESET), name
-        beside_steps = name.startswith(("floor.", "reranker.")) and name != "floor.cosine"
+        beside_steps = name.startswith(("floor.", "reranker.", "history_score"))
         trained = action != stages.FREEZE and not beside_steps
         assert parameter.requires_grad == trained, name
 

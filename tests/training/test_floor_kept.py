@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from antpipe.core import stages
 from antpipe.core.ranking import PROTOCOLS
+from antpipe.errors import UsageError
 from antpipe.evaluation.evaluate import evaluate_run
 from antpipe.settings.evaluation import EvaluateConfig
 from antpipe.store.store import Store
-from antpipe.training import checkpoint, validation, worth
+from antpipe.training import checkpoint, loop, validation, worth
 from antpipe.training.run import run_stage
-from tests.support.interruptions import CONFIG, asked, two_shops
+from tests.support.interruptions import CONFIG, Killed, asked, failing_at, result, two_shops
 
 POSITIONS = 500
 
@@ -23,9 +25,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return two_shops(tmp_path_factory.mktemp("shops"))
 
 
-def trained(store: Store, out: Path, stage: str = "scratch") -> checkpoint.Checkpoint:
+def trained(store: Store, out: Path, stage: str = "scratch", *, resume: bool = False) -> checkpoint.Checkpoint:
     request = asked(store, CONFIG, stage)
-    return run_stage(replace(request, model=replace(request.model, floor=True, transductive=True)), out)[0]
+    model = replace(request.model, floor=True, transductive=True)
+    return run_stage(replace(request, model=model), out, resume=resume)[0]
 
 
 def test_chance_is_smaller_with_more_positions() -> None:
@@ -47,7 +50,7 @@ def test_vectors_stay_if_they_tell_enough_and_no_figure_is_lower(
     best: int,
 ) -> None:
     monkeypatch.setattr(worth, "fit_cosine", lambda *_: (2.0, gain))
-    found = iter([0.3, 0.2, 0.6, 0.1, 0.3, last])  # the beginning, three epochs, the floor, and with the best vectors
+    found = iter([0.3, 0.2, 0.6, 0.1, 0.3, last])  # the floor, three epochs, the floor, and with the best vectors
     monkeypatch.setattr(validation, "validate", lambda *_: {worth.SELECTION: next(found)})
     done = trained(store, tmp_path)
     assert done.best_epoch == best
@@ -55,7 +58,7 @@ def test_vectors_stay_if_they_tell_enough_and_no_figure_is_lower(
     model, _ = checkpoint.load(tmp_path)
     assert model.floor is not None
     assert float(model.floor["cosine"].detach()) == (2.0 if best else 0.0)
-    assert any("add too little to the floor" in message for message in messages) == (not best)
+    assert any("the floor alone is kept: the vectors of epoch 2" in message for message in messages) == (not best)
 
 
 def test_a_run_that_did_not_beat_its_floor_ranks_as_the_floor(
@@ -73,3 +76,27 @@ def test_a_run_that_did_not_beat_its_floor_ranks_as_the_floor(
     assert model.floor is not None
     assert torch.equal(model.floor["cosine"].detach(), torch.zeros(()))
     assert np.isfinite(figures[0]["all"]["recall@10"])
+
+
+@pytest.mark.parametrize("step", [2, 3, 5, 9])
+def test_a_run_killed_at_any_step_has_the_floor_it_began_with(store: Store, tmp_path: Path, step: int) -> None:
+    trained(store, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop, "target_loss", failing_at(step, loop.target_loss, Killed(), after=False))
+        trained(store, tmp_path / "run")
+    trained(store, tmp_path / "run", resume=True)
+    mine, theirs = result(tmp_path / "run"), result(tmp_path / "whole")
+    assert mine == theirs
+    assert mine["rows"][0]["start_recall@10"] == trained(store, tmp_path / "floor", "floor").metrics["recall@10"]
+    assert all("start_recall@10" not in row for row in mine["rows"][1:])
+
+
+def test_a_stage_that_leaves_weights_of_the_floor_alone_to_steps_has_nothing_to_train(
+    store: Store, tmp_path: Path
+) -> None:
+    trained(store, tmp_path / "source")
+    own = {"mine": {**dict.fromkeys(stages.GROUPS, stages.FREEZE), "ids": "reset", "floor": "keep"}}
+    request = asked(store, CONFIG, "mine", tmp_path / "source")
+    request = replace(request, model=replace(request.model, floor=True), own_stages=own)
+    with pytest.raises(UsageError, match="nothing to train"):
+        run_stage(request, tmp_path / "run")

@@ -23,7 +23,7 @@ from antpipe.training.run import run_and_refit
 from tests.support.commands import run, unfolded
 from tests.support.interruptions import CONFIG, asked, two_shops
 
-# What validations find: at the beginning, after three epochs, of the floor, and of that with the best vectors.
+# What validations find: of the floor, after three epochs, of the floor, and of that with the best vectors.
 FLOOR_WINS = [0.5, 0.1, 0.1, 0.1, 0.5, 0.1]
 EPOCH_1_WINS = [0.1, 0.5, 0.1, 0.1, 0.1, 0.5]
 Judging = Callable[[list[float]], None]

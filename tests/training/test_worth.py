@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from antpipe.core.floor import begin_at_floor, known_in, weights_of
 from antpipe.core.model import Ant
-from antpipe.core.scoring import unit_vectors
+from antpipe.core.scoring import scoring, unit_vectors
 from antpipe.core.untrained import blend
 from antpipe.store.store import Store
 from antpipe.training import worth
@@ -116,3 +116,22 @@ def test_a_step_is_the_same_with_and_without_a_floor(data: TrainingData, loss_of
         weights = [*(model.floor or {}).values(), model.history_score] if model.floor is not None else []
         assert all(weight is not None and weight.grad is None and not weight.requires_grad for weight in weights)
     assert losses[0] == losses[1]
+
+
+def test_pools_are_those_of_ranking_if_a_history_is_longer_than_what_is_read(data: TrainingData) -> None:
+    """Only the last max_len items of a history have the history weight."""
+    model = model_of(data)
+    valid = replace(data.validation["Target"], max_len=2)
+    assert (valid.end - valid.start > 2).any()
+    known = known_in(data.catalogue, model.widths, "Target", data.sequences[0])
+    begin_at_floor(model, known, valid)
+    assert model.floor is not None
+    model.floor["cosine"].detach().zero_()
+    pools = pools_of(model, known, valid)
+    scored = scoring(model, data.catalogue, "Target", pools.part, CPU, known)
+    assert scored.pairs is not None
+    added = scored.pairs(np.arange(len(pools.part)))
+    scores = scored.queries.astype(np.float64) @ scored.items.T.astype(np.float64)
+    scores.ravel()[added.keys] += added.scores
+    wanted = np.take_along_axis(scores, pools.rows, 1) / model.config.temperature
+    assert pools.logits == pytest.approx(wanted, abs=1e-4)

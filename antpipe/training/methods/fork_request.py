@@ -19,7 +19,7 @@ from antpipe.training.compatibility import fits, rebuild, shown
 from antpipe.training.data import TrainingData
 from antpipe.training.loop import windows_to_train
 from antpipe.training.parallel import world_of
-from antpipe.training.request import FORK_MERGE, Plan, RunRequest, reads_words
+from antpipe.training.request import FORK_MERGE, Plan, RunRequest
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,7 @@ def auxiliary_data(name: str, plan: Plan) -> TrainingData:
             f"auxiliary {name}: has no {own.replace(', ', ' and no ')}, which is what this run reads of {target}",
             next(filter(None, states), None),
         )
-    words = reads_words(request.stage, request.model, training)
-    catalogue = load_catalogue(store, (name,), read, whitened, words=words)
+    catalogue = load_catalogue(store, (name,), read, whitened)
     for modality, encoder in catalogue.encoders.items():
         trained, here = described.modalities[modality], {"width": catalogue.widths[modality], "encoder": encoder}
         if not fits(trained, here):
