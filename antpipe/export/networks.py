@@ -110,7 +110,7 @@ def export_onnx(store: Store, run: Path, domain: str, out: Path, *, force: bool 
         about = draft.about("onnx")
     warn_of_left_out(draft.facts["score"]["left_out"], "these networks")
     if not draft.facts["score"]["inner_product"][COSINE]:
-        log.warning(f"{run}: the networks count nothing in its score: no epoch was better than its floor")
+        log.warning(f"{run}: the networks count nothing in its score: its vectors add too little to its floor")
     return Exported(out, about)
 
 

@@ -41,7 +41,7 @@ class RunRequest:
 
     source: the run to start from, for stages that keep or freeze something. own_stages: the user's `[stage.NAME]`
     sections by name. then_refit: it is to be refitted when it is done. refit: the number of epochs of that refit; 0 if
-    no epoch was better than the floor that the run began with.
+    its vectors add too little to its floor.
     """
 
     store: Store

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from antpipe.core.model import Ant
 
 NOTHING, UNFINISHED, FINISHED = "nothing", "unfinished", "finished"
+UNNAMED = "the weights it started from, or the antpipe that made it"  # what else sets two runs apart
 
 
 def run_stage(
@@ -252,7 +253,7 @@ def what_is_there(plan: Plan, out: Path, *, resume: bool, processes: int = 1) ->
     if existing.fingerprint != described.fingerprint:
         what = f"stage {existing.stage}"
         if existing.stage == described.stage:
-            what = "; ".join(differences(asdict(existing), asdict(described))) or "the weights it started from"
+            what = "; ".join(differences(asdict(existing), asdict(described))) or UNNAMED
         home = plan.request.home(out)
         raise UsageError(f"--out {out}: holds another run: {what}; --force replaces it", another_folder(home))
     return FINISHED
@@ -267,7 +268,7 @@ def check_resume(plan: Plan, folder: RunFolder, *, resume: bool, processes: int)
     out, header = folder.path, read_header(folder)
     there, at = asdict(header["described"]), header["position"]
     if there["fingerprint"] != plan.described.fingerprint:
-        what = "; ".join(differences(there, asdict(plan.described))) or "the weights it started from"
+        what = "; ".join(differences(there, asdict(plan.described))) or UNNAMED
         raise UsageError(
             f"{out} holds an unfinished run ({at}) with other settings: {what}. "
             "Name another folder, or add --force to discard it",

@@ -41,7 +41,7 @@ SPREAD = 5.0  # of the normal distribution around 0 of the weight of trained vec
 LOWEST = -60.0  # logits of what is not there
 # What trained vectors have to add to the log-likelihood of validation targets: with less, they made lists worse as
 # often as better. How many targets are among the first ten says too little of small shops (docs/results.md).
-LEAST_GAIN = 10.0
+LEAST_GAIN = 20.0
 # Chance brings more than so many standard errors in one of twenty runs. Hits of a floor and of runs with it
 # correlate by .85 to .93 (docs/results.md).
 STANDARD_ERRORS = 1.645

@@ -54,7 +54,7 @@ METHODS = ("antpipe.training.methods", "antpipe.settings.methods")
 FLOOR = {f"antpipe.{name}" for name in ("core.untrained", "core.words", "core.floor", "training.worth")}
 # A fifth is what one shop teaches of ranking another: the network, what it reads, and how it learns.
 RERANKER = {f"antpipe.{name}" for name in ("core.reranker", "core.reranker_network", "training.rehearsal")}
-CORE_LINES, GPU_LINES, WHOLE_LINES, METHODS_LINES, FLOOR_LINES = 6690, 780, 520, 1490, 800
+CORE_LINES, GPU_LINES, WHOLE_LINES, METHODS_LINES, FLOOR_LINES = 6700, 780, 520, 1490, 800
 RERANKER_LINES = 566
 TENSORS_ONLY = ("antpipe.core.model", "antpipe.core.reranker_network", "antpipe.core.losses", "antpipe.core.gpu.static")
 HEAVY = {"torch", "torchvision", "sentence_transformers", "open_clip", "timm", "faiss", "ray"}

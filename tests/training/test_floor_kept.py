@@ -39,7 +39,7 @@ def test_chance_is_smaller_with_more_positions() -> None:
     assert not worth.beyond_chance(0.122, 0.12, 20 * POSITIONS)
 
 
-@pytest.mark.parametrize(("gain", "last", "best"), [(10.1, 0.31, 2), (10.1, 0.3, 2), (9.9, 0.31, 0), (99.0, 0.29, 0)])
+@pytest.mark.parametrize(("gain", "last", "best"), [(20.1, 0.31, 2), (20.1, 0.3, 2), (19.9, 0.31, 0), (99.0, 0.29, 0)])
 def test_vectors_stay_if_they_tell_enough_and_no_figure_is_lower(
     store: Store,
     tmp_path: Path,
