@@ -128,15 +128,16 @@ def test_the_re_ranked_shops_are_those_of_the_outcomes(target: str, users: int) 
 
 
 @pytest.mark.parametrize("target", ["Beauty", "Toys"])
-def test_what_vectors_add_is_that_of_the_outcomes(target: str) -> None:
+@pytest.mark.parametrize("users", [4000, 8000])
+def test_what_vectors_add_is_that_of_the_outcomes(target: str, users: int) -> None:
     found = json.loads((FOLDER / "curve" / target / "comparison.json").read_text(encoding="utf-8"))
     cells = []
     for name in ("floor", "rerank-scratch", "rerank", "scratch", "finetune", "relearn"):
-        arm = found["targets"][f"{target}-8000-users"]["arms"][name]
+        arm = found["targets"][f"{target}-{users}-users"]["arms"][name]
         figures = [arm["protocols"]["all"][metric]["mean"] for metric in ("recall@10", "ndcg@10")]
         said = f", {arm['verdict']['word']}" if arm["verdict"] else ""
         cells.append(" / ".join(f"{figure:.4f}".removeprefix("0") for figure in figures) + said)
-    assert f"| {target} | {' | '.join(cells)} |" in PAGE
+    assert f"| {target}, {users:,} | {' | '.join(cells)} |" in PAGE
 
 
 @pytest.mark.parametrize("target", ["Beauty", "Sports", "Toys", "Games"])
