@@ -52,9 +52,9 @@ def train(
     validation; `merge` merges two runs of a target; or a stage that `config`, a TOML file, defines. start: the run to
     start from, whose model settings are inherited; for `merge` the two runs. refit: afterwards train once more, from
     the same first values, on training and validation targets together, for as many epochs as were best; the result is
-    a run of its own in OUT/refit, and `refit` of the run returned (if the vectors add too little to the floor of the run,
-    it is that floor). resume: continue an interrupted run. force: start over, whatever the folder holds. preset: `ant`
-    or `strong`, in place of defaults.
+    a run of its own in OUT/refit, and `refit` of the run returned (if the vectors add too little to its floor, it is that
+    floor). resume: continue an interrupted run. force: start over, whatever the folder holds. preset: `ant` or
+    `strong`, in place of defaults.
 
     A run that is there already is returned as it is (`status` is `fresh`). Raises UsageError if stage, domains and
     start do not go together or the folder holds another run, DataError if the store lacks something or the run to

@@ -62,7 +62,8 @@ def run(found: "Run") -> str:
     if described.refit:
         return said(head, [f"{f'{done} epochs' if done else 'its floor, without epochs,'} on training + validation"])
     best = described.best_epoch
-    how = f"best epoch {best} of {done}" if best else f"its floor; {done} epochs add too little" if done else "no epochs"
+    how = f"its floor; {done} epochs added too little" if done else "no epochs"
+    how = f"best epoch {best} of {done}" if best else how
     shown = [f"{name} {value:.4f}" for name, value in found.metrics.items() if name in SHOWN]
     return said(head, [f"{how}; validation {', '.join(shown)}" if shown else how])
 
