@@ -52,7 +52,7 @@ def train(
     validation; `merge` merges two runs of a target; or a stage that `config`, a TOML file, defines. start: the run to
     start from, whose model settings are inherited; for `merge` the two runs. refit: afterwards train once more, from
     the same first values, on training and validation targets together, for as many epochs as were best; the result is
-    a run of its own in OUT/refit, and `refit` of the run returned (if the vectors add too little to its floor, it is that
+    a run of its own in OUT/refit, and `refit` of the run returned (if vectors add too little to its floor, it is that
     floor). resume: continue an interrupted run. force: start over, whatever the folder holds. preset: `ant` or
     `strong`, in place of defaults.
 
