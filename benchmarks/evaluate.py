@@ -86,7 +86,7 @@ def encoder(users: int, items: int) -> Callable[[], Figures]:
     from antpipe.core.batches import examples
     from antpipe.core.model import Ant
     from antpipe.core.ranking import metrics
-    from antpipe.core.scoring import evaluate
+    from antpipe.core.scoring import scoring
     from antpipe.settings.model import ModelConfig
     from benchmarks.synthetic_shops import MAX_LEN, WIDTHS, training_data
 
@@ -94,7 +94,7 @@ def encoder(users: int, items: int) -> Callable[[], Figures]:
     model, part = Ant(ModelConfig(width=WIDTH), WIDTHS, MAX_LEN), examples(data.sequences[0], "test")
 
     def whole() -> Figures:
-        ranks = evaluate(model, data.catalogue, "shop-0", part, torch.device("cpu"))
+        ranks = scoring(model, data.catalogue, "shop-0", part, torch.device("cpu")).ranks(part)
         return {name: metrics(values) for name, values in ranks.by_protocol.items()}
 
     return whole

@@ -235,6 +235,10 @@ class Examples:
         """The examples with these numbers."""
         return Examples(self.user[rows], self.items, self.start[rows], self.end[rows], self.max_len)
 
+    def as_read(self) -> "Examples":
+        """The same with histories cut to the last max_len items."""
+        return replace(self, start=np.maximum(self.start, self.end - self.max_len))
+
 
 def examples(sequences: Sequences, split: str) -> Examples:
     """The targets of a split (`valid` or `test`), each with the whole history of its user before it."""

@@ -28,20 +28,20 @@ from antpipe.core.untrained import (
     fit_weights,
     from_counts,
     from_sequences,
+    history_matrix,
     of_items,
     step_rows,
     text_queries,
     unit,
     word_rows,
 )
-from antpipe.runtime.arrays import within_groups
 from antpipe.store.files import Sequences
 
 if TYPE_CHECKING:
     from antpipe.core.model import Ant
 
 COSINE = "cosine"
-TRAINING_FORM = 2  # raise it when what is trained beside a floor, or the weight of that, changes
+TRAINING_FORM = 3  # raise it when what is trained beside a floor, or the weight of that, changes
 
 
 def known_in(catalogue: Catalogue, widths: Mapping[str, int], domain: str, sequences: Sequences | None) -> Untrained:
@@ -85,12 +85,7 @@ def items_with_floor(model: "Ant", items: NDArray[np.float32], known: Untrained)
 
 def added_pairs(known: Untrained, part: Examples, weights: Mapping[str, float]) -> csr_array:
     """(Q, N): what words, transitions and the last max_len items of the history add to scores."""
-    n = len(known.new)
-    count = np.minimum(part.end - part.start, part.max_len)
-    history = part.items[np.repeat(part.end - count, count) + within_groups(count)]
-    marks = csr_array((np.ones(len(history)), (np.repeat(np.arange(len(part)), count), history)), (len(part), n))
-    marks.sum_duplicates()
-    marks.data[:] = 1
+    marks = history_matrix(part.as_read(), len(known.new))
     pairs = weights[TRANSITIONS] * step_rows(known, part) + weights[WORDS] * word_rows(known, part)
     return csr_array(pairs + weights[HISTORY] * marks)
 

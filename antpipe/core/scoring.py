@@ -142,7 +142,8 @@ def scoring(
     device: "torch.device",
     known: Untrained | None = None,
 ) -> Scoring:
-    """How a model scores one domain's examples. known: of the domain, for a model with a floor."""
+    """How a model scores one domain's examples. The catalogue holds that domain, alone or with others. known: of the
+    domain, for a model with a floor."""
     queries, items = unit_vectors(model, catalogue, domain, part, device)
     if known is None:
         return Scoring(queries, items, score_of_history(model))
@@ -153,15 +154,3 @@ def scoring(
         rerank=reranking(model, known),
         width=model.config.width,
     )
-
-
-def evaluate(
-    model: "Ant",
-    catalogue: Catalogue,
-    domain: str,
-    part: Examples,
-    device: "torch.device",
-    known: Untrained | None = None,
-) -> Ranks:
-    """Ranks of one domain's examples. The catalogue holds that domain, alone or with others. known: see `scoring`."""
-    return scoring(model, catalogue, domain, part, device, known).ranks(part)

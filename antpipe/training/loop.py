@@ -91,8 +91,8 @@ def fit(
         method,
     )
     steps: Any = StaticSteps(setup) if static else (mixed or ExactSteps)(setup)
-    judge = validating(model, data, device, lambda: steps.features)
-    weigh = weighing(model, data, judge) if model.floor is not None and data.validation and not pretraining else None
+    judge = validating(model, data, device, lambda: steps.features, vectors_alone=pretraining)
+    weigh = weighing(model, data, judge) if judge.floors else None
     seed_dropout(config.seed, world)
     state = keep.begin(model, optimiser, method.tensors) if keep else Training(model, optimiser, method.tensors)
     at, under_way, began = state.at, deque[tuple[Any, Callable[[], float]]](), time.perf_counter()

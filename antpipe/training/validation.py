@@ -14,7 +14,7 @@ from antpipe.core.gpu.floor import DeviceKnown, known_on
 from antpipe.core.gpu.ranking import ExampleBlock, evaluate_on_device, example_blocks
 from antpipe.core.ranking import Ranks, metrics
 from antpipe.core.reranker import reranks
-from antpipe.core.scoring import evaluate
+from antpipe.core.scoring import scoring
 from antpipe.core.untrained import Untrained
 from antpipe.runtime.devices import uncompiled
 from antpipe.training.data import TrainingData
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from antpipe.core.model import Ant
 
+Features = Callable[[], DeviceFeatures | None]  # those on the device at that time
 Prepared = tuple[list[ExampleBlock], DeviceKnown | None]  # to rank one domain on a GPU
 
 
@@ -51,14 +52,13 @@ def prepared_on(data: TrainingData, device: "torch.device", floors: Mapping[str,
 class Judge:
     """`validate`, with everything prepared that is the same in all epochs.
 
-    features: gives those that training keeps on the device at that time. floors: what is known of each domain, with
-    texts, for a model with a floor. prepared: on a GPU.
+    floors: what is known of each domain, with texts, for a model with a floor. prepared: on a GPU.
     """
 
     model: "Ant"
     data: TrainingData
     device: "torch.device"
-    features: Callable[[], DeviceFeatures | None]
+    features: Features
     floors: Mapping[str, Untrained]
     prepared: Mapping[str, Prepared]
 
@@ -67,10 +67,11 @@ class Judge:
 
 
 def validating(
-    model: "Ant", data: TrainingData, device: "torch.device", features: Callable[[], DeviceFeatures | None]
+    model: "Ant", data: TrainingData, device: "torch.device", features: Features, *, vectors_alone: bool = False
 ) -> Judge:
-    """What judges a model as it stands, whenever it is called. features: gives those on the device at that time."""
-    floors = floors_of(model, data)
+    """What judges a model as it stands, whenever it is called. vectors_alone: without a floor, beside which what
+    pre-training learns from texts hardly shows."""
+    floors = {} if vectors_alone else floors_of(model, data)
     prepared = {} if device.type == "cpu" else prepared_on(data, device, floors)
     return Judge(model, data, device, features, floors, prepared)
 
@@ -93,7 +94,7 @@ def validate(
         if domain in prepared and not reranks(model):
             blocks, known = prepared[domain]
             return evaluate_on_device(model, data.catalogue, domain, device, blocks, features, known)
-        return evaluate(model, data.catalogue, domain, part, device, floors.get(domain))
+        return scoring(model, data.catalogue, domain, part, device, floors.get(domain)).ranks(part)
 
     with uncompiled(model):
         results = [metrics(ranks(*one).by_protocol["all"]) for one in data.validation.items()]

@@ -7,8 +7,8 @@ beat the floor, both re-ranked if there is a re-ranker; otherwise the run is tha
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,13 +35,15 @@ if TYPE_CHECKING:
 SELECTION = "recall@10"  # of protocol `all` on the validation split: chooses the best epoch
 # Of equal ones this decides, then the loss: in a catalogue of hardly more than 10 items all have the same recall.
 TIE_BREAK = "ndcg@10"
+# Of epochs with a floor the most decides: what trained vectors add to the log-likelihood of validation targets. It has
+# less noise than hits among the first ten, and the epochs it chooses did better on other positions (docs/results.md).
+GAIN = "gain"
 VALID, START = "valid_", "start_"  # before these figures in RUN/metrics.jsonl: of an epoch, of a floor before training
 MOST_FITTED = 4096  # validation positions that the weight is fitted to
+FITTED = 50  # items of a position that it is fitted to: with 200, those far from any list decided (docs/results.md)
 SPREAD = 5.0  # of the normal distribution around 0 of the weight of trained vectors, in units of the temperature
 LOWEST = -60.0  # logits of what is not there
-# What trained vectors have to add to the log-likelihood of validation targets: with less, they made lists worse as
-# often as better. How many targets are among the first ten says too little of small shops (docs/results.md).
-LEAST_GAIN = 20.0
+LEAST_GAIN = 10.0  # what they have to add to the log-likelihood of validation targets to stay (docs/results.md)
 # Chance brings more than so many standard errors in one of twenty runs. Hits of a floor and of runs with it
 # correlate by .85 to .93 (docs/results.md).
 STANDARD_ERRORS = 1.645
@@ -50,7 +52,7 @@ CORRELATION = 0.9
 
 @dataclass(frozen=True)
 class Pools:
-    """The best items by a floor alone after some examples, to fit the weight of trained vectors to.
+    """The best items by a floor without vectors after some examples, to fit the weight of these to.
 
     part: Q examples whose target is among them; rows, logits: (Q, C) of the items and their scores over the
     temperature, best first; place: (Q,) of the target.
@@ -62,15 +64,26 @@ class Pools:
     place: Ints
 
 
-def pools_of(model: "Ant", known: Untrained, valid: Examples) -> Pools:
-    """The pools of some validation positions of a model's target. known: of it, with texts."""
-    part, temperature = sample(valid, MOST_FITTED), model.config.temperature
-    part = replace(part, start=np.maximum(part.start, part.end - part.max_len))  # what ranking reads as history
+def pools_of(model: "Ant", known: Untrained, valid: Examples, *, reranked: bool) -> Pools:
+    """The pools of some validation positions of a model's target, by its floor or by this, re-ranked.
+
+    known: of the target, with texts.
+    """
+    part, temperature = (
+        sample(valid, MOST_FITTED).as_read(),
+        model.config.temperature,
+    )  # histories as ranking reads them
     weights = dict.fromkeys(TERMS, 0.0) | {name: value / temperature for name, value in weights_of(model).items()}
-    size = max(1, SCORES_AT_ONCE // len(known.new))
-    blocks = [part.some(slice(begin, begin + size)) for begin in range(0, len(part), size)]
-    found = [best_of(blend(known, block, weights), POOL) for block in blocks]
-    rows, logits = np.concatenate([one[0] for one in found]), np.concatenate([one[1] for one in found])
+    again, size = reranking(model, known) if reranked else None, max(1, SCORES_AT_ONCE // len(known.new))
+    found = []
+    for begin in range(0, len(part), size):
+        some = part.some(slice(begin, begin + size))
+        rows, logits = best_of(blend(known, some, weights), POOL)
+        if again is not None:
+            logits = again(some, rows, logits * temperature, np.zeros(rows.shape)) / temperature
+        columns, logits = best_of(logits, FITTED)
+        found.append((np.take_along_axis(rows, columns, 1), logits))
+    rows, logits = (np.concatenate(one) for one in zip(*found, strict=True))
     hit = rows == part.targets()[:, None]
     kept = np.flatnonzero(hit.any(1))
     return Pools(part.some(kept), rows[kept], logits[kept], hit[kept].argmax(1))
@@ -80,28 +93,16 @@ def weighing(model: "Ant", data: TrainingData, judge: Judge) -> Callable[[], flo
     """A function that gives the trained vectors of a model with a floor the weight that suits validation best, and
     returns what they then add to the log-likelihood of its targets. It is to be called after training steps."""
     ((domain, valid),) = data.validation.items()
-    known, temperature = judge.floors[domain], model.config.temperature
-
-    @cache
-    def pools() -> Pools:
-        return pools_of(model, known, valid)
-
-    @cache
-    def base(*, reranked: bool) -> Doubles:
-        """(Q, C) logits of the floor."""
-        again, found = reranking(model, known) if reranked else None, pools()
-        if again is None:
-            return found.logits
-        return again(found.part, found.rows, found.logits * temperature, np.zeros(found.rows.shape)) / temperature
+    pools = cache(partial(pools_of, model, judge.floors[domain], valid))
 
     def weigh() -> float:
         assert model.floor is not None
-        cosine, gain, found = 0.0, 0.0, pools()
+        cosine, gain, found = 0.0, 0.0, pools(reranked=reranks(model))
         if len(found.place):
             with uncompiled(model):
                 vectors = unit_vectors(model, data.catalogue, domain, found.part, judge.device, judge.features())
             cosines = share_of_vectors(*vectors, found.rows, model.config.width)
-            cosine, gain = fit_cosine(base(reranked=reranks(model)), cosines, found.place)
+            cosine, gain = fit_cosine(found.logits, cosines, found.place)
         model.floor[COSINE].detach().fill_(cosine)
         return gain
 
@@ -109,12 +110,12 @@ def weighing(model: "Ant", data: TrainingData, judge: Judge) -> Callable[[], flo
 
 
 def weighed(judge: Judge, weigh: Callable[[], float] | None) -> Callable[[], dict[str, float]]:
-    """A function that judges a model after its vectors got their weight beside the floor; None: it has none."""
+    """A function that judges a model after its vectors got their weight beside the floor, and says what they add to it;
+    None: it has none."""
 
     def judged() -> dict[str, float]:
-        if weigh is not None:
-            weigh()
-        return judge()
+        gain = {} if weigh is None else {GAIN: weigh()}
+        return judge() | gain
 
     return judged
 
@@ -147,7 +148,11 @@ def standing(figures: Mapping[str, float], loss: float, prefix: str = "") -> tup
 def take_if_best(state: Training, epoch: int, valid: dict[str, float], loss: float) -> None:
     """Keep the weights if no earlier validation was as good. epoch: those done. loss: of this one."""
     at = state.at
-    if not at.best or standing(valid, loss) > standing(at.best, at.rows[at.best_epoch - 1]["loss"]):
+
+    def worth(figures: Mapping[str, float], loss: float) -> tuple[float, ...]:
+        return figures.get(GAIN, 0.0), *standing(figures, loss)
+
+    if not at.best or worth(valid, loss) > worth(at.best, at.rows[at.best_epoch - 1]["loss"]):
         at.best_epoch, at.best = epoch, valid
         weights = state.model.state_dict()
         state.best_weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
@@ -200,19 +205,18 @@ def keep_floor_unless_beaten(
     why = f"add {gain:.1f} to the log-likelihood of validation targets, not more than {LEAST_GAIN:g}"
     if gain > LEAST_GAIN:
         trained = judge()
-        lower = [name for name in (SELECTION, TIE_BREAK) if name in floor and trained[name] < floor[name]]
-        if not lower:
+        if not beyond_chance(floor[SELECTION], trained[SELECTION], data.judged()):
             return at.best_epoch, trained
-        why = "; ".join(f"lower {VALID}{name} from {floor[name]:.4f} to {trained[name]:.4f}" for name in lower)
+        why = f"lower {VALID}{SELECTION} from {floor[SELECTION]:.4f} to {trained[SELECTION]:.4f}"
     cosine.zero_()
     log.info(f"the floor alone is kept: the vectors of epoch {at.best_epoch} {why}")
     return 0, floor
 
 
-def beyond_chance(recall: float, floor: float, positions: int) -> bool:
-    """Whether a recall is above that of a floor by more than STANDARD_ERRORS of their difference."""
-    error = math.sqrt(2 * (1 - CORRELATION) * floor * (1 - floor) / positions)
-    return recall - floor > STANDARD_ERRORS * error
+def beyond_chance(recall: float, other: float, positions: int) -> bool:
+    """Whether a recall is above another one by more than STANDARD_ERRORS of their difference."""
+    error = math.sqrt(2 * (1 - CORRELATION) * other * (1 - other) / positions)
+    return recall - other > STANDARD_ERRORS * error
 
 
 def without_training(model: "Ant", data: TrainingData, device: "torch.device", *, choose: bool) -> Position:

@@ -16,7 +16,7 @@ from antpipe.core.batches import Block, examples, history_pairs, pairs_among
 from antpipe.core.catalogue import load_catalogue
 from antpipe.core.losses import Bonus, cosine_scores, full_softmax, in_batch
 from antpipe.core.ranking import Found, rank_examples
-from antpipe.core.scoring import evaluate, score_of_history
+from antpipe.core.scoring import score_of_history, scoring
 from antpipe.errors import DataError, UsageError
 from antpipe.evaluation.evaluate import evaluate_run
 from antpipe.features.build_sequences import build_sequences
@@ -180,7 +180,7 @@ def test_validation_and_evaluation_use_the_score(tmp_path: Path) -> None:
     assert model.history_score is not None
     for score, rank in ((3.0, 1.0), (-3.0, 20.0)):
         model.history_score.data.fill_(score)
-        ranks = evaluate(model, catalogue, "Shop", part, torch.device("cpu"))
+        ranks = scoring(model, catalogue, "Shop", part, torch.device("cpu")).ranks(part)
         assert set(ranks.by_protocol["all"].tolist()) == {rank}
 
 

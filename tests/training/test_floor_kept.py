@@ -14,6 +14,7 @@ from antpipe.evaluation.evaluate import evaluate_run
 from antpipe.settings.evaluation import EvaluateConfig
 from antpipe.store.store import Store
 from antpipe.training import checkpoint, loop, validation, worth
+from antpipe.training.folder import RunFolder
 from antpipe.training.run import run_stage
 from tests.support.interruptions import CONFIG, Killed, asked, failing_at, result, two_shops
 
@@ -39,8 +40,8 @@ def test_chance_is_smaller_with_more_positions() -> None:
     assert not worth.beyond_chance(0.122, 0.12, 20 * POSITIONS)
 
 
-@pytest.mark.parametrize(("gain", "last", "best"), [(20.1, 0.31, 2), (20.1, 0.3, 2), (19.9, 0.31, 0), (99.0, 0.29, 0)])
-def test_vectors_stay_if_they_tell_enough_and_no_figure_is_lower(
+@pytest.mark.parametrize(("gain", "last", "best"), [(10.1, 0.31, 2), (10.1, 0.27, 2), (9.9, 0.31, 0), (99.0, 0.2, 0)])
+def test_vectors_stay_if_they_tell_enough_and_recall_is_not_lower_beyond_chance(
     store: Store,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -59,6 +60,18 @@ def test_vectors_stay_if_they_tell_enough_and_no_figure_is_lower(
     assert model.floor is not None
     assert float(model.floor["cosine"].detach()) == (2.0 if best else 0.0)
     assert any("the floor alone is kept: the vectors of epoch 2" in message for message in messages) == (not best)
+
+
+def test_the_epoch_counts_whose_vectors_add_most_to_the_likelihood(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gains = iter([30.0, 50.0, 40.0, 50.0])  # of three epochs, and of the best one in the end
+    monkeypatch.setattr(worth, "fit_cosine", lambda *_: (2.0, next(gains)))
+    found = iter([0.3, 0.6, 0.4, 0.5, 0.3, 0.4])  # the floor, three epochs, the floor, and with the best vectors
+    monkeypatch.setattr(validation, "validate", lambda *_: {worth.SELECTION: next(found)})
+    done = trained(store, tmp_path)
+    assert (done.best_epoch, done.metrics) == (2, {worth.SELECTION: 0.4})
+    assert [row["valid_gain"] for row in RunFolder(tmp_path).read_rows()] == [30.0, 50.0, 40.0]
 
 
 def test_a_run_that_did_not_beat_its_floor_ranks_as_the_floor(

@@ -86,7 +86,7 @@ def test_a_refit_is_not_validated_before_it_is_trained(store: Store, tmp_path: P
     _, again = refitted(store, tmp_path)
     assert (again.best_epoch, again.epochs, again.metrics) == (1, 1, {})
     first, row = RunFolder(tmp_path).read_rows()[0], RunFolder(tmp_path / "refit").read_rows()[0]
-    assert set(first) - set(row) == {f"start_{worth.SELECTION}", f"valid_{worth.SELECTION}"}
+    assert set(first) - set(row) == {f"start_{worth.SELECTION}", f"valid_{worth.SELECTION}", "valid_gain"}
 
 
 @pytest.mark.parametrize("judged", [EPOCH_1_WINS, FLOOR_WINS])

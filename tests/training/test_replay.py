@@ -102,7 +102,7 @@ def test_validation_prepared_on_a_device_gives_the_metrics_of_the_cpu(
     data, (_, model) = data_of(store), fitted(store, replace(CONFIG, epochs=1), pretraining=True, floor=floor)
     floors = floors_of(model, data)
     wanted = validate(model, data, CPU, floors=floors)
-    monkeypatch.setattr(validation, "evaluate", None)
+    monkeypatch.setattr(validation, "scoring", None)
     assert validate(model, data, CPU, None, prepared_on(data, CPU, floors)) == wanted
 
 

@@ -73,13 +73,13 @@ def test_log_likelihood_is_that_of_the_softmax() -> None:
 
 
 def test_pools_are_the_best_items_of_the_floor_alone(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worth, "POOL", 4)
+    monkeypatch.setattr(worth, "FITTED", 4)
     model, valid = model_of(data), data.validation["Target"]
     known = known_in(data.catalogue, model.widths, "Target", data.sequences[0])
     fitted = begin_at_floor(model, known, valid) | {"transitions": 0.0}  # which find every target of this shop
     assert model.floor is not None
     model.floor["transitions"].fill_(0.0)
-    pools = pools_of(model, known, valid)
+    pools = pools_of(model, known, valid, reranked=False)
     scores = blend(known, valid, fitted)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :4]
     hit = (best == valid.targets()[:, None]).any(1)
@@ -90,12 +90,29 @@ def test_pools_are_the_best_items_of_the_floor_alone(data: TrainingData, monkeyp
     assert (pools.rows[np.arange(len(pools.place)), pools.place] == pools.part.targets()).all()
 
 
+def test_pools_of_a_reranked_floor_are_the_best_items_by_its_scores(
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network is replaced by one that gives row r of 24 items the score 7 r modulo 24."""
+    monkeypatch.setattr(worth, "FITTED", 4)
+    monkeypatch.setattr(worth, "reranking", lambda *_: lambda _part, rows, _scores, vectors: vectors + rows * 7 % 24)
+    model, valid = model_of(data), data.validation["Target"]
+    known = known_in(data.catalogue, model.widths, "Target", data.sequences[0])
+    found, best = pools_of(model, known, valid, reranked=True), [17, 10, 3, 20]
+    hit = np.isin(valid.targets(), best)
+    assert hit.any()
+    assert found.rows.tolist() == [best] * hit.sum()
+    assert found.logits[0] == pytest.approx(np.array([23, 22, 21, 20]) / model.config.temperature)
+    assert found.part.targets().tolist() == valid.targets()[hit].tolist()
+    assert [best[place] for place in found.place] == found.part.targets().tolist()
+
+
 def test_a_model_gets_the_weight_of_its_own_vectors(data: TrainingData) -> None:
     model = model_of(data)
     known = known_in(data.catalogue, model.widths, "Target", data.sequences[0])
     begin_at_floor(model, known, data.validation["Target"])
     gain = weighing(model, data, validating(model, data, CPU, lambda: None))()
-    pools = pools_of(model, known, data.validation["Target"])
+    pools = pools_of(model, known, data.validation["Target"], reranked=False)
     queries, items = unit_vectors(model, data.catalogue, "Target", pools.part, CPU)
     cosines = np.einsum("qd,qcd->qc", queries.astype(np.float64), items[pools.rows].astype(np.float64))
     wanted = fit_cosine(pools.logits, cosines, pools.place)
@@ -127,7 +144,7 @@ def test_pools_are_those_of_ranking_if_a_history_is_longer_than_what_is_read(dat
     begin_at_floor(model, known, valid)
     assert model.floor is not None
     model.floor["cosine"].detach().zero_()
-    pools = pools_of(model, known, valid)
+    pools = pools_of(model, known, valid, reranked=False)
     scored = scoring(model, data.catalogue, "Target", pools.part, CPU, known)
     assert scored.pairs is not None
     added = scored.pairs(np.arange(len(pools.part)))

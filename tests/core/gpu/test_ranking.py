@@ -18,7 +18,7 @@ from antpipe.core.gpu.floor import known_on
 from antpipe.core.gpu.ranking import Floor, count_ranks, evaluate_on_device, example_blocks, in_order
 from antpipe.core.model import Ant
 from antpipe.core.ranking import PROTOCOLS, Ranks, rank_examples
-from antpipe.core.scoring import evaluate, floor_pairs
+from antpipe.core.scoring import floor_pairs, scoring
 from antpipe.core.untrained import Untrained, from_counts
 from antpipe.errors import DataError
 from antpipe.settings.model import FLOOR, ModelConfig
@@ -137,7 +137,7 @@ def test_a_model_with_a_floor_is_judged_as_on_the_cpu(with_texts: bool) -> None:
     }
     model = model_with_floor(weights, widths)
     known = known_in(DATA.catalogue, model.widths, "shop-1", DATA.sequences[1])
-    wanted = evaluate(model, DATA.catalogue, "shop-1", PART, CPU, known)
+    wanted = scoring(model, DATA.catalogue, "shop-1", PART, CPU, known).ranks(PART)
     for size in (0, 7):
         blocks = example_blocks(PART, 60, CPU, size, known)
         found = evaluate_on_device(model, DATA.catalogue, "shop-1", CPU, blocks, known=known_on(known, CPU))
@@ -191,7 +191,7 @@ def test_a_model_is_judged_as_on_the_cpu(history_score: bool) -> None:
             parameter.add_(0.1 * torch.randn_like(parameter))
     blocks = example_blocks(PART, 60, CPU, 7)
     features = features_on(DATA.catalogue, WIDTHS, CPU)
-    wanted = evaluate(model, DATA.catalogue, "shop-1", PART, CPU)
+    wanted = scoring(model, DATA.catalogue, "shop-1", PART, CPU).ranks(PART)
     for kept in (None, features):
         found = evaluate_on_device(model, DATA.catalogue, "shop-1", CPU, blocks, kept)
         assert all(np.array_equal(found.by_protocol[name], wanted.by_protocol[name]) for name in PROTOCOLS)
