@@ -40,10 +40,10 @@ TIE_BREAK = "ndcg@10"
 GAIN = "gain"
 VALID, START = "valid_", "start_"  # before these figures in RUN/metrics.jsonl: of an epoch, of a floor before training
 MOST_FITTED = 4096  # validation positions that the weight is fitted to
-FITTED = 50  # items of a position that it is fitted to: with 200, those far from any list decided (docs/results.md)
+FITTED = 20  # items of a position that it is fitted to: with 200, those far from any list decided (docs/results.md)
 SPREAD = 5.0  # of the normal distribution around 0 of the weight of trained vectors, in units of the temperature
 LOWEST = -60.0  # logits of what is not there
-LEAST_GAIN = 10.0  # what they have to add to the log-likelihood of validation targets to stay (docs/results.md)
+LEAST_GAIN = 5.0  # what they have to add to the log-likelihood of validation targets to stay (docs/results.md)
 # Chance brings more than so many standard errors in one of twenty runs. Hits of a floor and of runs with it
 # correlate by .85 to .93 (docs/results.md).
 STANDARD_ERRORS = 1.645
