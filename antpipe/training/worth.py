@@ -69,10 +69,8 @@ def pools_of(model: "Ant", known: Untrained, valid: Examples, *, reranked: bool)
 
     known: of the target, with texts.
     """
-    part, temperature = (
-        sample(valid, MOST_FITTED).as_read(),
-        model.config.temperature,
-    )  # histories as ranking reads them
+    part = sample(valid, MOST_FITTED).as_read()  # histories as ranking reads them
+    temperature = model.config.temperature
     weights = dict.fromkeys(TERMS, 0.0) | {name: value / temperature for name, value in weights_of(model).items()}
     again, size = reranking(model, known) if reranked else None, max(1, SCORES_AT_ONCE // len(known.new))
     found = []

@@ -17,16 +17,19 @@ from antpipe.evaluation.evaluate import evaluate_run
 from antpipe.evaluation.vectors import item_vectors, open_for, user_vectors
 from antpipe.features.build_sequences import build_sequences
 from antpipe.serving.recommend import recommend_after
+from antpipe.settings.base import from_json
 from antpipe.settings.evaluation import EvaluateConfig
 from antpipe.settings.features import SequenceConfig
 from antpipe.settings.model import ModelConfig
 from antpipe.settings.training import TrainConfig
 from antpipe.store.store import Store
 from antpipe.training import checkpoint, request
+from antpipe.training.data import load_training_data
 from antpipe.training.folder import RunFolder
 from antpipe.training.request import FLOOR, RunRequest
 from antpipe.training.run import run_stage
 from antpipe.training.state import Paused
+from antpipe.training.validation import floors_of, validate
 from tests.support.commands import run
 from tests.support.shops import make_domain
 from tests.support.trainable import MODEL, TRAINING, make_trainable
@@ -160,6 +163,15 @@ def test_a_source_is_what_it_learned_however_good_the_floor(store: Store, tmp_pa
     done = train(store, tmp_path / "run", "pretrain", ("Source",), model=ON_SOURCES, lr=50.0)
     assert done.best_epoch >= 1
     assert "start_recall@10" not in RunFolder(tmp_path / "run").read_rows()[0]
+
+
+def test_a_source_is_judged_by_its_vectors_alone(store: Store, tmp_path: Path) -> None:
+    done = train(store, tmp_path / "run", "pretrain", ("Source",), model=ON_SOURCES)
+    model, described = checkpoint.load(tmp_path / "run")
+    data = load_training_data(store, ["Source"], from_json(TrainConfig, described.train))
+    model.eval()
+    assert done.metrics == validate(model, data, torch.device("cpu"))
+    assert done.metrics != validate(model, data, torch.device("cpu"), floors=floors_of(model, data))
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
