@@ -64,22 +64,22 @@ class Pools:
     place: Ints
 
 
-def pools_of(model: "Ant", known: Untrained, valid: Examples, *, reranked: bool) -> Pools:
-    """The pools of some validation positions of a model's target, by its floor or by this, re-ranked.
+def pools_of(model: "Ant", known: Untrained, valid: Examples, *, reranked: bool, size: int = FITTED) -> Pools:
+    """The `size` best items after some validation positions of a model's target, by its floor or by this, re-ranked.
 
     known: of the target, with texts.
     """
     part = sample(valid, MOST_FITTED).as_read()  # histories as ranking reads them
     temperature = model.config.temperature
     weights = dict.fromkeys(TERMS, 0.0) | {name: value / temperature for name, value in weights_of(model).items()}
-    again, size = reranking(model, known) if reranked else None, max(1, SCORES_AT_ONCE // len(known.new))
+    again, block = reranking(model, known) if reranked else None, max(1, SCORES_AT_ONCE // len(known.new))
     found = []
-    for begin in range(0, len(part), size):
-        some = part.some(slice(begin, begin + size))
+    for begin in range(0, len(part), block):
+        some = part.some(slice(begin, begin + block))
         rows, logits = best_of(blend(known, some, weights), POOL)
         if again is not None:
             logits = again(some, rows, logits * temperature, np.zeros(rows.shape)) / temperature
-        columns, logits = best_of(logits, FITTED)
+        columns, logits = best_of(logits, size)
         found.append((np.take_along_axis(rows, columns, 1), logits))
     rows, logits = (np.concatenate(one) for one in zip(*found, strict=True))
     hit = rows == part.targets()[:, None]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -24,7 +25,7 @@ from antpipe.settings.serving import ServeConfig
 from antpipe.store.store import Store
 from antpipe.training.request import RunRequest
 from antpipe.training.run import run_stage
-from benchmarks import embed_image, floor_terms, gpu, methods, recommend, serve, verdict, zero_shot
+from benchmarks import embed_image, floor_terms, gpu, methods, recommend, serve, vector_weight, verdict, zero_shot
 from benchmarks.embed_text import made_up
 from benchmarks.evaluate import QUICK as EVALUATED
 from benchmarks.evaluate import our_metrics, plain_metrics, split_of, vectors_of
@@ -294,3 +295,32 @@ def test_the_benchmark_of_the_service_gets_the_same_from_both_and_prints_a_row_p
             server.should_exit = True
             thread.join()
     assert serve.same_answers(*found) > 0.99
+
+
+@pytest.mark.parametrize("way", vector_weight.WAYS.values(), ids=vector_weight.WAYS)
+def test_vectors_that_know_the_target_stay_and_others_do_not(way: vector_weight.Way) -> None:
+    rng = np.random.default_rng(0)
+    logits, place = rng.normal(size=(400, 200)), rng.integers(0, 200, 400)
+    told = rng.normal(size=(400, 200)) / 10
+    told[np.arange(400), place] += 1
+    for cosines, stay in ((told, True), (rng.normal(size=(400, 200)) / 10, False)):
+        run = vector_weight.Trained(logits, logits, [cosines * 0, cosines], place, 400)
+        half = np.arange(400) < 200
+        assert vector_weight.change(run.some(half), run.some(~half), way)[1] == stay
+    assert vector_weight.chosen_epoch(vector_weight.Trained(logits, logits, [told * 0, told], place, 400), way) == 1
+
+
+def test_the_benchmark_of_the_weight_of_vectors_prints_a_row_for_each_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path / "store")
+    for name in ("Shop", "Other"):
+        make_trainable(store, name)
+    model = replace(MODEL, floor=True, reranker=True)
+    run_stage(
+        RunRequest(store, ("Other",), "pretrain", model, replace(TRAINING, modalities=("text",))), tmp_path / "run"
+    )
+    asked = [str(store.root), "Shop", "--from", str(tmp_path / "run"), "--seeds", "1", "--epochs", "2"]
+    vector_weight.main([*asked, "--splits", "2"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Shop")]
+    assert [row[21:63].strip() for row in rows] == list(vector_weight.WAYS)

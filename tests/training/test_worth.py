@@ -72,14 +72,13 @@ def test_log_likelihood_is_that_of_the_softmax() -> None:
     assert log_likelihood(scores, place) == pytest.approx(by_hand)
 
 
-def test_pools_are_the_best_items_of_the_floor_alone(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worth, "FITTED", 4)
+def test_pools_are_the_best_items_of_the_floor_alone(data: TrainingData) -> None:
     model, valid = model_of(data), data.validation["Target"]
     known = known_in(data.catalogue, model.widths, "Target", data.sequences[0])
     fitted = begin_at_floor(model, known, valid) | {"transitions": 0.0}  # which find every target of this shop
     assert model.floor is not None
     model.floor["transitions"].fill_(0.0)
-    pools = pools_of(model, known, valid, reranked=False)
+    pools = pools_of(model, known, valid, reranked=False, size=4)
     scores = blend(known, valid, fitted)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :4]
     hit = (best == valid.targets()[:, None]).any(1)
@@ -94,11 +93,10 @@ def test_pools_of_a_reranked_floor_are_the_best_items_by_its_scores(
     data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The network is replaced by one that gives row r of 24 items the score 7 r modulo 24."""
-    monkeypatch.setattr(worth, "FITTED", 4)
     monkeypatch.setattr(worth, "reranking", lambda *_: lambda _part, rows, _scores, vectors: vectors + rows * 7 % 24)
     model, valid = model_of(data), data.validation["Target"]
     known = known_in(data.catalogue, model.widths, "Target", data.sequences[0])
-    found, best = pools_of(model, known, valid, reranked=True), [17, 10, 3, 20]
+    found, best = pools_of(model, known, valid, reranked=True, size=4), [17, 10, 3, 20]
     hit = np.isin(valid.targets(), best)
     assert hit.any()
     assert found.rows.tolist() == [best] * hit.sum()
