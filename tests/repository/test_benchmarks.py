@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -34,6 +33,7 @@ from benchmarks.synthetic_shops import training_data
 from benchmarks.train_sizes import QUICK
 from benchmarks.train_worker import loss_of_without_dropout, model_of, our_loss, plain_loss
 from tests.conftest import REPOSITORY
+from tests.support.commands import run
 from tests.support.fake_encoders import tiny_encoder
 from tests.support.trainable import MODEL, TRAINING, make_trainable
 
@@ -304,9 +304,9 @@ def test_vectors_that_know_the_target_stay_and_others_do_not(way: vector_weight.
     told = rng.normal(size=(400, 200)) / 10
     told[np.arange(400), place] += 1
     for cosines, stay in ((told, True), (rng.normal(size=(400, 200)) / 10, False)):
-        run = vector_weight.Trained(logits, logits, [cosines * 0, cosines], place, 400)
+        found = vector_weight.Trained(logits, logits, [cosines * 0, cosines], place, 400)
         half = np.arange(400) < 200
-        assert vector_weight.change(run.some(half), run.some(~half), way)[1] == stay
+        assert vector_weight.change(found.some(half), found.some(~half), way)[1] == stay
     assert vector_weight.chosen_epoch(vector_weight.Trained(logits, logits, [told * 0, told], place, 400), way) == 1
 
 
@@ -316,10 +316,8 @@ def test_the_benchmark_of_the_weight_of_vectors_prints_a_row_for_each_way(
     store = Store(tmp_path / "store")
     for name in ("Shop", "Other"):
         make_trainable(store, name)
-    model = replace(MODEL, floor=True, reranker=True)
-    run_stage(
-        RunRequest(store, ("Other",), "pretrain", model, replace(TRAINING, modalities=("text",))), tmp_path / "run"
-    )
+    how = ("--preset", "strong", "--modalities", "text", "--width", 16, "--epochs", 1)
+    run("train", "--stage", "pretrain", "--domains", "Other", *how, "--store", store.root, "--out", tmp_path / "run")
     asked = [str(store.root), "Shop", "--from", str(tmp_path / "run"), "--seeds", "1", "--epochs", "2"]
     vector_weight.main([*asked, "--splits", "2"])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Shop")]
