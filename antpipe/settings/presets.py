@@ -58,7 +58,7 @@ PRESETS: dict[str, Preset] = {
             # best epoch would be the first.
             "batch_size": 1024,
             "smallest_batch": 128,
-            "least_steps": 32,
+            "least_steps": 128,
             "lr": 1e-3,
             "lr_decay": 0.9,
             "pretrain_lr_decay": 0.85,

@@ -1,10 +1,10 @@
 #!/bin/bash
-# What training and other shops add to the floor (docs/results.md): curve.sh TABLES WORK TARGET...
+# What trained vectors add (docs/results.md): curve.sh TABLES WORK TARGET...
 #
-# TABLES holds NAME.interactions.csv.gz and NAME.items.csv.gz of Beauty, Sports, Toys and Games. Shops of 500 to 8,000
+# TABLES holds NAME.interactions.csv.gz and NAME.items.csv.gz of Beauty, Sports, Toys and Games. Shops of 4,000 and 8,000
 # users of each target are trained with and without transfer from the other three tables, which lack the target's users.
-# WORK gets a store and a pre-trained run per target and, in WORK/TARGET, the comparison. If it is interrupted, the same
-# command continues.
+# WORK gets a store and a pre-trained run per target and, in WORK/TARGET-larger, the comparison. If it is interrupted, the
+# same command continues.
 set -euo pipefail
 [ $# -ge 3 ] || { echo "usage: curve.sh TABLES WORK TARGET..." >&2 && exit 2; }
 tables=$1 work=$2
@@ -28,8 +28,9 @@ for target in "$@"; do
     domains=$(IFS=, && echo "${sources[*]}")
     antpipe embed-text --domains "$target,$domains" --encoder packaged/all-MiniLM-L6-v2
     antpipe build-sequences --domains "$target,$domains"
-    antpipe train --stage pretrain --domains "$domains" "${common[@]}" --epochs 6 --lr 0.003 --batch-size 1024 \
-        --pretrain-drawn 1024 --valid-sample 1000 --out "$work/pretrained-$target"
-    antpipe compare --target "$target" --target-users 500,1000,2000,4000,8000 --from "$work/pretrained-$target" \
-        --arms floor,rerank-scratch,rerank,scratch,finetune,relearn --seeds 3 "${common[@]}" --epochs 10 --out "$work/$target"
+    antpipe train --stage pretrain --domains "$domains" "${common[@]}" --epochs 6 --lr 0.003 --least-steps 32 \
+        --batch-size 1024 --pretrain-drawn 1024 --valid-sample 1000 --out "$work/pretrained-$target"
+    antpipe compare --target "$target" --target-users 4000,8000 --from "$work/pretrained-$target" \
+        --arms floor,rerank-scratch,rerank,scratch,finetune,relearn --seeds 3 "${common[@]}" --epochs 6 \
+        --out "$work/$target-larger"
 done

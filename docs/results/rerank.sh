@@ -2,9 +2,8 @@
 # What other shops teach a small one of ranking (docs/results.md): rerank.sh TABLES WORK TARGET...
 #
 # TABLES holds NAME.interactions.csv.gz and NAME.items.csv.gz of Beauty, Sports, Toys and Games. The re-ranker of each
-# target is taught by the other three tables, which lack the target's users, and then by the target; nothing else of the
-# pre-training is used, so that takes one step. WORK gets a store and a pre-trained run per target and, in WORK/TARGET, the
-# comparison. If it is interrupted, the same command continues.
+# target is taught by the other three tables, which lack the target's users, and then by the target. WORK gets a store and
+# a pre-trained run per target and, in WORK/TARGET, the comparison. If it is interrupted, the same command continues.
 set -euo pipefail
 [ $# -ge 3 ] || { echo "usage: rerank.sh TABLES WORK TARGET..." >&2 && exit 2; }
 tables=$1 work=$2
@@ -28,8 +27,9 @@ for target in "$@"; do
     domains=$(IFS=, && echo "${sources[*]}")
     antpipe embed-text --domains "$target,$domains" --encoder packaged/all-MiniLM-L6-v2
     antpipe build-sequences --domains "$target,$domains"
-    antpipe train --stage pretrain --domains "$domains" "${common[@]}" --limit-steps 1 --epochs 1 --batch-size 1024 \
-        --pretrain-drawn 1024 --valid-sample 1000 --out "$work/pretrained-$target"
+    antpipe train --stage pretrain --domains "$domains" "${common[@]}" --epochs 6 --lr 0.003 --least-steps 32 \
+        --batch-size 1024 --pretrain-drawn 1024 --valid-sample 1000 --out "$work/pretrained-$target"
     antpipe compare --target "$target" --target-users 500,1000,2000 --from "$work/pretrained-$target" \
-        --arms floor,rerank-scratch,rerank,scratch --seeds 3 "${common[@]}" --epochs 10 --out "$work/$target"
+        --arms floor,rerank-scratch,rerank,scratch,finetune,relearn --seeds 3 "${common[@]}" --least-steps 32 --epochs 10 \
+        --out "$work/$target"
 done
