@@ -130,7 +130,7 @@ def test_the_re_ranked_shops_are_those_of_the_outcomes(target: str, users: int) 
 @pytest.mark.parametrize("target", ["Toys"])
 @pytest.mark.parametrize("users", [4000, 8000])
 def test_what_vectors_add_is_that_of_the_outcomes(target: str, users: int) -> None:
-    found = json.loads((FOLDER / "curve" / target / "comparison.json").read_text(encoding="utf-8"))
+    found = json.loads((FOLDER / "curve" / f"{target}-{users}" / "comparison.json").read_text(encoding="utf-8"))
     cells = []
     for name in ("floor", "rerank-scratch", "rerank", "scratch", "finetune", "relearn"):
         arm = found["targets"][f"{target}-{users}-users"]["arms"][name]
