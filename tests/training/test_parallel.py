@@ -138,7 +138,8 @@ def test_two_processes_train_and_judge_like_one(
     assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=1e-5)
     assert bool(one) == (name != "floor-alone")
     for figure in [figure for figure in (one or [{}])[0] if figure.startswith(("valid_", "start_"))]:
-        assert [row.get(figure) for row in two] == pytest.approx([row.get(figure) for row in one], abs=1e-9)
+        close = 1e-5 if figure == "valid_gain" else 1e-9  # it is of vectors, which differ by rounding, as losses do
+        assert [row.get(figure) for row in two] == pytest.approx([row.get(figure) for row in one], abs=close)
     if "--refit" in words:
         losses = [[row["loss"] for row in rows(RunFolder(run).refit)] for run in runs]
         assert losses[1] == pytest.approx(losses[0], rel=1e-5)
