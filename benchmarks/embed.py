@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
     parser.add_argument("--quick", action="store_true", help="a small table, once, to see that it works")
     parser.add_argument("--repeats", type=int, default=5, help="turns per way")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda (pictures: with torchcodec)")
     for part in PARTS.values():
         part.add_flags(parser)
     given = parser.parse_args()

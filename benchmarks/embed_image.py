@@ -2,8 +2,8 @@
 
 The plain way loops over files: PIL, the model's own transform, and `encode_image` in fp32, one picture at a time as in
 the README of open_clip, or in batches. Ours is what the stage calls per shard: decoding ahead of the model, scaled or
-exact, in threads or processes, and bf16. All ways take turns in one process, so that other load affects all of them;
-the best round counts. Wall and CPU time (subprocesses included) are per picture.
+exact, in threads, in processes or by the GPU, and bf16. All ways take turns in one process, so that other load affects
+all of them; the best round counts. Wall and CPU time (subprocesses included) are per picture.
 
 open_clip's package comes without weights, so they are random here, which takes the same time. `--image-encoder` takes
 any encoder of embed-image, such as packaged/efficientnet-lite0, whose cosines are meaningful.
@@ -19,15 +19,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from antpipe.runtime.process import tune_process
 
+if TYPE_CHECKING:
+    import torch
+
 Vectors = NDArray[np.float32]
-BATCH = 32
+BATCH, GPU_BATCH = 32, 256
 
 
 @dataclass
@@ -85,37 +88,58 @@ def pictures(given: Path | None, count: int, side: int) -> Iterator[list[Path]]:
         yield (different * (count // len(different) + 1))[:count]
 
 
-def plain_ways(located: Any, paths: Sequence[Path]) -> list[Way]:
+@dataclass(frozen=True)
+class Files:
+    """What a DataLoader reads: the transformed picture of each path."""
+
+    paths: Sequence[Path]
+    transform: Any
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> Any:
+        from PIL import Image
+
+        return self.transform(Image.open(self.paths[number]).convert("RGB"))
+
+
+def plain_ways(located: Any, paths: Sequence[Path], device: "torch.device", workers: int) -> list[Way]:
+    """One at a time, and in batches of fp32; on a GPU, where processes decode, also in fp16 by autocast."""
     import torch
-    from PIL import Image
+    from torch.utils.data import DataLoader
 
     from antpipe.features.encoders.located import quiet
     from antpipe.features.image.encoders import library_model
 
     with quiet():
-        transform, network, _ = library_model(located, torch.device("cpu"))
-    encode = getattr(network, "encode_image", network)
+        transform, network, _ = library_model(located, device)
+    encode, files = getattr(network, "encode_image", network), Files(paths, transform)
 
-    def loop(size: int) -> Vectors:
+    def loop(size: int, processes: int = 0, *, half: bool = False) -> Vectors:
         found = []
-        with torch.inference_mode():
-            for start in range(0, len(paths), size):
-                batch = [transform(Image.open(path).convert("RGB")) for path in paths[start : start + size]]
-                found.append(encode(torch.stack(batch)).numpy())
+        with torch.inference_mode(), torch.autocast(device.type, torch.float16, enabled=half):
+            for batch in DataLoader(files, size, num_workers=processes):
+                found.append(encode(batch.to(device)).float().cpu().numpy())
         return np.concatenate(found)
 
-    return [Way("plain, one at a time", lambda: loop(1)), Way(f"plain, batches of {BATCH}", lambda: loop(BATCH))]
+    ways = [Way("plain, one at a time", lambda: loop(1)), Way(f"plain, batches of {BATCH}", lambda: loop(BATCH))]
+    if device.type == "cuda":
+        name = f"DataLoader, {workers} processes, fp16"
+        ways.append(Way(name, lambda: loop(GPU_BATCH, workers, half=True)))
+    return ways
 
 
-def our_ways(located: Any, paths: Sequence[Path], workers: int, quick: bool) -> list[Way]:
+def our_ways(located: Any, paths: Sequence[Path], device: "torch.device", workers: int, quick: bool) -> list[Way]:
     from antpipe.features.image.embedder import make_embedder
     from antpipe.features.image.encoders import ImageSettings
     from antpipe.features.image.pictures import PictureFile
-    from antpipe.runtime.devices import cpu_multiplies_bf16
+    from antpipe.runtime.devices import choose_precision
 
     hashes = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in set(paths)}
     contents = [(PictureFile(str(path), hashes[path]),) for path in paths]
-    base = ImageSettings(located, "cpu", "fp32", "exact", None, False, BATCH, 0)
+    batch = GPU_BATCH if device.type == "cuda" else BATCH
+    base = ImageSettings(located, str(device), "fp32", "exact", None, False, batch, 0)
 
     def way(name: str, settings: ImageSettings) -> Way:
         embedder = make_embedder(settings)
@@ -123,13 +147,15 @@ def our_ways(located: Any, paths: Sequence[Path], workers: int, quick: bool) -> 
 
     scaled = replace(base, decode="scaled")
     ways = [way("antpipe fp32, exact", base), way("antpipe fp32, scaled", scaled)]
-    if cpu_multiplies_bf16():
+    if choose_precision("auto", device) == "bf16":
         fast = replace(scaled, precision="bf16")
         ways += [way("antpipe bf16, exact", replace(fast, decode="exact")), way("antpipe bf16, scaled", fast)]
         scaled = fast
     if workers and not quick:
         name = f"{ways[-1].name}, {workers} process{'es' if workers > 1 else ''}"
         ways.append(way(name, replace(scaled, workers=workers)))
+    if device.type == "cuda":
+        ways.append(way(f"antpipe {scaled.precision}, decoded by the GPU", replace(scaled, decode="gpu")))
     return ways
 
 
@@ -179,7 +205,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
-    """Measure and print the table. given: the flags of `add_flags`, repeats and quick."""
+    """Measure and print the table. given: the flags of `add_flags`, repeats, quick and device."""
     import torch
 
     from antpipe.features.image.encoders import locate_image_encoder
@@ -189,7 +215,9 @@ def run(given: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder, pictures(given.pictures, count, side) as paths:
         name = given.image_encoder or random_weights(given.image_model, Path(folder))
         located = locate_image_encoder(name, "")
-        ways = plain_ways(located, paths) + our_ways(located, paths, given.workers, given.quick)
+        device = torch.device(given.device)
+        ways = plain_ways(located, paths, device, given.workers)
+        ways += our_ways(located, paths, device, given.workers, given.quick)
         print(f"{located.name}: {count} pictures, {torch.get_num_threads()} threads")
         for number in range(repeats + (not given.quick)):
             for way in ways:
@@ -206,6 +234,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few small pictures, once, to see that it works")
     parser.add_argument("--repeats", type=int, default=3, help="turns per way")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda (with torchcodec)")
     add_flags(parser)
     run(parser.parse_args())
 

@@ -17,6 +17,7 @@ from antpipe.features.encoders.located import Located
 from antpipe.features.image.decoding import decoder_name
 from antpipe.features.image.embedder import make_embedder
 from antpipe.features.image.encoders import PACKAGED_IMAGE, ImageSettings, load_image_encoder, locate_image_encoder
+from antpipe.features.image.gpu_decoding import require_gpu_decoding
 from antpipe.features.image.pictures import (
     UNREADABLE,
     Picture,
@@ -102,6 +103,10 @@ def embed_image(
     # With MACHINE: only the same steps make the same shards.
     again = build_command(place, "image", flags=flags_of(config) + flags_of(engine), force=force)
     require_same_encoder(place, "image", config, parameters, again, force)
+    here = str(choose_device(config.device))
+    device = worker_device(engine, config.device, here)
+    if config.decode == "gpu":
+        require_gpu_decoding(device)
     with (
         progress(f"{domain} image") as update,
         building(place, "image", parameters, again) as out,
@@ -114,8 +119,6 @@ def embed_image(
                 f"domain {domain}: its items changed while their pictures were read; image is as before", again
             )
         lists = PictureLists.of(pictures, place.rows())
-        here = str(choose_device(config.device))
-        device = worker_device(engine, config.device, here)
         wanted = _wanted(config, located, settled_before(place, "image", parameters, force), here, device)
         most = SHARD_BYTES if engine.shards else 0
         sizes = lists.sizes() if most else None
@@ -146,7 +149,7 @@ def embed_image(
                 _with_folder(place, config),
             )
         out.parquet(UNREADABLE, bad_table(bad))
-        facts = encoder.facts | {"decode": settings.decode, "decoder": decoder_name()}
+        facts = encoder.facts | {"decode": settings.decode, "decoder": decoder_name(on_gpu=settings.decode == "gpu")}
         facts |= {"variant": "normalised"} if config.normalize else {}
         counts = {"pictures": len(pictures), "unreadable": len(bad)}
         figures = figures_of(plan, present, pace, facts, cosines.cosine, counts)
@@ -222,7 +225,9 @@ def _wanted(config: ImageConfig, located: Located, settled: Mapping[str, Any], h
 
 
 def _decoding_workers(config: ImageConfig, lists: PictureLists, plan: EmbeddingPlan, engine: EngineConfig) -> int:
-    """How many decoding processes are worthwhile beside each embedder."""
+    """How many decoding processes are worthwhile beside each embedder; threads read files for a GPU that decodes."""
+    if config.decode == "gpu" and config.workers is None:
+        return 0
     if engine.engine == "ray":  # Ray workers use the CPUs they are given
         return config.workers if config.workers is not None else max(0, int(engine.ray_cpus) - 1)
     pictures = sum(len(files) for files in lists(Shard(0, plan.compute)))

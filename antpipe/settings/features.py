@@ -77,8 +77,9 @@ class ImageConfig(Config):
     )
     decode: str = setting(
         "scaled",
-        "scaled: decode large JPEGs at 1/2, 1/4 or 1/8, at least twice the encoder's input size; exact: full size",
-        ("scaled", "exact"),
+        "scaled: decode large JPEGs at 1/2, 1/4 or 1/8, at least twice the encoder's input size; exact: full size; "
+        "gpu: full size, on the GPU (pip install 'antpipe[gpu]')",
+        ("scaled", "exact", "gpu"),
         panel="Run",
     )
     min_cosine: float = setting(

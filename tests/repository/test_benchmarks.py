@@ -166,7 +166,7 @@ def test_the_benchmark_of_pictures_prints_a_row_for_each_way(
     parser = argparse.ArgumentParser()
     embed_image.add_flags(parser)
     given = parser.parse_args(["--image-encoder", tiny_encoder(tmp_path, monkeypatch).encoder])
-    given.quick, given.repeats = True, 1
+    given.quick, given.repeats, given.device = True, 1, "cpu"
     embed_image.run(given)
     rows = capsys.readouterr().out.splitlines()
     assert [row[:26].strip() for row in rows[2:6]] == [

@@ -1,6 +1,7 @@
 """A picture file's way to an upright RGB picture, or to the reason why there is none."""
 
 import io
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ TURNED = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+JPEG, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 # Chunks that only describe the pixels, and the flags in VP8X that announce them (EXIF, XMP, ICC).
 PNG = b"\x89PNG\r\n\x1a\n"
 DESCRIBING_PNG = (b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"tIME", b"pHYs")
@@ -51,10 +53,11 @@ class UnreadableError(Exception):
         self.reason = reason
 
 
-def decoder_name() -> str:
-    """The decoding library and, if it tells, its JPEG decoder, with their versions."""
+def decoder_name(*, on_gpu: bool = False) -> str:
+    """The decoding libraries with their versions, and Pillow's JPEG decoder if it tells."""
     turbo = features.version_feature("libjpeg_turbo")
-    return f"Pillow {PILLOW}" + (f", libjpeg-turbo {turbo}" if turbo else "")
+    gpu = f"TorchCodec {version('torchcodec')}, " if on_gpu else ""
+    return f"{gpu}Pillow {PILLOW}" + (f", libjpeg-turbo {turbo}" if turbo else "")
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -95,6 +98,29 @@ def decode_picture(
         except UnreadableError:
             pass  # so that was not the cause
         raise
+
+
+def plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
+    """Width and height of a JPEG that every decoder reads alike; None for any other file.
+
+    Such a file holds one complete, upright picture of grey or YCbCr values, within the limits of `decode_picture`.
+    """
+    if not (content.startswith(JPEG) and content.endswith(JPEG_END)):
+        return None
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+            _check_size(image, None)
+            turned = int(image.getexif().get(ORIENTATION, 1)) in TURNED
+            coded_rgb = image.info.get("adobe_transform") == 0 or _component_names(image) == b"RGB"
+            plain = image.format == "JPEG" and image.mode in ("L", "RGB") and not coded_rgb and not turned
+            return image.size if plain else None
+    except Exception:  # given damaged files, Pillow raises nearly anything; decode_picture says what is wrong
+        return None
+
+
+def _component_names(image: Image.Image) -> bytes:
+    """The ids of a JPEG's colour components."""
+    return bytes(component[0] for component in image.layer)  # type: ignore[attr-defined]
 
 
 def _decoded(content: bytes, most_pixels: int | None, least_side: int | None) -> tuple[Image.Image, str]:

@@ -1,20 +1,29 @@
 """Runs the pictures of a shard through an image encoder: decoded ahead, in batches, averaged per item."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from antpipe.errors import DataError
 from antpipe.features.image.encoders import ImageEncoder, ImageSettings, load_image_encoder
+from antpipe.features.image.gpu_decoding import completed, require_gpu_resizing
 from antpipe.features.image.pictures import PictureFile
-from antpipe.features.image.prefetch import Decoder, Prefetcher
+from antpipe.features.image.prefetch import Decoded, Decoder, DecodingFailure, Prefetcher
 from antpipe.features.shards.folder import ShardVectors
+
+if TYPE_CHECKING:
+    import torch
 
 
 def make_embedder(settings: ImageSettings) -> "ImageEmbedder":
-    """The embedder for these settings. Raises what `load_image_encoder` raises."""
-    return ImageEmbedder(load_image_encoder(settings), settings)
+    """The embedder for these settings. Raises what `load_image_encoder` raises, and UsageError if a GPU is to decode
+    pictures whose transform needs the CPU."""
+    encoder = load_image_encoder(settings)
+    if settings.decode == "gpu":
+        require_gpu_resizing(encoder.preparation, settings.located.name)
+    return ImageEmbedder(encoder, settings)
 
 
 class ImageEmbedder:
@@ -26,7 +35,7 @@ class ImageEmbedder:
     def __init__(self, encoder: ImageEncoder, settings: ImageSettings) -> None:
         self.encoder = encoder
         self.settings = settings
-        decoder = Decoder(encoder.preparation, settings.decode == "scaled")
+        decoder = Decoder(encoder.preparation, settings.decode != "exact", leave_jpegs=settings.decode == "gpu")
         self.prefetcher = Prefetcher(decoder, settings.workers, settings.threads)
 
     def __call__(self, contents: Sequence[Sequence[PictureFile]], advance: Callable[[int], None]) -> ShardVectors:
@@ -46,18 +55,27 @@ class ImageEmbedder:
         ends = [batch[0][0] for batch in batches[1:]] + [len(contents)]
         done = 0
         for batch, end, outcome in zip(batches, ends, decoded, strict=False):  # without batches, one end is left over
-            for position, failure in outcome.failures.items():
+            pixels, failed = self._pixels(outcome)
+            for position, failure in failed.items():
                 if failure.changed:
                     raise DataError(f"picture files changed while they were embedded: {failure.reason}")
                 item, number = batch[position]
                 failures.append((item, f"{number} {failure.reason}"))
-            if outcome.pixels is not None:
-                items = [item for position, (item, _) in enumerate(batch) if position not in outcome.failures]
-                np.add.at(sums, items, self.encoder.encode(outcome.pixels))
+            if pixels is not None:
+                items = [item for position, (item, _) in enumerate(batch) if position not in failed]
+                np.add.at(sums, items, self.encoder.encode(pixels))
                 np.add.at(counts, items, 1)
             advance(end - done)
             done = end
         return ShardVectors(self._means(sums, counts), counts > 0, failures)
+
+    def _pixels(self, outcome: Decoded) -> "tuple[NDArray[Any] | torch.Tensor | None, dict[int, DecodingFailure]]":
+        """(m, 3, H, W) of a batch's readable pictures, None without any, and by position why the others have none."""
+        if not outcome.jpegs:
+            return outcome.pixels, outcome.failures
+        import torch
+
+        return completed(outcome, self.encoder.preparation, torch.device(self.settings.device))
 
     def _means(self, sums: NDArray[np.float32], counts: NDArray[np.int64]) -> NDArray[np.float32]:
         """(n, d) float32; zeros for items without a picture."""

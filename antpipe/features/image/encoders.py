@@ -28,7 +28,7 @@ PACKAGED_IMAGE = "packaged/efficientnet-lite0"
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """Everything an embedder is made from, in any process. precision: fp32 or bf16; decode: exact or scaled.
+    """Everything an embedder is made from, in any process. precision: fp32 or bf16; decode: exact, scaled or gpu.
 
     workers, threads: that decode (`Prefetcher`).
     """
@@ -53,7 +53,7 @@ class ImageEncoder:
     """
 
     preparation: Preparation
-    encode: Callable[["NDArray[Any]"], "NDArray[np.float32]"]
+    encode: Callable[["NDArray[Any] | torch.Tensor"], "NDArray[np.float32]"]
     width: int
     facts: dict[str, Any]
 
@@ -117,7 +117,7 @@ def load_image_encoder(settings: ImageSettings, next_command: str | None = None)
     if dims > encoder.width:
         raise UsageError(f"--dims {dims}: image encoder {located.name} has {encoder.width}")
 
-    def encode(pixels: "NDArray[Any]") -> "NDArray[np.float32]":
+    def encode(pixels: "NDArray[Any] | torch.Tensor") -> "NDArray[np.float32]":
         return np.ascontiguousarray(encoder.encode(pixels)[:, :dims])
 
     facts = encoder.facts | {"dimension": dims, "of_dimensions": encoder.width}
@@ -144,9 +144,9 @@ def _load(located: Located, device: "torch.device", precision: str) -> ImageEnco
     network = network.to(dtype=kind, memory_format=layout)
     forward = getattr(network, "encode_image", network)
 
-    def encode(pixels: "NDArray[Any]") -> "NDArray[np.float32]":
+    def encode(pixels: "NDArray[Any] | torch.Tensor") -> "NDArray[np.float32]":
         with torch.inference_mode():
-            batch = preparation.normalised(torch.from_numpy(pixels).to(device))
+            batch = preparation.normalised(torch.as_tensor(pixels).to(device))
             vectors: NDArray[np.float32] = forward(batch.to(kind, memory_format=layout)).float().cpu().numpy()
         return vectors
 

@@ -30,7 +30,7 @@ class SampleCosines:
     """Least cosines over a sample of `pictures`; 1 if there is nothing to lose.
 
     cosine: between the vectors as they are made and those of the exact way. precision: what bf16 alone changes; decode:
-    what scaled decoding alone changes.
+    what another decoding alone changes.
     """
 
     pictures: int
@@ -121,8 +121,8 @@ def near_enough(
             settings = replace(settings, precision="fp32")
         else:
             log.warning(
-                f"{domain}: the cosine of scaled to exact decoding is only {cosines.decode:.5f} on {cosines.pictures} "
-                f"pictures (--min-cosine {min_cosine}): decoding whole pictures instead, which takes longer"
+                f"{domain}: the cosine of {settings.decode} to exact decoding is only {cosines.decode:.5f} on "
+                f"{cosines.pictures} pictures (--min-cosine {min_cosine}): decoding exactly instead, which takes longer"
             )
             settings = replace(settings, decode="exact")
 

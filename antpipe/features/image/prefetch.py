@@ -15,14 +15,14 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from antpipe.errors import AntpipeError
-from antpipe.features.image.decoding import UnreadableError
+from antpipe.features.image.decoding import UnreadableError, plain_jpeg_size
 from antpipe.features.image.pictures import PictureFile
 from antpipe.features.image.preparation import Preparation
 
@@ -42,23 +42,36 @@ class DecodingFailure:
     changed: bool = False
 
 
-Outcome = NDArray[Any] | DecodingFailure
+@dataclass(frozen=True)
+class Jpeg:
+    """A file that is left to the encoder's device (gpu_decoding.py). size: width and height."""
+
+    content: bytes
+    size: tuple[int, int]
+
+
+Outcome = NDArray[Any] | Jpeg | DecodingFailure
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A batch. pixels: (m, 3, H, W) of the readable pictures, in order, None without any; failures: by position."""
+    """A batch. pixels: (m, 3, H, W) of the pictures decoded here, in order, None without any; the rest by position."""
 
     pixels: NDArray[Any] | None
     failures: dict[int, DecodingFailure]
+    jpegs: dict[int, Jpeg] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decodes picture files for one model; can be pickled. scaled: large JPEGs at a fraction of their size."""
+    """Decodes picture files for one model; can be pickled.
+
+    scaled: large JPEGs at a fraction of their size. leave_jpegs: do not decode the JPEGs that a GPU can decode.
+    """
 
     preparation: Preparation
     scaled: bool
+    leave_jpegs: bool = False
 
     def one(self, file: PictureFile) -> Outcome:
         """The pixels of a file, or why there are none."""
@@ -68,6 +81,8 @@ class Decoder:
             return DecodingFailure(found.changed(), True) if found.gone() else DecodingFailure(found.why)
         if hashlib.sha256(content).hexdigest() != file.sha256:
             return DecodingFailure(found.changed(), True)
+        if self.leave_jpegs and (size := plain_jpeg_size(content)) is not None:
+            return Jpeg(content, size)
         try:
             return self.preparation.pixels(content, self.scaled)
         except UnreadableError as error:
@@ -79,9 +94,10 @@ class Decoder:
 
 
 def stacked(outcomes: Sequence[Outcome]) -> Decoded:
-    pixels = [outcome for outcome in outcomes if not isinstance(outcome, DecodingFailure)]
+    pixels = [outcome for outcome in outcomes if isinstance(outcome, np.ndarray)]
     failures = {number: outcome for number, outcome in enumerate(outcomes) if isinstance(outcome, DecodingFailure)}
-    return Decoded(np.stack(pixels) if pixels else None, failures)
+    jpegs = {number: outcome for number, outcome in enumerate(outcomes) if isinstance(outcome, Jpeg)}
+    return Decoded(np.stack(pixels) if pixels else None, failures, jpegs)
 
 
 def choose_workers(asked: int | None, pictures: int, device: "torch.device") -> int:

@@ -1,0 +1,111 @@
+"""JPEGs decoded by the encoder's GPU instead of the processor (`--decode gpu`).
+
+TorchCodec decodes a list of files at full size (nvJPEG), and the resizing of the encoder's transform runs on the GPU,
+so only compressed bytes travel to it. Other formats, and JPEGs that decoders may read differently, are decoded on the
+CPU (prefetch.py). Every function also works with the CPU as the device, which is how the tests compare the two.
+"""
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from antpipe.errors import DataError, SameCommand, UsageError
+from antpipe.features.image.decoding import UnreadableError
+from antpipe.features.image.prefetch import Decoded, DecodingFailure, Jpeg
+from antpipe.features.image.preparation import Preparation
+from antpipe.runtime.logs import log
+
+if TYPE_CHECKING:
+    import torch
+
+SCALED = SameCommand({"--decode": "scaled"})
+DECODED_AT_ONCE = 1 << 30  # bytes of decoded pictures on the GPU
+
+
+def require_gpu_decoding(device: str) -> None:
+    """Raises UsageError if the device cannot decode, DataError if TorchCodec is missing."""
+    if not device.startswith("cuda"):
+        raise UsageError(f"--decode gpu: pictures are embedded on {device}, which decodes no JPEGs", SCALED)
+    if importlib.util.find_spec("torchcodec") is None:
+        raise DataError("--decode gpu: torchcodec is not installed", "pip install 'antpipe[gpu]'")
+
+
+def require_gpu_resizing(preparation: Preparation, encoder: str) -> None:
+    """Raises UsageError if an encoder's transform has steps that only work on pictures in memory."""
+    if preparation.quick is None:
+        raise UsageError(f"--decode gpu: the transform of {encoder} has steps that cannot run on a GPU", SCALED)
+
+
+def completed(
+    decoded: Decoded, preparation: Preparation, device: "torch.device"
+) -> "tuple[torch.Tensor | None, dict[int, DecodingFailure]]":
+    """A batch with its JPEGs decoded: pixels (n, 3, H, W) of its readable pictures, in order, on the device (None if
+    there are none), and by position why the others have none."""
+    import torch
+
+    failures, found = dict(decoded.failures), dict[int, torch.Tensor]()
+    pictures = decoded_on(device, preparation, list(decoded.jpegs.values()))
+    for position, picture in zip(decoded.jpegs, pictures, strict=True):
+        if isinstance(picture, UnreadableError):
+            failures[position] = DecodingFailure(str(picture))
+        else:
+            found[position] = picture
+    if decoded.pixels is not None:
+        taken = decoded.failures.keys() | decoded.jpegs.keys()
+        places = [position for position in range(len(taken) + len(decoded.pixels)) if position not in taken]
+        found |= zip(places, torch.from_numpy(decoded.pixels).to(device), strict=True)
+    return torch.stack([found[position] for position in sorted(found)]) if found else None, failures
+
+
+def decoded_on(
+    device: "torch.device", preparation: Preparation, jpegs: Sequence[Jpeg]
+) -> "list[torch.Tensor | UnreadableError]":
+    """The pixels (3, H, W) of each file, uint8, resized and cropped on the device; or why there are none.
+
+    What TorchCodec cannot decode, the CPU decodes.
+    """
+    import torch
+
+    assert preparation.quick is not None
+    found: list[torch.Tensor | UnreadableError] = []
+    for part in parts_of(jpegs):
+        for jpeg, picture in zip(part, _decoded(part, device), strict=True):
+            if picture is not None:
+                found.append(preparation.quick(picture))
+                continue
+            try:
+                found.append(torch.from_numpy(preparation.pixels(jpeg.content, scaled=True)).to(device))
+            except UnreadableError as error:
+                found.append(error)
+    return found
+
+
+def parts_of(jpegs: Sequence[Jpeg]) -> Iterator[list[Jpeg]]:
+    """The files in parts, in order, which take at most DECODED_AT_ONCE bytes when decoded, or hold one file."""
+    part: list[Jpeg] = []
+    taken = 0
+    for jpeg in jpegs:
+        size = 3 * jpeg.size[0] * jpeg.size[1]
+        if part and taken + size > DECODED_AT_ONCE:
+            yield part
+            part, taken = [], 0
+        part.append(jpeg)
+        taken += size
+    if part:
+        yield part
+
+
+def _decoded(jpegs: Sequence[Jpeg], device: "torch.device") -> "list[torch.Tensor | None]":
+    """The pixels (3, height, width) of each file, None for those that TorchCodec cannot decode."""
+    import torch
+    from torchcodec.decoders import decode_jpeg  # type: ignore[attr-defined]
+
+    try:
+        return list(decode_jpeg([jpeg.content for jpeg in jpegs], mode="RGB", device=device))
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if len(jpegs) > 1:  # one bad file among them
+            return [picture for jpeg in jpegs for picture in _decoded([jpeg], device)]
+        log.debug(f"a JPEG of {jpegs[0].size} is decoded on the CPU: {str(error).splitlines()[0]}")
+        return [None]
