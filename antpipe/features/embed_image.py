@@ -67,6 +67,7 @@ MACHINE = ("device", "batch_size", "workers", "shard_size")
 EXAMPLES = 20  # unreadable pictures named in the manifest
 SHARD_BYTES = 1 << 28  # of pictures per shard, at most, if they travel to workers
 LIBRARIES = ("torch", "torchvision", "pillow", "open_clip_torch", "timm")
+DECODERS = {"exact": (), "scaled": (), "gpu": ("torchcodec",)}  # further ones, by --decode
 
 
 def embed_image(
@@ -103,10 +104,7 @@ def embed_image(
     # With MACHINE: only the same steps make the same shards.
     again = build_command(place, "image", flags=flags_of(config) + flags_of(engine), force=force)
     require_same_encoder(place, "image", config, parameters, again, force)
-    here = str(choose_device(config.device))
-    device = worker_device(engine, config.device, here)
-    if config.decode == "gpu":
-        require_gpu_decoding(device)
+    here, device = _devices(config, engine)
     with (
         progress(f"{domain} image") as update,
         building(place, "image", parameters, again) as out,
@@ -129,7 +127,7 @@ def embed_image(
             "batch_size": config.batch_size,
             "asked": [config.precision, config.decode, config.min_cosine],
         }
-        folder = work.open_folder(wanted, more, LIBRARIES, engine.shards)
+        folder = work.open_folder(wanted, more, (*LIBRARIES, *DECODERS[wanted.decode]), engine.shards)
         settings, cosines = settle(work, lists, wanted, folder, config, packaged)
         encoder = load_image_encoder(settings, packaged)
         plan = work.plan(settings)
@@ -201,6 +199,15 @@ def _fetched(place: Domain) -> list[Picture]:
 def _with_folder(place: Domain, config: ImageConfig) -> str:
     """The command that takes pictures from another folder."""
     return build_command(place, "image", flags=flags_of(replace(config, images=Path("DIR")), MACHINE))
+
+
+def _devices(config: ImageConfig, engine: EngineConfig) -> tuple[str, str]:
+    """The device of this process and that of the embedders. Raises UsageError or DataError if they cannot be used."""
+    here = str(choose_device(config.device))
+    device = worker_device(engine, config.device, here)
+    if config.decode == "gpu":
+        require_gpu_decoding(device)
+    return here, device
 
 
 def _wanted(config: ImageConfig, located: Located, settled: Mapping[str, Any], here: str, device: str) -> ImageSettings:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from antpipe.errors import DataError
 from antpipe.features.image.encoders import ImageEncoder, ImageSettings, load_image_encoder
-from antpipe.features.image.gpu_decoding import completed, require_gpu_resizing
+from antpipe.features.image.gpu_decoding import completed, require_resizing, require_torchcodec
 from antpipe.features.image.pictures import PictureFile
 from antpipe.features.image.prefetch import Decoded, Decoder, DecodingFailure, Prefetcher
 from antpipe.features.shards.folder import ShardVectors
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 
 def make_embedder(settings: ImageSettings) -> "ImageEmbedder":
-    """The embedder for these settings. Raises what `load_image_encoder` raises, and UsageError if a GPU is to decode
-    pictures whose transform needs the CPU."""
+    """The embedder for these settings. Raises what `load_image_encoder` raises and, if a GPU is to decode, what
+    `require_torchcodec` and `require_resizing` raise."""
     encoder = load_image_encoder(settings)
     if settings.decode == "gpu":
-        require_gpu_resizing(encoder.preparation, settings.located.name)
+        require_torchcodec()  # a cluster's worker may lack it
+        require_resizing(encoder.preparation, settings.located.name)
     return ImageEmbedder(encoder, settings)
 
 

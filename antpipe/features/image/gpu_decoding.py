@@ -6,6 +6,7 @@ CPU (prefetch.py). Every function also works with the CPU as the device, which i
 """
 
 import importlib.util
+import socket
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,19 +19,24 @@ from antpipe.runtime.logs import log
 if TYPE_CHECKING:
     import torch
 
+INSTALL = "pip install 'antpipe[gpu]'"
 SCALED = SameCommand({"--decode": "scaled"})
 DECODED_AT_ONCE = 1 << 30  # bytes of decoded pictures on the GPU
 
 
 def require_gpu_decoding(device: str) -> None:
-    """Raises UsageError if the device cannot decode, DataError if TorchCodec is missing."""
+    """Raises UsageError if the device is not a GPU, DataError if TorchCodec is missing here."""
     if not device.startswith("cuda"):
         raise UsageError(f"--decode gpu: pictures are embedded on {device}, which decodes no JPEGs", SCALED)
+    require_torchcodec()
+
+
+def require_torchcodec() -> None:
     if importlib.util.find_spec("torchcodec") is None:
-        raise DataError("--decode gpu: torchcodec is not installed", "pip install 'antpipe[gpu]'")
+        raise DataError(f"--decode gpu: torchcodec is not installed on {socket.gethostname()}", INSTALL)
 
 
-def require_gpu_resizing(preparation: Preparation, encoder: str) -> None:
+def require_resizing(preparation: Preparation, encoder: str) -> None:
     """Raises UsageError if an encoder's transform has steps that only work on pictures in memory."""
     if preparation.quick is None:
         raise UsageError(f"--decode gpu: the transform of {encoder} has steps that cannot run on a GPU", SCALED)
