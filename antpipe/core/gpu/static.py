@@ -62,7 +62,7 @@ def static_loss(
     pretraining: bool,
     new: Tensor | None = None,
 ) -> Tensor:
-    """`target_loss` or `pretraining_loss` of training/loop.py for one process, without the reference's quirks.
+    """`target_loss` or `pretraining_loss` of training/step_loss.py for one process, without the reference's quirks.
 
     new: (N,) True for items that are not negatives, because they do not occur in training; None if all may be.
     """
