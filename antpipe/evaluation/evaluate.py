@@ -50,9 +50,7 @@ def evaluate_run(store: Store, run: Path, domain: str, config: EvaluateConfig) -
     index: dict[str, Any] = {"kind": "exact"}
     known, shown = known_for(store, model, described, catalogue, domain), seen_by(described, domain, sequences)
     if config.index != "exact" and reranks(model):
-        raise UsageError(
-            f"{run} has a re-ranker, which needs the exact best items", SameCommand({"--index": "exact"})
-        )
+        raise UsageError(f"{run} has a re-ranker, which needs the exact best items", SameCommand({"--index": "exact"}))
     if config.index == "exact" and device.type != "cpu" and not reranks(model):
         blocks = example_blocks(part, n, device, config.block_size, known)
         there = None if known is None else known_on(known, device)

@@ -107,6 +107,4 @@ def _difference(rows: Mapping[str, int] | None, ids: list[str]) -> str:
     if rows is None:
         return "; it serves the catalogue as it is now"
     new, gone = len(set(ids) - rows.keys()), len(rows.keys() - set(ids))
-    return (
-        f"; it serves the catalogue as it is now, of {len(ids)} items: {new} new since training, {gone} gone"
-    )
+    return f"; it serves the catalogue as it is now, of {len(ids)} items: {new} new since training, {gone} gone"

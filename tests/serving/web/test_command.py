@@ -65,7 +65,7 @@ def test_an_address_for_other_machines_without_a_token_is_warned_of(
     monkeypatch.setattr(service, "make_server", lambda *_: Stopped())
     open_to_all = serve(shop, "--host", "0.0.0.0", "--port", "0")
     assert open_to_all.code == 0
-    assert "without a token (--token-file), anyone who reaches this address can send requests" in open_to_all.err
+    assert "without a token (--token-file), anyone who reaches it can send requests" in open_to_all.err
     assert open_to_all.err.splitlines()[-1] == "antpipe: stopped"
     monkeypatch.setenv("ANTPIPE_TOKEN", "a-token-of-the-shop")
     assert "anyone who reaches" not in serve(shop, "--host", "0.0.0.0", "--port", "0").err
