@@ -132,7 +132,7 @@ def rank_examples(
 def rerank_examples(
     queries: Floats, items: Floats, part: Examples, pairs: Pairs, rerank: Rerank, width: int = 0
 ) -> Ranks:
-    """Ranks of the targets once the POOL best items, of all and of those outside the history, are re-scored.
+    """Ranks of the targets after re-ranking the POOL best items: of all, and of those outside the history.
 
     width: number of leading columns of queries and items that hold the trained vectors.
     A target beyond the pool is beyond DEPTH. Scores are summed in float64 and rounded, so that identical items tie.

@@ -64,7 +64,7 @@ def explain(opened: OpenRun, history: History, items: Ints, scores: Doubles | No
         return []
     part = as_examples([history], opened.max_len)
     others = np.unique(np.linspace(0, len(opened.items) - 1, AVERAGED).astype(np.int64))
-    unseen = np.setdiff1d(others, _last(part, opened.max_len))  # those of the history are no average items
+    unseen = np.setdiff1d(others, _last(part, opened.max_len))  # average over items outside the history
     others = unseen if len(unseen) else others
     modalities = modality_shares(opened, part, np.concatenate([items, others]))
     if opened.rerank is not None and scores is not None:

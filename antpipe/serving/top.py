@@ -142,7 +142,7 @@ class _Block:
                 flat.scatter_add_(0, at, torch.from_numpy(more[kept]).to(flat.device))
 
     def _exact(self, queries: Ints, columns: Ints, real: NDArray[np.bool_]) -> tuple[Ints, Doubles]:
-        """Catalogue rows of columns (b, c) of these queries by float64 scores, best first, not `real` ones last."""
+        """Catalogue rows of columns (b, c) of these queries by float64 scores, best first, those not `real` last."""
         of = np.repeat(queries, columns.shape[1])
         scores = exact_scores(self.queries, self.offer.vectors, of, columns.ravel()).reshape(columns.shape)
         rows = self.offer.rows[columns]

@@ -66,7 +66,7 @@ class MethodConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.method == CONSENSUS and self.peer_top > self.peer_candidates:
-            raise UsageError(f"--peer-top {self.peer_top}: there are --peer-candidates {self.peer_candidates}")
+            raise UsageError(f"--peer-top {self.peer_top}: at most --peer-candidates {self.peer_candidates}")
 
 
 METHOD_SETTINGS = tuple(field.name for field in fields(MethodConfig))

@@ -209,7 +209,7 @@ def checked(found: Checkpoint) -> Checkpoint:
     if found.refit is not None:
         converted(found.refit, Refit)
     if wrong:
-        raise ValueError(f"{', '.join(wrong)} cannot be")
+        raise ValueError(f"impossible value of {', '.join(wrong)}")
     return found
 
 

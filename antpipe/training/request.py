@@ -89,7 +89,7 @@ class RunRequest:
             asked = request.training.features()
             if lost := [name for name in begun.modalities if name in asked and name not in data.catalogue.widths]:
                 where, what = ", ".join(self.domains), " or ".join(lost)
-                log.info(f"{where}: {self.source} was trained on {what}, of which {self.stage} reads nothing here")
+                log.info(f"{where}: {self.source} was trained on {what}, which {self.stage} cannot read here")
             if self.stage == RERANK and not has(begun, "reranker"):
                 raise DataError(f"{self.source} was trained without --reranker", self._with_reranker(begun))
             check_fit(self.store, actions, begun, described, source=self.source)

@@ -35,8 +35,8 @@ USUAL_RECALL = 0.1  # of which a standard error is named before anything is trai
 class Tuned:
     """What a search found.
 
-    folder: of the search. status: `searched`, or `fresh` if all trials were there. trials: in their order; the first
-    has the settings as they were given. best: the best of those trained to the end, on validation. settings: a file
+    folder: that of the search. status: `searched`, or `fresh` if all trials were there. trials: in order; the first
+    has the settings as given. best: the best of those trained to the end, on validation. settings: a file
     with its settings, for `train(config=…)`. positions: of the validation split. standard_error: of the first trial's
     recall on these. next: command lines that train with the settings, and that judge them on the test split.
     """

@@ -20,7 +20,7 @@ SEARCH_AGAIN = "antpipe tune --help"  # a damaged folder does not say what it se
 
 
 class Described(TypedDict):
-    """The content of search.json. about: the search, for people."""
+    """The content of search.json. about: the search in readable words."""
 
     format: int
     fingerprint: str

@@ -17,7 +17,7 @@ from antpipe.serving.web.batching import Best, Question
 from antpipe.serving.web.held import CENTS, HeldRun, Offers
 from antpipe.serving.web.messages import MOST_FOUND, RecommendRequest, SimilarRequest
 
-FEW = 200  # up to so many excluded items are left out after the search, not before it
+FEW = 200  # excluded items, at most, that are left out after the search and not before it
 PICTURES = (  # how files begin, by media type
     (rb"\x89PNG\r\n\x1a\n", "image/png"),
     (rb"\xff\xd8\xff", "image/jpeg"),

@@ -29,7 +29,7 @@ class Loaded:
 
 @dataclass
 class Current:
-    """The run that serves now. failure: why the present files could not be loaded, if so.
+    """The run that serves now. failure: why the present files could not be loaded, else ''.
 
     A request takes `loaded` once, when it arrives, and is answered by that run to the end.
     """
