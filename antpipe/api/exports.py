@@ -18,7 +18,7 @@ def export_vectors(run: Run, domain: str, *, out: str | Path, force: bool = Fals
 
     Users are those with interactions; their vectors stand for their whole histories. A run with a floor has score terms
     that no vector holds: export.json names them with their weights. force: replace an earlier export. Raises DataError
-    if the run cannot read the domain, or `out` is there.
+    if the run cannot read the domain, or `out` exists.
 
     >>> run = ant.Run.open("runs/toys", "shop")
     >>> ant.export_vectors(run, "Toys", out="exports/vectors").figures
@@ -32,8 +32,8 @@ def export_vectors(run: Run, domain: str, *, out: str | Path, force: bool = Fals
 def export_faiss(run: Run, domain: str, *, out: str | Path, force: bool = False) -> Exported:
     """A flat and an HNSW index of FAISS over a domain's items, with the ids of their rows, and users' vectors.
 
-    HNSW has the sizes of `evaluate --index hnsw`; export.json says how much of the exact search it finds. What no
-    vector holds is as in export_vectors, and so are the errors.
+    HNSW has the sizes of `evaluate --index hnsw`; export.json says how much of the exact search it finds. Score terms
+    that no vector holds, and errors: as in export_vectors.
 
     >>> run = ant.Run.open("runs/toys", "shop")
     >>> ant.export_faiss(run, "Toys", out="exports/faiss").figures["hnsw_recall@10"]
@@ -47,8 +47,8 @@ def export_faiss(run: Run, domain: str, *, out: str | Path, force: bool = False)
 def export_onnx(run: Run, domain: str, *, out: str | Path, force: bool = False) -> Exported:
     """The item tower and the sequence encoder as ONNX, and an example that runs them with onnxruntime.
 
-    domain: whose items and histories check that onnxruntime computes what torch does, within 1e-4. Needs
-    `antpipe[export]`. Raises DataError if it is not installed, the run cannot read the domain, or `out` is there, and
+    domain: its items and histories serve to check that onnxruntime computes what torch does, within 1e-4. Needs
+    `antpipe[export]`. Raises DataError if it is not installed, the run cannot read the domain, or `out` exists, and
     AntpipeError if the check fails.
     """
     from antpipe.export.networks import export_onnx
@@ -61,8 +61,8 @@ def export_recbole(
 ) -> Exported:
     """RecBole's atomic files of a domain, whole and with its split, and a configuration that reads them.
 
-    run: also its item vectors, as features that RecBole loads. Raises DataError if the domain has no sequences, an id
-    has a blank, or `out` is there.
+    run: also export its item vectors, as features that RecBole loads. Raises DataError if the domain has no sequences,
+    an id has a blank, or `out` exists.
 
     >>> ant.export_recbole("shop", "Toys", out="exports/recbole").figures["test"]
     20
@@ -84,9 +84,9 @@ def export_unisrec(
 ) -> Exported:
     """A domain in the layout of UniSRec, MISSRec and ANT, with its split and features; `import_unisrec` reads it back.
 
-    layout: whose names the feature files have, `unisrec` (and MISSRec) or `ant`. run: features in the form that it
-    reads; default: as the encoders made them. Raises DataError if the domain has no sequences, an id has a line break,
-    or `out` is there.
+    layout: whose names the feature files have, `unisrec` (and MISSRec) or `ant`. run: export features in the form that
+    it reads; default: as the encoders made them. Raises DataError if the domain has no sequences, an id has a line
+    break, or `out` exists.
 
     >>> ant.export_unisrec("shop", "Toys", out="exports/unisrec").figures["valid"]
     20
@@ -114,7 +114,7 @@ def export_huggingface(
     The folder is a run that Run.open takes. domains: whose evaluations the card shows (default: all there are). name:
     the title of the card (default: that of the folder). license: as the hub spells it. comparison: a folder of
     `compare` with the verdict on this run. Raises DataError if the run was not evaluated on one of the domains, the
-    comparison does not have it, or `out` is there.
+    comparison does not have it, or `out` exists.
 
     >>> run = ant.Run.open("runs/toys", "shop")
     >>> found = ant.export_huggingface(run, "Toys", out="exports/toys-model", license="mit")
@@ -156,7 +156,7 @@ def hub_pull(
 ) -> Run:
     """Download a run that hub_push uploaded, and open it. revision: a branch, tag or commit. store: as for Run.open.
 
-    Raises DataError if the repository holds no run or `out` is there, IntegrityError if its weights are damaged,
+    Raises DataError if the repository holds no run or `out` exists, IntegrityError if its weights are damaged,
     AntpipeError if the hub refuses.
     """
     from antpipe.export.hub import pull

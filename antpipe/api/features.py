@@ -43,7 +43,7 @@ def fetch_images(
 ) -> list[StageResult]:
     """Download the pictures that the items' image URLs name; a later call continues where this one ended.
 
-    force: ask for everything again. config: a TOML file with settings. Returns one result per domain; its artefact,
+    force: request everything again. config: a TOML file with settings. Returns one result per domain; its artefact,
     `pictures`, is a table of what became of each URL. Raises PartialError, with what was fetched kept, for a coverage
     below `min_coverage`.
 

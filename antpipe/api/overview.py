@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def status(
     store: Store | str | Path, domains: str | Sequence[str] | None = None, *, verify: bool = False
 ) -> dict[str, list[State]]:
-    """The state of every artefact, by domain: fresh, stale (why), partial or missing, and the command that mends it.
+    """The state of every artefact, by domain: fresh, stale (why), partial or missing, and the command that updates it.
 
     domains: default all. verify: read every file and compare its content hash.
 
@@ -36,8 +36,8 @@ def runs(store: Store | str | Path, folder: str | Path | None = None) -> "list[R
     """The finished runs that were trained on domains of the store, with stage, way (stage and method), domains and
     modalities.
 
-    folder: where runs are looked for, also below it (default: the folder that holds the store). A run whose data are
-    others now names them in `changed`.
+    folder: where to look for runs, subfolders included (default: the folder that holds the store). If the data of a run
+    have changed since, `changed` names the domains.
 
     >>> [run.stage for run in ant.runs("shop", "runs") if run.folder == "runs/toys"]
     ['scratch']
@@ -64,8 +64,8 @@ def next_step(store: Store | str | Path, states: Mapping[str, Sequence[State]], 
 def stats(store: Store | str | Path, domains: str | Sequence[str] | None = None) -> dict[str, list[Any]]:
     """Size, density, coverage and order of each domain, and the users and items that each pair of domains shares.
 
-    domains: default all. Returns `domains`, one row of figures each, and `shared`, one row per pair. Warns of a domain
-    whose order cannot be that in time (docs/time-order.md).
+    domains: default all. Returns `domains`, one row of figures each, and `shared`, one row per pair. Warns about a
+    domain whose order cannot be chronological (docs/time-order.md).
 
     >>> [row.items for row in ant.stats("shop", ["Toys"])["domains"]]
     [12]
@@ -79,8 +79,8 @@ def stats(store: Store | str | Path, domains: str | Sequence[str] | None = None)
 def encoders(kind: str | None = None, match: str | None = None, *, everything: bool = False) -> "list[Encoder]":
     """Encoders for embed_text and embed_image, by the names that they take.
 
-    kind: `text` or `image`. match: only names that contain this, of all that open_clip and timm can load; everything:
-    all of these.
+    kind: `text` or `image`. match: only names that contain this, among all that open_clip and timm can load;
+    everything: all of these.
 
     >>> "packaged/all-MiniLM-L6-v2" in [encoder.name for encoder in ant.encoders("text")]
     True

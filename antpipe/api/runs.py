@@ -69,9 +69,9 @@ class Evaluation:
 class Run:
     """A trained run in its folder. Made by `train`, opened again by `Run.open`.
 
-    store: where its domains are. status: `trained`, `fresh` (it was there already) or `opened`. decision: of the stage
-    auto, which candidates were dropped when, and why the winner won; of fork-merge and merge, what was taken from
-    where. refit: the run that was trained again on training and validation targets (see train), if there is one.
+    store: where its domains are. status: `trained`, `fresh` (it was there already) or `opened`. decision: for the stage
+    auto, which candidates were dropped when, and why the winner won; for fork-merge and merge, what was taken from
+    where. refit: the run that was retrained on training and validation targets (see train), if there is one.
     """
 
     folder: Path
@@ -156,9 +156,9 @@ class Run:
     def ranks(self, domain: str, split: str = "test") -> "pl.DataFrame":
         """The rank of each position's target, as `evaluate` wrote it, with original ids.
 
-        Columns: user_id, position (items before the target), item_id (the target), seen (whether it was in the
-        history), rank_all and rank_unseen (1 is best; null: a miss by definition). Raises DataError if the run was not
-        evaluated on this split.
+        Columns: user_id, item_id (the target), position (items before it), seen (whether it is in the history),
+        occurrences (in training), rank_all and rank_unseen (1 is best; null: beyond rank 50, or in rank_unseen a seen
+        target). Raises DataError if the run was not evaluated on this split.
 
         >>> run = ant.Run.open("runs/toys", "shop")
         >>> found = run.evaluate("Toys").metrics["all"]["recall@10"]
@@ -173,7 +173,7 @@ class Run:
         """The vectors of a domain's items: the run scores an item by its product with a user's.
 
         They have length 1, unless the run has a floor: then they hold its texts and novelty too, and transitions and
-        history add to the score of some items. A run with a re-ranker scores the best items again.
+        history add to the score of some items. A run with a re-ranker then re-scores the best items.
 
         >>> ids, values = ant.Run.open("runs/toys", "shop").item_vectors("Toys")
         >>> len(ids) == len(values)
@@ -184,7 +184,7 @@ class Run:
         return Vectors(*item_vectors(self.store, self.folder, domain))
 
     def user_vectors(self, domain: str) -> Vectors:
-        """What the run expects next of every user of a domain, after her whole history, to multiply with item vectors.
+        """The vectors expected after the whole history of every user of a domain, to multiply with item vectors.
 
         >>> ids, values = ant.Run.open("runs/toys", "shop").user_vectors("Toys")
         >>> ids[:2]
@@ -269,9 +269,9 @@ class Run:
     ) -> "Written":
         """Recommendations for many users or histories, in a .parquet, .csv or .jsonl file (docs/recommend.md).
 
-        users: `all`, a file with one id per line, or ids. items_file: in place of users, a file with one history per
+        users: `all`, a file with one id per line, or ids. items_file: instead of users, a file with one history per
         line, for people the store does not know. new_items: as for `recommend`. force: replace the file. An
-        interrupted call continues when it is repeated. Raises as `recommend`, and UsageError if the file is there.
+        interrupted call continues when it is repeated. Raises as `recommend`, and UsageError if the file exists.
 
         >>> run = ant.Run.open("runs/toys", "shop")
         >>> run.recommend_to_file("Toys", "recs.parquet", users="all", k=3, force=True).rows

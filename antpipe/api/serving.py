@@ -23,8 +23,8 @@ def serve(
 ) -> None:
     """Answer requests for recommendations over HTTP until Ctrl-C (docs/serving.md). Needs `antpipe[serve]`.
 
-    A run that is trained again, or a domain that changes, is loaded while it serves. Raises DataError if the run cannot
-    be loaded, UsageError if the address is not available or the token is no good.
+    The run is reloaded while it serves if it is trained again or the domain changes. Raises DataError if the run cannot
+    be loaded, UsageError if the address is not available or the token is not acceptable.
     """
     from antpipe.serving.web.run import current_run, require_libraries, run_service, token_of
 

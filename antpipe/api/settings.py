@@ -22,7 +22,7 @@ TAKEN = "__settings__"  # attribute of a function that takes settings: their cla
 
 
 def takes(*configs: type[Config]) -> Callable[[F], F]:
-    """Say which groups of settings a function takes as keywords.
+    """Declare which groups of settings a function takes as keywords.
 
     `help`, editors and the command line then see one keyword per setting; one that does not exist is refused by name.
     """

@@ -1,4 +1,4 @@
-"""Training runs, and saying beforehand what would be trained."""
+"""Training runs, and plans of what would be trained."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,10 +51,10 @@ def train(
     them on validation; `fork-merge` trains a target with `auxiliaries`, other domains, in branches that it merges by
     validation; `merge` merges two runs of a target; or a stage that `config`, a TOML file, defines. start: the run to
     start from, whose model settings are inherited; for `merge` the two runs. refit: afterwards train once more, from
-    the same first values, on training and validation targets together, for as many epochs as were best; the result is
-    a run of its own in OUT/refit, and `refit` of the run returned (if vectors add too little to its floor, it is that
-    floor). resume: continue an interrupted run. force: start over, whatever the folder holds. preset: `ant` or
-    `strong`, in place of defaults.
+    the same initial values, on training and validation targets together, for as many epochs as were best; the result
+    is a run of its own in OUT/refit, and `refit` of the run returned (if vectors add too little to its floor, it is
+    that floor). resume: continue an interrupted run. force: start over, whatever the folder holds. preset: `ant` or
+    `strong`, instead of the defaults.
 
     A run that is there already is returned as it is (`status` is `fresh`). Raises UsageError if stage, domains and
     start do not go together or the folder holds another run, DataError if the store lacks something or the run to
@@ -157,10 +157,10 @@ def tune(
 ) -> "Tuned":
     """Search for better settings of a stage on one target, by its figures on the validation split.
 
-    Each trial is a run in a folder of its own in `out`; the first has the settings as they are given here. Settings
-    that are given are the same in all trials, the others are searched, or of those the ones that `search` names. Equal
-    seeds give equal trials. resume: continue a search that was interrupted or is to have more trials. force: start
-    over. start, config, preset: as for train. Needs `antpipe[tune]`.
+    Each trial is a run in a folder of its own in `out`; the first uses the settings as given here. Settings that are
+    given are the same in all trials; the others are searched, or only those that `search` names. Equal seeds give equal
+    trials. resume: continue a search that was interrupted or is to have more trials. force: start over. start, config,
+    preset: as for train. Needs `antpipe[tune]`.
 
     Raises UsageError for several targets, for a setting that cannot be searched, and if the folder holds something
     else; otherwise as train.
@@ -200,8 +200,8 @@ def import_ant_checkpoint(
 ) -> Run:
     """A checkpoint of the authors' code of ANT becomes a run, to evaluate or to start from.
 
-    path: a torch file, .safetensors, or .npz of its arrays. heads, fusion: what no shape tells. transductive: with its
-    item ids. store: of the run, as for Run.open. Raises DataError for a file that is not such a checkpoint.
+    path: a torch file, .safetensors, or .npz of its arrays. heads, fusion: what shapes do not tell. transductive: with
+    its item ids. store: that of the run, as for Run.open. Raises DataError for a file that is not such a checkpoint.
     """
     from antpipe.interop.ant_checkpoint import import_checkpoint
 
@@ -276,7 +276,7 @@ def _merge_request(
 def _run_method(
     request: "RunRequest", out: Path, *, force: bool, resume: bool, progress: Progress
 ) -> "tuple[Checkpoint, bool, dict[str, Any]]":
-    """Train or merge a run of a method beyond ANT; its checkpoint, whether it was there, and what it chose."""
+    """Train or merge a run of a method beyond ANT; return its checkpoint, whether it was there, and what it chose."""
     from antpipe.training.methods.fork_merge import run_fork_merge
     from antpipe.training.methods.fork_request import ForkMergeRequest
     from antpipe.training.methods.merge_runs import MergeRequest, run_merge

@@ -1,4 +1,4 @@
-"""What keeps an installation and a store well."""
+"""Maintenance of an installation and a store."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 def doctor(
     store: Store | str | Path | None = None, *, deep: bool = False, runs: str | Path | None = None
 ) -> "list[Finding]":
-    """Look at Python, libraries, machine, store and runs; each finding says how bad it is and what mends it.
+    """Check Python, libraries, machine, store and runs; each finding says how bad it is and what fixes it.
 
-    store: default as on the command line. deep: read every file of the store and of its runs. runs: where runs are
-    looked for (default: the folder that holds the store). Nothing is raised for what is found.
+    store: default as on the command line. deep: read every file of the store and of its runs. runs: where to look for
+    runs (default: the folder that holds the store). Nothing is raised for what is found.
 
     >>> [finding.about for finding in ant.doctor("shop", runs="runs") if finding.severity == "damaged"]
     []

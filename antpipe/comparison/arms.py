@@ -120,7 +120,7 @@ def text_only(mix: Mix, request: ComparisonRequest) -> Mix:
     if known == {"text"} or training.modalities == ("text",):
         return mix
     if not mix.request.domains:
-        raise UsageError(f"--arms {UNISREC}: {mix.folder} does not say on what to pre-train again, with texts alone")
+        raise UsageError(f"--arms {UNISREC}: {mix.folder} does not say which domains to pre-train on with texts alone")
     name = f"{mix.name}-text"
     training = replace(reading(training, ("text",)), device=request.training.device)
     made = replace(mix.request, training=training)

@@ -55,7 +55,7 @@ def check_request(request: ComparisonRequest, work: Sequence[Job]) -> None:
     check_pretrain_seeds(request)
     if any(job.arm.judged and job.arm.request.model.init == "authors" for job in work):
         raise UsageError(
-            f"--init authors: {CONTROL} and the arms that start from a run would begin with other first values",
+            f"--init authors: {CONTROL} and the arms that start from a run would have different initial values",
             SameCommand({"--init": "xavier"}),
         )
 
@@ -83,7 +83,7 @@ def check_seeds(request: ComparisonRequest, work: Sequence[Job]) -> None:
 
 
 def check_pretrain_seeds(request: ComparisonRequest) -> None:
-    """Refuse several pre-training seeds without anything to pre-train, and a number that the seeds cannot share out."""
+    """Refuse several pre-training seeds without anything to pre-train, and a number that does not divide the seeds."""
     draws, seeds = request.config.pretrain_seeds, request.config.seeds
     if draws == 1:
         return
@@ -111,7 +111,7 @@ def elsewhere(out: Path) -> Iterator[None]:
 
 
 def starts_of(work: Sequence[Job], *, force: bool) -> Starts:
-    """What the arms start from, by the name of the mix: runs that are there, or what a mix will be once trained.
+    """What the arms start from, by the name of the mix: runs that exist, or what a mix will be once trained.
 
     force: mixes are trained again, so what is there does not count. Raises UsageError if the folder of a mix that is to
     be trained holds another run, as training it would.
@@ -137,8 +137,8 @@ def mix_there(mix: Mix, plan: Plan) -> str:
 def job_there(job: Job, request: ComparisonRequest, start: Checkpoint | None) -> str:
     """What the folder of a run to be trained or raced holds of it. start: what it starts from.
 
-    While that is still to be trained, the run in the folder counts if it has the same settings and started from the
-    same sources; whether it started from the same weights is not known yet.
+    If that is yet to be trained, the run in the folder counts if it has the same settings and started from the same
+    sources; whether it started from the same weights is not known yet.
     """
     folder = RunFolder(job.folder)
     if not folder.holds_something():
@@ -158,7 +158,7 @@ def job_there(job: Job, request: ComparisonRequest, start: Checkpoint | None) ->
 
 
 def refit_there(job: Job, start: Checkpoint | None) -> str:
-    """What a finished run's folder holds of its refit, if that is asked for. Raises UsageError if it is of another."""
+    """What a finished run's folder holds of its refit, if that is asked for. Raises UsageError if it is another's."""
     if not job.then_refit:
         return NOTHING
     again = job.refitted(checkpoint.describe(job.folder))
@@ -177,7 +177,7 @@ def check_settings(job: Job, start: Checkpoint) -> None:
     elif folder.is_finished():
         found = checkpoint.describe(job.folder)
     else:
-        return  # a race under way: its candidates are checked when it continues
+        return  # a race in progress: its candidates are checked when it continues
     if job.arm.kind != RACED:
         wanted = planned(job.request, start).described
         if determined(found) != determined(wanted):
@@ -211,7 +211,7 @@ def refuse_other(job: Job, found: Checkpoint, wanted: Checkpoint) -> NoReturn:
             for name in METHOD_SETTINGS
             if before[name] != now[name]
         ]
-        or [f"made without --{flag_name(name)}, as antpipe then was" for name in since]
+        or [f"made by an antpipe without --{flag_name(name)}" for name in since]
         or ["other sources" if wanted.stage == FORK_MERGE else "another run to start from"]
     )
     raise UsageError(
@@ -238,7 +238,7 @@ def check_alike(request: ComparisonRequest, work: Sequence[Job], starts: Starts,
                 check_current(request, job, there[-1][1])
             if job.arm.kind not in (RACED, TRAINED):
                 continue
-            if job.arm not in [other.arm for other, _ in there]:  # one stands for all its seeds
+            if job.arm not in [other.arm for other, _ in there]:  # one run stands for all seeds of the arm
                 there.append((job, first_of_arm(job, start)))
             if not force and job_there(job, request, start) == FINISHED:
                 refit_there(job, start)

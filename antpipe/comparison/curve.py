@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 def with_subsets(request: ComparisonRequest) -> ComparisonRequest:
     """The request whose targets are the subsets asked for; the same one if there are none. Nothing is written.
 
-    Raises UsageError or DataError for a size that a target does not have, or that leaves nothing to judge or train by.
+    Raises UsageError or DataError for a size that a target does not have, or that leaves nothing to train on or test.
     """
     if not request.config.target_users or request.subsets:
         return request
@@ -88,7 +88,7 @@ def curves(request: ComparisonRequest, targets: Mapping[str, Any], metrics: Sequ
 def worth_of(
     users: Sequence[int], control: Sequence[float], differences: Sequence[Mapping[str, float | None]]
 ) -> list[dict[str, Any]]:
-    """With how many users the control equals an arm, for each number of users of the arm.
+    """The number of users with which the control equals an arm, for each number of users of the arm.
 
     users: ascending. control: its means. differences: `difference` of the arm's mean to it, and the interval `low`,
     `high`. The control's curve is made monotone (isotonic regression, weighted by users), and the difference at a point
@@ -110,7 +110,7 @@ def equal_users(users: Sequence[int], curve: Floats, at: int, difference: float 
     """The users at which a curve that never falls is higher by `difference` than at point `at`.
 
     Between points, the curve is linear in the logarithm of users. On a level stretch, the users nearest to the point
-    count. `above` or `below` if the curve does not reach so far, None if it is level everywhere.
+    count. `above` or `below` if the curve does not reach that far, None if it is level everywhere.
     """
     if difference is None or curve[0] == curve[-1]:
         return None

@@ -51,7 +51,7 @@ def reader_of(job: Job, request: ComparisonRequest, starts: Starts) -> Reader:
         run = replace(job.request, stage=stage, source=job.request.source if begins else None)
         try:
             reads.append(frozenset(planned(run, start if begins else None).described.reads(job.target)))
-        except DataError:  # the race leaves it out, or fails by it
+        except DataError:  # the race leaves it out, or fails because of it
             continue
     return Reader(job.arm, frozenset.intersection(*reads) if reads else frozenset(MODALITIES), start)
 

@@ -1,4 +1,4 @@
-"""The order of a comparison's domains: facts about each target, and notes if the order of one cannot be that in time.
+"""The order of a comparison's domains: facts about each target, and notes if an order cannot be chronological.
 
 Measured before anything is trained, in the store as it is.
 """
@@ -14,10 +14,10 @@ from antpipe.training.checkpoint import Checkpoint
 
 
 def order_facts(store: Store, targets: Iterable[str], starts: Mapping[str, Checkpoint]) -> dict[str, dict[str, Any]]:
-    """By target: `order`, `cold_targets`, and `notes` on its doubtful order and on that of the sources. Warns of each.
+    """By target: `order`, `cold_targets`, and `notes`: doubts about its order and that of the sources, also logged.
 
-    starts: what the arms start from. A source that is no longer in the store as it was read there is left out. Raises
-    IntegrityError if the sequences of one are damaged.
+    starts: what the arms start from. A source that is not in the store any more, or has changed since it was read, is
+    left out. Raises IntegrityError if the sequences of one are damaged.
     """
     read = {name: made.get("sequences") for start in starts.values() for name, made in start.domains.items()}
     sources = [store.domain(name) for name in sorted(read) if name in store.domains()]

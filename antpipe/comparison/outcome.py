@@ -55,7 +55,7 @@ class Finding:
     """One tested difference: where, and what is compared (a label).
 
     corrected, within: p values of no difference and of one beyond the margin, Holm-corrected once their family is
-    known. least: the smallest difference that its test could find.
+    known. least: the smallest difference that its test could detect.
     """
 
     target: str
@@ -118,7 +118,7 @@ def outcome(
         for one in judged:
             verdict = verdicts.get((one.target, one.label)) or of_copy(one, copies[one.target], verdicts, request)
             targets[one.target]["arms"][one.label]["verdict"] = asdict(verdict)
-        if request.subsets:  # those of one domain are no sample of shops
+        if request.subsets:  # those of one domain are not a sample of shops
             for size in sorted(config.target_users):
                 at_size[str(size)] = pool(
                     [one for one in found if request.subsets[one.target].users == size], arms, config.alpha
@@ -154,7 +154,7 @@ def after_refit(
 
 
 def copied(arms: Sequence[Arm], by_arm: Mapping[str, Ranked], protocol: str) -> dict[str, str]:
-    """Arms of a race whose every run is that of another arm, the control or one that is judged, and which one."""
+    """Raced arms whose runs are all those of another arm, the control or one that is judged; and that arm."""
     found: dict[str, str] = {}
     for arm in arms:
         others = [o.name for o in arms if o.name == CONTROL or (o.judged and o.kind != RACED)]
@@ -343,9 +343,9 @@ def left_out(
     """Leave one source out, for the primary protocol: the score without the source minus the score with all sources,
     by target, stage and source, and what it says about the source.
 
-    p is Holm-corrected over all of these, for the metric of the verdict. A source hurts if leaving it out makes that
-    better with a corrected p below alpha, helps if that makes it worse, and does not matter if the difference is shown
-    to lie within the margin.
+    p is Holm-corrected over all of these, for the metric of the verdict. A source hurts if leaving it out improves that
+    metric with a corrected p below alpha, helps if that worsens it, and does not matter if the difference is shown to
+    lie within the margin.
     """
     pairs = {
         (without.name, whole.name): (without.way, without.mix.without)

@@ -31,7 +31,7 @@ WHOLE = "all"  # the mix of all --sources
 
 @dataclass(frozen=True)
 class Mix:
-    """A pre-trained run, there or to be trained. without: the source it lacks."""
+    """A pre-trained run, existing or to be trained. without: the source it lacks."""
 
     name: str
     folder: Path
@@ -55,7 +55,7 @@ class Arm:
     """One way to get a recommender for a target.
 
     name: how it is shown. kind: TRAINED (a stage), RACED (auto), UNTRAINED (a baseline without training) or GIVEN (runs
-    that were handed in). request: what is trained, but for target and seed. mix: what it starts from. judged: whether
+    that were handed in). request: what is trained, except target and seed. mix: what it starts from. judged: whether
     it gets a verdict on transfer. alike: whether it must be like the control in features, model and budget (baselines
     differ by nature). runs: those handed in, by target.
     """
@@ -131,7 +131,7 @@ def runs_of(arm: Arm, draw: int) -> str:
 class ComparisonRequest:
     """A comparison as it was asked for.
 
-    model: of the runs on a target; source_model: of what is pre-trained for them. origins: pre-trained runs.
+    model: that of runs on a target; source_model: that of runs pre-trained for them. origins: pre-trained runs.
     sources: domains to pre-train on here. given: folders of runs by the name of their arm. own_stages: the user's
     `[stage.NAME]` sections. common: arms that must be alike read only the modalities that all of them can read.
     subsets: by name, the targets that are subsets of those asked for (see comparison/curve.py).
@@ -184,7 +184,7 @@ class ComparisonRequest:
 
 
 def inherited_model(origins: Sequence[Path], given: Mapping[str, Sequence[Path]]) -> ModelConfig | None:
-    """The model that a comparison takes where nothing else is said: that of the first run that is there."""
+    """The model settings that a comparison inherits: those of the first run that it starts from or was given."""
     there = [*origins, *(folders[0] for folders in given.values())]
     return checkpoint.describe(there[0]).model_config() if there else None
 
@@ -201,9 +201,9 @@ def preset_between(model: ModelConfig, source_model: ModelConfig) -> tuple[str |
 
 
 def planned(request: RunRequest, start: Checkpoint | None = None) -> Plan:
-    """The plan of a run, without the messages that training it gives.
+    """The plan of a run, without the messages that training it logs.
 
-    start: what it starts from, if that is still to be trained.
+    start: what it starts from, if that is yet to be trained.
     """
     with silenced():
         return request.plan(start)

@@ -1,7 +1,7 @@
 """`antpipe compare`: train what is missing, judge everything on the test split, and say whether transfer helped.
 
 All of it is in one folder: pre-trained mixes in pretrain/, runs in TARGET/, a small JSON per run in results/, and the
-outcome in comparison.json and comparison.md. Interrupted anywhere, the same command continues.
+outcome in comparison.json and comparison.md. If interrupted anywhere, the same command continues.
 """
 
 from collections.abc import Mapping, Sequence
@@ -107,7 +107,7 @@ def run_comparison(request: ComparisonRequest, *, force: bool = False, progress:
         raise UsageError("compare runs in one process", SameCommand(without=("torchrun",)))
     request = with_subsets(request)
     with each_message_once(), continued_by(request.command()):
-        plan_arms(request)  # refuses what it would refuse later, before any subset is written
+        plan_arms(request)  # refuses here what it would refuse later, before any subset is written
         write_subsets(request)
         ready = prepare(request, force)
         for mix in ready.mixes:
@@ -223,8 +223,8 @@ def pretrain(mix: Mix, force: bool, progress: Progress) -> None:
 
 
 def finish_all(work: list[Job], request: ComparisonRequest, force: bool, progress: Progress) -> list[dict[str, Any]]:
-    """Finish runs in turn, with a message after each; see finish. Raises IntegrityError, once the others are finished,
-    if one is damaged."""
+    """Finish runs in turn, and log each; see finish. Raises IntegrityError, once the others are finished, if one is
+    damaged."""
     results, damaged = [], []
     for number, job in enumerate(work, 1):
         try:
@@ -303,7 +303,7 @@ def read_record(job: Job, request: ComparisonRequest) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except IntegrityError as error:
-        log.warning(f"{error.message}; it is made again")
+        log.warning(f"{error.message}; it will be recomputed")
         return {}
 
 
@@ -316,13 +316,13 @@ def label_of(job: Job) -> str:
 
 
 def fit_baseline(job: Job) -> dict[str, Any]:
-    """Which baseline without training it is. It is fitted when it is judged."""
+    """What is recorded of a baseline without training, which is fitted only when it is judged."""
     fingerprint = baseline_fingerprint(job.request.store, job.arm.name, job.target)
     return {"fingerprint": fingerprint, "weights_sha256": "", "budget": {}, "seconds": 0.0, "status": "judged"}
 
 
 def train_job(job: Job, request: ComparisonRequest, force: bool, progress: Progress) -> dict[str, Any]:
-    """Train a run unless it is finished or was handed in; what is recorded of it."""
+    """Train a run unless it is finished or was handed in; return what is recorded of it."""
     folder, was_there, decision = RunFolder(job.folder), True, dict[str, Any]()
     label = label_of(job)
     if job.arm.kind == RACED:
@@ -361,9 +361,9 @@ def train_job(job: Job, request: ComparisonRequest, force: bool, progress: Progr
 
 
 def budget_of(done: Checkpoint, decision: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run was allowed and took: settings of training that are a budget, and the epochs it went through.
+    """What a run was allowed and what it took: the training settings that are a budget, and the epochs it did.
 
-    decision: of the race it won, if any; then the epochs of the winner's first stage count too.
+    decision: that of the race it won, if any; then the epochs of the winner's first stage count too.
     """
     kept = ("epochs", "batch_size", "lr", "lr_decay", "patience", "limit_steps", "precision")
     before = decision["epochs"] - done.train["epochs"] if decision else 0

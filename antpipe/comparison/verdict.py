@@ -22,7 +22,7 @@ class Spread:
     """What the variance of a mean difference consists of, and the degrees of freedom of seeds and of users.
 
     seeds: the variance of the arm's mean and of the control's over their seeds, as two samples, summed. users: the
-    variance over users, paired, without what is chance of single (seed, user) pairs. pairs: that chance.
+    variance over users, paired, without the noise of single (seed, user) pairs. pairs: that noise.
     """
 
     seeds: float
@@ -106,11 +106,11 @@ def spread_of(sums: Floats, weights: Floats, arm: Floats, control: Floats) -> Sp
     each run.
 
     With A the variance between seeds, B that between users and E the residual mean square of the two-way table, all
-    divided by the sizes of their samples, the unbiased variance of the mean is A + B - E: chance of a (seed, user) pair
-    is in each of them (Searle, Casella and McCulloch 1992, Variance Components, chapter 4). B - E is what users add.
-    Seeds count as two independent samples, which doubles their degrees of freedom: equal seeds of two arms draw equal
-    initial values, but what chance makes of them is not alike. An arm that is the same with every seed, such as a
-    baseline without training, adds none.
+    divided by the sizes of their samples, the unbiased variance of the mean is A + B - E: the noise of (seed, user)
+    pairs is in each of them (Searle, Casella and McCulloch 1992, Variance Components, chapter 4). B - E is what users
+    add. Seeds count as two independent samples, which doubles their degrees of freedom: equal seeds of two arms draw
+    equal initial values, but do not make their noise alike. An arm that is the same with every seed, such as a baseline
+    without training, adds none.
     """
     seeds, users = sums.shape
     # Users are drawn and bring their positions with them, so the mean is a ratio: linearised, per user.
@@ -128,8 +128,8 @@ def half_width(spreads: Sequence[Spread], alpha: float) -> float:
     """Half the confidence interval, at level 1 - alpha, of a sum of independent differences.
 
     Each part of the variance has the quantile of its own degrees of freedom, and half widths add up as squares
-    (Banerjee 1960, Sankhya 22, 357-358), so the interval is not too narrow for 2 or 3 seeds. Seeds vary by chance of
-    single pairs at least; their sample of a few means may show less, but does not count as less.
+    (Banerjee 1960, Sankhya 22, 357-358), so the interval is not too narrow for 2 or 3 seeds. Seeds vary at least by the
+    noise of single pairs; a sample of a few means may show less, but is not counted as less.
     """
     from scipy.stats import t as student
 
@@ -184,7 +184,7 @@ def cohens_dz(sums: Floats, weights: Floats) -> float:
 class Pooled:
     """The mean over targets of an arm's relative difference to the control.
 
-    low, high, p: for these targets (their users and seeds are the chance; the control's means count as known).
+    low, high, p: for these targets (users and seeds vary by chance; the control's means count as known).
     shops_low, shops_high, shops_p: for shops of which these are a sample. No p is corrected.
     """
 

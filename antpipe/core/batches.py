@@ -28,7 +28,7 @@ class Windows:
     first: Ints  # (W,)
     length: Ints  # (W,)
     targets: Ints  # (W,)
-    user: Ints  # (W,) number of the sequence it is cut from, over all domains
+    user: Ints  # (W,) number of the sequence that each is cut from, counted over all domains
 
 
 def training_windows(sequences: Sequence[Sequences], offsets: Ints, stride: int = 1) -> Windows:
@@ -36,7 +36,7 @@ def training_windows(sequences: Sequence[Sequences], offsets: Ints, stride: int 
 
     The first max_len + 1 items are one window with a target at every position, served by one causal pass. After that,
     each window of max_len items serves the next `stride` targets. With a stride of 1 every prefix starts at position 0,
-    as if encoded on its own. A longer stride makes long histories that many times cheaper, and leaves some prefixes
+    as if encoded on its own. A longer stride makes long histories cheaper by that factor, and leaves some prefixes
     with up to stride - 1 items less history.
     """
     items, first, length, targets, user = [], [], [], [], []
@@ -77,7 +77,7 @@ class Batch:
     """The input of one step.
 
     items: (n,) global rows. targets: (P,) indices into `items` for all positions of the step; users: (P,) the number of
-    each position's sequence. blocks: the sequences of this process; in their order, their positions have
+    each position's sequence. blocks: the sequences of this process; their positions have, in order, the targets
     targets[first : first + p] (with one process first = 0 and p = P). log_inclusion: (n,) log probability that each
     item is among `items`, if these are a sample of the catalogue. windows: those of this process, in the order of its
     blocks.
@@ -191,7 +191,7 @@ def history_pairs(blocks: Sequence[Block], n: int) -> tuple[Ints, Ints]:
 
 
 def pairs_among(pairs: tuple[Ints, Ints], candidates: Ints) -> tuple[Ints, Ints]:
-    """(row, item) pairs as (row, column) pairs, where the columns are candidates (P,), which may repeat an item."""
+    """Convert (row, item) pairs to (row, column) pairs; columns index candidates (P,), which may repeat an item."""
     rows, items = pairs
     order = np.argsort(candidates, kind="stable")
     first = np.searchsorted(candidates[order], items)
@@ -232,11 +232,11 @@ class Examples:
         return self.items[self.end].astype(np.int64)
 
     def some(self, rows: Ints | slice) -> "Examples":
-        """The examples with these numbers."""
+        """The examples with these indices."""
         return Examples(self.user[rows], self.items, self.start[rows], self.end[rows], self.max_len)
 
     def as_read(self) -> "Examples":
-        """The same with histories cut to the last max_len items."""
+        """The same examples, with histories cut to the last max_len items."""
         return replace(self, start=np.maximum(self.start, self.end - self.max_len))
 
 

@@ -57,7 +57,7 @@ class Catalogue:
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Raw features (n, width) of global item rows (n,), zeros where missing, and which items have one (n,).
 
-        kind: of the numbers; the store has float16.
+        kind: dtype of the features; the store has float16.
         """
         values = np.zeros((len(rows), width), kind)
         present = np.zeros(len(rows), np.bool_)
@@ -100,7 +100,7 @@ def item_inputs(
 ) -> ItemInputs:
     """The inputs of items by global row, for the modalities and widths of a model, on its device.
 
-    precision: of the features; bf16 if all products with them are in bf16 anyway (autocast).
+    precision: that of the features; bf16 if all products with them are in bf16 anyway (autocast).
     """
     import torch
 
@@ -120,7 +120,7 @@ class DeviceFeatures:
     present: dict[str, "torch.Tensor"]
 
     def inputs(self, rows: "torch.Tensor", precision: str = "fp32") -> ItemInputs:
-        """What `item_inputs` makes of global item rows (n,) on the device."""
+        """The same as `item_inputs`, for global item rows (n,) that are on the device."""
         features = {name: x.index_select(0, rows).to(feature_kind(precision)) for name, x in self.values.items()}
         return ItemInputs(features, {name: x.index_select(0, rows) for name, x in self.present.items()}, rows)
 
@@ -153,9 +153,9 @@ def load_catalogue(
     """Map the features of the domains' cores, or of all their items. Logs what a domain lacks; a modality that no
     domain has is left out.
 
-    modalities: empty for a model that knows items by their ids only. whitened: those to read in whitened form.
-    words: find word neighbours too. with_cold: with the cold items of each domain after its core. Raises DataError if
-    no modality is left, if one is not whitened as requested, or if domains have features of different encoders.
+    modalities: empty for a model that knows items by their ids only. whitened: modalities to read in whitened form.
+    words: find word neighbours too. with_cold: append each domain's cold items to its core. Raises DataError if no
+    modality is left, if one is not whitened as requested, or if domains have features of different encoders.
     """
     features: dict[str, tuple[Feature | None, ...]] = {}
     widths: dict[str, int] = {}

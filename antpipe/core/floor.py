@@ -1,13 +1,13 @@
 """The untrained floor inside a model: what it adds to the scores of trained vectors (core/untrained.py has the terms).
 
-    score(h, j) = cosine * cos(h, e_j) + text * (mean text of the history, less what is typical; text of j)
+    score(h, j) = cosine * cos(h, e_j) + text * <mean text of the history, less what is typical; text of j>
                   + words * words(last items, j) + transitions * steps(last items, j) + history * [j is in the history]
                   + novelty * [j does not occur in training] + popularity * log1p(times that it does)
 
-The seven weights are tensors of the model (`Ant.floor` and `Ant.history_score`), in units of a cosine; that of the
-cosine itself is in units of the temperature. On a target they are fitted to its validation positions: all others before
-training, and that of the cosine when there are vectors (training/worth.py). Steps of training do not read them: vectors
-that learn beside a floor learn what it lacks in training, which is not what it lacks later.
+The seven weights are tensors of the model (`Ant.floor` and `Ant.history_score`), in units of a cosine; the weight of
+the cosine itself is in units of the temperature. On a target they are fitted to its validation positions: the cosine's
+once there are vectors (training/worth.py), the others before training. Training steps do not read them: vectors trained
+on top of a floor would learn what it lacks in training, which is not what it lacks later.
 """
 
 from collections.abc import Mapping
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from antpipe.core.model import Ant
 
 COSINE = "cosine"
-TRAINING_FORM = 3  # raise it when what is trained beside a floor, or the weight of that, changes
+TRAINING_FORM = 3  # increment when the training of vectors beside a floor, or the fit of their weight, changes
 
 
 def known_in(catalogue: Catalogue, widths: Mapping[str, int], domain: str, sequences: Sequences | None) -> Untrained:
-    """What the training part of a domain tells of its items to a model that reads features of these widths, with texts
+    """What is known of a domain's items without training, for a model that reads features of these widths; texts only
     if it reads them. sequences: None for a catalogue without interactions, in which every item is new."""
     rows = catalogue.rows(domain)
     texts = catalogue.gather(rows, "text", widths["text"])[0] if "text" in widths else np.zeros((len(rows), 0), "f4")
@@ -70,15 +70,15 @@ def weights_of(model: "Ant") -> dict[str, float]:
 def queries_with_floor(
     model: "Ant", queries: NDArray[np.float32], known: Untrained, part: Examples
 ) -> NDArray[np.float32]:
-    """Unit vectors (Q, D) as longer ones (Q, D + d + 1), whose inner products with those of `items_with_floor` are the
-    scores without words, transitions and history."""
+    """Extend unit vectors (Q, D) to (Q, D + d + 1), so that their inner products with those of `items_with_floor` are
+    the scores without words, transitions and history."""
     weights = weights_of(model)
     texts = text_queries(known, part) * weights.get(TEXT, 0.0)
     return np.hstack([queries * weights[COSINE], texts, np.ones((len(queries), 1))], dtype=np.float32)
 
 
 def items_with_floor(model: "Ant", items: NDArray[np.float32], known: Untrained) -> NDArray[np.float32]:
-    """Unit vectors (N, D) of a domain's items as vectors (N, D + d + 1)."""
+    """Extend unit vectors (N, D) of a domain's items to (N, D + d + 1), for queries of `queries_with_floor`."""
     added = of_items(known.new, known.popularity, known.typical, weights_of(model))
     return np.hstack([items, known.texts, added[:, None]], dtype=np.float32)
 
@@ -91,7 +91,7 @@ def added_pairs(known: Untrained, part: Examples, weights: Mapping[str, float]) 
 
 
 def link_counts(known: Untrained, last: Ints) -> Ints:
-    """How many transitions and word neighbours each position's last items have, (p,).
+    """The number of transitions and word neighbours of each position's last items, (p,).
 
     last: (p, LAST) rows, -1 for none.
     """
@@ -105,9 +105,9 @@ def link_counts(known: Untrained, last: Ints) -> Ints:
 
 
 def begin_at_floor(model: "Ant", known: Untrained, valid: Examples) -> dict[str, float]:
-    """Give a model of a target the weights fitted to its validation positions, which are returned, and new items no id.
+    """Set a target model's weights, fitted to its validation positions, and return them; zero the ids of new items.
 
-    known: of the target. The weight of trained vectors stays as it is; `fit_cosine` fits it once there are some.
+    known: that of the target. The weight of trained vectors is unchanged; `fit_cosine` fits it once there are some.
     """
     import torch
 

@@ -129,7 +129,7 @@ def _cross_entropy(
     """Sum over P rows of -log softmax(scores - log_inclusion)[label], divided by `count` (default: P).
 
     queries: (P, D); candidates: (n, D); labels: (P,) indices of candidates; groups: pairs of ids (P,) and (n,), a
-    candidate that shares an id with the query is not a negative; log_inclusion: (n,), infinite for no candidate.
+    candidate that shares an id with the query is not a negative; log_inclusion: (n,), infinite to exclude a candidate.
     """
     loss: Tensor = _CrossEntropy.apply(
         F.normalize(queries, dim=-1) / temperature,
@@ -175,8 +175,8 @@ def in_batch(
 ) -> Tensor:
     """InfoNCE among the batch's next items, mean over P positions.
 
-    hidden: (p, D); next_items: (P, D); targets: (P,) ids of the next items; users: (P,) whose positions they are. Row i
-    of `hidden` belongs to row first + i of the others; with one process p = P. Other rows with the same next item or of
+    hidden: (p, D); next_items: (P, D); targets: (P,) ids of the next items; users: (P,) the user of each. Row i of
+    `hidden` belongs to row first + i of the others; with one process p = P. Other rows with the same next item or of
     the same user are not negatives: they are left out of the denominator. Without `users`, as in the authors' code,
     only those with the same next item are.
     """

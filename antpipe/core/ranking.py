@@ -21,7 +21,7 @@ CUTOFFS = (10, 20, 50)
 DEPTH = max(CUTOFFS)  # ranks beyond it become infinite: no metric needs them
 PROTOCOLS = ("all", "unseen")
 SCORED_AT_ONCE = 1 << 22  # numbers (32 MB in float64)
-SPARSE = 500  # BLAS multiplies as many pairs of vectors in the time in which one is picked out
+SPARSE = 500  # BLAS multiplies this many pairs of vectors in the time that one takes when picked out
 CANDIDATES_AT_ONCE = 1 << 21  # per block of examples; a block takes about 40 bytes per candidate
 LARGEST_BLOCK = 4096  # examples; FAISS multiplies this many queries at once
 PAIRED_BLOCK = 512  # examples, if scores are added to many items of each
@@ -59,7 +59,7 @@ class PairScores:
     keys: Ints
 
     def at(self, keys: Ints) -> Doubles:
-        """What is added at each of these keys, in their shape."""
+        """The score added at each key, 0 for none, in the shape of `keys`."""
         if not len(self.keys):
             return np.zeros(keys.shape)
         place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
@@ -67,7 +67,7 @@ class PairScores:
 
 
 def among(keys: Ints, found: Ints) -> NDArray[np.bool_]:
-    """Whether each of some keys, in their shape, is one of those that were found (S,), which are sorted."""
+    """Whether each key is one of `found` (S,), which is sorted; in the shape of `keys`."""
     if not len(found):
         return np.zeros(keys.shape, np.bool_)
     there: NDArray[np.bool_] = found[np.searchsorted(found[:-1], keys)] == keys
@@ -102,8 +102,8 @@ def rank_examples(
     item from the target, both are scored again in float64, so ranks depend neither on the block size nor on the number
     of threads. block_size: examples at a time (0: as many as CANDIDATES_AT_ONCE allows). search: replaces the exact
     search; ranks are then among the candidates it finds, and a target it does not find is a miss. history_score: added
-    to the scores of the last max_len items of a history, which then become candidates too. pairs: whatever is added
-    instead of that, likewise.
+    to the scores of the last max_len items of a history, which then become candidates too. pairs: other scores to add
+    instead; their items become candidates likewise.
 
     Raises DataError if a vector is not finite: no comparison with it is true, so every target would rank first.
     """
@@ -132,10 +132,10 @@ def rank_examples(
 def rerank_examples(
     queries: Floats, items: Floats, part: Examples, pairs: Pairs, rerank: Rerank, width: int = 0
 ) -> Ranks:
-    """Ranks of the targets if the POOL best items, of all and of those outside the history, are scored again.
+    """Ranks of the targets after re-ranking the POOL best items: of all, and of those outside the history.
 
-    width: the first so many numbers of queries and items are what trained vectors add.
-    A target beyond the pool is beyond DEPTH. Scores are summed in float64 and rounded, so that alike items tie.
+    width: number of leading columns of queries and items that hold the trained vectors.
+    A target beyond the pool is beyond DEPTH. Scores are summed in float64 and rounded, so that identical items tie.
     """
     require_finite(np.isfinite(queries).all() and np.isfinite(items).all())
     ranks, seen = np.full((len(PROTOCOLS), len(part)), np.inf), np.zeros(len(part), np.bool_)
@@ -163,8 +163,8 @@ def rerank_examples(
 
 
 def share_of_vectors(queries: Floats, items: Floats, rows: Ints, width: int) -> Doubles:
-    """(Q, C): what the first `width` numbers of queries (Q, E) and items (N, E) add to scores of rows (Q, C), -1 for
-    none."""
+    """(Q, C): what the first `width` columns of queries (Q, E) and items (N, E) add to the scores of rows (Q, C), -1
+    for none."""
     if not width or not queries[:, :width].any():
         return np.zeros(rows.shape)
     query = np.repeat(np.arange(len(rows)), rows.shape[1])
@@ -207,10 +207,10 @@ def _longest(vectors: Floats) -> float:
 
 
 def _with_added(queries: Floats, items: Floats, found: Found, added: PairScores) -> tuple[Doubles, Ints]:
-    """Scores and candidates with what is added, (B, k + H) each; -1 marks the absence of a candidate.
+    """Scores, with what is added, and candidates, (B, k + H) each; -1 marks the absence of a candidate.
 
-    The k candidates found keep their columns, without items that something is added to; those follow in H columns.
-    Inner products are those of float32, or closer.
+    The k candidates found keep their columns, except items to which something is added; those follow in H columns.
+    Inner products are at least as accurate as float32.
     """
     query, item = np.divmod(added.keys, len(items))
     count = np.bincount(query, minlength=len(queries))
@@ -293,8 +293,8 @@ def _keys_of(keys: Ints, rows: Ints, n: int) -> Ints:
 
 
 def products(queries: Floats, items: Floats, row: Ints, item: Ints) -> "Floats | Doubles":
-    """Inner products (p,) of queries[row] and items[item], where row ascends: exact, or those of float32 where pairs
-    are so many that it is faster to multiply everything."""
+    """Inner products (p,) of queries[row] and items[item], where row ascends: exact, or in float32 if there are so many
+    pairs that it is faster to multiply everything."""
     if len(row) * SPARSE < len(queries) * len(items):
         return exact_scores(queries, items, row, item)
     found, size = np.empty(len(row), np.float32), max(1, SCORED_AT_ONCE // len(items))

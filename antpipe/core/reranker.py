@@ -1,11 +1,11 @@
-"""Re-ranking: the POOL best items after a history are scored again, as shops have taught (training/rehearsal.py).
+"""Re-ranking: the POOL best items of a history are scored again by a network that shops have taught.
 
     score(h, j) = score of the model + weight * temperature * network(features of h and j)
 
-FEATURES say how texts, words and transitions lead from the items of a history to an item, how often items occur, and
-how the scores of the model's floor lie, without what trained vectors add to them. They mean the same in every shop, so
-what is learned of them on one shop holds for another: it is the only part of a model that knows neither items nor their
-vectors. Items beyond the pool keep their order after it.
+FEATURES describe how texts, words and transitions lead from the items of a history to an item, how often items occur,
+and where an item stands by the scores of the model's floor, without what trained vectors add. They mean the same in
+every shop, so what is learned on one shop (training/rehearsal.py) holds for another: the network is the only part of a
+model that knows neither items nor their vectors. Items beyond the pool follow it in their old order.
 """
 
 import copy
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
     from antpipe.core.model import Ant
 
-RERANKER_FORM = 2  # raise it when the features, or how they are learned from, change
+RERANKER_FORM = 2  # increment when the features, or how the network learns from them, change
 POOL = 200
-TOP = 10  # the scores of that many items say how sure the model is
+TOP = 10  # the scores of this many items show how sure the model is
 EXAMPLES_AT_ONCE = 128
-DECIMALS = 5  # of cosines and scores, so that items which are alike tie whatever the order of summation
+DECIMALS = 5  # of cosines and scores, so that identical items tie whatever the order of summation
 FEWER_DECIMALS = 4  # of differences of scores, likewise
 WAYS = ("last", "second", "recent", "largest", "mean")  # from the items of a history to an item
 FEATURES = (
@@ -55,8 +55,8 @@ FEATURES = (
 
 @dataclass(frozen=True)
 class Histories:
-    """What is read of the histories of Q examples, item by item (H in all): the example, the item, and how many items
-    come after it. length: (Q,) items read."""
+    """The items read from the histories of Q examples (H in all): for each, its example, the item, and how many items
+    come after it. length: (Q,) items read per example."""
 
     example: Ints
     item: Ints
@@ -109,8 +109,8 @@ def features_of(known: Untrained, part: Examples, rows: Ints, logits: Doubles) -
 
 
 def text_ways(texts: Floats, read: Histories, pool: Ints) -> Floats:
-    """Cosines (Q, C, 5) of the texts in each pool with the last text of the history, the one before, those of the last
-    LAST items by DECAY, the most alike, and all of them on average. Zeros without texts."""
+    """Cosines (Q, C, 5) of the texts in each pool with the last text of the history, the one before, the last LAST
+    texts weighted by DECAY, the most similar text, and all texts on average. Zeros without texts."""
     examples, width = len(pool), int(read.length.max(initial=1))
     if not texts.shape[1]:
         return np.zeros((*pool.shape, len(WAYS)), np.float32)
@@ -127,8 +127,8 @@ def text_ways(texts: Floats, read: Histories, pool: Ints) -> Floats:
 
 
 def link_ways(links: "csr_array", read: Histories, pool: Ints) -> Floats:
-    """What a sparse matrix (N, N) holds from the items of each history to those of its pool, (Q, C, 5): from the last
-    item, the one before, the sum over the last LAST items by DECAY, the largest, and the mean."""
+    """The entries of a sparse matrix (N, N) from the items of each history to those of its pool, (Q, C, 5): from the
+    last item, the one before, the sum over the last LAST items weighted by DECAY, the largest, and the mean."""
     example, back, slot, value = _linked(links, read, pool)
     size = pool.size
     recent = np.where(back < LAST, DECAY**back, 0.0)
@@ -140,15 +140,15 @@ def link_ways(links: "csr_array", read: Histories, pool: Ints) -> Floats:
 
 
 def _recent_counts(counts: "csr_array", read: Histories, pool: Ints) -> Floats:
-    """(Q, C): the sum of log1p(c) from the last items by DECAY, without what is inherited."""
+    """(Q, C): the sum of log1p(c) over the last items, weighted by DECAY, without inherited counts."""
     _, back, slot, value = _linked(counts, read, pool)
     weight = np.where(back < LAST, DECAY**back, 0.0)
     return np.bincount(slot, np.log1p(value) * weight, pool.size).astype(np.float32).reshape(pool.shape)
 
 
 def _linked(links: "csr_array", read: Histories, pool: Ints) -> tuple[Ints, Ints, Ints, Doubles]:
-    """The entries of a matrix that lead from an item of a history to one of its pool (E of them): the example, how many
-    items come after that of the history, the place in the flat pool, and the value."""
+    """The E entries of a matrix that lead from an item of a history to one of its pool: the example, how many items of
+    the history come after that item, the place in the flat pool, and the value."""
     n = links.shape[1]
     begin = links.indptr[read.item].astype(np.int64)
     count = links.indptr[read.item + 1] - begin
@@ -163,14 +163,14 @@ def _linked(links: "csr_array", read: Histories, pool: Ints) -> tuple[Ints, Ints
 
 
 def _ranks(logits: Doubles) -> Ints:
-    """(Q, C): how many of scores in descending order are higher. Equal ones have the same rank."""
+    """(Q, C): how many scores of the row are higher. Rows are in descending order; equal scores have the same rank."""
     lower = np.diff(logits, axis=1, prepend=np.inf) < 0
     ranks: Ints = np.maximum.accumulate(np.where(lower, np.arange(logits.shape[1]), 0), axis=1)
     return ranks
 
 
 def _places(read: Histories, pool: Ints) -> Floats:
-    """(Q, C, 3): how often an item is in the history, whether it is its last, and 1 / (1 + items after its latest)."""
+    """(Q, C, 3): how often an item is in the history, whether it is the last, and 1 / (1 + items after it), else 0."""
     width = int(read.length.max(initial=1))
     history = np.full((len(pool), width), -1)
     history[read.example, read.back] = read.item
@@ -179,7 +179,7 @@ def _places(read: Histories, pool: Ints) -> Floats:
     return np.stack([same.sum(1), same[:, 0], lately], 2, dtype=np.float32)
 
 
-# Of examples, the rows (Q, C) of their pools, scores (Q, C), and what trained vectors add to these: those that count.
+# Examples, rows (Q, C) of their pools, scores (Q, C), and what trained vectors add to them (Q, C) -> new scores (Q, C).
 Rerank = Callable[[Examples, Ints, Doubles, Doubles], Doubles]
 
 
@@ -189,7 +189,7 @@ def reranks(model: "Ant") -> bool:
 
 
 def reranking(model: "Ant", known: Untrained | None) -> Rerank | None:
-    """How a model scores pools again; None if it does not. known: of the domain, with texts."""
+    """The function with which a model re-scores pools; None if it does not. known: that of the domain, with texts."""
     if model.reranker is None or known is None or not reranks(model):
         return None
     reranker, temperature = copy.deepcopy(model.reranker).cpu().double(), model.config.temperature
@@ -219,13 +219,13 @@ def reranking(model: "Ant", known: Untrained | None) -> Rerank | None:
 
 
 def _filled(rows: Ints, scores: Doubles) -> Doubles:
-    """Scores (Q, C) with the last one of each pool where it has no more items; 0 in a pool without any."""
+    """Scores (Q, C); the places of a pool without an item get the pool's lowest score, or 0 in an empty pool."""
     last = np.where(rows >= 0, scores, np.inf).min(1, keepdims=True)
     return np.where(rows >= 0, scores, np.where(np.isfinite(last), last, 0.0))
 
 
 def best_of(scores: "Floats | Doubles", size: int) -> tuple[Ints, NDArray[np.float64]]:
-    """Rows (Q, size) and scores of the best items by dense scores (Q, N), best first, -1 and -inf for those of -inf."""
+    """Rows (Q, size) and scores of the best items by scores (Q, N), best first; -1 and -inf for scores of -inf."""
     size = min(size, scores.shape[1])
     place = scores.shape[1] - size
     least: Any = np.partition(scores, place, 1)[:, place : place + 1]

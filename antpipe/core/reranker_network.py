@@ -1,4 +1,4 @@
-"""The network of a re-ranker: tensors in, tensors out. core/reranker.py has what it reads, and where it counts."""
+"""The network of a re-ranker: tensors in, tensors out. core/reranker.py computes its features and applies it."""
 
 import torch
 import torch.nn.functional as F
@@ -8,9 +8,9 @@ from antpipe.settings.model import RERANKER_FEATURES, RERANKER_WIDTH
 
 
 class Reranker(nn.Module):
-    """What features of a history and an item add to the item's score, in logits.
+    """Computes what is added to an item's score, in logits, from features of a history and the item.
 
-    Steps of training leave it alone (training/rehearsal.py teaches it). weight: 1, or 0 where it is not used.
+    Training steps leave it alone (training/rehearsal.py trains it). weight: 1, or 0 if the network is not used.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Reranker(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """Nothing learned: whatever the features are, nothing is added."""
+        """Forget what was learned: nothing is added, whatever the features."""
         for zero in (self.weight, self.last.weight, self.last.bias):
             nn.init.zeros_(zero)
 

@@ -1,4 +1,4 @@
-"""How a model scores examples: vectors of items and histories, what its floor adds, and who scores the best again."""
+"""How a model scores examples: vectors of items and histories, what its floor adds, and the re-ranking of the best."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ def catalogue_vectors(
 ) -> "torch.Tensor":
     """Vectors (N, D) of a domain's items, computed `size` at a time. The model must be in evaluation mode.
 
-    features: of the catalogue, if they are on the device.
+    features: those of the catalogue, if they are on the device.
     """
     import torch
 
@@ -101,8 +101,8 @@ def unit_vectors(
     device: "torch.device",
     features: DeviceFeatures | None = None,
 ) -> tuple[Floats, Floats]:
-    """Unit vectors expected after each history (Q, D), and of the domain's items (N, D). features: of the catalogue, if
-    they are on the device."""
+    """Unit vectors expected after each history (Q, D), and of the domain's items (N, D). features: those of the
+    catalogue, if they are on the device."""
     was_training = model.training
     model.eval()
     items = catalogue_vectors(model, catalogue, domain, device, features=features)
@@ -118,8 +118,8 @@ def score_of_history(model: "Ant") -> float:
 
 @dataclass(frozen=True)
 class Scoring:
-    """What the scores of examples are made of: inner products of queries (Q, E) and items (N, E), and pairs, or a score
-    of the items in the history. rerank: scores the best of them again. width: D, of the trained vectors."""
+    """What the scores of examples are made of: inner products of queries (Q, E) and items (N, E), plus pairs, or a
+    bonus for the items in the history. rerank: re-scores the best items. width: D, that of the trained vectors."""
 
     queries: Floats
     items: Floats
@@ -142,8 +142,8 @@ def scoring(
     device: "torch.device",
     known: Untrained | None = None,
 ) -> Scoring:
-    """How a model scores one domain's examples. The catalogue holds that domain, alone or with others. known: of the
-    domain, for a model with a floor."""
+    """How a model scores one domain's examples. The catalogue holds that domain, alone or with others. known: that of
+    the domain, for a model with a floor."""
     queries, items = unit_vectors(model, catalogue, domain, part, device)
     if known is None:
         return Scoring(queries, items, score_of_history(model))

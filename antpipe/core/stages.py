@@ -22,7 +22,7 @@ STAGES: dict[str, Stage] = {
     "pretrain": dict.fromkeys(GROUPS, RESET),
     "scratch": dict.fromkeys(GROUPS, RESET),
     "floor": dict.fromkeys(GROUPS, RESET),  # nothing is trained: the untrained terms alone (core/floor.py)
-    # The same, its best items ranked again as the target teaches; and as other shops taught before.
+    # A floor whose best items are re-ranked: by a network learned on the target alone, or first on other shops.
     "rerank-scratch": dict.fromkeys(GROUPS, RESET),
     "rerank": dict.fromkeys(GROUPS, RESET) | {"reranker": KEEP},
     # Ids belong to one catalogue: a stage that moves to another catalogue cannot keep them.
@@ -65,7 +65,7 @@ def find_stage(name: str, own: Mapping[str, object]) -> Stage:
         actions = {**STAGES[section["like"]], **actions}
     elif "history_score" in actions:  # a section for antpipe 0.1.0, which had no floor, names all its groups
         actions.setdefault("floor", actions["history_score"])
-    actions.setdefault("reranker", RESET)  # nor had it a re-ranker
+    actions.setdefault("reranker", RESET)  # nor did it have a re-ranker
     for group, action in actions.items():
         if group not in GROUPS:
             raise UsageError(f"[stage.{name}]: unknown group {group!r}; known: {', '.join(GROUPS)}")

@@ -1,4 +1,4 @@
-"""What the training parts of a domain's sequences tell without a model: their items, and which came after which."""
+"""What can be read from the training parts of sequences without a model: their items, and which item follows which."""
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -9,7 +9,7 @@ from antpipe.store.files import Sequences
 
 
 def training_items(sequences: Sequences) -> tuple[Ints, Ints]:
-    """Items of all training parts, user by user in order of time, and the row of the user of each."""
+    """Items of all training parts, user by user in order of time, and the user's row for each item."""
     lengths = np.diff(sequences.offsets)
     training = within_groups(lengths) < np.repeat(sequences.train_end, lengths)
     row = np.repeat(np.arange(len(lengths)), lengths)[training]

@@ -1,4 +1,4 @@
-"""The untrained floor: what texts, words, transitions, histories and novelty say of the next item, each with a weight.
+"""The untrained floor: what texts, words, transitions, history and novelty say about the next item, each with a weight.
 
     score(j) = text * (RECENT * mean over the last items i of cos(text i, text j)
                        + (1 - RECENT) * mean over all items i that are read of cos(text i, text j)
@@ -8,11 +8,11 @@
                + history * [j is in the history]
                + novelty * [j does not occur in training] + popularity * log1p(times that j occurs in training)
 
-Text, words and transitions of the k-th last item count DECAY ** (k - 1), up to the LAST-th. A text that resembles all
-texts says little, so what is typical of the shop is taken off. c(i, j) adds up 1 / d for each time that j came d <=
-REACH positions after i in a training part (sequential rules: Ludewig, Jannach 2018, arXiv 1803.09587), and BACKWARD / d
-for each time that it came before i. To that, j adds INHERITED times the mean count of the items that share its words,
-so that what is rarely bought inherits from what resembles it. A term for which a domain has no data is 0.
+Text, words and transitions of the k-th last item are weighted by DECAY ** (k - 1), up to the LAST-th. A text that
+resembles all texts says little, so its similarity to the shop's texts is subtracted. c(i, j) sums 1 / d over the times
+that j came d <= REACH positions after i in a training part (sequential rules: Ludewig, Jannach 2018, arXiv 1803.09587),
+and BACKWARD / d over the times that it came before i. Added to that is INHERITED times the mean count of the items that
+share words with j, so that rarely bought items inherit from similar ones. A term is 0 if a domain has no data for it.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ from antpipe.store.files import Sequences
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
-FORM = 2  # raise it when the terms or their fit change: what was made with another form is made again
+FORM = 2  # increment when the terms or their fit change: what was made with another form is rebuilt
 # Chosen on the validation positions of Beauty, Sports, Toys and Games (docs/verdict.md).
 LAST = 5
 DECAY = 0.5
@@ -44,7 +44,7 @@ BACKWARD = 0.5
 INHERITED = 2.0
 RECENT = 0.4
 TYPICAL = 0.85
-ITEMS_AT_ONCE = 8192  # text vectors that are held in float64
+ITEMS_AT_ONCE = 8192  # text vectors held in float64
 TEXT, WORDS, TRANSITIONS, HISTORY, NOVELTY, POPULARITY = TERMS = (
     "text",
     "words",
@@ -55,13 +55,13 @@ TEXT, WORDS, TRANSITIONS, HISTORY, NOVELTY, POPULARITY = TERMS = (
 )
 # How far from their usual values (FLOOR) a fit may take the weights: standard deviations of normal distributions.
 SPREAD = {TEXT: 3.0, WORDS: 2.0, TRANSITIONS: 2.0, HISTORY: 4.0, NOVELTY: 2.0, POPULARITY: 1.0}
-# Nor may what resembles or follows count against an item, whatever few positions say.
+# Lower bounds: resembling or following other items must not count against an item, whatever a few positions suggest.
 LEAST = {TEXT: 0.6, WORDS: 0.2, TRANSITIONS: 0.3}
-MOST_POSITIONS = 2000  # that a fit reads
-MOST_SCORES = 1 << 27  # and as many scores, SCORES_AT_ONCE of them at a time (16 MB a term)
+MOST_POSITIONS = 2000  # read by a fit
+MOST_SCORES = 1 << 27  # computed by a fit, SCORES_AT_ONCE of them at a time (16 MB per term)
 SCORES_AT_ONCE = 1 << 22
-BEST = 100  # items of a position that a fit compares: what they are not among, no list shows
-ROUNDS = 2  # of choosing these and fitting
+BEST = 100  # best items per position that a fit compares: targets below them would appear in no list
+ROUNDS = 2  # of choosing these items and fitting
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class Untrained:
     """What is known of the N items of a domain without training.
 
     texts: (N, d) unit vectors, zeros if an item has no text; d is 0 if there are none.
-    words: (N, N) cosines of word neighbours, empty if there are no words. steps: (N, N) log1p of c, with what is
-    inherited. sold: (N,) how often each item occurs in training. counts: (N, N) c alone. middle: (d,) the mean text of
-    the shop; typical: (N,) its inner product with each item's.
+    words: (N, N) cosines of word neighbours, empty if there are no words. steps: (N, N) log1p of c, inherited counts
+    included. sold: (N,) how often each item occurs in training. counts: (N, N) c without them. middle: (d,) the mean
+    text of the shop; typical: (N,) its inner product with each item's text.
     """
 
     texts: Floats
@@ -94,20 +94,20 @@ class Untrained:
 
 
 def untrained(domain: Domain) -> Untrained:
-    """What texts and training parts of a domain tell. Raises DataError if its text features are there but stale."""
+    """What the texts and training parts of a domain tell. Raises DataError if its text features exist but are stale."""
     has_texts = "text" in domain.manifest()
     texts = unit_texts(domain) if has_texts else np.zeros((domain.core_rows(), 0), np.float32)
     return from_sequences(domain.sequences(), texts, words_of(domain, len(texts)))
 
 
 def from_sequences(sequences: Sequences, texts: Floats, words: "csr_array") -> Untrained:
-    """What the training parts of a domain tell of its items, which have these texts (N, d) and words (N, N)."""
+    """What the training parts of a domain tell about its items, which have these texts (N, d) and words (N, N)."""
     sold = np.bincount(training_items(sequences)[0], minlength=len(texts))
     return from_counts(texts, words, sold, step_counts(sequences, len(texts)))
 
 
 def from_counts(texts: Floats, words: "csr_array", sold: NDArray[np.int64], counts: "csr_array") -> Untrained:
-    """The same of counts: sold (N,) and counts (N, N) of `Untrained`."""
+    """The same from counts: sold (N,) and counts (N, N) of `Untrained`."""
     there = texts.any(1)
     middle: Doubles = texts[there].mean(0, dtype=np.float64) if there.any() else np.zeros(texts.shape[1])
     return Untrained(
@@ -137,7 +137,7 @@ def unit(vectors: Floats) -> Floats:
 
 
 def step_counts(sequences: Sequences, items: int) -> "csr_array":
-    """(N, N): c, as above, without what is inherited."""
+    """(N, N): c, as above, without inherited counts."""
     counts = csr_array((items, items))
     for apart in range(1, REACH + 1):
         counts = counts + transitions(sequences, items, apart) / apart
@@ -145,7 +145,7 @@ def step_counts(sequences: Sequences, items: int) -> "csr_array":
 
 
 def log_counts(counts: "csr_array", words: "csr_array", new: NDArray[np.bool_], begin: int = 0) -> "csr_array":
-    """(N, N - begin): log1p of counts (N, N) and what is inherited, of the items from row `begin` on."""
+    """(N, N - begin): log1p of counts (N, N) plus inherited counts, for the items from row `begin` on."""
     found = csr_array(counts[:, begin:] + INHERITED * inherited(counts, words, new, begin))
     found.data = np.log1p(found.data)
     return found
@@ -154,7 +154,7 @@ def log_counts(counts: "csr_array", words: "csr_array", new: NDArray[np.bool_], 
 def inherited(counts: "csr_array", words: "csr_array", new: NDArray[np.bool_], begin: int = 0) -> "csr_array":
     """(N, N - begin): the mean count of each item's word neighbours, weighted by their cosines.
 
-    An item has that of the NEIGHBOURS items which lead to its neighbours most often.
+    Each item inherits from the NEIGHBOURS items that lead to its neighbours most often; other counts are dropped.
     """
     shares, parts = shares_of(csr_array(words[begin:]), new), [csr_array((0, len(new)))]
     leading = csr_array(counts.T)  # the items that lead to each item
@@ -166,7 +166,7 @@ def inherited(counts: "csr_array", words: "csr_array", new: NDArray[np.bool_], b
 def shares_of(words: "csr_array", new: NDArray[np.bool_]) -> "csr_array":
     """Cosines (n, N) of n items' word neighbours scaled so that rows add up to 1.
 
-    Neighbours that do not occur in training are left out, so further items change nothing among the others.
+    Neighbours that do not occur in training are left out, so adding new items changes nothing among the others.
     """
     sold = csr_array(words @ diags_array((~new).astype(np.float64)))
     sold.eliminate_zeros()
@@ -188,7 +188,7 @@ def history_matrix(part: Examples, items: int) -> "csr_array":
 
 
 def recent_matrix(part: Examples, items: int) -> "csr_array":
-    """(Q, N): DECAY ** (k - 1) for the k-th last item of the history; an item that is there twice adds up."""
+    """(Q, N): DECAY ** (k - 1) for the k-th last item of the history, summed if an item occurs twice."""
     count = np.minimum(part.end - part.start, LAST)
     back = within_groups(count)  # from the end
     history = part.items[np.repeat(part.end - 1, count) - back]
@@ -196,8 +196,8 @@ def recent_matrix(part: Examples, items: int) -> "csr_array":
 
 
 def text_queries(known: Untrained, part: Examples) -> Doubles:
-    """(Q, d): the mean text of the last items and of all that is read; its inner product with the text of an item is
-    what histories add to the text term."""
+    """(Q, d): the mean text of the last items and of all items read; its inner product with an item's text is the part
+    of the text term that depends on the history."""
     count = np.minimum(part.end - part.start, part.max_len)
     back = within_groups(count)  # from the end
     read, column = np.unique(part.items[np.repeat(part.end - 1, count) - back], return_inverse=True)
@@ -232,7 +232,7 @@ def cosines(texts: Floats, queries: Doubles) -> Floats:
 
 
 def blend(known: Untrained, part: Examples, weights: Mapping[str, float]) -> Floats:
-    """Scores (Q, N) with weights by term. Items that are alike in all terms have equal scores."""
+    """Scores (Q, N) with weights by term. Items with the same values in all terms have equal scores."""
     scores = cosines(known.texts, text_queries(known, part)) * np.float32(weights[TEXT])
     added = weights[TRANSITIONS] * step_rows(known, part) + weights[HISTORY] * history_matrix(part, len(known.texts))
     added = added + weights[WORDS] * word_rows(known, part)
@@ -243,7 +243,7 @@ def blend(known: Untrained, part: Examples, weights: Mapping[str, float]) -> Flo
 
 
 def of_items(new: Any, popularity: Any, typical: Any, weights: Mapping[str, Any]) -> Any:
-    """What an item adds to its score whatever the history (N,), from `Untrained`: of NumPy or torch."""
+    """The part of each item's score that does not depend on the history (N,), from `Untrained`, in NumPy or torch."""
     known = new * weights[NOVELTY] + popularity * weights[POPULARITY]
     return known - typical * (TYPICAL * weights[TEXT]) if TEXT in weights else known
 
@@ -254,9 +254,9 @@ def in_words(weights: Mapping[str, float]) -> str:
 
 
 def fit_weights(known: Untrained, valid: Examples) -> dict[str, float]:
-    """The weights, as logits, with which the terms alone put the targets of validation positions first.
+    """The weights, as logits, with which the terms alone rank the targets of validation positions best.
 
-    They maximise the likelihood of the targets among the BEST items, times normal distributions around FLOOR: with few
+    They maximise the likelihood of the targets among the BEST items, times normal priors around FLOOR: with few
     positions they stay near those values. Positions whose target is not among these items are left out, because what is
     good for them is bad for lists. At most MOST_POSITIONS are read.
     """
@@ -270,8 +270,8 @@ def fit_weights(known: Untrained, valid: Examples) -> dict[str, float]:
 
 
 def most_likely(terms: Doubles, target: Ints, usual: Doubles, spread: Doubles, least: Doubles) -> Doubles:
-    """The weights (t,), none below `least` (t,), that maximise the likelihood of the targets times normal distributions
-    of mean `usual` (t,) and standard deviation `spread` (t,). terms: (q, B, t); target: (q,) among B."""
+    """The weights (t,), none below `least` (t,), that maximise the likelihood of the targets times normal priors with
+    mean `usual` (t,) and standard deviation `spread` (t,). terms: (q, B, t); target: (q,) index among the B items."""
     from scipy.optimize import Bounds, minimize
 
     goal = terms[np.arange(len(target)), target].sum(0)
@@ -296,7 +296,7 @@ def most_likely(terms: Doubles, target: Ints, usual: Doubles, spread: Doubles, l
 def best_terms(known: Untrained, part: Examples, weights: Mapping[str, float]) -> tuple[Doubles, Ints]:
     """The terms (q, B, 6) of the BEST items of the examples whose targets are among them, and the targets' places (q,).
 
-    weights: by which items are the best.
+    weights: those by which the best items are chosen.
     """
     n = len(known.new)
     most, size = min(BEST, n), max(1, SCORES_AT_ONCE // n)

@@ -1,6 +1,6 @@
 """Which items share words: the TF-IDF neighbours of each item's text, one of the terms of the untrained floor.
 
-Brands, series and sizes are rare words, which a sentence encoder blurs and a shop's customers follow.
+Brands, series and sizes are rare words: a sentence encoder blurs them, but a shop's customers follow them.
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 # Chosen on the validation positions of 500 and 1,000 users of Beauty, Sports, Toys and Games (docs/verdict.md).
 NEIGHBOURS = 50  # kept per item
-MOST_ITEMS = 1000  # a word or pair of words of more items than that says nothing
+MOST_ITEMS = 1000  # a word or pair of words in the texts of more items than this is ignored
 ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
 class WordIndex:
-    """Of n texts, what finds the word neighbours of further ones.
+    """An index of n texts that also finds the word neighbours of new texts.
 
     vectors: (n, V) TF-IDF vectors. neighbours: (n, n) as `word_neighbours` gives them. least: (n,) the cosine with the
     last of the NEIGHBOURS, 0 for a text that has no more than that.
@@ -40,8 +40,8 @@ class WordIndex:
     def with_new(self, new: Sequence[str | None]) -> csr_array:
         """The neighbours of all texts and m new ones after them, (n + m, n + m).
 
-        Nothing changes among the others: words count as without the new ones, and a new text that is as close as the
-        last of the NEIGHBOURS comes in addition.
+        Nothing changes among the old texts: words have the weights that they have without the new texts, and a new text
+        at least as close as the last of the NEIGHBOURS is added to them.
         """
         added = csr_array(self.vectorizer.transform([text or "" for text in new]))
         own = without_own(csr_array(added @ added.T))
@@ -68,7 +68,7 @@ def index_words(texts: Sequence[str | None]) -> WordIndex | None:
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, max_df=max(2, min(MOST_ITEMS, n)), binary=True)
     try:
         vectorizer.fit([text or "" for text in texts])
-    except ValueError:  # what it raises if no word is left
+    except ValueError:  # raised if no word is left
         return None
     vectors = csr_array(vectorizer.transform([text or "" for text in texts]))
     parts, least = [], np.zeros(n)
@@ -86,13 +86,13 @@ def word_neighbours(texts: Sequence[str | None], new: Sequence[str | None] = ())
 
     Words and pairs of adjacent words count, once per text, if they occur in at least two of the texts and in at most
     MOST_ITEMS. An item is not its own neighbour; one that shares no word has none. new: texts of items that come after
-    the others and change nothing among these (`WordIndex.with_new`).
+    the others and change nothing among them (`WordIndex.with_new`).
     """
     return neighbours_in(index_words(texts), len(texts), new)
 
 
 def neighbours_in(index: WordIndex | None, n: int, new: Sequence[str | None]) -> csr_array:
-    """The same of n texts that are indexed; none without an index."""
+    """The same for n indexed texts; there are no neighbours without an index."""
     if index is None:
         return csr_array((n + len(new), n + len(new)))
     return index.with_new(new) if new else index.neighbours
@@ -107,7 +107,7 @@ def without_own(cosines: csr_array, begin: int = 0) -> csr_array:
 
 
 def closest(cosines: csr_array) -> tuple[csr_array, NDArray[np.float64]]:
-    """The NEIGHBOURS largest of each row (r, n), and the least of them (r,): 0 where a row has no more."""
+    """The NEIGHBOURS largest entries of each row (r, n), and the least of them (r,), 0 if a row has no more."""
     least = np.zeros(cosines.shape[0])
     kept = np.ones(cosines.nnz, np.bool_)
     for row in np.flatnonzero(np.diff(cosines.indptr) > NEIGHBOURS):
@@ -123,8 +123,8 @@ def closest(cosines: csr_array) -> tuple[csr_array, NDArray[np.float64]]:
 
 
 def words_of(domain: Domain, rows: int) -> "csr_array":
-    """The word neighbours of a domain's first items. They are kept for the process, since every run of a comparison
-    asks."""
+    """The word neighbours of a domain's first `rows` items, cached for the life of the process: every run of a
+    comparison needs them."""
     return _words_of(domain.root, domain.name, rows, domain.entry("items")["fingerprint"])
 
 

@@ -2,13 +2,13 @@
 
 All figures are about the first k items of one list per position, at the cutoffs of the ranking, under both protocols.
 
-    coverage    share of the catalogue that is in some list (Ge, Delgado-Battenfeld and Jannach 2010)
-    gini        how unequally items are recommended: 0 all as often, 1 always the same (Shani and Gunawardana 2011)
+    coverage    share of the catalogue that is in at least one list (Ge, Delgado-Battenfeld and Jannach 2010)
+    gini        how unequally items are recommended: 0 equally often, 1 always the same (Shani and Gunawardana 2011)
     popularity  mean over lists of the mean number of training interactions of their items
-    novelty     mean over lists of the mean of -log2 p, in bits; p is the share of training interactions that are with
-                the item, with one more for each item of the catalogue (Vargas and Castells 2011, free discovery)
-    distance    mean over lists of the mean of 1 - cosine over their pairs (Ziegler et al. 2005), of the vectors that
-                the domain has of its items, the same for every model; lists with less than two such items are left out
+    novelty     mean over lists of the mean of -log2 p, in bits; p is the item's share of the training interactions,
+                after adding one for each item of the catalogue (Vargas and Castells 2011, free discovery)
+    distance    mean over lists of the mean of 1 - cosine over pairs of items (Ziegler et al. 2005), by the domain's own
+                item vectors, the same for every model; lists with fewer than two items with a vector are left out
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -122,7 +122,7 @@ class Lists:
 
 
 def gini(times: NDArray[Any]) -> float:
-    """The Gini coefficient of how often each item is recommended: 0 all as often, 1 only one item."""
+    """The Gini coefficient of how often each item is recommended: 0 all equally often, 1 only one item."""
     n, total = len(times), times.sum()
     if n < 2 or not total:
         return 0.0
@@ -131,7 +131,7 @@ def gini(times: NDArray[Any]) -> float:
 
 
 def distances(vectors: Floats, lists: Ints) -> NDArray[np.float64]:
-    """(B,) mean of 1 - cosine over the pairs of each list, NaN if less than two of its items have a vector.
+    """(B,) mean of 1 - cosine over the pairs of each list, NaN if fewer than two of its items have a vector.
 
     The sum of all cosines is the squared length of the sum of the vectors. lists: (B, k) item rows; -1: none.
     """
@@ -170,8 +170,8 @@ def best_of_run(opened: OpenRun, part: Examples) -> dict[str, Ints]:
 
 
 def reranked_best_of_run(opened: OpenRun, part: Examples, rerank: Rerank) -> dict[str, Ints]:
-    """The same of a run that scores its best items again, for each protocol those that it allows, as `rerank_examples`
-    does (core/ranking.py)."""
+    """The same for a run with a re-ranker, which re-scores, for each protocol, the best items that it allows, as in
+    `rerank_examples` (core/ranking.py)."""
     queries = opened.after(part)
     scores = queries.astype(np.float64) @ opened.items.T.astype(np.float64)
     more = opened.added(part)(np.arange(len(part)))
@@ -181,13 +181,13 @@ def reranked_best_of_run(opened: OpenRun, part: Examples, rerank: Rerank) -> dic
     for protocol, allowed in (("all", scores), ("unseen", np.where(hidden, -np.inf, scores))):
         rows, values = best_of(allowed.astype(np.float32), POOL)
         again = rerank(part, rows, values, opened.of_vectors(queries, rows))
-        order = np.lexsort((rows, -again), 1)[:, :DEPTH]  # those that are not there come last
+        order = np.lexsort((rows, -again), 1)[:, :DEPTH]  # places without an item come last
         found[protocol][:, : order.shape[1]] = np.take_along_axis(rows, order, 1)
     return found
 
 
 def best_of_scores(scores: NDArray[np.float64], part: Examples) -> dict[str, Ints]:
-    """The best items by dense scores (B, N), by protocol; of equal scores the first row."""
+    """The best items by dense scores (B, N), by protocol; ties go to the first row."""
     hidden = history_matrix(part, scores.shape[1]).toarray() > 0
     found = {}
     for protocol, values in (("all", scores), ("unseen", np.where(hidden, -np.inf, scores))):

@@ -42,7 +42,7 @@ def evaluate_run(store: Store, run: Path, domain: str, config: EvaluateConfig) -
             build_command_with(store.domain(domain), "sequences", "--max-len", str(described.max_len)),
         )
     if described.refit and domain in described.domains and config.split == "valid":
-        log.warning(f"{run} was trained on the validation targets: its figures on them say nothing")
+        log.warning(f"{run} was trained on the validation targets: its figures on them are meaningless")
     part = examples(sequences, config.split)
     if not len(part):
         raise DataError(f"domain {domain}: no positions to predict in split {config.split}")
@@ -50,9 +50,7 @@ def evaluate_run(store: Store, run: Path, domain: str, config: EvaluateConfig) -
     index: dict[str, Any] = {"kind": "exact"}
     known, shown = known_for(store, model, described, catalogue, domain), seen_by(described, domain, sequences)
     if config.index != "exact" and reranks(model):
-        raise UsageError(
-            f"{run} scores its best items again, which needs the exact ones", SameCommand({"--index": "exact"})
-        )
+        raise UsageError(f"{run} has a re-ranker, which needs the exact best items", SameCommand({"--index": "exact"}))
     if config.index == "exact" and device.type != "cpu" and not reranks(model):
         blocks = example_blocks(part, n, device, config.block_size, known)
         there = None if known is None else known_on(known, device)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 RANKS = {"user": "int", "position": "int", "target": "int", "seen": "bool", "occurrences": "int"}
 RANKS |= {"rank_all": "double", "rank_unseen": "double"}
-ROUNDING = 1e-9  # of figures that are computed again
+ROUNDING = 1e-9  # tolerance for figures that are recomputed
 
 
 class Evaluation(TypedDict, total=False):
@@ -76,8 +76,8 @@ def read_ranks(store: Store, run: Path, domain: str, split: str = "test", index:
 def require_own(
     table: "pa.Table", protocols: Mapping[str, Mapping[str, float]], path: Path, next_command: str | None
 ) -> None:
-    """Raise IntegrityError unless the ranks of a file give the figures of their evaluation: a whole file may be that of
-    another run. protocols: these figures."""
+    """Raise IntegrityError unless the ranks of a file give the figures of their evaluation: an intact file may belong
+    to another run. protocols: these figures."""
     for protocol in (name for name in PROTOCOLS if name in protocols):
         found = metrics(table[f"rank_{protocol}"].fill_null(np.inf).to_numpy().astype(np.float64))
         if any(abs(found[name] - value) > ROUNDING for name, value in protocols[protocol].items() if name in found):

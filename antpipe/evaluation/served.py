@@ -1,7 +1,7 @@
-"""A run opened to serve: the whole catalogue of a domain as it is now, whatever became of it since training.
+"""A run opened for serving: with the whole catalogue of a domain as it is now, however it changed since training.
 
-Evaluation judges a run on the data it was made for, so `open_run` refuses a domain that changed. Who recommends wants
-today's catalogue: cold items and new ones are described by their content, and known items keep their learned ids.
+Evaluation judges a run on the data it was made for, so `open_run` refuses a domain that changed. Serving needs today's
+catalogue: cold items and new ones are described by their content, and known items keep their learned ids.
 """
 
 import copy
@@ -31,8 +31,8 @@ ITEM_COLUMNS = {"domain": "string", "item_id": "string", "trained": "bool"}
 def open_served(store: Store, run: Path, domain: str) -> tuple["Ant", Checkpoint, Catalogue]:
     """A run's model, and the catalogue of one domain with all of its items.
 
-    The rows of learned ids are those of this catalogue: zeros for an item that did not occur in training, which leaves
-    it its content. Logs what changed since the run was trained. Raises DataError if the features come from other
+    The rows of learned ids are those of this catalogue: zeros for an item that did not occur in training, so that only
+    its content counts. Logs what changed since the run was trained. Raises DataError if the features come from other
     encoders, or if the run has learned ids and does not know to which items of a changed catalogue they belong. A run
     that knows items by their ids only serves the items and the data it was trained on.
     """
@@ -67,7 +67,7 @@ def open_served(store: Store, run: Path, domain: str) -> tuple["Ant", Checkpoint
 
 def read_items(run: Path, described: Checkpoint, domain: str) -> dict[str, int] | None:
     """The rows, in the catalogue that a run was trained on, of a domain's items by original id: -1 for an item that did
-    not occur in training, so that all its id learned is not to be the next item. None if the run does not say."""
+    not occur in training, whose id has only learned not to be the next item. None if the run does not say."""
     path = RunFolder(run).items(described.id_tables)
     if domain not in described.id_tables or not path.exists():
         return None
@@ -103,10 +103,8 @@ def _rows_of(store: Store, described: Checkpoint, domain: str, ids: list[str]) -
 
 
 def _difference(rows: Mapping[str, int] | None, ids: list[str]) -> str:
-    """How today's items differ from those of training, for a message; rows: of training, by id."""
+    """How today's items differ from those of training, for a message. rows: those of training, by id."""
     if rows is None:
         return "; it serves the catalogue as it is now"
     new, gone = len(set(ids) - rows.keys()), len(rows.keys() - set(ids))
-    return (
-        f"; it serves the catalogue as it is now, of {len(ids)} items: {new} without training, {gone} of training gone"
-    )
+    return f"; it serves the catalogue as it is now, of {len(ids)} items: {new} new since training, {gone} gone"

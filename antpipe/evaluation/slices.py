@@ -70,7 +70,7 @@ def path_lengths(follows: "csr_array", first: Ints, last: Ints) -> Ints:
     pairs, place = np.unique(first * n + last, return_inverse=True)
     start, end = np.divmod(pairs, n)
     length = np.where(follows[start, end], 1, 0)
-    ahead = np.minimum(follows.astype(np.int64) @ outgoing, n)  # (N,) at least as many as are two steps away
+    ahead = np.minimum(follows.astype(np.int64) @ outgoing, n)  # (N,) upper bound of the number of items two steps away
     for steps in (2, 3):
         left = np.flatnonzero(length == 0)
         at_once = np.cumsum(ahead[start[left]]) // PATHS_AT_ONCE
@@ -84,7 +84,7 @@ def path_lengths(follows: "csr_array", first: Ints, last: Ints) -> Ints:
 def divide(
     part: Examples, sequences: Sequences, catalogue: Catalogue, domain: str, modalities: Sequence[str]
 ) -> dict[str, Group]:
-    """All groups of slices. sequences: of the domain, for what its training part shows; modalities: of the run."""
+    """All groups of slices. sequences: the domain's, whose training part is used; modalities: those of the run."""
     targets, n = part.targets(), len(catalogue.rows(domain))
     counts = training_counts(sequences, n)
     known = counts[targets]

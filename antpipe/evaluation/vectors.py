@@ -2,8 +2,8 @@
 
 The score of an item is the inner product of two unit vectors (their cosine), plus the history score of a run that was
 trained with one, if the item is among the last max_len items of the history. The vectors of a run with a floor are
-longer, not of unit length, and hold all of its terms but words, transitions and history, which are added. A run with a
-re-ranker scores the best items by all this again (core/reranker.py), which no vector holds.
+longer, not of unit length, and hold all of its terms except words, transitions and history, which are added. A run with
+a re-ranker then re-scores the best items (core/reranker.py), which is in no vector.
 """
 
 import copy
@@ -42,11 +42,11 @@ TEXT_BEGINS = 400  # characters kept of the text of an item without a title
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run opened for one domain, in the computer's memory, with the vectors of its items.
+    """A run opened for one domain, in memory, with the vectors of the domain's items.
 
     encoded: (N, D) vectors as the sequence encoder reads them; items: (N, E) the same scaled to length 1 (E is D), or
     with a floor those of core/floor.py. catalogue: the features they are made of. known: what a floor knows of the
-    domain. extra: the last of these items, if the store does not have them (serving/new_items.py), as rows of ITEMS.
+    domain. extra: the last items, if the store does not have them (serving/new_items.py), as rows of ITEMS.
     device: where many histories are encoded and compared with items, as torch names it.
     """
 
@@ -82,7 +82,7 @@ class OpenRun:
 
     @cached_property
     def rerank(self) -> Rerank | None:
-        """How the best items are scored again; None if they are not."""
+        """The function that re-scores the best items; None without a re-ranker."""
         return reranking(self.model, self.known)
 
     def of_vectors(self, queries: Floats, rows: Ints) -> Doubles:
@@ -113,7 +113,7 @@ class OpenRun:
         found = found[: len(self.items) - (0 if self.extra is None else len(self.extra))]
         if self.extra is None:
             return found
-        there = [name for name in columns if name in self.extra.columns]  # not those that --keep-column kept
+        there = [name for name in columns if name in self.extra.columns]  # without those of --keep-column
         return pl.concat([found, self.extra.select(there)], how="diagonal")
 
     @cached_property
@@ -129,12 +129,12 @@ class OpenRun:
 
     @property
     def reads_words(self) -> bool:
-        """Whether it compares the words of items."""
+        """Whether the run compares the words of items."""
         return bool(self.catalogue.words)
 
     @cached_property
     def word_index(self) -> WordIndex | None:
-        """The words of its items, to compare those of new ones; None if it does not read them."""
+        """The words of its items, to compare with those of new items; None if the run does not read them."""
         return index_words(self.describing(["text"])["text"].to_list()) if self.reads_words else None
 
     @cached_property
@@ -149,7 +149,7 @@ class OpenRun:
 
 
 def open_for(store: Store, run: Path, domain: str) -> OpenRun:
-    """Load a run and compute the vectors of a domain's items, with the cold ones, as they are now (served.py).
+    """Load a run and compute the vectors of a domain's items as they are now, cold ones included (served.py).
 
     Raises DataError if the run cannot read the domain's features, or does not know to which items its ids belong.
     """
@@ -181,15 +181,15 @@ def user_vectors(store: Store, run: Path, domain: str) -> tuple[list[str], Float
     """Original ids of a domain's users and the vectors (U, E), float32, expected after their whole histories.
 
     The whole history includes validation and test items, as for `recommend`; evaluation uses shorter histories. The
-    inner product with `item_vectors` is the score of an item, without the history score, with a floor without its words
-    and transitions, and without re-ranking. Raises DataError as `open_for`, and if the domain has no sequences.
+    inner product with `item_vectors` is the score of an item without the history score, a floor's words and
+    transitions, and re-ranking. Raises DataError as `open_for`, and if the domain has no sequences.
     """
     store.domain(domain).sequences()  # raises before anything is computed
     return vectors_of_users(open_for(store, run, domain))
 
 
 def vectors_of_users(opened: OpenRun) -> tuple[list[str], Floats]:
-    """The same of a run that is open. Raises DataError if the domain has no sequences."""
+    """The same for an open run. Raises DataError if the domain has no sequences."""
     sequences = opened.domain.sequences()
     ids = opened.domain.table("users", ["user_id"])["user_id"].to_pylist()
     starts, ends = sequences.offsets[:-1], sequences.offsets[1:]

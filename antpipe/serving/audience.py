@@ -65,10 +65,10 @@ def these_users(opened: OpenRun, users: str | Path | Sequence[str], unknown: str
 def histories_in(opened: OpenRun, path: Path, unknown: str = "error") -> Audience:
     """The histories in a file, one per line, oldest item first.
 
-    A line holds ids separated by commas (one with a comma of its own in double quotes); in a .jsonl file it is a JSON
+    A line holds ids separated by commas (an id that contains a comma is double-quoted); in a .jsonl file it is a JSON
     list of ids, or an object with `items` and perhaps `user_id`. unknown: with `popularity`, unknown items are left
-    out, and lines without any get an empty history; otherwise they are refused by line. Raises DataError for lines that
-    are none of this.
+    out, and lines without any known item get an empty history; otherwise they are refused by line. Raises DataError for
+    any other line.
     """
     lines = read_lines(path, ITEMS_FILE)
     while lines and not lines[-1].strip():
@@ -110,9 +110,9 @@ def _of_json(line: str, where: str) -> tuple[str | None, list[str]]:
             raise DataError(f"{where}: an object has `items` and perhaps `user_id`, not {', '.join(odd) or 'neither'}")
         user, items = items.get("user_id"), items["items"]
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-        raise DataError(f"{where}: items are a list of ids in quotes")
+        raise DataError(f"{where}: items must be a list of ids in quotes")
     if user is not None and not isinstance(user, str):
-        raise DataError(f"{where}: user_id is an id in quotes")
+        raise DataError(f"{where}: user_id must be an id in quotes")
     return user, items
 
 

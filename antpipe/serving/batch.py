@@ -1,7 +1,7 @@
 """Recommendations for many at once, into one file: part by part, with bounded memory, resumable.
 
 A finished part is a Parquet file in the folder OUT.parts. When all are there, they become OUT in one step, and the
-folder goes. What is in the folder belongs to one request: its key covers everything the recommendations depend on.
+folder is removed. It belongs to one request, whose key covers everything that the recommendations depend on.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ class Parts(TypedDict):
 
 @dataclass(frozen=True)
 class Part:
-    """Some of the histories, and the file of their recommendations. key: of the request."""
+    """Some of the histories, and the file of their recommendations. key: that of the request."""
 
     number: int
     block: slice
@@ -64,17 +64,17 @@ class Part:
 
     @property
     def mark(self) -> bytes:
-        """What its file carries: a whole file may be that of another part."""
+        """Identifies the part in its file: an intact file may be that of another part."""
         return f"{self.key} {self.number}".encode()
 
 
-Engine = Callable[[Sequence[Part]], Iterator[int]]  # writes parts, and gives their numbers as they are written
+Engine = Callable[[Sequence[Part]], Iterator[int]]  # writes parts, and yields their numbers as they are written
 
 
 @dataclass(frozen=True)
 class Written:
-    """A file of recommendations. histories: how many it is for, of which `popular` had no history and `fewer` got less
-    than k items; rows: recommendations; items: that were offered; continued: parts that an earlier run had finished.
+    """A file of recommendations. histories: how many it is for; `popular` of them are empty, and `fewer` of them got
+    fewer than k items. rows: recommendations; items: those offered; continued: parts finished by an earlier run.
     """
 
     path: Path
@@ -87,14 +87,14 @@ class Written:
 
 
 def require_writable(out: Path, *, force: bool) -> None:
-    """Raise UsageError for a file that has no known suffix, or that is there and not to be replaced."""
+    """Raise UsageError for a file that has no known suffix, or that exists and is not to be replaced."""
     if out.suffix.lower() not in SUFFIXES:
         raise UsageError(
             f"--out {out}: its name must end in one of {', '.join(SUFFIXES)}",
             SameCommand({"--out": f"{out.with_suffix('')}.parquet"}),
         )
     if out.exists() and not force:
-        raise UsageError(f"--out {out}: is there; --force replaces it", SameCommand({"--force": None}))
+        raise UsageError(f"--out {out}: already exists; --force replaces it", SameCommand({"--force": None}))
 
 
 def recommend_to_file(
@@ -112,7 +112,7 @@ def recommend_to_file(
 
     One row per recommendation: what names the history, then FOUND, with wishes.explain also WHY. An interrupted call
     continues when it is repeated. force: replace the file, and discard parts of another request. engine: writes the
-    parts in place of this process (on_ray.py). Raises UsageError as require_writable, and for parts of another
+    parts instead of this process (on_ray.py). Raises UsageError as require_writable, and for parts of another
     request without force.
     """
     require_writable(out, force=force)
@@ -143,7 +143,7 @@ def recommend_to_file(
 
 
 def _key(opened: OpenRun, audience: Audience, offer: Offer, wishes: Wishes, size: int) -> str:
-    """What the recommendations depend on, hashed."""
+    """A hash of everything that the recommendations depend on."""
     vectors = [hashlib.sha256(array.data).hexdigest() for array in (opened.encoded.numpy(), opened.items)]
     return digest([__version__, key_of_request(opened, audience, offer, wishes), vectors, size])
 
@@ -175,7 +175,7 @@ def _hash_of(owners: pl.DataFrame) -> str:
 
 
 def _begin(folder: Path, key: str, parts: int, *, force: bool) -> list[Path]:
-    """The files of all parts, finished or not, of the request with this key. Those of another one are discarded."""
+    """The files of all parts of the request with this key. Those of another are refused, or discarded with force."""
     plan = folder / PLAN
     try:
         refuse_newer(plan, read_json(plan, dict[str, Any], None).get("format"), FORMAT)
@@ -186,7 +186,7 @@ def _begin(folder: Path, key: str, parts: int, *, force: bool) -> list[Path]:
         if isinstance(error, NewerFormatError) and not force:
             raise
         if not force:
-            raise IntegrityError(f"{error.message}; --force begins again", SameCommand({"--force": None})) from None
+            raise IntegrityError(f"{error.message}; --force starts over", SameCommand({"--force": None})) from None
         before = "unreadable"
     old = sorted(folder.glob("part-*.parquet"))
     if before != key and old and not force:
@@ -254,7 +254,7 @@ def _table(opened: OpenRun, audience: Audience, block: slice, found: Top, wishes
 def _summary(
     audience: Audience, parts: Sequence[Part], offer: Offer, wishes: Wishes, out: Path, continued: int
 ) -> Written:
-    """What the finished parts hold. Logs who got less than was asked for."""
+    """What the finished parts hold. Logs how many histories got fewer items than were asked for."""
     total, enough = 0, 0
     name = audience.owners.columns[-1]
     for part in parts:

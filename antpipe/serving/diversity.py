@@ -2,7 +2,7 @@
 
     next = argmax over the pool of (1 - share) * relevance(i) - share * max over those chosen of cos(i, chosen)
 
-The pool are the best POOL * k items of a history, relevance is their score scaled to 0..1 within the pool, and cosines
+The pool is the best POOL * k items of a history, relevance is their score scaled to 0..1 within the pool, and cosines
 are those of the run's item vectors.
 """
 
@@ -45,7 +45,7 @@ def _choose(opened: OpenRun, pool: Top, k: int, share: float) -> Ints:
     chosen = np.empty((len(real), k), np.int64)
     for place in range(k):
         value = np.where(left, worth - share * nearest, -np.inf)
-        # When none is left, the places of those that are not real follow, in order.
+        # When no item is left, the places without an item follow, in order.
         best = np.where(left.any(1), value.argmax(1), place)
         chosen[:, place] = best
         left[row, best] = False

@@ -1,16 +1,16 @@
-"""What a score owes most to: a modality of the item, and items of the history.
+"""What contributes most to a score: a modality of the item, and items of the history.
 
 **Modalities.** The score is a sum over what the item's vector is made of, so its parts are exact: `text`, `image`,
 `price` and `id` by their projections, `image × text` by the product that the model adds, `history` by the bonus of
 seen items. A run with a floor (core/floor.py) adds its texts to `text`, and has `words` (shared rare words),
-`transitions`, `history`, `novelty` and `popularity`. They are named in the order of how much more they are worth to
-this item than to the average of AVERAGED items from all over the catalogue, without the history: what is alike for all
-items explains no rank. A run with a re-ranker (core/reranker.py) has what that adds as `reranker`: the score, less that
-before the best items were scored again. It adds nothing to the average item, which is not among the best.
+`transitions`, `history`, `novelty` and `popularity`. They are ordered by how much more they are worth to this item than
+to the average of AVERAGED items from all over the catalogue, except those of the history: what is the same for all
+items explains no rank. A run with a re-ranker (core/reranker.py) has what that adds as `reranker`: the score, less the
+score before the best items were re-ranked. It adds nothing to the average item, which is not among the best.
 
 **Items of the history.** The encoder is not a sum over them, so each one is left out in turn: it is worth the score
-minus the score without it (leave-one-out). A run that is nothing but a floor is a sum over the last items; its parts
-are exact, and so is that of a single item, which has the whole score. Both are of the score before re-ranking.
+minus the score without it (leave-one-out). The score of a run that is only a floor is a sum over the last items, so its
+parts are exact; so is that of a history's only item, the whole score. Both explain the score before re-ranking.
 """
 
 from collections.abc import Mapping
@@ -51,12 +51,12 @@ DIGITS = 6  # adding 0.0 to a rounded number turns -0.0 into 0.0
 def explain(opened: OpenRun, history: History, items: Ints, scores: Doubles | None = None) -> list[dict[str, Any]]:
     """Why each of these items (k,), by row, has its score after a history.
 
-    scores: (at least k,) theirs, of a run that scores its best items again: `reranker` is what that adds.
+    scores: (at least k,) their scores, for a run with a re-ranker: `reranker` is what that adds.
 
-    Returns a mapping per item: `modality`, the first of `modalities`, which say what each is worth to the score (that
-    which sets the item apart most comes first); `because`, up to NAMED items of the history that raise the score most,
-    with what they are worth, largest first; and the `method` of the latter. An empty history explains nothing but
-    popularity.
+    Returns a mapping per item: `modality`, the first of `modalities`, which say what each is worth to the score (what
+    sets the item apart most comes first); `because`, up to NAMED items of the history that raise the score most,
+    with what they are worth, largest first; and the `method` of the latter. Items for an empty history are explained by
+    popularity alone.
     """
     if not len(history):
         return [{"modality": POPULARITY, "modalities": [], "because": [], "method": POPULARITY} for _ in items]
@@ -64,7 +64,7 @@ def explain(opened: OpenRun, history: History, items: Ints, scores: Doubles | No
         return []
     part = as_examples([history], opened.max_len)
     others = np.unique(np.linspace(0, len(opened.items) - 1, AVERAGED).astype(np.int64))
-    unseen = np.setdiff1d(others, _last(part, opened.max_len))  # not to be seen is no reason
+    unseen = np.setdiff1d(others, _last(part, opened.max_len))  # average over items outside the history
     others = unseen if len(unseen) else others
     modalities = modality_shares(opened, part, np.concatenate([items, others]))
     if opened.rerank is not None and scores is not None:
@@ -117,7 +117,7 @@ def modality_shares(opened: OpenRun, part: Examples, items: Ints) -> dict[str, D
 
 
 def parts_of(opened: OpenRun, items: Ints) -> dict[str, Doubles]:
-    """What the vectors (k, D) of items, before they are scaled to length 1, are the sum of."""
+    """The parts, (k, D) each, whose sum is the vectors of items before they are scaled to length 1."""
     import torch
 
     model = opened.model
@@ -160,7 +160,7 @@ def _floor_shares(known: Untrained, weights: Mapping[str, float], part: Examples
     recent, every = _recent(part), _last(part, part.max_len)
     whole = sum(share for _, share in recent)
     worth = np.where(read[:, None] == items, weights[HISTORY], 0.0)
-    texts = np.array([(1 - RECENT) * (every == row).mean() for row in read])  # what each text counts
+    texts = np.array([(1 - RECENT) * (every == row).mean() for row in read])  # the weight of each text
     for row, share in recent:
         place = np.flatnonzero(read == row)[0]
         worth[place] += weights[TRANSITIONS] * share * _links(known.steps, row, items)
@@ -177,7 +177,7 @@ def _links(links: "csr_array", row: int, items: Ints) -> Doubles:
 
 
 def _last(part: Examples, most: int) -> Ints:
-    """The last items of a single history, at most so many, oldest first."""
+    """The last `most` items of a single history, or fewer, oldest first."""
     found: Ints = part.items[max(int(part.start[0]), int(part.end[0]) - most) : int(part.end[0])].astype(np.int64)
     return found
 

@@ -1,4 +1,4 @@
-"""Products that are in no store yet, described by the encoders of a domain and offered among its items.
+"""Products that the store does not have yet, described by the encoders of a domain and offered among its items.
 
 `read_new_items` reads a file as `ingest table` would; `describe_new_items` makes the features that a run reads;
 `with_new_items` adds them to an opened run. Nothing is written to the store, and the opened run stays as it is.
@@ -36,7 +36,7 @@ from antpipe.store.files import Feature
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
 
-NEW = "new items"  # their place in a catalogue, beside its domain
+NEW = "new items"  # stands for them among the domains of a catalogue
 JSON = (".json", ".jsonl", ".ndjson")
 EXAMPLES = 3
 WITHOUT = SameCommand(without=("--new-items",))
@@ -53,9 +53,9 @@ class NewItems:
 def read_new_items(path: Path, domain: Domain) -> pl.DataFrame:
     """The items of a CSV, Parquet, Arrow, JSON or JSON Lines file, with the columns of ITEMS, in file order.
 
-    Columns are those of the same names that made the domain, else they are found by their usual names; texts are made
-    of the same parts as the domain's. Paths of pictures start at the folder of the file. Raises DataError for a file
-    that cannot be read, a malformed row, or an id that is there twice.
+    Columns are found by the names that they had when the domain was ingested, else by their usual names; texts are made
+    of the same parts as the domain's. Paths of pictures are relative to the folder of the file. Raises DataError for a
+    file that cannot be read, a malformed row, or an id that occurs twice.
     """
     reads, made = path, None
     with tempfile.TemporaryDirectory(prefix="antpipe-items-") as folder:
@@ -69,7 +69,7 @@ def read_new_items(path: Path, domain: Domain) -> pl.DataFrame:
 
 
 def rows_of_new_items(items: Sequence[Mapping[str, Any]], domain: Domain) -> pl.DataFrame:
-    """The same of items that are given as names and values, without pictures. Raises DataError as `read_new_items`."""
+    """The same for items given as names and values, without pictures. Raises DataError as `read_new_items`."""
     with tempfile.TemporaryDirectory(prefix="antpipe-items-") as folder:
         path = Path(folder) / "items.json"
         path.write_text(json.dumps([dict(item) for item in items]), encoding="utf-8")
@@ -108,7 +108,7 @@ def require_new(opened: OpenRun, rows: pl.DataFrame, ids: Sequence[str]) -> None
 
 
 def described_by(opened: OpenRun, rows: pl.DataFrame, describers: Mapping[str, Describer]) -> NewItems:
-    """New items with the features that these make. Raises DataError, naming items, if one has nothing that the run
+    """New items with the features that describers make. Raises DataError, naming items, if one has nothing that the run
     reads."""
     features = describe_with(describers, rows)
     words = opened.reads_words
@@ -127,8 +127,8 @@ def described_by(opened: OpenRun, rows: pl.DataFrame, describers: Mapping[str, D
 
 
 def with_new_items(opened: OpenRun, new: NewItems) -> OpenRun:
-    """A run like an opened one that also offers new items: rows after those of its domain. They have no learned id,
-    novelty and popularity of an item that nobody bought, and the transitions of those that share their words."""
+    """A copy of an opened run that also offers new items, in rows after those of its domain. They have no learned id,
+    the novelty and popularity of an item that nobody bought, and the transitions of items that share their words."""
     import torch
 
     before, n = len(opened.items), len(new.rows)
@@ -158,7 +158,7 @@ def with_new_items(opened: OpenRun, new: NewItems) -> OpenRun:
 
 def with_rows(known: Untrained, texts: Floats, words: csr_array) -> Untrained:
     """What is known of N items and n new ones after them, which have these texts (n, d). words: (N + n, N + n). Nothing
-    changes among the others."""
+    changes among the N items."""
     before, sold = len(known.sold), np.append(known.sold, np.zeros(len(texts), np.int64))
     steps, counts = known.steps.copy(), known.counts.copy()
     steps.resize((len(sold), before))
@@ -169,7 +169,7 @@ def with_rows(known: Untrained, texts: Floats, words: csr_array) -> Untrained:
 
 
 def _joined(catalogue: Catalogue, new: NewItems) -> Catalogue:
-    """A catalogue with new items as one more place after its domain."""
+    """A catalogue with new items as one more domain, NEW, after its own."""
     size = int(catalogue.offsets[-1]) + len(new.rows)
     features = {name: (*column, new.features.get(name)) for name, column in catalogue.features.items()}
     return replace(
@@ -192,13 +192,13 @@ def _read(path: Path, domain: Domain, pictures: Path | None = None) -> pl.DataFr
 
 
 def _require_distinct(columns: Columns) -> None:
-    """Raises DataError if an id is there twice: which of two rows describes the item?"""
+    """Raises DataError if an id occurs twice: it is unclear which row describes the item."""
     names = columns.roles["item"]
     rows = read_rows(columns.table, names, Rejects(0), ids=names)
     counts = Counter(to_id(row.values[0], "item") for row in rows if row.values[0] not in (None, ""))
     twice = [item for item, count in counts.items() if count > 1]
     if twice:
-        raise DataError(f"{columns.table.path}: {_some(twice)} is there more than once")
+        raise DataError(f"{columns.table.path}: {_some(twice)} listed more than once")
 
 
 def _as_parquet(path: Path, out: Path) -> Path:

@@ -56,7 +56,7 @@ def offer_of(
     exclude: Collection[str] = (),
     only: Collection[str] | None = None,
 ) -> Offer:
-    """The items of an opened run of which `where` is true, in `only` and not in `exclude` (original ids).
+    """The items of an opened run for which `where` is true, in `only` and not in `exclude` (original ids).
 
     Ids in `exclude` that the catalogue does not have are ignored. Raises UsageError for a condition that cannot be
     read or compares unlike things, DataError if `only` names an unknown item or if nothing is left to recommend.
@@ -96,7 +96,7 @@ def offered(opened: OpenRun, allowed: NDArray[np.bool_]) -> Offer:
 
 
 def passing(opened: OpenRun, where: str) -> NDArray[np.bool_]:
-    """(N,) of which items a condition on the columns of the catalogue is true. Raises UsageError if it is unclear."""
+    """(N,) for which items a condition on the columns of the catalogue is true. Raises UsageError as `offer_of`."""
     schema = {name: kind for name, kind in opened.columns.items() if name not in NOT_SHOWN}
     try:
         wanted = row_filter(where, schema)

@@ -25,7 +25,7 @@ def engine_for(config: EngineConfig, request: BatchRequest, prepared: OpenBatch)
 
     Raises UsageError for settings that do not fit, DataError if Ray is asked for and not installed.
     """
-    engine_of(config)  # raises for what contradicts itself
+    engine_of(config)  # raises for contradictory settings
     if config.shards is not None:
         raise UsageError(
             f"--shards {config.shards}: recommend keeps its parts beside the file of --out",
@@ -61,8 +61,8 @@ def write_on_ray(
 
 @dataclass(frozen=True)
 class BatchTask:
-    """What every worker is given. key: of the request, by which a worker knows that it reads the same files. versions:
-    those of the planning process, by library."""
+    """What every worker is given. key: that of the request, by which a worker checks that it reads the same files.
+    versions: those of the planning process, by library."""
 
     request: BatchRequest
     key: str

@@ -1,4 +1,4 @@
-"""From what a call asks for to what recommends: the opened run, for whom, which items, and how they are chosen."""
+"""From a request to what answers it: the opened run, for whom it recommends, which items, and how they are chosen."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -54,7 +54,7 @@ def prepare(request: BatchRequest) -> OpenBatch:
 
 
 def open_with(store: Store, run: Path, domain: str, new_items: Path | None, device: str) -> OpenRun:
-    """A run opened for a domain, with the new items of a file. device: `auto` and others that choose_device knows.
+    """A run opened for a domain, with the new items of a file. device: `auto` or another that choose_device knows.
     Raises as `choose_device` and `open_for`, and for new items as `read_new_items` and `describe_new_items`."""
     where = choose_device(device)
     opened = replace(open_for(store, run, domain), device=str(where))

@@ -37,7 +37,7 @@ WHY = pl.Struct(
         "method": pl.String,
     }
 )  # of explain.py
-NOBODY = np.empty(0, np.int32)  # the history of someone of whom nothing is known
+NOBODY = np.empty(0, np.int32)  # the history of someone about whom nothing is known
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def wishes_of(config: RecommendConfig) -> Wishes:
 
 
 def offer_for(opened: OpenRun, config: RecommendConfig) -> Offer:
-    """The items that these settings leave to recommend. Raises as offer_of, and for files of ids that are no such."""
+    """The items that these settings leave to recommend. Raises as offer_of, and as read_ids for files of ids."""
     exclude = read_ids(config.exclude, "--exclude") if config.exclude is not None else ()
     only = read_ids(config.only, "--only") if config.only is not None else None
     return offer_of(opened, config.where, exclude, only)
@@ -95,7 +95,7 @@ def recommend_after(
     """The best items after each history, best first, without the items of the history unless they may come again.
 
     histories: item rows, oldest first; an empty one gets the most popular items. offer: the items that may be
-    recommended (None: all). wishes: in place of k and include_seen. Returns a list per history with rows of rank,
+    recommended (None: all). wishes: instead of k and include_seen. Returns a list per history with rows of rank,
     item_id, title (the start of the text if the item has none) and score (vectors.py defines it; the number of
     interactions for an empty history), with wishes.explain also `why` (explain.py). A list is shorter than k if no more
     items are left. Raises UsageError if k < 1.
@@ -143,7 +143,7 @@ def best_after(opened: OpenRun, histories: Sequence[History], offer: Offer, wish
 
 
 def most_popular(opened: OpenRun, offer: Offer, k: int) -> tuple[Ints, Ints]:
-    """Rows (k,) of the offered items with the most interactions, and their numbers. Equal ones come in catalogue order.
+    """Rows (k,) of the offered items with the most interactions, and the numbers of these. Ties are in catalogue order.
 
     Raises DataError for a catalogue without interactions.
     """
@@ -153,7 +153,7 @@ def most_popular(opened: OpenRun, offer: Offer, k: int) -> tuple[Ints, Ints]:
 
 
 def log_shortfall(histories: int, popular: int, fewer: int, k: int) -> None:
-    """Tell how many of some histories are unknown here, and how many get fewer than k items."""
+    """Log how many of some histories are empty here, and how many get fewer than k items."""
     if popular:
         log.info(f"{popular} of {histories} have no history here and get the most popular items")
     if fewer:
@@ -224,7 +224,7 @@ def history_of(opened: OpenRun, items: Sequence[str], unknown: str = "error") ->
 
 
 def refuse_item(opened: OpenRun, item: str, flag: str, known: str = "") -> NoReturn:
-    """Raise DataError: no such item. known: the value of the flag to ask with, if it is not the first item."""
+    """Raise DataError: no such item. known: the value of the flag in the next command, if not the first item."""
     first = opened.item_ids[0]
     raise DataError(
         f"domain {opened.domain.name}: no item {item!r} ({len(opened.item_ids)} items, such as {first!r})",

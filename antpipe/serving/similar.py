@@ -1,4 +1,4 @@
-"""Items that are like one item: by the run's item vectors, by the features of one modality, or by learned ids."""
+"""Items similar to one item: by the run's item vectors, by the features of one modality, or by learned ids."""
 
 from typing import Any
 

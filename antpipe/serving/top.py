@@ -1,10 +1,10 @@
 """The best items after many histories at once, exactly, with bounded memory.
 
 A block of histories is multiplied with the offered items, what the run adds to some scores is added, hidden items are
-taken out, and the largest scores of each row are found by float32. These candidates, a few more than are asked for, are
-scored again in float64. If an item beyond them could be as good, everything that could be is scored again too. So what
-is found depends neither on how histories are grouped into blocks nor on the number of threads; ties go to the item
-that comes first in the catalogue. On a GPU, the product and the candidates are computed there, also in float32.
+taken out, and the largest scores of each row are found in float32. These candidates, a few more than are asked for, are
+scored again in float64. If an item beyond them could be as good, everything that could be is scored again too. So the
+result depends neither on how histories are grouped into blocks nor on the number of threads; ties go to the item that
+comes first in the catalogue. On a GPU, the product and the candidates are computed there, also in float32.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 HISTORIES_AT_ONCE = 256
 ITEMS_AT_ONCE = 1 << 16  # with HISTORIES_AT_ONCE, 64 MB of scores
-GROUP = 32  # items of which the largest score is taken first
+GROUP = 32  # items per group, whose largest score is taken first
 MORE = 6  # candidates beyond those asked for
 
 
@@ -43,9 +43,8 @@ def top_items(
 ) -> Top:
     """The k best offered items after each history, without the items of that history unless include_seen.
 
-    queries: `opened.after(part)`, if it is there already. Returns as many columns as there are offered items if these
-    are fewer than k. Raises DataError if the model computes
-    vectors that are not finite.
+    queries: `opened.after(part)`, if already computed. Returns as many columns as there are offered items if these are
+    fewer than k. Raises DataError if the model computes vectors that are not finite.
     """
     queries, added = opened.after(part) if queries is None else queries, opened.added(part)
     require_finite(np.isfinite(queries).all())
@@ -88,7 +87,7 @@ class _Block:
         self.tolerance += 2.0**-22 * float(np.abs(added.scores).max(initial=0.0))
 
     def _places(self, keys: Ints) -> tuple[tuple[Ints, Ints], NDArray[np.bool_]]:
-        """Query and column of the keys whose item is offered, and which these are."""
+        """Query and column of the keys whose item is offered, and which keys these are."""
         n = len(self.offer.column)
         query = keys // n
         column = self.offer.column[keys - query * n]
@@ -143,7 +142,7 @@ class _Block:
                 flat.scatter_add_(0, at, torch.from_numpy(more[kept]).to(flat.device))
 
     def _exact(self, queries: Ints, columns: Ints, real: NDArray[np.bool_]) -> tuple[Ints, Doubles]:
-        """Catalogue rows of columns (b, c) of these queries by float64 scores, best first; those not real come last."""
+        """Catalogue rows of columns (b, c) of these queries by float64 scores, best first, those not `real` last."""
         of = np.repeat(queries, columns.shape[1])
         scores = exact_scores(self.queries, self.offer.vectors, of, columns.ravel()).reshape(columns.shape)
         rows = self.offer.rows[columns]

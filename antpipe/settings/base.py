@@ -33,7 +33,7 @@ def setting(
 ) -> T:
     """A dataclass field with its help text, the values it accepts, and its panel in `--help` (default: the class's).
 
-    choices: one that ends in N accepts any number there.
+    choices: a choice that ends in N accepts any number in its place.
     """
     metadata = {"about": about, "choices": choices, "least": least, "most": most, "panel": panel}
     return dataclasses.field(default=default, metadata=metadata)
@@ -77,14 +77,14 @@ def flag_name(field_name: str) -> str:
 
 
 def as_word(value: Any) -> str:
-    """A value as a flag takes it: lists with commas. A part that holds commas or quotes stands in double quotes."""
+    """A value as a flag takes it: lists are joined by commas, and parts with commas or quotes are double-quoted."""
     parts = [str(part) for part in (value if isinstance(value, tuple) else ())]
     quoted = ['"' + part.replace('"', '""') + '"' if {",", '"'} & set(part) else part for part in parts]
     return ",".join(quoted) if isinstance(value, tuple) else str(value)
 
 
 def parts_of(word: str) -> list[str]:
-    """The parts of a list as `as_word` writes it. Quotes that do not pair up mean nothing."""
+    """The parts of a list as `as_word` writes it. Unbalanced quotes are taken literally."""
     return word.split(",") if word.count('"') % 2 else next(csv.reader([word], skipinitialspace=True), [""]) or [""]
 
 
@@ -162,7 +162,7 @@ def to_json(config: Config) -> dict[str, Any]:
 
 
 def from_json(config: type[C], values: Mapping[str, Any]) -> C:
-    """The inverse of `to_json`. Raises UsageError naming a key that the class does not have, or its odd value."""
+    """The inverse of `to_json`. Raises UsageError naming an unknown key, or the key of a value of the wrong type."""
     fields = {field.name: field for field in dataclasses.fields(config)}
     for key in values:
         if key not in fields:

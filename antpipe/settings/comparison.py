@@ -35,22 +35,22 @@ class CompareConfig(SubsetConfig):
     alpha: float = setting(0.05, "accepted probability of any false finding", least=1e-6, most=0.5)
     margin: float = setting(
         0.05,
-        "share of the control's mean below which a difference counts as none: EQUIVALENT (0: never)",
+        "largest difference that counts as EQUIVALENT, as a share of the control's mean (0: never)",
         least=0,
         most=1,
     )
     pretrain_seeds: int = setting(
-        1, "seeds of pre-training on --sources; the runs of an arm take turns to start from them", least=1
+        1, "seeds of pre-training on --sources; the runs of an arm start from these in turn", least=1
     )
     leave_one_out: bool = setting(
         False, "pre-train on all --sources, and on all but each one, to find a source that hurts"
     )
     refit: bool = setting(
-        False, "also train each trained arm again on training + validation, for its best epoch; reported apart"
+        False, "also retrain each trained arm on training + validation data, up to its best epoch; reported separately"
     )
     beyond_accuracy: bool = setting(
         False,
-        "also measure what the lists are like: coverage, Gini, popularity, novelty, distance within lists",
+        "also describe the lists beyond accuracy: coverage, Gini, popularity, novelty, distance within lists",
     )
     pretrain_epochs: int | None = setting(None, "epochs of pre-training on --sources (default: --epochs)", least=1)
     pretrain_batch_size: int | None = setting(
@@ -86,7 +86,7 @@ class ComparedTraining(TrainConfig):
         return self.modalities == (COMMON,)
 
     def plain(self) -> TrainConfig:
-        """The settings of a single run; if they are to be common, with all modalities, before any is left out."""
+        """The settings of a single run; for `common`, with all modalities, before any is left out."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return TrainConfig(**(values | ({"modalities": MODALITIES} if self.is_common() else {})))
 

@@ -19,7 +19,7 @@ class EvaluateConfig(Config):
     )
     beyond_accuracy: bool = setting(
         False,
-        "also measure what the lists are like: coverage, Gini, popularity, novelty, distance within lists",
+        "also describe the lists beyond accuracy: coverage, Gini, popularity, novelty, distance within lists",
         panel="Output",
     )
     index: str = setting(

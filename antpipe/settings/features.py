@@ -142,7 +142,7 @@ class FetchConfig(Config):
     timeout: float = setting(20.0, "seconds to connect, and to wait for the next byte", least=0.001)
     deadline: float = setting(120.0, "seconds for a complete response", least=0.001)
     least_rate: float = setting(
-        500.0, "give up a response that comes at fewer bytes per second after its first 10 seconds (0: never)", least=0
+        500.0, "slowest response to accept, in bytes per second after its first 10 seconds (0: any)", least=0
     )
     max_bytes: int = setting(20_000_000, "maximum file size in bytes", least=1, panel="Checks")
     max_pixels: int = setting(40_000_000, "maximum picture size, width times height", least=1, panel="Checks")
@@ -226,7 +226,7 @@ class SequenceConfig(Config):
 
 @dataclass(frozen=True)
 class SubsetConfig(Config):
-    """Random subsets of a domain's users. They are nested: a size has the users of every smaller one."""
+    """Random subsets of a domain's users. They are nested: each contains the users of every smaller one."""
 
     section: ClassVar[str] = "subset"
     panel: ClassVar[str] = "Subsets"

@@ -12,9 +12,9 @@ class ForkMergeConfig(Config):
 
     section: ClassVar[str] = "fork_merge"
     panel: ClassVar[str] = "Stage fork-merge"
-    prune_epochs: int = setting(1, "epochs after which auxiliaries are ranked, each trained with the target", least=1)
+    prune_epochs: int = setting(1, "epochs of training the target with each auxiliary, to rank auxiliaries", least=1)
     epoch_step: int = setting(5, "epochs between merges", least=1)
     branches: tuple[int, ...] = setting(
-        (1, 3), "auxiliaries of each branch, the best by rank; a branch on the target alone is always there", least=1
+        (1, 3), "number of best-ranked auxiliaries of each branch, besides the branch on the target alone", least=1
     )
-    merge_steps: int = setting(5, "weights tried per branch or parameter group: 0, 1/N, 2/N … 1 of the most", least=1)
+    merge_steps: int = setting(5, "weights tried per branch or parameter group: 0, 1/N … N/N of the maximum", least=1)

@@ -47,7 +47,7 @@ class IngestConfig(Config):
             )
 
     def most_cold(self, usual: int | None) -> int | None:
-        """How many cold items stay at most (None: all). usual: if these settings do not say."""
+        """The maximum number of cold items to keep (None: all). usual: the default if these settings do not say."""
         if self.drop_cold:
             return 0
         return usual if self.cold_items is None else self.cold_items
@@ -138,7 +138,7 @@ class TableConfig(Config):
     )
     where: str | None = setting(
         None,
-        "read only the rows of the interactions (of the items if there are no interactions) of which this is true, "
+        "read only the rows of the interactions (of the items if there are no interactions) for which this is true, "
         "such as 'qty > 0' or 'status in (\"paid\", \"sent\") and not test'",
     )
     drop_users: tuple[str, ...] = setting((), "ids of users to leave out, such as one that stands for all guests")

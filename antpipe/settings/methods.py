@@ -22,7 +22,7 @@ M = TypeVar("M", bound="MethodConfig")
 
 
 def with_method(training: M, method: str) -> M:
-    """The same settings with a method, or with NO_METHOD. What it does not read has its defaults."""
+    """The same settings with a method, or with NO_METHOD. Settings that it does not read are set to their defaults."""
     unread = {*METHOD_SETTINGS} - {*METHODS.get(method, ())}
     return replace(training, **{name: getattr(MethodConfig, name) for name in unread} | {"method": method})
 
@@ -57,7 +57,7 @@ class MethodConfig(Config):
     balance_temperature: float = setting(
         0.1, "temperature mu of these losses; the smaller, the more the slowest modality counts", least=1e-3
     )
-    balance_epochs: int = setting(10, "epochs in which the weight rho grows to its value", least=1)
+    balance_epochs: int = setting(10, "epochs over which the weight rho grows to its full value", least=1)
     low_rated_weight: float = setting(0.5, "weight of a low-rated target in the loss", least=0, most=1)
     low_rated_gate: float = setting(0.5, "factor on the vector of a low-rated item that is read", least=0, most=1)
     unverified_weight: float = setting(0.5, "weight of an unverified target in the loss", least=0, most=1)
@@ -66,7 +66,7 @@ class MethodConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.method == CONSENSUS and self.peer_top > self.peer_candidates:
-            raise UsageError(f"--peer-top {self.peer_top}: there are --peer-candidates {self.peer_candidates}")
+            raise UsageError(f"--peer-top {self.peer_top}: at most --peer-candidates {self.peer_candidates}")
 
 
 METHOD_SETTINGS = tuple(field.name for field in fields(MethodConfig))

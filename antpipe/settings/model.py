@@ -8,8 +8,8 @@ from antpipe.settings.base import Config, setting
 
 MODALITIES = ("text", "image", "price")
 EMBEDDED = ("text", "image")  # made by an encoder
-# What the weights of `floor` begin with (core/floor.py), as logits: a weight divided by the temperature. "cosine" is
-# that of trained vectors. Fits to shops of 500 to 4,000 users of Beauty, Sports, Toys and Games are near the others.
+# Initial weights of `floor` (core/floor.py), as logits: a weight divided by the temperature. "cosine" is that of
+# trained vectors. The others are close to fits to shops of 500 to 4,000 users of Beauty, Sports, Toys and Games.
 FLOOR = {
     "cosine": 3.0,
     "text": 6.0,
@@ -46,13 +46,13 @@ class ModelConfig(Config):
     history_score: bool = setting(False, "learn a score bonus for items in the history (ANT: no bonus)")
     floor: bool = setting(
         False,
-        "add trained vectors to what needs no training: texts of the history, counted transitions, history, novelty "
-        "and popularity (ANT: no)",
+        "add the scores of trained vectors to terms that need no training: texts and words of the history, counted "
+        "transitions, history, novelty and popularity (ANT: no)",
     )
     reranker: bool = setting(
         False,
-        "score the best items of the floor again, as small shops drawn from the domains of pre-training taught it, and "
-        "the target itself (ANT: no)",
+        "re-rank the best items of the floor by a small network, trained on small shops drawn from the domains of "
+        "pre-training and on the target itself (ANT: no)",
     )
     learned_missing: bool = setting(False, "replace a missing modality by a learned vector (ANT: by zeros)")
     modality_dropout: float = setting(

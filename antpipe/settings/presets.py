@@ -46,16 +46,16 @@ PRESETS: dict[str, Preset] = {
             "hidden_dropout": 0.3,
             "attention_dropout": 0.3,
             "temperature": 0.1,
-            # Below 2,000 users texts and counted transitions alone beat a model that does not begin with them.
+            # Below 2,000 users, texts and counted transitions alone beat a model that does not build on them.
             "floor": True,
-            # What pre-training knows of ranking small shops, in general, helps there; a larger one teaches it itself.
+            # What pre-training learns about ranking small shops helps there; a larger shop teaches it itself.
             "reranker": True,
             # Some shoppers never buy an item twice, others mostly do; without it the model prefers seen items.
             "history_score": True,
         },
         "train": {
-            # A fast decay: best after 4 to 12 epochs on large shops. A small shop has smaller and more steps, or its
-            # best epoch would be the first.
+            # A fast decay: best after 4 to 12 epochs on large shops. A small shop gets more and smaller steps, or
+            # its best epoch would be the first.
             "batch_size": 1024,
             "smallest_batch": 128,
             "least_steps": 128,

@@ -30,7 +30,7 @@ class TrainConfig(MethodConfig):
         (*MODALITIES, NO_MODALITY),
         panel="Input",
     )
-    words: bool = setting(True, "compare the words of items, in a model with a floor that reads text", panel="Input")
+    words: bool = setting(True, "compare the words of items, if the model has a floor and reads text", panel="Input")
     whitened: tuple[str, ...] = setting(
         (), "modalities to read in the form written by `antpipe whiten` (ANT: none)", EMBEDDED, panel="Input"
     )
@@ -40,12 +40,12 @@ class TrainConfig(MethodConfig):
     patience: int = setting(0, "epochs without a better validation before stopping (0: never stop early)", least=0)
     limit_steps: int = setting(0, "stop after this many optimiser steps (0: no limit)", least=0)
     least_steps: int = setting(
-        0, "optimiser steps of an epoch at least: a small shop goes through its data several times", least=0
+        0, "minimum optimiser steps per epoch: a small shop passes over its data several times", least=0
     )
     smallest_batch: int = setting(
         0,
-        "let a small shop have batches down to this size, so that a pass over its data has 16 steps; the learning rate "
-        "falls with the root of the size (0: --batch-size for all)",
+        "minimum batch size of a small shop, whose batches shrink so that a pass over its data has 16 steps; the "
+        "learning rate falls with the square root of the size (0: --batch-size for all)",
         least=0,
     )
     unsold_negatives: bool = setting(True, "items that do not occur in training are negatives too (ANT: yes)")

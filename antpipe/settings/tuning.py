@@ -53,8 +53,8 @@ class TuneConfig(Config):
     section: ClassVar[str] = "tune"
     panel: ClassVar[str] = "Search"
     stage: str = setting("scratch", "stage to tune", STAGES)
-    trials: int = setting(20, "runs to train; the first has the settings as they are given", least=1)
-    search: tuple[str, ...] = setting((), "settings to search; without it, all that are not given", tuple(SPACE))
+    trials: int = setting(20, "runs to train; the first uses the settings as given", least=1)
+    search: tuple[str, ...] = setting((), "settings to search (default: all that are not given)", tuple(SPACE))
     prune: bool = setting(True, "stop a trial that is in the worse half after some of its epochs")
     first_rung: float = setting(
         0.25,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 LATER = {"negatives", "refit", "id_tables"}  # entries that descriptions written by antpipe 0.1.0 lack
-MOST_PARTS = 4096  # layers or experts of a model that a description may ask for
+MOST_PARTS = 4096  # maximum layers or experts of a model that a description may ask for
 OTHER_USERS = "other users"
 
 
@@ -37,10 +37,10 @@ class Checkpoint:
     fingerprint: covers everything that determines the run. groups: what the stage did with each parameter group.
     modalities: by name, the `width` of the raw feature and the `encoder` that made it (None if unknown).
     domains: fingerprints of the artefacts it read, by domain and artefact. source: fingerprint of the run it
-    started from. metrics: of the best epoch, on the validation split. negatives: whose next items were the in-batch
-    negatives, where that is not left to `train`: OTHER_USERS, or "" for those of all rows (antpipe 0.1.0). refit: if
-    the validation targets were trained on too, for how many `epochs`, and the fingerprint `of` the run that chose them.
-    id_tables: hashes of the ids of the items it was trained on, by domain, if it wrote them down (trained_items.py).
+    started from. metrics: of the best epoch, on the validation split. negatives: OTHER_USERS if the in-batch negatives
+    were the next items of other users; "" for those of all rows (antpipe 0.1.0), or if `train` says what they were.
+    refit: if validation targets were trained on too, for how many `epochs`, and the fingerprint `of` the run that chose
+    them. id_tables: hashes of the ids of the items trained on, by domain, if the run recorded them (trained_items.py).
     """
 
     fingerprint: str
@@ -82,7 +82,7 @@ class Checkpoint:
         return {artefact.removesuffix("-white") for artefact in self.domains.get(domain, {})} - {"sequences"}
 
     def build(self, device: str = "cpu") -> "Ant":
-        """A model of this shape, with freshly drawn parameters; on device `meta` it has shapes and no values."""
+        """A model of this shape, with freshly drawn parameters; on device `meta` it has shapes but no values."""
         import torch
 
         from antpipe.core.model import Ant
@@ -102,9 +102,9 @@ class Refit(TypedDict):
 
 
 def save(run: Path, model: "Ant", checkpoint: Checkpoint) -> None:
-    """Write the weights, then the description that names them, so that a complete checkpoint is there at any moment.
+    """Write the weights, then the description that names them, so that a complete checkpoint exists at any moment.
 
-    Raises AntpipeError if the disk refuses; an earlier checkpoint is then still there.
+    Raises AntpipeError if writing fails; an earlier checkpoint is then intact.
     """
     folder = RunFolder(run)
     run.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
 
 @contextmanager
 def keeping(path: Path, kept: str) -> Iterator[None]:
-    """Turn a failure to write `path` (disk full, no permission) into an AntpipeError that says what is not lost."""
+    """Turn a failure to write `path` (disk full, no permission) into an AntpipeError that says what is kept."""
     from safetensors import SafetensorError
 
     try:
@@ -186,7 +186,7 @@ def describe(run: Path) -> Checkpoint:
 
 
 def checked(found: Checkpoint) -> Checkpoint:
-    """A description whose values go together. Raises ValueError or UsageError."""
+    """The description, after checking its values. Raises ValueError or UsageError if any is impossible."""
     config, train = found.model_config(), from_json(TrainConfig, found.train)
     wrong = [
         what
@@ -209,7 +209,7 @@ def checked(found: Checkpoint) -> Checkpoint:
     if found.refit is not None:
         converted(found.refit, Refit)
     if wrong:
-        raise ValueError(f"{', '.join(wrong)} cannot be")
+        raise ValueError(f"impossible value of {', '.join(wrong)}")
     return found
 
 

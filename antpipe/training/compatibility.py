@@ -61,13 +61,13 @@ def check_fit(store: Store, actions: stages.Stage, start: Checkpoint, wanted: Ch
 def _require_same_shape(
     actions: stages.Stage, start: Checkpoint, wanted: Checkpoint, sizes: Sequence[str], source: Path
 ) -> None:
-    """Refuse other sizes than those of kept parts, and parts that the checkpoint lacks: all at once, with the flags."""
+    """Refuse sizes that differ from kept parts, and parts the checkpoint lacks: all in one error, with the flags."""
     found: list[str] = []
     flags: dict[str, str | None] = {}
     without: list[str] = []
     for key in sizes:
         trained, asked = getattr(start.model_config(), key), getattr(wanted.model_config(), key)
-        flag = f"--{flag_name(key)}"  # said, because variables, a file or a preset may ask for the other value
+        flag = f"--{flag_name(key)}"  # spelt out, because variables, a file or a preset may ask for the other value
         if trained != asked:
             found.append(f"was trained with {key} {trained}, this run asks for {asked}")
             flags |= {flag: str(trained)} if trained is not None else {}
@@ -89,7 +89,7 @@ def has(run: Checkpoint, key: str) -> bool:
 
 
 def fits(trained: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
-    """Whether features are of the kind a checkpoint was trained on. An imported one may not know its encoder."""
+    """Whether features are of the kind a checkpoint was trained on. An imported checkpoint may not name its encoder."""
     return trained["width"] == here["width"] and trained["encoder"] in (None, here["encoder"])
 
 

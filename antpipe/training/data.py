@@ -18,7 +18,7 @@ from antpipe.training.methods.weak_positives import Marks, weak_positives
 class TrainingData:
     """Features and sequences of all domains together, and the validation examples of each domain.
 
-    marks: why interactions of the sequences are weak positives, if a method reads that.
+    marks: which interactions of the sequences are weak positives, and why, if a method reads that.
     """
 
     catalogue: Catalogue
@@ -27,11 +27,11 @@ class TrainingData:
     marks: Marks | None = None
 
     def judged(self) -> int:
-        """How many positions a validation reads."""
+        """The number of positions that a validation reads."""
         return sum(map(len, self.validation.values()))
 
     def of_refit(self) -> "TrainingData":
-        """The same with the validation targets among those of training, and nothing to validate on."""
+        """The same data with the validation targets among those of training, and nothing to validate on."""
         return replace(self, sequences=tuple(with_validation(part) for part in self.sequences), validation={})
 
 
@@ -40,7 +40,7 @@ def load_training_data(
 ) -> TrainingData:
     """Everything that training on these domains reads. words: for a model with a floor that reads them.
 
-    Raises DataError if the store lacks something, or if the domains do not go together.
+    Raises DataError if the store lacks something, or if the domains cannot be trained together.
     """
     states = [store.domain(name).state(modality) for name in domains for modality in config.features()]
     if states and not any(one.next_command or one.status in ("fresh", "partial") for one in states):

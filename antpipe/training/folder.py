@@ -53,7 +53,7 @@ class RunFolder:
         self.cost = path / "cost.json"  # time and memory; the description is the same byte for byte in equal runs
         self.bad_batch = path / "nan-batch.npz"  # the batch whose loss was not finite
         self.decision = path / "auto.json"  # which stage a race chose, and why
-        self.candidates = path / "candidates"  # of a race under way, each in a run folder
+        self.candidates = path / "candidates"  # those of a race in progress, each in a run folder
         self.refit = path / "refit"  # the run trained again on training and validation, a run folder of its own
         self.race = self.candidates / "race.json"  # the fingerprint of that race
 
@@ -97,7 +97,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self, force: bool) -> Iterator[None]:
-        """Hold the folder as its only writer, without what killed writers left there. A finished run is only read
+        """Hold the folder as its only writer, and remove what killed writers left there. A finished run is only read
         unless `force`, so it needs no lock.
 
         Raises AntpipeError if another process holds it.
@@ -108,7 +108,7 @@ class RunFolder:
             return
         with alone(self.path, "run"):
             sweep(self.path)
-            for leftover in (*self.path.glob(".tmp??????"), self.path / ".weights"):  # the first are of safetensors
+            for leftover in (*self.path.glob(".tmp??????"), self.path / ".weights"):  # the former come from safetensors
                 leftover.unlink(missing_ok=True)
             yield
 
@@ -144,6 +144,6 @@ def _read(path: Path, kind: type[T]) -> T:
 
 
 def another_folder(out: Path) -> SameCommand:
-    """The command that failed, with a folder that is free."""
+    """The command that failed, with a folder that does not exist yet."""
     free = next(path for number in count(2) if not (path := out.with_name(f"{out.name}-{number}")).exists())
     return SameCommand({"--out": str(free)})

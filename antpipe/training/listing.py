@@ -16,15 +16,15 @@ from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.folder import RunFolder
 from antpipe.training.request import PRETRAIN
 
-DEEPEST = 4  # folders below the one that is searched
-MOST = 20_000  # folders that are looked into
+DEEPEST = 4  # levels below the folder that is searched
+MOST = 20_000  # folders that are searched at most
 
 
 @dataclass(frozen=True)
 class RunSummary:
     """A finished run on domains of the store.
 
-    way: STAGE or STAGE+METHOD. changed: domains whose features or sequences it read are others now.
+    way: STAGE or STAGE+METHOD. changed: domains whose features or sequences changed since it read them.
     """
 
     folder: str
@@ -39,7 +39,7 @@ class RunSummary:
 def runs_of(store: Store, folder: Path) -> list[RunSummary]:
     """The runs in a folder and below it that were trained on domains of the store, sorted by folder.
 
-    Hidden folders and the store are left out. A folder that cannot be read, or a damaged run, is told and passed over.
+    Hidden folders and the store are left out. A damaged run is logged and skipped.
     """
     there = set(store.domains())
     found = []
@@ -67,9 +67,9 @@ def _summary(path: Path, described: Checkpoint, store: Store) -> RunSummary:
 
 
 def run_folders(folder: Path, without: Path, *, unfinished: bool = False) -> Iterator[Path]:
-    """Folders with a finished run, at most DEEPEST below `folder`; those inside a run are its own and left out.
+    """Folders with a finished run, at most DEEPEST levels below `folder`. Inside a run, only its refit is searched.
 
-    without: the store. unfinished: also folders in which only a training state is.
+    without: the store. unfinished: also folders that hold only a training state.
     """
     store, looked = without.resolve(), 0
     for place, names, files in os.walk(folder):
@@ -89,7 +89,7 @@ def run_folders(folder: Path, without: Path, *, unfinished: bool = False) -> Ite
 def next_step(store: Store, states: Mapping[str, Sequence[State]], runs: Sequence[RunSummary]) -> str:
     """The command that comes next: build, train, compare or recommend; '' for a store of catalogues alone.
 
-    states: of the domains that count. runs: of the store.
+    states: those of the domains to consider. runs: those of the store.
     """
     states = {name: own for name, own in states.items() if all(state.artefact in ARTEFACTS for state in own)}
     items = {name: store.domain(name).manifest().get("items", {}) for name in states}
@@ -140,7 +140,7 @@ def _somebody(store: Store, run: RunSummary) -> list[str]:
 
 
 def _free(folder: str) -> str:
-    """A folder that is not there yet."""
+    """A folder that does not exist yet."""
     number, path = 2, Path(folder)
     while path.exists():
         path, number = Path(f"{folder}-{number}"), number + 1

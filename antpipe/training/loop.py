@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from antpipe.core.model import Ant
 
 STEPS_OF_A_PASS = 16  # over the data of a small shop, whose batches may be smaller
-SHOWN = ("loss", f"{VALID}{SELECTION}", "seconds")  # while it trains; the rest is in RUN/metrics.jsonl
+SHOWN = ("loss", f"{VALID}{SELECTION}", "seconds")  # during training; the rest is in RUN/metrics.jsonl
 
 
 def fit(
@@ -62,11 +62,11 @@ def fit(
     """Train, validate, and leave the model with the weights of its best epoch.
 
     pretraining: in-batch losses over the items of all domains, instead of the full softmax over one catalogue.
-    data: without validation examples nothing is chosen, the last epoch counts. keep: keeps the run on disk and
-    continues one that is there; without it, training leaves nothing on disk. update: gets the epochs done (a fraction
-    between epochs) and the latest figures. world: this process among those that train together. mixed: makes what takes
-    the steps, in place of ExactSteps (training/methods/fork_merge.py). Returns the final position: the best epoch (from
-    1; 0: the floor alone, because the vectors add too little to it), its metrics (the mean over domains) and the
+    data: without validation examples, the last epoch is taken as the best. keep: keeps the run on disk and continues
+    one that is there; without it, training leaves nothing on disk. update: gets the epochs done (a fraction between
+    epochs) and the latest figures. world: this process among those that train together. mixed: makes the object that
+    takes the steps, instead of ExactSteps (training/methods/fork_merge.py). Returns the final position: the best epoch
+    (from 1; 0: the floor alone, because the vectors add too little to it), its metrics (the mean over domains) and the
     figures of all epochs. Raises DivergedError if the loss is not finite, Paused if `keep` asks for a pause, and
     KeyboardInterrupt after Ctrl-C.
     """
@@ -99,7 +99,7 @@ def fit(
     bad_batch = keep.folder.bad_batch if keep and not world.rank else None
 
     def settle(left: int = 0) -> None:
-        """Count the steps that are under way, but the last `left` of them."""
+        """Wait for the steps in progress, except the last `left` of them, and count them."""
         nonlocal began
         while len(under_way) > left:
             batch, read = under_way.popleft()
@@ -140,7 +140,7 @@ def fit(
 
 
 def row_of(at: Position, lr: float) -> Row:
-    """The figures of the epoch under way, but those of its validation."""
+    """The figures of the epoch in progress, except those of its validation."""
     return {
         "epoch": at.epoch,
         "loss": at.loss / at.positions,
@@ -197,8 +197,8 @@ class ExactSteps:
 
 
 def sized(config: TrainConfig, positions: int) -> tuple[TrainConfig, int]:
-    """The settings with the batch size and learning rate for so many training positions, and how often an epoch goes
-    over them."""
+    """The settings, with batch size and learning rate adapted to the number of training positions, and the number of
+    passes over these in an epoch."""
     batch = config.batch_size
     if config.smallest_batch:
         batch = min(batch, max(config.smallest_batch, positions // STEPS_OF_A_PASS))
@@ -234,7 +234,7 @@ def trained_by(model: "Ant") -> "list[torch.nn.Parameter]":
 
 
 def no_negatives(data: TrainingData, config: TrainConfig) -> Flags | None:
-    """(N,) True at the items that do not occur in training, if these are no negatives; None if all may be."""
+    """(N,) True for items that do not occur in training, if these are not negatives; None if all items may be."""
     if config.unsold_negatives:
         return None
     sizes = [len(data.catalogue.rows(name)) for name in data.catalogue.domains]
@@ -247,15 +247,15 @@ def candidates_of(data: TrainingData, pretraining: bool, config: TrainConfig) ->
 
 
 def drawn_items(size: int, pretraining: bool, config: TrainConfig) -> int:
-    """How many items of a catalogue each step draws in addition to its own: `pretrain_drawn` in pre-training; all (the
-    full softmax) on a target, unless it has more than `sampled_above`."""
+    """The number of items that each step draws in addition to its own: `pretrain_drawn` in pre-training; on a target
+    all (the full softmax), or `drawn` if there are more than `sampled_above`."""
     if pretraining:
         return min(size, config.pretrain_drawn)
     return size if size <= config.sampled_above else config.drawn
 
 
 def seed_dropout(seed: int, world: World) -> None:
-    """Give each process but the first random numbers of its own; the first continues those of a single process."""
+    """Give each process except the first its own random numbers; the first continues those of a single process."""
     import torch
 
     if world.rank:

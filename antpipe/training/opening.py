@@ -43,7 +43,7 @@ def open_run(store: Store, run: Path, domain: str) -> tuple["Ant", Checkpoint, C
 def changes(store: Store, run: Path, described: Checkpoint, domain: str) -> list[str]:
     """The artefacts of a domain that changed since a run was trained on it; none if it was not.
 
-    Raises DataError if the run has learned ids of other catalogues, or was trained without a modality that is there.
+    Raises DataError if the run has learned ids of other catalogues, or was trained without a modality that exists now.
     """
     seen = described.domains.get(domain)
     if seen is None and described.items is not None:
@@ -61,7 +61,7 @@ def changes(store: Store, run: Path, described: Checkpoint, domain: str) -> list
 def readable(
     store: Store, run: Path, described: Checkpoint, domains: Sequence[str], *, with_cold: bool = False
 ) -> Catalogue:
-    """The catalogue of some domains, with features of the encoders that a run reads. Raises DataError for others."""
+    """The catalogue of some domains, with the features that a run reads. Raises DataError if their encoders differ."""
     words = words_read_by(described)
     catalogue = load_catalogue(
         store, domains, tuple(described.modalities), described.whitened(), words=words, with_cold=with_cold
@@ -82,7 +82,7 @@ def words_read_by(described: Checkpoint) -> bool:
 
 
 def seen_by(described: Checkpoint, domain: str, sequences: Sequences) -> Sequences:
-    """A domain's sequences with what a run may know of them as their training part: a refit saw validation targets."""
+    """A domain's sequences, with all that a run has seen as the training part: a refit has seen validation targets."""
     return with_validation(sequences) if described.refit and domain in described.domains else sequences
 
 

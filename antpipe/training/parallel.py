@@ -47,9 +47,9 @@ def world_of(environment: "os._Environ[str] | dict[str, str]" = os.environ) -> W
 
 @contextmanager
 def together(world: World, device: "torch.device") -> Iterator[None]:
-    """Be connected with the other processes within the block: by NCCL on GPUs, by Gloo on CPUs.
+    """Connect to the other processes for the duration of the block: by NCCL on GPUs, by Gloo on CPUs.
 
-    A block within such a block uses the same connections: opening them a second time can hang.
+    A nested block uses the same connections: opening them a second time can hang.
     """
     if world.size == 1:
         yield
@@ -134,7 +134,7 @@ def total(value: "torch.Tensor", world: World) -> "torch.Tensor":
 
 
 def of_first(make: Callable[[], T], world: World) -> T:
-    """What the first process makes, given to all of them."""
+    """Call `make` in the first process, and return its result in all of them."""
     if world.size == 1:
         return make()
     import torch.distributed as dist
@@ -147,7 +147,7 @@ def of_first(make: Callable[[], T], world: World) -> T:
 
 @contextmanager
 def held_by_first(hold: Callable[[], AbstractContextManager[None]], world: World) -> Iterator[None]:
-    """Hold a context that the first process enters for all of them. If that fails there, it fails in all of them."""
+    """Hold a context that the first process enters for all. If entering it fails there, it fails in all of them."""
     with ExitStack() as held:
 
         def enter() -> AntpipeError | None:

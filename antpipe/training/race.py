@@ -1,6 +1,6 @@
 """`train --stage auto`: a race among stages on the validation split, by successive halving.
 
-All candidates train to the first rung, the worse half is dropped, the others train on to the next one, and the last of
+All candidates train to the first rung, the worse half is dropped, the others continue to the next one, and the last of
 them to the full number of epochs (Jamieson and Talwalkar 2016, https://arxiv.org/abs/1502.07943). A candidate resumes
 its own state, so the winner is the run it would have been alone. The test split is never read.
 """
@@ -57,7 +57,7 @@ class Leg:
 
 @dataclass(frozen=True)
 class Race:
-    """A race: what is asked of the winner, in which folder, and how it is chosen.
+    """A race: the run requested, the folder it goes to, and how the winner is chosen.
 
     reads: candidates that would read other modalities are left out.
     """
@@ -96,7 +96,7 @@ class Race:
 def rungs(epochs: int, eval_every: int, first: float) -> list[int]:
     """Epochs after which candidates are dropped: the share `first` of all, twice that, and so on, below all of them.
 
-    Each is one that is validated.
+    Each of them is validated.
     """
     found: list[int] = []
     share = first
@@ -108,11 +108,11 @@ def rungs(epochs: int, eval_every: int, first: float) -> list[int]:
     return found
 
 
-Score = tuple[float, float, float]  # as of `loop.standing`
+Score = tuple[float, float, float]  # as `worth.standing` returns it
 
 
 def survivors(scores: Mapping[str, Score]) -> list[str]:
-    """The better half, rounded up, and whoever is level with the last of them."""
+    """The better half, rounded up, and any candidate level with the last of them."""
     cut = sorted(scores.values(), reverse=True)[math.ceil(len(scores) / 2) - 1]
     return [name for name, score in scores.items() if score >= cut]
 
@@ -132,7 +132,7 @@ def run_auto(
     request: of stage auto; the user's own stages take no part. reads: leave out candidates that would read other
     modalities of the domain than these. Otherwise it takes and raises what run_stage does. Returns the checkpoint,
     whether it was there already, and the content of auto.json: `chosen`, `why`, `rungs` (epochs, validation scores and
-    who was kept), `left_out` (why, by candidate), `seconds` by candidate and the winner's `weights_sha256`.
+    candidates kept), `left_out` (why, by candidate), `seconds` by candidate and the winner's `weights_sha256`.
     """
     if request.source is None or len(request.domains) != 1:
         raise UsageError("--stage auto chooses for one target, from a checkpoint: give one domain and --from RUN")
@@ -174,12 +174,12 @@ def check_limits(config: TrainConfig) -> None:
 
 
 def fingerprint_of(able: Mapping[str, str], race: Race) -> str:
-    """Covers everything that determines a race. able: by candidate, the fingerprint of its first stage."""
+    """A hash of everything that determines a race. able: the fingerprint of each candidate's first stage."""
     return digest([AUTO, race.config.first_rung, list(able), dict(able), race.request.training.epochs])
 
 
 def able_candidates(race: Race) -> tuple[dict[str, str], dict[str, str]]:
-    """Candidates that can train here with the fingerprint of their first stage, and the others with the reason."""
+    """Candidates that can train here, with the fingerprint of their first stage; and the others, with the reason."""
     able, left_out = {}, {}
     for name in race.config.candidates:
         if len(STAGES_OF[name]) > race.request.training.epochs:
@@ -193,7 +193,7 @@ def able_candidates(race: Race) -> tuple[dict[str, str], dict[str, str]]:
                 raise DataError(f"it reads {', '.join(sorted(read))}, not {', '.join(sorted(race.reads))}")
             able[name] = described.fingerprint
         except DataError as error:
-            if name == "scratch":  # what it lacks, all lack
+            if name == "scratch":  # whatever it lacks, the others lack too
                 raise
             left_out[name] = error.message
             log.warning(f"{name} is left out: {error.message}")
@@ -207,7 +207,7 @@ def run_race(names: list[str], left_out: dict[str, str], race: Race, progress: P
     found: list[dict[str, Any]] = []
     scores: dict[str, Score] = {}
     racing, epochs = names, race.request.training.epochs
-    for rung in race.rungs() or [epochs]:  # too few epochs for rungs: all of them train
+    for rung in race.rungs() or [epochs]:  # too few epochs for rungs: all candidates train to the end
         if len(racing) == 1:
             break
         scores = {}
@@ -241,7 +241,7 @@ def run_race(names: list[str], left_out: dict[str, str], race: Race, progress: P
 
 
 def finish_best(scores: Mapping[str, Score], left_out: dict[str, str], race: Race, progress: Progress) -> str:
-    """Train the best of the last rung to the end, or the next best if that one diverges; its name."""
+    """Train the best of the last rung to the end, or the next best if that one diverges; return its name."""
     for name in by_score(scores):
         try:
             train_until(race.legs(name), race.request.training.epochs, progress)
@@ -259,7 +259,7 @@ def all_diverged(left_out: Mapping[str, str], race: Race) -> DivergedError:
 
 
 def train_until(legs: Sequence[Leg], epochs: int, progress: Progress) -> None:
-    """Train a candidate on until it has trained this many epochs in all."""
+    """Continue training a candidate until it has done this many epochs in all."""
     for leg in legs:
         here = min(leg.epochs, epochs)
         epochs -= here
@@ -277,8 +277,7 @@ def rows_of(leg: Leg) -> list[dict[str, Any]]:
 
 
 def score_at(legs: Sequence[Leg], epochs: int) -> Score:
-    """The best validation score, up to now, of the stage a candidate is in after this many epochs, or that of its
-    floor."""
+    """The best validation score so far, of the stage that a candidate is in after this many epochs, or of its floor."""
     offset = 0
     for leg in legs[:-1]:
         if epochs <= offset + leg.epochs:
@@ -292,7 +291,7 @@ def score_at(legs: Sequence[Leg], epochs: int) -> Score:
 
 
 def by_score(scores: Mapping[str, Score]) -> list[str]:
-    """The names, best first; of equal ones the first in order comes first."""
+    """The names, best first; equal ones keep their order."""
     return sorted(scores, key=lambda name: scores[name], reverse=True)
 
 
@@ -301,7 +300,7 @@ def in_order(scores: Mapping[str, Score]) -> str:
 
 
 def reason(chosen: str, scores: Mapping[str, Score], found: list[dict[str, Any]], left_out: Mapping[str, str]) -> str:
-    """Why this one, in a sentence. scores: of the last rung."""
+    """Why this candidate was chosen, in a sentence. scores: those of the last rung."""
     if not found:
         return "the only candidate" + (f"; left out: {', '.join(left_out)}" if left_out else "")
     same_recall = [name for name in scores if scores[name][0] == scores[chosen][0] and name != chosen]
@@ -343,7 +342,7 @@ def race_there(folder: RunFolder, fingerprint: str, *, resume: bool) -> str:
 
 
 def begin_race(folder: RunFolder, fingerprint: str, *, force: bool) -> None:
-    """Write down whose race is in the folder. force: discard what an earlier one left there."""
+    """Record which race is in the folder. force: discard what an earlier one left there."""
     if force:
         shutil.rmtree(folder.candidates, ignore_errors=True)
         folder.decision.unlink(missing_ok=True)
@@ -352,8 +351,8 @@ def begin_race(folder: RunFolder, fingerprint: str, *, force: bool) -> None:
 
 
 def take_over(winner: RunFolder, folder: RunFolder, decision: dict[str, Any]) -> None:
-    """Make the winner's run that of the race's folder, and let the decision name its weights. The candidates go once
-    all of that is on the disk."""
+    """Copy the winner's run to the race's folder, and record its weights in the decision. The candidates are deleted
+    once all of that is on disk."""
     sha256 = decision["weights_sha256"] = checkpoint.describe(winner.path).weights_sha256
     id_tables = checkpoint.describe(winner.path).id_tables
     items = [winner.items(id_tables)] if id_tables else []
@@ -363,7 +362,7 @@ def take_over(winner: RunFolder, folder: RunFolder, decision: dict[str, Any]) ->
         winner.metrics,
         winner.cost,
         winner.description,
-    )  # it names the others: last
+    )  # the description names the others, so it is last
     for path in files:
         with atomic(folder.path / path.name) as scratch:
             shutil.copyfile(path, scratch)

@@ -1,13 +1,13 @@
-"""What re-rankers learn: in pre-training how to rank again what floors of small shops rank best, then from the target.
+"""How re-rankers learn to re-rank the best items of a floor: from small shops in pre-training, then from the target.
 
 In pre-training, small shops are drawn from each source: some of its users, with the items that they met. Each gets a
 floor of its own (core/untrained.py), as if it were a target, with weights fitted to the last training position of its
 users, which is left out of the transitions. From the features of core/reranker.py at these positions and at the next
-ones, those of validation, a network learns by the softmax over each pool what to add to the scores of a floor.
+ones, those of validation, a network learns what to add to the scores of a floor; its loss is a softmax over each pool.
 
-A target teaches by the positions that are last in its training, with a floor that does not know them yet. Its network
-begins with what other shops taught, if the run starts from one that learned it. No test position is read, and on a
-target none of validation.
+A target teaches by the last training position of each user, with a floor that does not know these positions yet. Its
+network starts from what other shops taught, if the run starts from one that has learned. No test position is read, and
+on a target no validation position.
 """
 
 import copy
@@ -38,17 +38,17 @@ if TYPE_CHECKING:
 
     Weights = dict[str, torch.Tensor]
 
-# Users of a shop: how many such a source gives. Without those of 8,000, a whole table of 48,000 gained nothing.
+# Users per shop: number of such shops per source. Without those of 8,000, a whole table of 48,000 gained nothing.
 SHOPS: Mapping[int, int] = {500: 16, 1000: 8, 2000: 4, 4000: 2, 8000: 1}
 MOST_POSITIONS = 75_000  # of all sources, or of a target, with 12 kB each
-LEAST_POSITIONS = 300  # from fewer, nothing is learned,
-ALONE_POSITIONS = 1000  # nor from so few of a target that no other shop has taught before
+LEAST_POSITIONS = 300  # with fewer, nothing is learned
+ALONE_POSITIONS = 1000  # the same for a target whose re-ranker no other shop has taught
 MOST_SCORES = 1 << 31  # of a target's positions among all its items: some minutes on one core
 EPOCHS, BATCH, LR, WEIGHT_DECAY = 3, 64, 1e-3, 1e-2
 ALONE_EPOCHS = 10  # over the lessons of such a target
 BELOW_BEST = FEATURES.index("below best")
-SAMPLED, LEAST_SPREAD = 2000, 1e-3  # positions from which features are standardised, and the least that they vary
-LOWEST = -60.0  # logits below the best, as a feature: a place of the pool without an item is further below
+SAMPLED, LEAST_SPREAD = 2000, 1e-3  # positions to standardise features with; standard deviation of one that varies
+LOWEST = -60.0  # lower bound of the feature "below best", in logits; places of the pool without an item are below it
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Lessons:
 
 @dataclass(frozen=True)
 class Source:
-    """A domain to draw shops from. texts: (N, d) unit vectors; raw: the text of each item; None if it reads none."""
+    """A domain to draw shops from. texts: (N, d) unit vectors; raw: the text of each item, None to read no words."""
 
     sequences: Sequences
     texts: Floats
@@ -80,7 +80,7 @@ def rehearse(model: "Ant", store: Store, data: TrainingData, seed: int, *, words
 
 
 def rehearse_itself(model: "Ant", data: TrainingData, seed: int) -> "Weights":
-    """What the re-ranker of a target's model learns from the target, beginning with what it has learned elsewhere."""
+    """What the re-ranker of a target's model learns from the target, starting from what it has learned elsewhere."""
     ((name, sequences),) = zip(data.catalogue.domains, data.sequences, strict=True)
     log.info(f"{name}: teaching the re-ranker")  # which may take minutes
     lessons = own_lessons(sequences, texts_of(model, data.catalogue, name), data.catalogue.words_of(name))
@@ -88,9 +88,9 @@ def rehearse_itself(model: "Ant", data: TrainingData, seed: int) -> "Weights":
 
 
 def taught(model: "Ant", lessons: Lessons, seed: int, where: str, *, itself: bool) -> "Weights":
-    """The values of a model's re-ranker after some lessons, by name; those it has, if the lessons are too few.
+    """The values of a model's re-ranker after some lessons, by name; its present values if there are too few lessons.
 
-    where: of which domains, for the log. itself: whether they are a target's own.
+    where: names their domains in the log. itself: whether they come from the target itself.
     """
     import torch
 
@@ -109,7 +109,7 @@ def taught(model: "Ant", lessons: Lessons, seed: int, where: str, *, itself: boo
 
 
 def gathered(parts: Iterator[Lessons]) -> Lessons:
-    """Lessons, at most MOST_POSITIONS, as one."""
+    """Lessons, at most MOST_POSITIONS in all, concatenated."""
     features, place = np.empty((MOST_POSITIONS, POOL, len(FEATURES)), np.float16), np.empty(MOST_POSITIONS, np.int64)
     end = 0
     for one in parts:
@@ -135,7 +135,7 @@ def texts_of(model: "Ant", catalogue: Catalogue, name: str) -> Floats:
 
 
 def lessons_of(source: Source, seed: int, quota: int) -> Iterator[Lessons]:
-    """What the shops of one source teach, at most `quota` positions. Sizes take turns, as often as they have shops."""
+    """What the shops of one source teach, at most `quota` positions. Shops of all sizes are spread evenly."""
     users, left = len(source.sequences.user), quota
     sizes = [size for size in SHOPS if 2 * size <= users] or [max(1, users // 2)]
     shops = [
@@ -150,7 +150,7 @@ def lessons_of(source: Source, seed: int, quota: int) -> Iterator[Lessons]:
 
 
 def own_lessons(sequences: Sequences, texts: Floats, words: "csr_array") -> Iterator[Lessons]:
-    """What a target teaches of itself, as it was before the last training position of each user."""
+    """What a target teaches about itself, as it was before the last training position of each user."""
     end = np.maximum(sequences.train_end - 1, 1).astype(np.int32)
     shop = replace(sequences, train_end=end, valid_end=sequences.train_end)
     known, fitted = from_sequences(shop, texts, words), examples(shop, "valid")
@@ -165,7 +165,7 @@ def hash_of(seed: int, size: int, number: int) -> int:
 
 
 def shop_lessons(source: Source, users: int, seed: int) -> Iterator[Lessons]:
-    """What one shop of so many users teaches: at the positions that its floor is fitted to, and at the next ones."""
+    """What one shop of `users` users teaches: at the positions that its floor is fitted to, and at the next ones."""
     shop, later, rows = draw(source.sequences, users, seed)
     words = word_neighbours([None if source.raw is None else source.raw[row] for row in rows.tolist()])
     known = from_sequences(shop, source.texts[rows], words)
@@ -176,7 +176,7 @@ def shop_lessons(source: Source, users: int, seed: int) -> Iterator[Lessons]:
 
 
 def lessons_among(known: Untrained, part: Examples, weights: Mapping[str, float]) -> Iterator[Lessons]:
-    """What some examples teach, bit by bit."""
+    """What some examples teach, in parts of bounded size."""
     size = max(1, min(EXAMPLES_AT_ONCE, SCORES_AT_ONCE // len(known.new)))
     for begin in range(0, len(part), size):
         yield lessons_at(known, part.some(slice(begin, begin + size)), weights)
@@ -194,8 +194,8 @@ def lessons_at(known: Untrained, part: Examples, weights: Mapping[str, float]) -
 
 
 def draw(sequences: Sequences, users: int, seed: int) -> tuple[Sequences, Sequences, Ints]:
-    """Random users as a shop whose last training position is the one for validation, the same shop one position later,
-    and the rows of its items."""
+    """A shop of random users, with their last training positions for validation; the same shop one position later; and
+    the rows of its items."""
     chosen = np.sort(np.random.default_rng(seed).permutation(len(sequences.user))[:users])
     count = np.diff(sequences.offsets)[chosen]
     places = np.repeat(sequences.offsets[:-1][chosen], count) + within_groups(count)
@@ -211,9 +211,9 @@ def draw(sequences: Sequences, users: int, seed: int) -> tuple[Sequences, Sequen
 
 
 def learn(reranker: "Reranker", lessons: Lessons, seed: int, epochs: int = EPOCHS) -> tuple[float, float]:
-    """Fit the network, which is then used. Returns the mean loss of the floors alone and of the last epoch.
+    """Fit the network, and put it to use (weight 1). Returns the mean loss of the floors alone and of the last epoch.
 
-    epochs: over the lessons. One that has learned before begins with what it has.
+    epochs: passes over the lessons. A network that has learned before continues from its values.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -250,8 +250,8 @@ def learn(reranker: "Reranker", lessons: Lessons, seed: int, epochs: int = EPOCH
 
 
 def initialise(reranker: "Reranker", varies: "torch.Tensor") -> None:
-    """Values as torch draws them, with which nothing is added to any score yet, and none for features that nothing can
-    be learned of: they are all alike here, and may be anything elsewhere."""
+    """Draw values as torch does, but so that nothing is added to any score yet, and with weights of 0 for features that
+    do not vary here: nothing can be learned about them, and elsewhere they may have any value."""
     for layer in (reranker.first, reranker.second, reranker.last):
         layer.reset_parameters()
     reranker.first.weight.detach().mul_(varies)
@@ -260,12 +260,12 @@ def initialise(reranker: "Reranker", varies: "torch.Tensor") -> None:
 
 def standard(features: NDArray[np.float16]) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
     """Mean and standard deviation (F,) of features (P, C, F) over the items of some positions, and whether each varies,
-    as 1 or 0: one that does not has a standard deviation of 1."""
+    as 1 or 0. The standard deviation of a feature that does not vary is given as 1."""
     import torch
 
     some = features[:: max(1, len(features) // SAMPLED)].reshape(-1, features.shape[2]).astype(np.float32)
     some = np.maximum(some[some[:, BELOW_BEST] > -np.inf], LOWEST)
-    middle, spread = some.mean(0, np.float64), some.std(0, np.float64)  # in float32, what is constant seems to vary
+    middle, spread = some.mean(0, np.float64), some.std(0, np.float64)  # in float32, constants seem to vary
     varies = spread >= LEAST_SPREAD
     found = torch.from_numpy(np.stack([middle, np.where(varies, spread, 1.0), varies])).float()
     return found[0], found[1], found[2]

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 AHEAD = 3  # steps prepared in the background
-SLOTS = AHEAD + 3  # pinned memory: of the steps prepared, the one being prepared, the one begun and the one before
-WARM_UP = 2  # steps of a shape that are computed as usual before one is recorded: libraries set themselves up
+SLOTS = AHEAD + 3  # pinned memory for steps: those prepared, one being prepared, the one begun and the one before it
+WARM_UP = 2  # steps of a shape that are computed as usual before one is recorded, so that libraries initialise
 FEATURE_SHARE = 0.5  # of the free memory that features may take
 
 
@@ -45,7 +45,7 @@ def replays(device: "torch.device", world: World, config: TrainConfig) -> bool:
 
 
 def adam(parameters: "list[torch.nn.Parameter]", lr: float, device: "torch.device", *, recorded: bool) -> Any:
-    """Adam; recorded: it will be part of a CUDA graph, so its numbers are on the GPU."""
+    """Adam. recorded: it will be part of a CUDA graph, so its numbers are kept on the GPU."""
     import torch
 
     if recorded and device.type == "cuda":
@@ -58,7 +58,7 @@ def adam(parameters: "list[torch.nn.Parameter]", lr: float, device: "torch.devic
 def keep_features(
     catalogue: Catalogue, widths: dict[str, int], config: TrainConfig, device: "torch.device"
 ) -> DeviceFeatures | None:
-    """The features of the catalogue on the device, if they are to be there."""
+    """The features of the catalogue, copied to the device; None if they are not to be kept there."""
     import torch
 
     size = len(catalogue) * sum(2 * width + 1 for width in widths.values())
@@ -68,8 +68,8 @@ def keep_features(
         free, _ = torch.cuda.mem_get_info(device)
         if size > FEATURE_SHARE * free:
             log.info(
-                f"the features take {size / 1e6:,.0f} MB and the GPU has {free / 1e6:,.0f} MB free: each step gets its "
-                "own (--gpu-features on keeps them there)"
+                f"the features take {size / 1e6:,.0f} MB and the GPU has {free / 1e6:,.0f} MB free: each step copies "
+                "its own (--gpu-features on keeps them on the GPU)"
             )
             return None
     return features_on(catalogue, widths, device)
@@ -77,7 +77,7 @@ def keep_features(
 
 @dataclass(frozen=True)
 class Arrays:
-    """What the steps of one shape read, at one place on the device."""
+    """What the steps of one shape read, at a fixed place in memory."""
 
     numbers: "torch.Tensor"
     features: dict[str, "torch.Tensor"]
@@ -86,10 +86,10 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Setup:
-    """What the steps of a run are taken with, in either layout.
+    """What the steps of a run need, in either layout.
 
-    candidates: the negatives of each step. passes: over the data, per epoch. new: (N,) items that are no negatives;
-    None if all may be. method: what else the steps do.
+    candidates: the negatives of each step. passes: number of passes over the data per epoch. new: (N,) True for items
+    that are not negatives; None if all may be. method: what else the steps do.
     """
 
     model: "Ant"
@@ -112,7 +112,7 @@ class Setup:
 class StaticSteps:
     """Takes training steps in fixed shapes. features: those kept on the device; None: each step brings its own."""
 
-    late = 1  # steps under way when another is begun
+    late = 1  # steps in progress when another is begun
 
     def __init__(self, setup: Setup) -> None:
         import torch
@@ -146,7 +146,7 @@ class StaticSteps:
         return ahead((self._prepared(number, *step) for number, step in enumerate(steps)), AHEAD)
 
     def _prepared(self, number: int, chosen: Any, rng: np.random.Generator) -> PackedBatch:
-        """A step in pinned memory, from where it is copied to a GPU while that computes. Must not call CUDA: the
+        """A step in pinned memory, from where it can be copied to a GPU while that computes. Must not call CUDA: the
         other thread may be recording."""
         import torch
 
@@ -182,14 +182,14 @@ class StaticSteps:
     def take(self, batch: PackedBatch, check: Callable[[float], None]) -> Callable[[], float]:
         """Begin a step. Returns a function that waits for its loss, and calls `check` with it.
 
-        Features are taken off the GPU if they leave too little memory for the step and may be.
+        Features are removed from the GPU if they leave too little memory for the step and --gpu-features is auto.
         """
         try:
             return self._begin(batch, check)
         except RuntimeError as error:
             if not out_of_memory(error) or self.features is None or self.config.gpu_features != "auto":
                 raise
-        log.warning("too little GPU memory for the features as well: from now on each step gets its own")
+        log.warning("too little GPU memory for the features as well: from now on each step copies its own")
         self._forget()
         return self._begin(batch, check)
 
@@ -248,7 +248,7 @@ class StaticSteps:
         self.graphs[shape].replay()
 
     def _compute(self, shape: Shape) -> None:
-        """One step on what lies in the arrays of the shape: the loss, its gradients, and Adam."""
+        """One step on the contents of the shape's arrays: the loss, its gradients, and Adam."""
         import torch
 
         step = step_of(self.arrays[shape].numbers, shape)
@@ -294,7 +294,7 @@ class StaticSteps:
         return torch.empty(shape, dtype=kind, device=self.device)
 
     def _forget(self) -> None:
-        """Give back the memory of the features, and of what was recorded with them."""
+        """Free the memory of the features, and of what was recorded with them."""
         import torch
 
         self.features = None
@@ -313,7 +313,7 @@ class StaticSteps:
 
 
 def ahead(made: Iterator[T], depth: int) -> Iterator[T]:
-    """The same things, of which another thread makes `depth` in advance. An error arises where its thing would."""
+    """The same things, `depth` of them made in advance by another thread. Errors are raised where things would be."""
     nothing: Any = object()
     with ThreadPoolExecutor(1, "antpipe-ahead") as pool:
         ask = partial(pool.submit, next, made, nothing)
@@ -324,7 +324,7 @@ def ahead(made: Iterator[T], depth: int) -> Iterator[T]:
 
 
 def out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error is, or came from, a lack of GPU memory: one while recording may end in another."""
+    """Whether an error is, or came from, a lack of GPU memory: during recording, it may surface as another error."""
     import torch
 
     while error is not None:

@@ -1,4 +1,4 @@
-"""What is asked of a run, and the plan that follows from it once everything is checked."""
+"""The request for a run, and the plan that follows from it once everything is checked."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ from antpipe.training.methods.weak_positives import says_verified
 
 PRETRAIN = "pretrain"  # the only stage on several domains, with the in-batch losses
 FLOOR, RERANK = "floor", "rerank"
-WITHOUT_STEPS = (FLOOR, "rerank-scratch", RERANK)  # stages with no vectors to train, and so no steps of training
+WITHOUT_STEPS = (FLOOR, "rerank-scratch", RERANK)  # stages with no vectors to train, and so no training steps
 FORK_MERGE, MERGE = "fork-merge", "merge"  # training/methods/
 
 
@@ -61,8 +61,8 @@ class RunRequest:
     def plan(self, start: Checkpoint | None = None) -> "Plan":
         """Check everything that can be checked before training; no model is built.
 
-        start: describes the run to start from while that is still to be trained. Raises UsageError if stage, domains,
-        source and settings do not go together, DataError if the store lacks something or the source does not fit, and
+        start: describes the run to start from if that is yet to be trained. Raises UsageError if stage, domains, source
+        and settings cannot be combined, DataError if the store lacks something or the source does not fit, and
         IntegrityError if the source is damaged.
         """
         precision = self.training.precision
@@ -89,7 +89,7 @@ class RunRequest:
             asked = request.training.features()
             if lost := [name for name in begun.modalities if name in asked and name not in data.catalogue.widths]:
                 where, what = ", ".join(self.domains), " or ".join(lost)
-                log.info(f"{where}: {self.source} was trained on {what}, of which {self.stage} reads nothing here")
+                log.info(f"{where}: {self.source} was trained on {what}, which {self.stage} cannot read here")
             if self.stage == RERANK and not has(begun, "reranker"):
                 raise DataError(f"{self.source} was trained without --reranker", self._with_reranker(begun))
             check_fit(self.store, actions, begun, described, source=self.source)
@@ -112,7 +112,7 @@ class RunRequest:
         return self.plan().described.fingerprint
 
     def command(self, out: Path, *more: str, processes: int = 1) -> str:
-        """The command line that trains this run in the folder `out`, with more flags, by so many processes."""
+        """The command line that trains this run in the folder `out`, with more flags, by this many processes."""
         inherited = checkpoint.describe(self.source).model_config() if self.source else None
         flags = ["--out", str(self.home(out)), *(["--from", str(self.source)] if self.source else [])]
         flags += ["--refit"] if self.asks_for_refit() else []
@@ -138,13 +138,13 @@ class RunRequest:
         begun = start or checkpoint.describe(self.source)
         if begun.refit and set(begun.domains) & set(self.domains):
             raise UsageError(
-                f"--from {self.source}: was trained on the validation targets, by which this run chooses its epoch",
+                f"--from {self.source}: was trained on the validation targets, which this run needs to choose an epoch",
                 SameCommand({"--from": str(self.source.parent)}),
             )
         return begun
 
     def _with_reranker(self, start: Checkpoint) -> str:
-        """The command that trains the run to start from again, with a re-ranker, if that can have one."""
+        """The command that retrains the run to start from, with a re-ranker, if it can have one."""
         if self.source is None or start.stage != PRETRAIN:
             return spell("train", flags=["--help"])
         model = replace(start.model_config(), floor=True, reranker=True)
@@ -152,7 +152,7 @@ class RunRequest:
         return RunRequest(self.store, tuple(start.domains), PRETRAIN, model, training).command(self.source, "--force")
 
     def _check_settings(self, actions: stages.Stage, catalogue: Catalogue) -> None:
-        """Refuse what `--refit`, `--reference` and `--modalities none` do not go with."""
+        """Refuse what `--refit`, `--reference` and `--modalities none` cannot be combined with."""
         training = self.training
         if self.asks_for_refit() and self.stage == PRETRAIN:
             raise UsageError("--refit is for stages on a target, not for pretrain", SameCommand(without=("--refit",)))
@@ -190,8 +190,8 @@ def reads_words(stage: str, model: ModelConfig, training: TrainConfig) -> bool:
 
 
 def as_floor(request: RunRequest) -> RunRequest:
-    """A run without training steps has the smallest model: only its floor counts, and what ranks that again. Without
-    text features, it has the other terms, words among them."""
+    """The request, with the smallest model, for a run without training steps: only its floor and re-ranker count.
+    Without text features, the floor has its other terms, words among them."""
     there = request.store.domain(request.domains[0]).manifest()
     asks_for_texts = "text" in request.training.modalities
     has_texts = "text" in there and asks_for_texts
@@ -231,14 +231,14 @@ class Plan:
 
 
 def trains_something(request: RunRequest, described: Checkpoint) -> bool:
-    """Whether the stage leaves any parameter group to the steps of training, if it takes steps."""
+    """Whether the training steps of a stage have any parameter group to train; True for a stage without steps."""
     model = request.model
     absent = {
         "experts": not described.modalities,
         "gates": not described.modalities or not model.experts,
         "ids": described.items is None,
         "history_score": not model.history_score or model.floor,
-        "floor": True,  # its weights are fitted, and the re-ranker learns, beside the steps
+        "floor": True,  # its weights are fitted, and the re-ranker learns, outside the steps
         "reranker": True,
     }
     if request.stage in WITHOUT_STEPS:

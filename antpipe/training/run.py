@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from antpipe.core.model import Ant
 
 NOTHING, UNFINISHED, FINISHED = "nothing", "unfinished", "finished"
-UNNAMED = "the weights it started from, or the antpipe that made it"  # what else sets two runs apart
+UNNAMED = "the weights it started from, or the antpipe version that made it"  # what else sets two runs apart
 
 
 def run_stage(
@@ -125,7 +125,7 @@ def run_stage(
 def run_and_refit(
     request: RunRequest, out: Path, *, force: bool = False, resume: bool = False, progress: Progress = silent
 ) -> tuple[tuple[Checkpoint, bool], tuple[Checkpoint, bool]]:
-    """Train a run, and again on training and validation targets together, for its best epoch, in OUT/refit.
+    """Train a run, then retrain it on training and validation targets together, up to its best epoch, in OUT/refit.
 
     If the vectors of the first run add too little to its floor, the second run is that floor, which knows the
     validation targets too. Takes and raises what run_stage does, and returns what that returns for both runs.
@@ -143,7 +143,7 @@ def device_of(training: TrainConfig, world: World) -> "torch.device":
 
 
 def check_folder(request: RunRequest, out: Path, *, force: bool, resume: bool) -> None:
-    """Refuse the run to start from as the folder of a new one, and contradictory wishes."""
+    """Refuse the run to start from as the folder of a new one, and contradictory flags."""
     if request.source is not None and request.source.resolve() == out.resolve():
         raise UsageError(f"--out {out}: is the run to start from", another_folder(out))
     if force and resume:
@@ -151,8 +151,8 @@ def check_folder(request: RunRequest, out: Path, *, force: bool, resume: bool) -
 
 
 def model_to_train(plan: Plan, home: Path) -> "Ant":
-    """A model with the first values of its stage; for the refit of a run that did not beat its floor, with those of
-    that floor. home: the folder of the run, or of the one that is refitted."""
+    """A model with the initial values of its stage; for the refit of a run that did not beat its floor, with the values
+    of that run. home: the folder of the run, or of the one that is refitted."""
     model = build_model(plan)
     if plan.request.refit == 0:
         model.load_state_dict(checkpoint.load_weights(home, checkpoint.describe(home)))
@@ -160,7 +160,7 @@ def model_to_train(plan: Plan, home: Path) -> "Ant":
 
 
 def build_model(plan: Plan) -> "Ant":
-    """A model with the first values of its stage: drawn from the seed, or taken from the run it starts from."""
+    """A model with the initial values of its stage: drawn from the seed, or taken from the run it starts from."""
     import torch
 
     request = plan.request
@@ -183,9 +183,9 @@ def build_model(plan: Plan) -> "Ant":
 
 
 def teach(model: "Ant", plan: Plan, home: Path, world: World = ALONE, *, begun: bool) -> None:
-    """Let the re-ranker of a target learn from it; that of a refit has learned what that of its run, in `home`, has.
+    """Let the re-ranker of a target learn from it; a refit takes over the re-ranker of its run, in `home`.
 
-    begun: the state of the run has what it learned.
+    begun: nothing is to be done, because the state of the run has what was learned.
     """
     request, frozen = plan.request, plan.actions["reranker"] == stages.FREEZE
     if model.reranker is None or request.stage == PRETRAIN or frozen or begun or request.refit == 0:
@@ -221,7 +221,7 @@ def finish(folder: RunFolder, model: "Ant", plan: Plan, at: Position, device: "t
     if plan.request.stage == PRETRAIN and model.reranker is not None:
         words, seed = words_read_by(plan.described), plan.request.training.seed
         model.reranker.load_state_dict(rehearse(model, plan.request.store, plan.data, seed, words=words))
-    if plan.request.refit and model.floor is not None:  # nothing is left to judge by: as in the run it belongs to
+    if plan.request.refit and model.floor is not None:  # no targets to judge by: as in the run it belongs to
         home = plan.request.home(folder.path)
         there = checkpoint.load_weights(home, checkpoint.describe(home))
         model.floor[COSINE].detach().copy_(there[f"floor.{COSINE}"])
@@ -293,7 +293,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     before, now = (",".join(side["domains"]) for side in (there, here))
     if before != now and there["domains"].keys() == here["domains"].keys():
         found.append(f"domains {before} (now {now})")
-    later = {  # what antpipe 0.1.0 did, which had no names for it
+    later = {  # what antpipe 0.1.0 did, which had no such settings
         "groups": {name: here["groups"].get(name) for name in ("floor", "reranker")},
         "model": {"floor": False, "reranker": False},
         "train": {name: getattr(TrainConfig, name) for name in LATER},

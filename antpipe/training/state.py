@@ -3,8 +3,8 @@
 The file holds everything that decides what comes next: weights, Adam's moments, the states of the random generators,
 the best weights so far and, as JSON in its header, the position, the running sums and the figures of the epochs done.
 It is replaced in one step, so at any moment it is complete or absent: every `--save-every` seconds, and at the end of
-an epoch if writing takes little time beside the training since the last state. The learning rate and the order of the
-batches follow from the epoch, so they are not in it.
+an epoch if writing takes little time compared with the training since the last state. The learning rate and the order
+of the batches follow from the epoch, so they are not in it.
 """
 
 import json
@@ -49,8 +49,8 @@ Row = dict[str, Any]  # the figures of an epoch
 class Position:
     """Where training stands, and what it found so far.
 
-    epoch: the one under way, from 1. step: batches of it that are done. loss, positions, seconds: sums over these, the
-    loss weighted by positions. steps, all_positions, all_seconds: of the whole run. rows: figures of the epochs done.
+    epoch: the one in progress, from 1. step: batches of it that are done. loss, positions, seconds: sums over these,
+    the loss weighted by positions. steps, all_positions, all_seconds: of the whole run. rows: figures of epochs done.
     gpu_features_mb: size of the features kept on a GPU. begun: figures of the floor alone, before the first step.
     """
 
@@ -84,7 +84,7 @@ class Position:
         self.step, self.loss, self.positions, self.seconds = 0, 0.0, 0, 0.0
 
     def figures(self) -> dict[str, float]:
-        """Of the epoch so far."""
+        """Figures of the epoch so far."""
         return {"loss": self.loss / self.positions, "positions_per_second": self.positions / self.seconds}
 
     def __str__(self) -> str:
@@ -109,7 +109,7 @@ def in_epochs(count: int) -> str:
 
 @dataclass
 class Training:
-    """Everything that training changes. beside: what a method changes beside the model, changed in place."""
+    """Everything that training changes. beside: tensors that a method changes besides the model, in place."""
 
     model: "Ant"
     optimiser: "torch.optim.Adam"
@@ -119,7 +119,7 @@ class Training:
 
 
 class Paused(Exception):  # noqa: N818 -- not an error
-    """Training stopped after as many epochs as it was asked for; its state is in the folder."""
+    """Training stopped after as many epochs as were asked for; its state is in the folder."""
 
 
 @dataclass
@@ -149,7 +149,7 @@ class Keeping:
         return state
 
     def save(self, state: Training) -> None:
-        """Replace the state file in one step. Raises AntpipeError if the disk refuses; the earlier file is then kept.
+        """Replace the state file in one step. Raises AntpipeError if writing fails; the earlier file is then kept.
 
         The first of several processes writes it, with the random generators of all.
         """
@@ -179,9 +179,9 @@ class Keeping:
         self.writing = self.saved_at - began
 
     def after_step(self, state: Training, settle: Callable[[], None]) -> None:
-        """Save the state if it is time to, and raise KeyboardInterrupt if Ctrl-C was pressed.
+        """Save the state if it is due, and raise KeyboardInterrupt if Ctrl-C was pressed.
 
-        settle: counts the steps that are under way on a GPU, and refuses their losses if they are not finite.
+        settle: counts the steps that are in progress on a GPU, and refuses their losses if they are not finite.
         """
         asked = self.asked_to_stop()
         stop, due = of_first(lambda: (asked, asked or time.monotonic() - self.saved_at >= self.save_every), self.world)
@@ -192,7 +192,7 @@ class Keeping:
             raise KeyboardInterrupt
 
     def after_epoch(self, state: Training) -> None:
-        """Record the epoch's row. Save the state too, unless training since the last one took hardly longer than
+        """Record the epoch's row. Save the state too, unless training since the last one was short compared with
         writing it; the last epoch's is always saved. Raises Paused if this was the last epoch for now."""
         if not self.world.rank:
             add_row(self.folder, state.at.rows[-1])
@@ -216,9 +216,9 @@ def random_states() -> dict[str, "Tensor"]:
 
 
 def load_state(state: Training, folder: RunFolder, world: World) -> None:
-    """Put everything that training changes, and the random generators, back to where the state file has them.
+    """Restore everything that training changes, and the random generators, from the state file.
 
-    Raises IntegrityError if the file is damaged, or of another model.
+    Raises IntegrityError if the file is damaged, or belongs to another model.
     """
     header, tensors = read_header(folder), read_tensors(folder.state)
     if "tensors" in header and tensors_sha256(tensors) != header["tensors"]:
@@ -284,7 +284,7 @@ def read_header(folder: RunFolder) -> Header:
 
 
 def position_of(folder: RunFolder) -> Position:
-    """Where the state in the folder stands."""
+    """The position of the state in the folder."""
     return read_header(folder)["position"]
 
 

@@ -43,7 +43,7 @@ def target_loss(
     new: Flags | None = None,
 ) -> "torch.Tensor":
     """Softmax over batch.items: the whole catalogue, or a sample of it. inputs: this process's share of them. new: (N,)
-    items that are no negatives, because they do not occur in training."""
+    True for items that are not negatives, because they do not occur in training."""
     import torch
 
     items = gather_rows(model.items(inputs.features, inputs.ids, inputs.present).fused, len(batch.items), world)
@@ -74,7 +74,7 @@ def softmax_over_items(
 
 
 def candidates_only(new: Flags | None, batch: Batch) -> NDArray[np.float32] | None:
-    """The log probabilities of batch.items to be among them, infinite for those that are no negatives."""
+    """The log probability that each of batch.items is among them, infinite for items that are not negatives."""
     if new is None or not new[batch.items].any():
         return batch.log_inclusion
     inclusion = np.zeros(len(batch.items), np.float32) if batch.log_inclusion is None else batch.log_inclusion
@@ -82,10 +82,10 @@ def candidates_only(new: Flags | None, batch: Batch) -> NDArray[np.float32] | No
 
 
 def bonus_of(model: "Ant", batch: Batch, candidates: Ints | None = None) -> losses.Bonus | None:
-    """The learned score of items in the history, for a model that has one. That of a floor is none of a step's: it is
-    fitted to validation positions (core/floor.py).
+    """The learned score of items in the history, for a model that has one. The score of a floor is not part of a step:
+    it is fitted to validation positions (core/floor.py).
 
-    candidates: (P,) the scored items as rows of batch.items; None for all of these.
+    candidates: (P,) the scored items as rows of batch.items; None for all of batch.items.
     """
     import torch
 

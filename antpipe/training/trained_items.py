@@ -1,6 +1,6 @@
-"""The items a run was trained on: RUN/items-HASH.parquet has a row for each, in the order of the rows of its catalogue.
+"""The items a run was trained on: RUN/items-HASH.parquet has a row for each, in the order of its catalogue.
 
-So a run with learned ids finds its items in a catalogue that changed since (evaluation/served.py).
+With it, a run with learned ids finds its items in a catalogue that has changed since (evaluation/served.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from antpipe.training.folder import RunFolder
 def write_items(
     folder: RunFolder, store: Store, id_tables: Mapping[str, str], sequences: Sequence[Sequences]
 ) -> dict[str, str]:
-    """Write the ids of the core's items: columns domain, item_id, and trained, whether it occurs in training.
+    """Write the ids of the core's items: columns domain, item_id, and trained (whether it occurs in training).
 
     id_tables: the hashes by domain, which are returned. sequences: what was trained on, for each domain. Nothing is
     written, and the result is empty, if a domain was ingested again since the run was planned.

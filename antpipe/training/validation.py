@@ -69,8 +69,8 @@ class Judge:
 def validating(
     model: "Ant", data: TrainingData, device: "torch.device", features: Features, *, vectors_alone: bool = False
 ) -> Judge:
-    """What judges a model as it stands, whenever it is called. vectors_alone: without a floor, beside which what
-    pre-training learns from texts hardly shows."""
+    """A callable that validates the model as it stands at each call. vectors_alone: without its floor, beside which
+    what pre-training learns from texts hardly shows."""
     floors = {} if vectors_alone else floors_of(model, data)
     prepared = {} if device.type == "cpu" else prepared_on(data, device, floors)
     return Judge(model, data, device, features, floors, prepared)

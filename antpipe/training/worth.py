@@ -1,7 +1,7 @@
-"""What training is worth beside a floor: the weight of its vectors, and whether they stay.
+"""What training is worth beside a floor: the weight of its vectors, and whether they are kept.
 
 Vectors of a target are trained without its floor, and added to it. How much they count is one weight, fitted to
-validation positions whenever epochs are judged, like the weights of the floor before. The best of the epochs has to
+validation positions whenever an epoch is judged, as the floor's weights were before training. The best epoch has to
 beat the floor, both re-ranked if there is a re-ranker; otherwise the run is that floor.
 """
 
@@ -33,28 +33,28 @@ if TYPE_CHECKING:
     from antpipe.core.model import Ant
 
 SELECTION = "recall@10"  # of protocol `all` on the validation split: chooses the best epoch
-# Of equal ones this decides, then the loss: in a catalogue of hardly more than 10 items all have the same recall.
+# Breaks ties, before the loss: in a catalogue of hardly more than 10 items, all epochs have the same recall.
 TIE_BREAK = "ndcg@10"
-# Of epochs with a floor the most decides: what trained vectors add to the log-likelihood of validation targets. It has
-# less noise than hits among the first ten, and the epochs it chooses did better on other positions (docs/results.md).
+# With a floor, this chooses the best epoch: what trained vectors add to the log-likelihood of validation targets. It is
+# less noisy than hits among the first ten, and the epochs it chooses did better on other positions (docs/results.md).
 GAIN = "gain"
-VALID, START = "valid_", "start_"  # before these figures in RUN/metrics.jsonl: of an epoch, of a floor before training
+VALID, START = "valid_", "start_"  # prefixes in RUN/metrics.jsonl: of an epoch's figures, of a floor's before training
 MOST_FITTED = 4096  # validation positions that the weight is fitted to
 FITTED = 20  # items of a position that it is fitted to: with 200, those far from any list decided (docs/results.md)
-SPREAD = 5.0  # of the normal distribution around 0 of the weight of trained vectors, in units of the temperature
-LOWEST = -60.0  # logits of what is not there
-LEAST_GAIN = 5.0  # what they have to add to the log-likelihood of validation targets to stay (docs/results.md)
-# Chance brings more than so many standard errors in one of twenty runs. Hits of a floor and of runs with it
-# correlate by .85 to .93 (docs/results.md).
+SPREAD = 5.0  # of the normal prior around 0 of the weight of trained vectors, in units of the temperature
+LOWEST = -60.0  # least logits, also of places without an item
+LEAST_GAIN = 5.0  # vectors are kept if they add more to the log-likelihood of validation targets (docs/results.md)
+# By chance, a difference exceeds this many standard errors in one of twenty runs. The hits of a floor and of runs with
+# it have a correlation of .85 to .93 (docs/results.md).
 STANDARD_ERRORS = 1.645
 CORRELATION = 0.9
 
 
 @dataclass(frozen=True)
 class Pools:
-    """The best items by a floor without vectors after some examples, to fit the weight of these to.
+    """The best items of some examples by a floor without vectors, to which the weight of the vectors is fitted.
 
-    part: Q examples whose target is among them; rows, logits: (Q, C) of the items and their scores over the
+    part: Q examples whose target is among these items; rows, logits: (Q, C) the items and their scores divided by the
     temperature, best first; place: (Q,) of the target.
     """
 
@@ -65,9 +65,9 @@ class Pools:
 
 
 def pools_of(model: "Ant", known: Untrained, valid: Examples, *, reranked: bool, size: int = FITTED) -> Pools:
-    """The `size` best items after some validation positions of a model's target, by its floor or by this, re-ranked.
+    """The `size` best items at some validation positions of a model's target, by its floor, perhaps re-ranked.
 
-    known: of the target, with texts.
+    known: that of the target, with texts.
     """
     part = sample(valid, MOST_FITTED).as_read()  # histories as ranking reads them
     temperature = model.config.temperature
@@ -89,7 +89,7 @@ def pools_of(model: "Ant", known: Untrained, valid: Examples, *, reranked: bool,
 
 def weighing(model: "Ant", data: TrainingData, judge: Judge) -> Callable[[], float]:
     """A function that gives the trained vectors of a model with a floor the weight that suits validation best, and
-    returns what they then add to the log-likelihood of its targets. It is to be called after training steps."""
+    returns what they then add to the log-likelihood of its targets. Call it after training steps."""
     ((domain, valid),) = data.validation.items()
     pools = cache(partial(pools_of, model, judge.floors[domain], valid))
 
@@ -108,8 +108,8 @@ def weighing(model: "Ant", data: TrainingData, judge: Judge) -> Callable[[], flo
 
 
 def weighed(judge: Judge, weigh: Callable[[], float] | None) -> Callable[[], dict[str, float]]:
-    """A function that judges a model after its vectors got their weight beside the floor, and says what they add to it;
-    None: it has none."""
+    """A function that fits the weight of a model's vectors beside its floor, then judges it, with what they add as
+    GAIN. weigh: None for a model without a floor."""
 
     def judged() -> dict[str, float]:
         gain = {} if weigh is None else {GAIN: weigh()}
@@ -120,7 +120,7 @@ def weighed(judge: Judge, weigh: Callable[[], float] | None) -> Callable[[], dic
 
 def fit_cosine(logits: Doubles, cosines: Doubles, place: Ints) -> tuple[float, float]:
     """The weight of trained vectors, in units of the temperature, that maximises the likelihood of targets among their
-    pools, times a normal distribution around 0; and what it adds to the log-likelihood. None is below 0.
+    pools, times a normal prior around 0; and what it adds to the log-likelihood. Neither is below 0.
 
     logits, cosines: (Q, C), of a floor and of the vectors; place: (Q,) of the target.
     """
@@ -132,19 +132,19 @@ def fit_cosine(logits: Doubles, cosines: Doubles, place: Ints) -> tuple[float, f
 
 
 def log_likelihood(scores: Doubles, place: Ints) -> float:
-    """Of targets at these places (Q,), by the softmax over scores (Q, C)."""
+    """The log-likelihood of targets at these places (Q,), by the softmax over scores (Q, C)."""
     best = scores.max(1, keepdims=True)
     total = np.log(np.exp(scores - best).sum(1)) + best[:, 0]
     return float((scores[np.arange(len(place)), place] - total).sum())
 
 
 def standing(figures: Mapping[str, float], loss: float, prefix: str = "") -> tuple[float, float, float]:
-    """What validations are compared by. prefix: of names in metrics.jsonl, where 0.1.0 wrote no NDCG of a floor."""
+    """The key for comparing validations. prefix: that of names in metrics.jsonl; 0.1.0 wrote no NDCG of a floor."""
     return figures[prefix + SELECTION], figures.get(prefix + TIE_BREAK, 0.0), -loss
 
 
 def take_if_best(state: Training, epoch: int, valid: dict[str, float], loss: float) -> None:
-    """Keep the weights if no earlier validation was as good. epoch: those done. loss: of this one."""
+    """Keep the weights if no earlier validation was as good. epoch: the number done. loss: that of the last one."""
     at = state.at
 
     def worth(figures: Mapping[str, float], loss: float) -> tuple[float, ...]:
@@ -169,8 +169,8 @@ def judge_beginning(state: Training, judge: Callable[[], dict[str, float]], *, b
 def judge_reranked(model: "Ant", judge: Callable[[], dict[str, float]], positions: int) -> dict[str, float]:
     """The figures of a floor, re-ranked if there is a re-ranker and it is not better alone.
 
-    positions: how many are judged. In a shop of few, only more than chance counts as better: the positions that taught
-    the re-ranker, those of shops as small or of the target itself, speak for it, too. They do not in a much larger one.
+    positions: how many are judged. In a small shop, the floor alone must be better beyond chance: the positions that
+    taught the re-ranker, in shops as small or in the target itself, speak for it too. In a much larger one they do not.
     """
     use_reranker(model, 0.0)
     alone = judge()
@@ -193,8 +193,8 @@ def use_reranker(model: "Ant", weight: float) -> None:
 def keep_floor_unless_beaten(
     model: "Ant", at: Position, judge: Callable[[], dict[str, float]], weigh: Callable[[], float], data: TrainingData
 ) -> tuple[int, dict[str, float]]:
-    """Give trained vectors their weight beside the floor, re-ranked if it is better so, or none if they are worth too
-    little. Returns the best epoch, 0 for the floor alone, and the figures."""
+    """Give trained vectors their weight beside the floor, re-ranked if that is better, or no weight if they are worth
+    too little. Returns the best epoch, 0 for the floor alone, and the figures."""
     assert model.floor is not None
     cosine = model.floor[COSINE].detach()
     cosine.zero_()

@@ -16,12 +16,12 @@ from antpipe.training.request import RunRequest
 from antpipe.tuning.search import Search
 from antpipe.tuning.trials import SearchFolder, Trial
 
-# Arms beside a stage that starts from nothing: they need no run, no features and no further library.
+# Arms to compare with a stage that starts from nothing: they need no run, no features and no other library.
 BESIDE_SCRATCH = ("popularity", "item-knn", "markov")
 
 
 def write_best(search: Search, best: Trial, comment: str) -> Path:
-    """Write best.toml: the searched settings and all that are not what `train` takes by itself."""
+    """Write best.toml: the searched settings, and all others that differ from what `train` takes by default."""
     path, request = SearchFolder(search.out).best, search.with_values(best.settings)
     with atomic(path) as scratch:
         scratch.write_text(f"# {comment}\n\n{as_toml(request, tuple(best.settings))}", encoding="utf-8")
@@ -43,7 +43,7 @@ def section(config: Config, usual: Config, named: tuple[str, ...]) -> str:
 
 
 def toml_value(value: Any) -> str:
-    """A value of a setting as TOML, which writes all but tuples as JSON does."""
+    """A value of a setting as TOML, which is written like JSON, with tuples as lists."""
     return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 

@@ -1,7 +1,7 @@
 """Which settings come next: Optuna's tree-structured Parzen estimator (Bergstra et al. 2011), from the trials so far.
 
-A study is made of the trials each time. So trials.jsonl is the only record, and a search that was interrupted draws
-what it would have drawn: the random numbers of a trial follow from the seed and its number.
+A study is rebuilt from the trials each time. So trials.jsonl is the only record, and a search that was interrupted
+draws what it would have drawn without: the random numbers of a trial follow from the seed and its number.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-ATTEMPTS = 50  # to draw settings that no trial had, before the space counts as searched
+ATTEMPTS = 50  # at drawing settings that no trial had, before the space counts as searched
 DIGITS = 3  # of a drawn number
 OF_EQUAL_RECALL = 1e-6  # weight of NDCG, below the smallest difference of recall among a million positions
 
@@ -32,7 +32,7 @@ def require_optuna() -> None:
 
 
 def draw(space: Mapping[str, Dimension], seed: int, trials: Sequence[Trial]) -> dict[str, Value] | None:
-    """Settings for the next trial, other than those of all before; None if that is all there are."""
+    """Settings for the next trial that no trial before had; None if none are left."""
     import optuna
 
     number, had = len(trials), [one.settings for one in trials]
@@ -84,7 +84,7 @@ def holds(space: Mapping[str, Dimension], settings: Mapping[str, Value]) -> bool
 
 
 def as_optuna(one: Trial, ranges: "Mapping[str, BaseDistribution]") -> "FrozenTrial":
-    """A trial as Optuna knows it. One that failed is a pruned one without figures, the worst of all."""
+    """A trial as Optuna knows it. One that failed counts as pruned; without figures it is the worst of all."""
     from optuna.trial import TrialState, create_trial
 
     finished = one.state == FINISHED

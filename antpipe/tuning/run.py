@@ -35,10 +35,10 @@ USUAL_RECALL = 0.1  # of which a standard error is named before anything is trai
 class Tuned:
     """What a search found.
 
-    folder: of the search. status: `searched`, or `fresh` if all trials were there. trials: in their order; the first
-    has the settings as they were given. best: the best of those trained to the end, on validation. settings: a file
-    with its settings, for `train(config=…)`. positions: of the validation split. standard_error: of the recall of the
-    first trial on so many. next: command lines that train with the settings, and that judge them on the test split.
+    folder: that of the search. status: `searched`, or `fresh` if all trials were there. trials: in order; the first
+    has the settings as given. best: the best of those trained to the end, on validation. settings: a file
+    with its settings, for `train(config=…)`. positions: of the validation split. standard_error: of the first trial's
+    recall on these. next: command lines that train with the settings, and that judge them on the test split.
     """
 
     folder: Path
@@ -105,7 +105,7 @@ def standard_error(recall: float, positions: int) -> float:
 def run_trials(search: Search, trials: list[Trial], progress: Progress) -> list[Trial]:
     """Train the trials that are not done yet, and record each when it begins and when it ends."""
     folder, space, seed = SearchFolder(search.out), search.space(), search.request.training.seed
-    folder.forget_pruned(trials)  # which a killed search may not have come to
+    folder.forget_pruned(trials)  # which a killed search may not have reached
     for number in range(search.config.trials):
         if number == len(trials):
             values = search.as_given() if number == 0 else draw(space, seed, trials)
@@ -123,7 +123,7 @@ def run_trials(search: Search, trials: list[Trial], progress: Progress) -> list[
 
 
 def run_trial(search: Search, trials: Sequence[Trial], progress: Progress) -> Trial:
-    """Train the last of these trials until it is done, or in the worse half of them."""
+    """Train the last of these trials until it is done, or falls into the worse half of them."""
     trial = trials[-1]
     leg = Leg(search.with_values(trial.settings), RunFolder(SearchFolder(search.out).trial(trial.trial)))
     found: list[Rung] = []
@@ -154,8 +154,8 @@ def is_done(leg: Leg) -> bool:
 
 
 def is_worse(here: Rung, others: Sequence[Trial]) -> bool:
-    """Whether a trial is in the worse half of all that came to this rung. Losses of different settings do not
-    compare, so they are left out."""
+    """Whether a trial is in the worse half of all that reached this rung. Losses of different settings are not
+    comparable, so they are left out."""
     scores = {f"{one.trial}": rung.score() for one in others for rung in one.rungs if rung.epochs == here.epochs}
     scores["this"] = here.score()
     return "this" not in survivors({name: (*score, 0.0) for name, score in scores.items()})

@@ -24,10 +24,10 @@ OF_MODEL = frozenset(field.name for field in fields(ModelConfig))
 
 @dataclass(frozen=True)
 class Search:
-    """A search: for the settings of which run, in which folder, and how.
+    """A search: the run whose settings are searched, the folder, and how they are searched.
 
-    request: with the settings as they are given, which are those of the first trial. fixed: the names of those that
-    every trial has, because flags, environment or a settings file give them. preset: named by the user, if any.
+    request: with the settings as given, which are those of the first trial. fixed: the names of settings that are the
+    same in every trial, because flags, environment or a settings file give them. preset: named by the user, if any.
     """
 
     request: RunRequest
@@ -41,7 +41,7 @@ class Search:
         return self.request.domains[0]
 
     def space(self) -> dict[str, Dimension]:
-        """The settings that are searched, with their ranges. UsageError if one of `--search` cannot be, or none is."""
+        """The settings to search, with their ranges. UsageError if one of `--search` cannot be searched, or none is."""
         found = {name: allowed(self.request, name) for name in self.config.search or SPACE}
         why = {name: why_not(self, name, found[name]) for name in found}
         for name in self.config.search:
@@ -50,7 +50,7 @@ class Search:
                 change = SameCommand({"--search": ",".join(others)}) if others else SameCommand(without=("--search",))
                 raise UsageError(f"--search {name}: {why[name]}", change)
         if all(why.values()):
-            raise UsageError("nothing to search: all settings that could be are given")
+            raise UsageError("nothing to search: all settings that could be searched are given")
         return {name: dimension for name, dimension in found.items() if not why[name]}
 
     def rungs(self) -> list[int]:
@@ -67,7 +67,7 @@ class Search:
         return {name: value_of(self.request, name) for name in self.space()}
 
     def about(self) -> dict[str, str]:
-        """What a search is, for people: to say in what another one differs."""
+        """The search in readable words, to say how another one differs."""
         request = self.request
         settings = {
             f"--{flag_name(name)}": as_word(value)
@@ -80,7 +80,7 @@ class Search:
         return what | {"searches": ",".join(self.space())} | settings | rungs
 
     def fingerprint(self, of_first: str) -> str:
-        """Covers everything that determines which trials there are, but not how many. of_first: that of the first."""
+        """A hash of everything that determines the trials, but not of their number. of_first: that of the first run."""
         ranges = {name: [type(one).__name__, asdict(one)] for name, one in self.space().items()}
         return digest([of_first, ranges, self.rungs()])
 
@@ -95,7 +95,7 @@ class Search:
 
 
 def given_flags(config: Config, given: frozenset[str]) -> list[str]:
-    """The flags of the settings that were given, those with their default too: it keeps them from being searched."""
+    """The flags of the settings that were given, even at their defaults, so that they are not searched."""
     others = tuple(field.name for field in fields(config) if field.name not in given)
     return flags_of(config, others, environment={variable_name(type(config), name): "" for name in given})
 
@@ -113,7 +113,7 @@ def value_of(request: RunRequest, name: str) -> Value:
 
 
 def allowed(request: RunRequest, name: str) -> Dimension:
-    """The range of a setting, without choices that do not go with the other settings."""
+    """The range of a setting, without choices that the other settings rule out."""
     whole = SPACE[name]
     return (
         Choice(tuple(one for one in whole.values if fits(request, name, one))) if isinstance(whole, Choice) else whole
@@ -135,7 +135,7 @@ def why_not(search: Search, name: str, dimension: Dimension) -> str:
     if name in taken_over(search):
         return f"--stage {search.request.stage} takes it from the run to start from"
     if isinstance(dimension, Choice) and len(dimension.values) < 2:
-        return "the other settings leave it no choice"
+        return "the other settings leave only one value"
     return ""
 
 

@@ -16,11 +16,11 @@ from antpipe.training.worth import SELECTION, TIE_BREAK
 
 FORMAT = 1
 RUNNING, FINISHED, PRUNED, FAILED = "running", "finished", "pruned", "failed"
-SEARCH_AGAIN = "antpipe tune --help"  # a damaged folder does not say for what it searched
+SEARCH_AGAIN = "antpipe tune --help"  # a damaged folder does not say what it searched
 
 
 class Described(TypedDict):
-    """The content of search.json. about: the search, for people."""
+    """The content of search.json. about: the search in readable words."""
 
     format: int
     fingerprint: str
@@ -43,7 +43,7 @@ class Rung:
 class Trial:
     """One trial. settings: those that are searched. metrics: on validation, of its best epoch, once it is finished.
 
-    epochs: trained. rungs: where it was compared with the others. why: it failed.
+    epochs: those trained. rungs: where it was compared with the others. why: the reason if it failed.
     """
 
     trial: int
@@ -58,7 +58,7 @@ class Trial:
     why: str = ""
 
     def score(self) -> tuple[float, float]:
-        """What finished trials are compared by, as epochs of a run are."""
+        """The key by which finished trials are compared, like the epochs of a run."""
         return self.metrics[SELECTION], self.metrics[TIE_BREAK]
 
     def last_score(self) -> tuple[float, float]:
@@ -99,18 +99,18 @@ class SearchFolder:
     def forget_pruned(self, trials: Sequence[Trial]) -> None:
         """Remove the training states of pruned trials, which are not continued; their figures by epoch stay.
 
-        trials: as they are written down, so that no state goes that a search which is killed would still need.
+        trials: as written to disk, so that no state is removed that a killed search would still need.
         """
         for one in trials:
             if one.state == PRUNED:
                 RunFolder(self.trial(one.trial)).state.unlink(missing_ok=True)
 
     def begin(self, fingerprint: str, about: dict[str, str]) -> None:
-        """Write down whose folder it is."""
+        """Record which search the folder belongs to."""
         write_json(self.search, {"format": FORMAT, "fingerprint": fingerprint, "about": about})
 
     def clear(self) -> None:
-        """Remove the search that is here, if there is one: what names its runs first, and what names itself last."""
+        """Remove the search that is here, if there is one: the files that name its runs first, its own last."""
         if not self.search.exists():
             return
         for file in (self.best, self.rows):
@@ -123,7 +123,7 @@ class SearchFolder:
         """Refuse the folder of a run."""
         if RunFolder(self.path).holds_something():
             raise UsageError(
-                f"--out {self.path}: holds a run; a search has a folder of its own", another_folder(self.path)
+                f"--out {self.path}: holds a run; a search needs a folder of its own", another_folder(self.path)
             )
 
     def check(self, fingerprint: str, about: dict[str, str], count: int, *, resume: bool) -> None:

@@ -207,7 +207,7 @@ def test_a_folder_with_a_run_from_before_a_setting_existed_says_which(store: Sto
     document = plain(path)
     del document["train"]["stride"]
     path.write_text(json.dumps(document | {"fingerprint": "of that time"}))
-    with pytest.raises(UsageError, match="holds another run: made without --stride"):
+    with pytest.raises(UsageError, match="holds another run: made by an antpipe without --stride"):
         run_comparison(request)
 
 

@@ -131,7 +131,7 @@ def test_known_items_keep_their_vectors_when_the_catalogue_grows(
         np.testing.assert_allclose(vector_of(after, item), vector_of(before, item), atol=1e-6)
     said = [line for line in messages if "changed since" in line]
     assert len(said) == 1
-    assert "28 items: 5 without training, 1 of training gone" in said[0]
+    assert "28 items: 5 new since training, 1 gone" in said[0]
 
 
 def test_a_new_item_has_no_learned_id(store: Store, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_a_run_that_names_an_artefact_there_is_not_is_refused(folder: Path) -> N
     document["domains"]["A"]["sequencesx"] = document["domains"]["A"].pop("sequences")
     try:
         path.write_text(json.dumps(document))
-        with pytest.raises(IntegrityError, match=r"checkpoint\.json: damaged: domains cannot be"):
+        with pytest.raises(IntegrityError, match=r"checkpoint\.json: damaged: impossible value of domains"):
             checkpoint.describe(folder / "r")
     finally:
         path.write_bytes(before)

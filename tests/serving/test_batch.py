@@ -165,7 +165,7 @@ def test_a_damaged_part_is_named(opened: Open, tmp_path: Path, monkeypatch: pyte
 
 def test_a_file_that_is_there_stays_without_force(opened: Open, tmp_path: Path) -> None:
     (tmp_path / "recs.csv").write_text("mine", encoding="utf-8")
-    with pytest.raises(UsageError, match="is there; --force replaces it"):
+    with pytest.raises(UsageError, match="already exists; --force replaces it"):
         write(opened("plain"), tmp_path / "recs.csv")
     assert (tmp_path / "recs.csv").read_text(encoding="utf-8") == "mine"
     write(opened("plain"), tmp_path / "recs.csv", force=True)
@@ -214,8 +214,8 @@ def test_histories_are_read_line_by_line(opened: Open, tmp_path: Path) -> None:
         ("a.txt", "i01\ni02,zz\n", "line 2: domain Shop: no item 'zz'"),
         ("a.jsonl", '["i01"]\n{"itms": []}\n', "line 2: an object has `items` and perhaps `user_id`, not itms"),
         ("a.jsonl", "i01\n", "line 1: not JSON"),
-        ("a.jsonl", "[1, 2]\n", "line 1: items are a list of ids in quotes"),
-        ("a.jsonl", '{"items": ["i01"], "user_id": 7}\n', "line 1: user_id is an id in quotes"),
+        ("a.jsonl", "[1, 2]\n", "line 1: items must be a list of ids in quotes"),
+        ("a.jsonl", '{"items": ["i01"], "user_id": 7}\n', "line 1: user_id must be an id in quotes"),
         ("a.jsonl", "[" * 100_000, "line 1: not JSON"),
     ],
 )

@@ -220,7 +220,7 @@ def test_without_pictures_their_encoder_is_not_needed(shop: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("rows", "why"),
     [
-        (["a,One,1,", "b,Two,1,", "a,Three,1,"], "'a' is there more than once"),
+        (["a,One,1,", "b,Two,1,", "a,Three,1,"], "'a' listed more than once"),
         (["i03,Other,1,", "a,One,1,"], "Shop has item 'i03' already"),
         (["a,One,1,", "b,,,", "c,,,"], "items 'b', 'c': nothing to go by; this run reads text or image or price"),
         (["a,One"], "new.csv:2: 2 value(s), the header has 4"),

@@ -191,7 +191,7 @@ def test_a_modality_of_the_source_that_the_target_lacks_is_told(store: Store, me
     train_quickly(store, "pretrain", ["Source"], Path("runs/source"), epochs=1)
     make_trainable(store, "Plain", widths={"text": 12})
     train_quickly(store, "relearn", ["Plain"], Path("runs/plain"), Path("runs/source"), epochs=1)
-    assert "Plain: runs/source was trained on image or price, of which relearn reads nothing here" in messages
+    assert "Plain: runs/source was trained on image or price, which relearn cannot read here" in messages
 
 
 def test_all_that_a_source_run_lacks_is_said_at_once(store: Store) -> None:

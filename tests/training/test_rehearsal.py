@@ -518,7 +518,7 @@ def test_an_approximate_index_is_refused_for_a_run_that_re_ranks(
     store: Store, pretrained: Path, tmp_path: Path
 ) -> None:
     start(store, tmp_path, pretrained, "rerank")
-    with pytest.raises(UsageError, match="scores its best items again"):
+    with pytest.raises(UsageError, match="has a re-ranker"):
         evaluate_run(store, tmp_path, "Shop", EvaluateConfig(split="valid", device="cpu", index="hnsw"))
 
 

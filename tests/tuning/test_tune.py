@@ -437,7 +437,7 @@ def test_a_folder_with_another_search_is_refused(
 def test_a_folder_with_a_run_is_refused_even_by_force(store: Store, source: Path) -> None:
     there = sorted(source.iterdir())
     for force in (False, True):
-        with pytest.raises(UsageError, match="holds a run; a search has a folder of its own"):
+        with pytest.raises(UsageError, match="holds a run; a search needs a folder of its own"):
             tuned(store, source, force=force)
     assert sorted(source.iterdir()) == there
 

@@ -1,7 +1,7 @@
 """The floor's terms on a device: what transitions and words add to the scores of examples, without the CPU.
 
-The links of a catalogue, that is, pairs of items with counted transitions or common words, lie on the device once. From
-there, each of an example's last items adds its row of them to the scores of that example.
+The links of a catalogue, that is, pairs of items with counted transitions or shared words, are copied to the device
+once. Each of an example's last items then adds its row of links to the scores of that example.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 Weights = Mapping[str, Any]  # by term: numbers, or scalars on the device
-MOST_SHARES = sum(DECAY**back for back in range(LAST))  # of the last items together
+MOST_SHARES = sum(DECAY**back for back in range(LAST))  # sum of the last items' shares
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class DeviceKnown:
     """`Untrained` of N items on a device.
 
     begin: (N + 1,) where the links of each item begin; keys: (S + 1,) ascending, item * N + linked item; steps, words:
-    (S + 1,) float64 of `Untrained`, 0 if there is only the other. The last link is padding: key N * N, values 0.
+    (S + 1,) float64 of `Untrained`, 0 if a link has only the other. The last link is padding: key N * N, values 0.
     texts: (N, d), where d may be 0; new, popularity, typical: (N,).
     """
 
-    largest: dict[str, float]  # of the steps and words
+    largest: dict[str, float]  # maximum of the steps and of the words
     begin: "torch.Tensor"
     keys: "torch.Tensor"
     steps: "torch.Tensor"
@@ -43,7 +43,7 @@ class DeviceKnown:
 
 
 def known_on(known: Untrained, device: "torch.device") -> DeviceKnown:
-    """Copy what is known to a device: 24 bytes per link, 4 d per item with texts."""
+    """Copy what is known to a device: 24 bytes per link, and 4 d bytes per item for its text."""
     import torch
 
     n, parts = len(known.new), {TRANSITIONS: known.steps, WORDS: known.words}
@@ -63,8 +63,8 @@ def known_on(known: Untrained, device: "torch.device") -> DeviceKnown:
 def links_of(known: DeviceKnown, last: "torch.Tensor", size: int, weights: Weights) -> "torch.Tensor":
     """(p, N) float32: the sum of the transitions and words terms of p positions, times their weights.
 
-    last: (p, LAST) rows, the latest first, -1 for none. size: at least the number of links that they have, such as the
-    sum of `link_counts`.
+    last: (p, LAST) rows, the latest first, -1 for none. size: at least the number of their links, such as the sum of
+    `link_counts`.
     """
     import torch
 
@@ -89,7 +89,7 @@ def links_of(known: DeviceKnown, last: "torch.Tensor", size: int, weights: Weigh
 def links_at(
     known: DeviceKnown, last: "torch.Tensor", row: "torch.Tensor", item: "torch.Tensor", weights: Weights
 ) -> "torch.Tensor":
-    """The same in float64 at some pairs: (s,) for positions row (s,) and items (s,)."""
+    """The same sum in float64 for single pairs (s,) of a position, row (s,), and an item (s,)."""
     import torch
 
     read = last.index_select(0, row)  # (s, LAST)
@@ -102,7 +102,7 @@ def links_at(
 
 
 def shares(device: "torch.device") -> "torch.Tensor":
-    """(LAST,) what each of the last items counts."""
+    """(LAST,) the weight of each of the last items, the latest first."""
     import torch
 
     return torch.full((LAST,), DECAY, device=device).pow(torch.arange(LAST, device=device))

@@ -1,8 +1,8 @@
 """Steps of one fixed shape, for a GPU: windows packed into rows of equal length, and everything padded.
 
-A GPU can replay a recorded step if its shapes never change. So a step is planned somewhat larger than the steps of the
-run are, and what is missing is padding, which has no weight in the loss (core/gpu/static.py). A step that does not fit
-gets twice, four times … the shape.
+A GPU can replay a recorded step if its shapes never change. So the planned shape is somewhat larger than the steps of
+the run, and the rest is padding, which has no weight in the loss (core/gpu/static.py). A step that does not fit gets
+a shape two, four … times as large.
 """
 
 from bisect import bisect_right
@@ -20,7 +20,7 @@ from antpipe.runtime.arrays import within_groups
 
 SAMPLED_STEPS = 64  # of the first epoch, to plan the shape
 HEADROOM = 1 / 16  # above the largest of these
-ROW_MULTIPLE = 8  # of row lengths: attention on a GPU copies masks of other lengths
+ROW_MULTIPLE = 8  # divides row lengths: attention on a GPU copies masks of other lengths
 SHORTEST_ROW = 32
 WHOLE = 0  # number of items of a step that reads the whole catalogue: they are not listed
 
@@ -62,7 +62,7 @@ class Shape:
         return views
 
     def holding(self, rows: int, targets: int, items: int) -> "Shape":
-        """This shape, or the first of its doublings that has places for so many."""
+        """This shape, doubled until it has room for this many rows, targets and items."""
         shape = self
         while shape.rows < rows or shape.targets < targets or (self.items != WHOLE and shape.items < items):
             shape = replace(shape, rows=2 * shape.rows, targets=2 * shape.targets, items=2 * shape.items)
@@ -76,10 +76,10 @@ class PackedBatch:
     numbers: (shape.numbers(),) int64, the arrays of `Shape.parts`: `inputs` (B, L) indices into the step's items,
     `places` (B, L) of a position in its window, `windows` (B, L) the number of its window, from 1, and 0 for padding;
     `positions` (P,) indices into the flattened (B * L) outputs, `targets` (P,) indices into the items, `users` (P,) the
-    sequence of each target, `items` (n,) global rows, `log_inclusion` (n,) as the bits of float64, infinite for what is
-    no candidate; `counts` (1,) the real targets. A target of padding is that of the first position.
+    sequence of each target, `items` (n,) global rows, `log_inclusion` (n,) as the bits of float64, infinite for items
+    that are not candidates; `counts` (1,) the number of real targets. Padding repeats the first position's target.
     items: (n,) without padding; targets: (P,) without padding, global rows. features: by modality, float16 (n, d) with
-    padding, if they are not on the GPU; present: (n,) bool likewise. made_of: what `exact` makes again.
+    padding, if they are not on the GPU; present: (n,) bool likewise. made_of: what `exact` rebuilds the batch from.
     """
 
     shape: Shape
@@ -101,7 +101,7 @@ class PackedBatch:
 def pack(lengths: Ints, width: int) -> tuple[Ints, Ints]:
     """A row and a first column for each of the sequences (W,), so that rows of `width` hold them side by side.
 
-    Sequences longer than half a row begin one each; the others follow, the shortest first, as many as fit in each row.
+    Each sequence longer than half a row starts its own row; the others fill the rows, shortest first, as many as fit.
     """
     row, column = np.empty(len(lengths), np.int64), np.zeros(len(lengths), np.int64)
     large, order = np.flatnonzero(2 * lengths > width), np.argsort(lengths, kind="stable")
@@ -146,8 +146,8 @@ def plan_shape(windows: Windows, batch_size: int, seed: int, candidates: Candida
 
 
 def _read_by(windows: Windows, chosen: Ints) -> tuple[Ints, Ints, Ints]:
-    """All items of the chosen windows, inputs and the last target (T + W,), the number of each one's window among
-    those chosen, and its place there."""
+    """All items of the chosen windows, inputs and last targets (T + W,); for each, the index of its window among the
+    chosen ones, and its place in the window."""
     size = windows.length[chosen] + 1
     within = within_groups(size)
     window = np.repeat(np.arange(len(chosen)), size)
@@ -164,7 +164,7 @@ def packed_batch(
 ) -> PackedBatch:
     """The step on the chosen windows: the same items, sequences and targets as `make_batch`, in another order.
 
-    new: (N,) items that are no candidates; None if all are.
+    new: (N,) True for items that are not candidates; None if all are candidates.
     """
     made_of = (windows, chosen, candidates, dict(rng.bit_generator.state))
     read, window, within = _read_by(windows, chosen)

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     from antpipe.core.model import Ant
 
-POSITIONS_AT_ONCE = 1 << 17  # that the encoder passes at once; 128 MB a layer at width 256
-SCORES_AT_ONCE = 1 << 27  # 512 MB, and three masks of a quarter; with a floor half as many, twice
+POSITIONS_AT_ONCE = 1 << 17  # per pass of the encoder; 128 MB per layer at width 256
+SCORES_AT_ONCE = 1 << 27  # 512 MB, plus three masks of a quarter of that; with a floor, two arrays of half the size
 EXACT_AT_ONCE = 1 << 25  # numbers in float64, 256 MB
-PAIRS_AT_ONCE = 1 << 22  # (example, item) that float32 cannot tell apart
+PAIRS_AT_ONCE = 1 << 22  # of an example and an item that float32 cannot tell from its target
 LINKS_AT_ONCE = 1 << 23  # of the last items of examples; about 60 bytes each
 
 
@@ -36,10 +36,10 @@ LINKS_AT_ONCE = 1 << 23  # of the last items of examples; about 60 bytes each
 class ExampleBlock:
     """Examples of similar history length, padded at the end, on a device.
 
-    rows: their numbers (b,); inputs: (b, L) the items read, padded with 0; last: (b,) column of the last one; history:
+    rows: their indices (b,); inputs: (b, L) the items read, padded with 0; last: (b,) column of the last one; history:
     (b, H) all items of the history, padded with the number of items; targets: (b,); recent: (b, LAST) the last items,
-    the latest first, -1 if there are no more; links: at least as many as these have together (0: a model without a
-    floor).
+    the latest first, -1 if there are no more; links: at least the number of links of all `recent` items (0: a model
+    without a floor).
     """
 
     rows: Ints
@@ -60,7 +60,7 @@ class Floor:
 
     @cached_property
     def of_items(self) -> "torch.Tensor":
-        """(N,) what items add to their scores whatever the history."""
+        """(N,) the part of each item's score that does not depend on the history."""
         known = self.known
         added: torch.Tensor = of_items(known.new, known.popularity, known.typical, self.weights)
         return added.float()
@@ -69,9 +69,9 @@ class Floor:
 def example_blocks(
     part: Examples, n: int, device: "torch.device", block_size: int = 0, known: Untrained | None = None
 ) -> list[ExampleBlock]:
-    """All examples over n items, in blocks of bounded size (block_size: at most so many; 0: as many as fit).
+    """All examples over n items, in blocks of at most block_size examples (0: as many as fit).
 
-    known: of the domain, for a model with a floor.
+    known: that of the domain, for a model with a floor.
     """
     import torch
 
@@ -111,7 +111,7 @@ def rank_blocks(
     history_score: float,
     floor: Floor | None = None,
 ) -> Ranks:
-    """The ranks that `rank_examples` gives. items: (N, D) unnormalised vectors of a domain's items.
+    """The same ranks as `rank_examples`. items: (N, D) unnormalised vectors of a domain's items.
 
     Raises DataError if a vector is not finite.
     """
@@ -157,7 +157,7 @@ class Scores:
     floor: Floor | None
 
     def rough(self, links: int) -> "torch.Tensor":
-        """(b, N) float32. links: at least as many as the last items have."""
+        """All scores (b, N) in float32. links: at least the number of links of the last items."""
         (_, queries, items), *others = self.products
         scores = queries @ items.T
         for _, more, table in others:
@@ -170,7 +170,7 @@ class Scores:
         return scores
 
     def exact(self, row: "torch.Tensor", item: "torch.Tensor") -> "torch.Tensor":
-        """(p,) float64, at some pairs."""
+        """Scores (p,) of single pairs in float64."""
         (_, queries, items), *others = self.products
         scores = _exact(queries, items, row, item)
         for _, more, table in others:
@@ -183,7 +183,7 @@ class Scores:
         return scores
 
     def tolerance(self) -> float:
-        """The error bound of ranking.py for each product, and the rounding of what is added, of sums and of limits."""
+        """The error bound of ranking.py for each product, plus the rounding of added terms, of sums and of limits."""
         most = abs(self.bonus) + sum(abs(weight) for weight, *_ in self.products)
         if self.floor is not None:
             known, weights = self.floor.known, self.floor.weights
@@ -214,7 +214,7 @@ def scores_of(
 
 
 def _mean_texts(texts: "torch.Tensor", block: ExampleBlock, weight: float) -> "torch.Tensor":
-    """`text_queries` (b, d) times a weight, float32 of numbers in float64."""
+    """`text_queries` (b, d) times a weight, computed in float64, rounded to float32."""
     import torch
 
     back = block.last[:, None] - torch.arange(block.inputs.shape[1], device=texts.device)  # (b, L) from the end
@@ -292,8 +292,8 @@ def evaluate_on_device(
     features: DeviceFeatures | None = None,
     known: DeviceKnown | None = None,
 ) -> Ranks:
-    """Ranks of one domain's examples. features: of the catalogue, if they are on the device. known: of the domain, for
-    a model with a floor."""
+    """Ranks of one domain's examples. features: those of the catalogue, if they are on the device. known: that of the
+    domain, for a model with a floor."""
     was_training = model.training
     model.eval()
     items = catalogue_vectors(model, catalogue, domain, device, features=features)

@@ -20,8 +20,8 @@ SCORES_AT_ONCE = 1 << 28  # 1 GB in fp32; gradients take as much again
 
 @dataclass(frozen=True)
 class Step:
-    """The arrays of a PackedBatch on the device. weight: (P,) 1 / targets for real targets, 0 for padding; mask:
-    (B, 1, L, L) which positions attend to which; items, log_inclusion: (n,), None if all items of the catalogue are."""
+    """The arrays of a PackedBatch on the device. weight: (P,) 1 / number of targets for real ones, 0 for padding; mask:
+    (B, 1, L, L) which positions attend to which; items, log_inclusion: (n,), None if the step reads all items."""
 
     inputs: Tensor
     places: Tensor
@@ -62,9 +62,9 @@ def static_loss(
     pretraining: bool,
     new: Tensor | None = None,
 ) -> Tensor:
-    """`target_loss` or `pretraining_loss` of training/loop.py for one process, without the reference's quirks.
+    """`target_loss` or `pretraining_loss` of training/step_loss.py for one process, without the reference's quirks.
 
-    new: (N,) True at items that are no negatives, because they do not occur in training; None if all may be.
+    new: (N,) True for items that are not negatives, because they do not occur in training; None if all may be.
     """
     vectors = model.items(inputs.features, inputs.ids, inputs.present)
     fused, temperature = vectors.fused.float(), model.config.temperature  # gradients of an item are added in float32
@@ -80,7 +80,7 @@ def static_loss(
         candidates, labels, offset = fused.index_select(0, step.targets), own, None
     else:
         candidates, labels, offset, hide = fused, step.targets, step.log_inclusion, None
-        if offset is None and new is not None:  # else it says so already
+        if offset is None and new is not None:  # otherwise `offset` excludes them already
             offset = torch.where(new, torch.inf, 0.0)
     bonus = bonus_of(model, step, len(inputs.ids), step.targets if in_batch else None)
     loss = weighted_cross_entropy(hidden, candidates, labels, step.weight, temperature, offset, hide, bonus)
@@ -90,7 +90,7 @@ def static_loss(
     paired = (step.weight > 0) & inputs.present["image"].index_select(0, step.targets)
     weight = paired / paired.sum().clamp(min=1)
     padding = torch.where(step.weight > 0, 0.0, torch.inf)
-    # The own text of a padded row is hidden too, but the first row's is not, so its loss is finite times zero.
+    # A padded row's own text is hidden, so its label is the first row's text: its loss is finite, and has weight zero.
     labels = torch.where(step.weight > 0, own, 0)
     return loss + config.image_text_weight * weighted_cross_entropy(images, texts, labels, weight, temperature, padding)
 
@@ -98,7 +98,7 @@ def static_loss(
 def bonus_of(model: Ant, step: Step, n: int, candidates: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """`bonus_of` of training/step_loss.py: the score, and where it is added, (P, n of the step's items).
 
-    candidates: (P,) indices of the scored ones; None for all of these.
+    candidates: (P,) indices of the scored items; None for all items of the step.
     """
     if model.history_score is None or model.floor is not None:
         return None
@@ -127,8 +127,8 @@ def weighted_cross_entropy(
 ) -> Tensor:
     """Sum over rows of weight times -log softmax((cosine + bonus) / temperature - offset)[label].
 
-    queries: (P, D); candidates: (n, D); labels, weight: (P,); offset: (n,), infinite for no candidate; hide: (P, n),
-    True for no candidate of that row; bonus: a score, and 1 in (P, n) where it is added. A label is a candidate.
+    queries: (P, D); candidates: (n, D); labels, weight: (P,); offset: (n,), infinite to exclude a candidate; hide:
+    (P, n), True to exclude it for that row; bonus: a score, and (P, n), 1 where it is added. Labels are not excluded.
     """
     queries, table = F.normalize(queries, dim=-1) / temperature, F.normalize(candidates, dim=-1)
 
@@ -147,7 +147,7 @@ def weighted_cross_entropy(
     size = max(1, SCORES_AT_ONCE // len(table))
     if len(queries) <= size:
         return part(0, len(queries))
-    blocks = range(0, len(queries), size)  # whose scores are computed again for the gradient, to hold one at a time
+    blocks = range(0, len(queries), size)  # recomputed for the gradient, to hold the scores of one at a time
     parts = [
         checkpoint(part, begin, min(begin + size, len(queries)), use_reentrant=False, preserve_rng_state=False)
         for begin in blocks

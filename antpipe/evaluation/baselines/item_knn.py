@@ -16,7 +16,7 @@ def item_knn(sequences: Sequences, items: int) -> Scorer:
     """Score of an item: the sum of its similarities to the distinct items of the history.
 
     The similarity of items i and j is the cosine of their sets of users in training, U_i and U_j:
-    |U_i and U_j| / sqrt(|U_i| |U_j|). Each item of a history counts for its NEIGHBOURS most similar items only.
+    |U_i and U_j| / sqrt(|U_i| |U_j|). Each item of a history adds only to its NEIGHBOURS most similar items.
     """
     nearest = nearest_only(similarities(sequences, items), NEIGHBOURS)
 

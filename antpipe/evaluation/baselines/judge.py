@@ -24,14 +24,14 @@ from antpipe.store.domain import Domain
 from antpipe.store.manifest import digest
 from antpipe.store.store import Store
 
-VERSIONS = {"floor": FORM}  # 1 for the others; raise it when the scores of a baseline change
+VERSIONS = {"floor": FORM}  # 1 for the others; increment when the scores of a baseline change
 Facts = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """reads: the artefacts it needs. fit: from a domain to its scores, by training part, and what was chosen for them.
-    may_read: artefacts it reads if they are there."""
+    """reads: the artefacts it needs. fit: fits it to the training part of a domain; returns its scores, and what was
+    chosen for them. may_read: artefacts it reads if they exist."""
 
     reads: tuple[str, ...]
     fit: Callable[[Domain], tuple[Scorer, Facts]]

@@ -20,7 +20,7 @@ def text_nearest(domain: Domain) -> Scorer:
 
 
 def tfidf_nearest(domain: Domain) -> Scorer:
-    """The same with TF-IDF vectors: what texts tell without an encoder."""
+    """The same with TF-IDF vectors, which need no encoder."""
     texts = domain.table("items", ["text"])["text"][: domain.core_rows()].to_pylist()
     return nearest_to_last(tfidf([text or "" for text in texts], domain))
 

@@ -59,7 +59,7 @@ class Json(Response):
 
 
 class Service:
-    """What the routes share. batcher: while the application runs. slow: a thread for what would delay batches."""
+    """What the routes share. batcher: there while the application runs. slow: a thread for what would delay batches."""
 
     batcher: Batcher[Question, Best]
 
@@ -69,7 +69,7 @@ class Service:
         self.slow = ThreadPoolExecutor(1, "antpipe-slow")
 
     async def aside(self, function: Callable[..., T], *arguments: Any) -> T:
-        """The result of a function that takes milliseconds or more, computed beside the event loop."""
+        """The result of a function that takes milliseconds or more, computed outside the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self.slow, function, *arguments)
 
     async def recommend(self, asked: RecommendRequest) -> dict[str, Any]:
@@ -137,12 +137,12 @@ def add_asking(app: FastAPI, service: Service) -> None:
 
     @app.get("/items", responses={200: {"model": FoundAnswer}, **REFUSALS})
     async def items(search: Annotated[str, Query(min_length=1, max_length=SEARCH_LENGTH)]) -> Json:
-        """Items whose titles hold all words of a search."""
+        """Items whose titles contain all words of a search."""
         return Json(await service.aside(answers.search, service.current.loaded.held, search))
 
     @app.get("/items/{item_id:path}", responses={200: {"model": Details}, **REFUSALS})
     async def item(item_id: str) -> Json:
-        """What the catalogue says of an item."""
+        """What the catalogue says about an item."""
         return Json(answers.described(service.current.loaded.held, item_id))
 
     @app.get("/pictures/{item_id:path}", responses={200: {"content": {"image/*": {}}}, **REFUSALS})
@@ -163,7 +163,7 @@ def add_watching(app: FastAPI, service: Service) -> None:
 
     @app.get("/ready")
     async def ready(request: Request) -> Json:
-        """A run is loaded. `reload_failed`: why a newer one could not be loaded (told only with the token)."""
+        """A run is loaded. `reload_failed`: why a newer one could not be loaded (shown only with the token)."""
         current = service.current
         found: dict[str, Any] = {"ready": True, "reload": "failed" if current.failure else "ok"}
         if request.scope["antpipe_authorised"]:
@@ -206,7 +206,7 @@ def hash_of(inline: str) -> str:
 
 
 def add_errors(app: FastAPI) -> None:
-    """All errors as `what` is wrong and what is `next`."""
+    """All errors are answered with `what` is wrong and what to do `next`."""
 
     @app.exception_handler(RefusedError)
     async def refused(_: Request, error: RefusedError) -> Json:

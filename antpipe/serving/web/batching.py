@@ -1,4 +1,4 @@
-"""Concurrent requests answered together: one pass of the encoder and one search for all that wait."""
+"""Concurrent requests answered together: one pass of the encoder and one search for all that are waiting."""
 
 import asyncio
 from collections import deque
@@ -24,7 +24,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Question:
-    """What the best items are wanted for. held: the run that answers, even if another one is loaded meanwhile."""
+    """A request for the best items. held: the run that answers, even if another one is loaded meanwhile."""
 
     held: HeldRun
     history: History
@@ -41,10 +41,10 @@ class Best:
 
 
 def answer_together(questions: Sequence[Question]) -> list[Best | Exception]:
-    """One answer per question, in order; what could not be answered has its error.
+    """One answer per question, in order; a question that could not be answered gets its error.
 
-    Questions of the same run, offer and way to choose share one search, which finds as many as the largest k asks for.
-    Diversified lists depend on k, so they share one only for the same k.
+    Questions with the same run, offer and way to choose share one search, which finds as many items as the largest k.
+    Diversified lists depend on k, so they share a search only for the same k.
     """
     groups: dict[object, list[int]] = {}
     for number, one in enumerate(questions):
@@ -69,11 +69,11 @@ def answer_together(questions: Sequence[Question]) -> list[Best | Exception]:
 
 
 class Batcher(Generic[Asked, Answer]):
-    """Collects what is asked at the same time and lets one thread answer it together.
+    """Collects questions asked at the same time and lets one thread answer them together.
 
     work: gets at most `most` questions, returns an answer or error for each. wait: seconds to wait for more after the
-    first question; while one batch is worked on, the next one fills without waiting. counted: is told the size of each
-    batch.
+    first question; while one batch is worked on, the next one fills without waiting. counted: called with the size of
+    each batch.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Batcher(Generic[Asked, Answer]):
         return await future
 
     async def close(self) -> None:
-        """Stop. Questions that wait are cancelled."""
+        """Stop. Waiting questions are cancelled."""
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
         for _, future in self.waiting:
@@ -112,7 +112,7 @@ class Batcher(Generic[Asked, Answer]):
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.wait):
                     await self.full.wait()
-            # Whoever gave up, by a timeout or a closed connection, is no longer waiting.
+            # Requests given up by a timeout or a closed connection are no longer waiting.
             taken = [self.waiting.popleft() for _ in range(min(self.most, len(self.waiting)))]
             batch = [(question, future) for question, future in taken if not future.done()]
             if not self.waiting:

@@ -21,7 +21,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 OPEN = ("/", "/health", "/ready")  # paths that need no token; /ready says more with one
 UNBOUNDED = ("/health", "/ready", "/metrics")  # answered however many requests are in progress
 LOCAL = re.compile(rb"(?i)(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?")  # the header Host
-OTHER = "other"  # stands in figures for paths that are no route
+OTHER = "other"  # stands in figures for paths that are not routes
 
 
 class TooLargeError(Exception):
@@ -36,8 +36,8 @@ class ClosedError(Exception):
 class Gate:
     """An ASGI application around another one.
 
-    token: None if none is needed. local_only: answer only requests that are addressed to this machine by a name of
-    loopback, so that no web page can ask under a name of its own (DNS rebinding).
+    token: None if none is needed. local_only: answer only requests that are addressed to this machine by a loopback
+    name, so that no web page can send requests under a name of its own (DNS rebinding).
     """
 
     app: App
@@ -99,7 +99,7 @@ class Gate:
             await sent.refuse(500, "unexpected error", "see the log of the service")
 
     def _may(self, header: bytes) -> bool:
-        """Whether a header brings the token. The time it takes does not tell how much of it was right."""
+        """Whether a header carries the token. The time it takes does not reveal how much of it was right."""
         if self.token is None:
             return True
         kind, _, given = header.partition(b" ")
@@ -108,7 +108,7 @@ class Gate:
 
 
 def too_long(length: bytes, most: int) -> bool:
-    """Whether a Content-Length announces more than allowed. One that is no number is left to the server."""
+    """Whether a Content-Length announces more than allowed. One that is not a number is left to the server."""
     return length.isdigit() and (len(length) > 18 or int(length) > most)
 
 

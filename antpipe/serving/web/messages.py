@@ -63,13 +63,13 @@ class RecommendRequest(Asked):
     only: list[str] | None = Field(None, description="item ids: nothing else is recommended")
     include_seen: bool = Field(RecommendConfig.include_seen, description="items of the history may come again")
     diversify: float = Field(
-        RecommendConfig.diversify, ge=0, le=1, allow_inf_nan=False, description="how much likeness to others counts"
+        RecommendConfig.diversify, ge=0, le=1, allow_inf_nan=False, description="penalty for resembling those above"
     )
-    explain: bool = Field(RecommendConfig.explain, description="say what each score owes most to")
+    explain: bool = Field(RecommendConfig.explain, description="say what contributes most to each score")
     unknown: Literal["error", "popularity"] = Field(
         RecommendConfig.unknown,  # type: ignore[arg-type]
-        description="what unknown users and items lead to; popularity: they are skipped, and no history gets the most "
-        "popular items",
+        description="what to do with unknown users and items; popularity: skip them, and recommend the most popular "
+        "items if there is no history",
     )
 
 
@@ -96,7 +96,7 @@ class Because(BaseModel):
 
 
 class Why(BaseModel):
-    """What a score owes most to (docs/recommend.md)."""
+    """What contributes most to a score (docs/recommend.md)."""
 
     modality: str
     modalities: list[Worth]
@@ -153,7 +153,7 @@ class RankedAnswer(BaseModel):
 
 
 class FoundAnswer(BaseModel):
-    """Items whose title holds all words of a search; those with the most interactions come first."""
+    """Items whose titles contain all words of a search; those with the most interactions come first."""
 
     items: list[Card]
 

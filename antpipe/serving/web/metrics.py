@@ -41,7 +41,7 @@ class Metrics:
         self.in_progress = 0
 
     def text(self, items: int, users: int) -> str:
-        """All figures. items, users: of the domain that is served."""
+        """All figures. items, users: their numbers in the domain that is served."""
         lines = [*_head("antpipe_requests_total", "counter", "requests by path and status")]
         lines += [
             f'antpipe_requests_total{{path="{path}",status="{status}"}} {count}'

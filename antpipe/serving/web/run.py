@@ -62,7 +62,7 @@ def current_run(store: Store, run: Path, domain: str, config: ServeConfig) -> Cu
 
 
 def bound_socket(config: ServeConfig) -> socket.socket:
-    """A socket that listens at the address and port. Raises UsageError if it cannot be had."""
+    """A socket that listens at the address and port. Raises UsageError if it is not available."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     found = socket.socket(family, socket.SOCK_STREAM)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -108,7 +108,7 @@ def run_service(current: Current, config: ServeConfig) -> None:
     listening = bound_socket(config)
     host, port = listening.getsockname()[:2]
     if token is None and not is_loopback(config.host):
-        log.warning(f"--host {config.host}: without a token (--token-file), whoever reaches this address can ask")
+        log.warning(f"--host {config.host}: without a token (--token-file), anyone who reaches it can send requests")
     shown = f"[{host}]" if ":" in host else host
     log.info(f"{current.domain}: serving {current.run} at http://{shown}:{port}/ (Ctrl-C stops it)")
     # After Ctrl-C, uvicorn answers what is in progress and then passes the signal on.

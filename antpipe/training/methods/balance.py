@@ -1,7 +1,7 @@
 """Balanced modalities, after the multi-objective learning of arXiv 2511.06686.
 
-Beside the loss of the whole item, each modality has a loss of its own: the same task with its item vectors alone. Their
-smooth maximum is added, so that the modality that learns slowest counts most. What is reported is the loss without it.
+Besides the loss of the whole item, each modality has its own loss: the same task with its item vectors alone. Their
+smooth maximum is added, so that the modality that learns slowest counts most. The reported loss does not include it.
 """
 
 import math
@@ -46,7 +46,7 @@ def balance(model: "Ant") -> Method:
         if not rho:
             return whole
         added = rho * smooth_maximum(each / first.to(each), config.balance_temperature)
-        return whole + (added - added.detach())  # it counts for its gradient; losses of all epochs are comparable
+        return whole + (added - added.detach())  # adds a gradient, not a value: losses of all epochs are comparable
 
     def figures() -> dict[str, float]:
         means = sums / positions
@@ -62,7 +62,7 @@ def balance(model: "Ant") -> Method:
 
 
 def weight_after(epochs: int, config: TrainConfig) -> float:
-    """The weight rho after so many epochs: 0 in the first one, then rising by equal steps."""
+    """The weight rho after this many epochs: 0 in the first one, then rising by equal steps."""
     return config.balance_weight * min(1.0, epochs / config.balance_epochs)
 
 

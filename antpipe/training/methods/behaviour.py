@@ -1,7 +1,7 @@
 """Behaviours of shoppers, after hesitation and negative transfer in multi-behaviour recommendation (arXiv 2511.05808).
 
 A purchase with a low rating, or one that was not verified, is a weak positive: as a target it has less weight, and as
-an item that is read its vector passes a gate that damps it. A purchase that is both has the product of the factors.
+an input its vector passes a gate that damps it. A purchase that is both gets the product of the factors.
 """
 
 from collections.abc import Sequence
@@ -61,14 +61,14 @@ def behaviour(windows: Windows, marks: Marks) -> Method:
 
 
 def with_twins(blocks: Sequence[Block], marks: Sequence[Block], n: int) -> tuple[Block, ...]:
-    """Blocks that read the twins of marked items: n items further for mark 1, 2 n for mark 2 and so on."""
+    """Blocks that read the twins of marked items: offset by n for mark 1, by 2 n for mark 2 and so on."""
     return tuple(
         replace(block, inputs=block.inputs + n * mark.inputs) for block, mark in zip(blocks, marks, strict=True)
     )
 
 
 def bonus_of_rows(bonus: Bonus, rows: "torch.Tensor", count: int) -> Bonus:
-    """What is added to the cosines of some of `count` positions, by their numbers (ascending)."""
+    """The bonus of some of `count` positions. rows: their indices, ascending."""
     import torch
 
     place = torch.full((count,), -1, device=rows.device)

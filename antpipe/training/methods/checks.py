@@ -1,4 +1,4 @@
-"""What a method does not go with, found before training; no model is loaded."""
+"""What a method cannot be combined with, checked before training; no model is loaded."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ def check_method(training: TrainConfig, model: ModelConfig, described: Checkpoin
     if described.stage in UNCHANGED:
         raise UsageError(f"--method {method}: is for stages on a target that train, not for {described.stage}", WITHOUT)
     if world_of().size > 1:
-        raise UsageError(f"--method {method}: takes the steps of one process", SameCommand(without=("torchrun",)))
+        raise UsageError(f"--method {method}: runs in one process", SameCommand(without=("torchrun",)))
     if method == BALANCE and len(described.modalities) < 2:
         read = " and ".join(described.modalities) or "item ids"
         raise UsageError(

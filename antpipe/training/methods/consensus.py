@@ -1,7 +1,7 @@
 """Negatives of several sources and consensus distillation, after MDCNS (arXiv 2605.19651).
 
-A peer of another seed is trained along, from nothing. Self and peer score the same candidates; the mean of their scores
-is the teacher. Everything said of self holds for the peer, with the two exchanged. Only self is used afterwards.
+A peer with another seed is trained alongside, from scratch. Self and peer score the same candidates; the mean of their
+scores is the teacher. Everything said of self holds for the peer, with the roles swapped. Only self is used afterwards.
 """
 
 from dataclasses import replace
@@ -63,7 +63,7 @@ def consensus(model: "Ant", pool: Ints, config: TrainConfig, device: "torch.devi
 
 
 def peer_of(model: "Ant", config: TrainConfig) -> "Ant":
-    """A model like this one with other first values, perhaps with other layers."""
+    """A model like this one with other initial values, perhaps with another number of layers."""
     import torch
 
     from antpipe.core.model import Ant
@@ -78,7 +78,7 @@ def peer_of(model: "Ant", config: TrainConfig) -> "Ant":
 
 
 def windows_read(blocks: "tuple[Block, ...]") -> Ints:
-    """(P, L): the items of each position's window, the later ones too, as indices into the batch's items."""
+    """(P, L): the items of each position's window, later ones included, as indices into the batch's items."""
     longest = max(block.inputs.shape[1] for block in blocks)
     rows = []
     for block in blocks:
@@ -90,7 +90,7 @@ def windows_read(blocks: "tuple[Block, ...]") -> Ints:
 def draw(pool: "torch.Tensor", seen: "torch.Tensor", count: int) -> "torch.Tensor":
     """(P, count) items drawn uniformly and independently from the pool (m,) without each row's items seen (P, L).
 
-    pool: sorted; it has all that was seen. A number u among those left stands for the u-th item that was not seen.
+    pool: sorted, seen items included. A number u drawn below the number of unseen items stands for the u-th of them.
     """
     import torch
 
@@ -108,7 +108,7 @@ def draw(pool: "torch.Tensor", seen: "torch.Tensor", count: int) -> "torch.Tenso
 
 
 def scores_of(model: "Ant", made: Pass, chosen: "torch.Tensor") -> "torch.Tensor":
-    """(P, N): the scores of each position's chosen items (P, N), in float32, with everything that is added to them."""
+    """(P, N): the scores of each position's chosen items (P, N), in float32, bonus included."""
     import torch
     import torch.nn.functional as F
 
@@ -133,9 +133,9 @@ def pairs_at(bonus: Bonus, chosen: "torch.Tensor", n: int) -> "torch.Tensor":
 
 
 def choose(own: "torch.Tensor", other: "torch.Tensor", top: int) -> "torch.Tensor":
-    """(3, P): for self, peer and teacher, one of the `top` candidates that its score plus the divergence ranks first.
+    """(3, P): for self, peer and teacher, a random one of the `top` candidates by its score plus the divergence.
 
-    own, other: (P, 1 + N) scores of the target and the candidates. Chosen are columns of these.
+    own, other: (P, 1 + N) scores of the target and the candidates. Returns columns of these.
     """
     import torch
 

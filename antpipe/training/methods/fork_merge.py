@@ -1,7 +1,7 @@
 """`train --stage fork-merge`: a target trained with auxiliary domains, in branches that are merged by validation.
 
 ForkMerge (Jiang and others, NeurIPS 2023, https://arxiv.org/abs/2301.12618). Each branch is a run in RUN/branches that
-pauses where branches are merged; RUN/state.safetensors has the merged weights, so a kill loses no finished round.
+pauses where branches are merged; RUN/state.safetensors holds the merged weights, so a kill loses no finished round.
 """
 
 import shutil
@@ -77,7 +77,7 @@ OTHER = "other auxiliaries, other settings of fork-merge, or the weights it star
 
 @dataclass
 class Merging:
-    """A run under way. branches: the auxiliaries of each branch, by its name; known once they are ranked."""
+    """A run in progress. branches: the auxiliaries of each branch, by its name; known once they are ranked."""
 
     plan: ForkMergePlan
     folder: RunFolder
@@ -85,7 +85,7 @@ class Merging:
     asked_to_stop: Callable[[], bool]
     progress: Progress
     branches: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    learned: "dict[str, torch.Tensor]" = field(default_factory=dict)  # by the re-ranker, before any branch is trained
+    learned: "dict[str, torch.Tensor]" = field(default_factory=dict)  # by the re-ranker, before branches
 
     def home(self, name: str) -> RunFolder:
         return RunFolder(self.folder.path / "branches" / name)
@@ -125,7 +125,7 @@ class Merging:
             )
 
     def state_of(self, name: str) -> Training:
-        """The state of a branch; its weights are not those of any other."""
+        """The state of a branch, in a model of its own."""
         keep, model = self.keeping(name), build_model(self.plan).to(self.device)
         static = not self.branches.get(name) and replays(self.device, ALONE, self.plan.request.training)
         optimiser = adam(trained_by(model), self.plan.request.training.lr, self.device, recorded=static)
@@ -134,7 +134,7 @@ class Merging:
         return state
 
     def hand_out(self, merged: "Mapping[str, torch.Tensor]", mark: int) -> None:
-        """Give merged weights to the branches that have not trained beyond them. Their optimisers stay as they are."""
+        """Give merged weights to the branches that have not trained beyond them. Their optimisers are unchanged."""
         for name in self.branches:
             at = position_of(self.home(name))
             if len(at.rows) == mark and not at.step:
@@ -144,7 +144,7 @@ class Merging:
 
 
 def without_last_epoch(bar: Update) -> Update:
-    """Shows the epochs of a branch without the one that it never trains."""
+    """Progress of a branch that does not count the last epoch, which it never trains."""
 
     def update(done: float, total: int, note: str = "") -> None:
         bar(min(done, total - 1), total - 1, note)
@@ -186,7 +186,7 @@ def run_fork_merge(
             with naming_what_to_lower(folder, training, partial(plan.request.command, out)):
                 run_rounds(run, keep)
         except KeyboardInterrupt:
-            kept = f"{position_of(folder)} kept, and those of branches" if folder.is_unfinished() else "nothing is kept"
+            kept = f"{position_of(folder)} kept, as are the branches" if folder.is_unfinished() else "nothing is kept"
             raise Interrupted(f"{out}: interrupted; {kept}", plan.request.command(out, "--resume")) from None
         except DivergedError as error:
             smaller = f"{training.lr / 10:g}"
@@ -195,7 +195,7 @@ def run_fork_merge(
 
 
 def there_of(plan: ForkMergePlan, out: Path, *, resume: bool) -> str:
-    """As what_is_there, whose differences do not cover auxiliaries."""
+    """Like what_is_there, which does not know about auxiliaries, but with an error that names them."""
     try:
         return what_is_there(plan, out, resume=resume)
     except UsageError as error:
@@ -269,9 +269,9 @@ def branches_of(ranked: Sequence[str], sizes: Sequence[int]) -> dict[str, tuple[
 
 
 def merge(run: Merging, state: Training, judge: Judge, mark: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Give the model the merged weights of the branches; the rows of the round's epochs, and the validation.
+    """Give the model the merged weights of the branches; return the rows of the round's epochs, and the validation.
 
-    The weights of a branch are its best up to now.
+    The weights of a branch are its best so far.
     """
     states = {name: run.state_of(name) for name in run.branches}
     found = {name: one.at for name, one in states.items()}
@@ -315,7 +315,7 @@ def totals(run: Merging, at: Position) -> None:
 
 
 def report(run: Merging, at: Position, ranking: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """What is kept in RUN/fork-merge.json, once branches are gone."""
+    """The content of RUN/fork-merge.json, which remains once branches are deleted."""
     target = run.plan.request.domains[0]
     rounds = [row for row in at.rows if f"{TARGET}_weight" in row]
     return {

@@ -1,4 +1,4 @@
-"""What is asked of a run of stage fork-merge: a target, its auxiliaries, and when branches are merged."""
+"""The request for a run of stage fork-merge: a target, its auxiliaries, and when branches are merged."""
 
 import os
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ class ForkMergeRequest(RunRequest):
         return super().command(out, *own, *more, processes=processes)
 
     def sizes(self) -> tuple[int, ...]:
-        """How many auxiliaries each branch has, beside the branch on the target alone."""
+        """The number of auxiliaries of each branch, except the branch on the target alone."""
         return tuple(sorted({min(size, len(self.auxiliaries)) for size in self.config.branches}))
 
     def _check(self) -> None:
@@ -92,13 +92,13 @@ class ForkMergePlan(Plan):
     others: Mapping[str, TrainingData]
 
     def training(self) -> TrainConfig:
-        """The settings of a branch. With one epoch more it never ends by itself, but pauses for the last merge."""
+        """The settings of a branch. With one extra epoch it never finishes by itself, but pauses for the last merge."""
         training = self.request.training
         every = min(training.eval_every, training.epochs)
         return replace(training, epochs=training.epochs + 1, eval_every=every, patience=0)
 
     def marks(self) -> list[int]:
-        """The epochs after which branches are merged; each is one that is validated."""
+        """The epochs after which branches are merged; all of them are validated."""
         every, epochs = self.training().eval_every, self.request.training.epochs
         step, last = rounded_up(self.request.config.epoch_step, every), epochs // every * every
         return [*range(step, last, step), last]
@@ -111,7 +111,7 @@ class ForkMergePlan(Plan):
 
 
 def rounded_up(epochs: int, every: int) -> int:
-    """The least multiple of `every` that is not below this number of epochs."""
+    """The smallest multiple of `every` that is at least this number of epochs."""
     return -(-epochs // every) * every
 
 
@@ -157,7 +157,7 @@ def auxiliary_data(name: str, plan: Plan) -> TrainingData:
 
 
 def artefacts_of(name: str, data: TrainingData, plan: Plan) -> dict[str, str]:
-    """The fingerprints of what is read of an auxiliary."""
+    """The fingerprints of what is read from an auxiliary, by artefact."""
     domain, white = plan.request.store.domain(name), plan.described.whitened()
     read = [artefact_of(modality, white) for modality in data.catalogue.widths]
     return {artefact: domain.entry(artefact)["fingerprint"] for artefact in (*read, "sequences")}

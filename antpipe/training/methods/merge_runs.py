@@ -1,4 +1,4 @@
-"""`train --stage merge`: two runs of one target that began with the same values, merged group by group."""
+"""`train --stage merge`: two runs of one target that started from the same values, merged group by group."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,14 +34,14 @@ from antpipe.training.worth import SELECTION, VALID
 
 @dataclass(frozen=True)
 class MergeRequest(RunRequest):
-    """The merge of two runs of a target. runs: their folders. Of `training`, only the device counts."""
+    """The merge of two runs of a target. runs: their folders. Only the device of `training` is used."""
 
     runs: tuple[Path, ...] = ()
     merge_steps: int = ForkMergeConfig.merge_steps
 
     def plan(self, start: Checkpoint | None = None) -> Plan:  # noqa: ARG002 -- both runs are there
-        """Check that the runs can be merged. Raises UsageError if they are not two runs of this target that began with
-        the same values, and what `open_run` raises."""
+        """Check that the runs can be merged. Raises UsageError if they are not two runs of this target that started
+        from the same values, and what `open_run` raises."""
         if len(self.runs) != 2 or self.runs[0].resolve() == self.runs[1].resolve():
             raise UsageError(f"--stage {MERGE} merges two runs: name both, --from RELEARN,SCRATCH")
         if world_of().size > 1:
@@ -83,25 +83,25 @@ class MergeRequest(RunRequest):
 
 
 def check_alike(runs: Sequence[Path], both: Sequence[Checkpoint], domains: Sequence[str]) -> None:
-    """Refuse runs of another target, refits, and runs that began with different values, naming what differs."""
+    """Refuse runs of another target, refits, and runs that started from different values, naming what differs."""
     for run, one in zip(runs, both, strict=True):
         if list(one.domains) != list(domains):
             seen = ", ".join(one.domains) or "another catalogue"
             raise UsageError(f"{run} was trained on {seen}, not on {', '.join(domains)}: only runs of one target merge")
         if one.refit:
-            raise UsageError(f"{run} was trained on the validation targets, by which {MERGE} chooses")
+            raise UsageError(f"{run} was trained on the validation targets, which {MERGE} needs to choose weights")
     first, second = (began_with(one) for one in both)
     differ = {name: (first[name], second[name]) for name in first if first[name] != second[name]}
     if differ:
         what = [f"{name} {one} and {other}" if name.startswith("--") else name for name, (one, other) in differ.items()]
         raise UsageError(
-            f"{runs[0]} and {runs[1]} did not begin with the same values, so their average means nothing: "
+            f"{runs[0]} and {runs[1]} did not start from the same values, so their average is meaningless: "
             + "; ".join(what)
         )
 
 
 def began_with(run: Checkpoint) -> dict[str, Any]:
-    """Everything that decides the first values of a run, except what it took from another one."""
+    """Everything that decides the initial values of a run, except what it took from another one."""
     model = run.model_config()
     settings = {f"--{flag_name(key)}": value for key, value in to_json(model).items()}
     data = {"modalities": run.modalities, "features or sequences": run.domains}

@@ -14,7 +14,7 @@ Figures = Mapping[str, float]  # of a validation
 
 
 def score(figures: Figures) -> tuple[float, float]:
-    """What averaged weights are compared by. They were not trained, so they have no training loss to break ties."""
+    """The key by which averaged weights are compared. They were not trained, so no training loss can break ties."""
     return figures[SELECTION], figures[TIE_BREAK]
 
 

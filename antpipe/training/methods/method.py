@@ -26,9 +26,9 @@ Loss = Callable[
 class Method:
     """What a method does in training.
 
-    loss: of a step, in place of that of its stage. parameters: those that are trained beside the model's. tensors:
-    everything that it changes, these parameters included; a training state keeps them, and --resume puts them back in
-    place. figures: those of the epoch that ended, for its row; the next epoch begins then.
+    loss: that of a step, instead of its stage's. parameters: those that are trained besides the model's. tensors:
+    everything that it changes, these parameters included; a training state keeps them, and --resume restores them in
+    place. figures: called at the end of an epoch, returns its figures and starts the next one.
     """
 
     loss: Loss | None = None
@@ -37,13 +37,13 @@ class Method:
     figures: Callable[[], dict[str, float]] = dict
 
 
-PLAIN = Method()  # none at all
+PLAIN = Method()  # no method
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What a model makes of a step: vectors of its items (n, D), what it expects at each position (P, D), and what is
-    added to some cosines."""
+    """What a model computes in a step: vectors of its items (n, D), what it expects at each position (P, D), and what
+    is added to some cosines."""
 
     items: "torch.Tensor"
     hidden: "torch.Tensor"

@@ -16,12 +16,12 @@ from antpipe.training.replay import Setup
 if TYPE_CHECKING:
     from antpipe.core.model import Ant
 
-DRAW = 17  # of the random numbers that choose the domain of each step
+DRAW = 17  # seeds, with others, the random numbers that choose the domain of each step
 
 
 def shares_of(auxiliaries: Sequence[str]) -> list[float]:
-    """The probability that a step of a branch belongs to the target, and to each of its auxiliaries: 1 and 1/k, before
-    they are divided by their sum."""
+    """The probabilities that a step of a branch is on the target, and on each of its k auxiliaries: 1 and 1/k, divided
+    by their sum."""
     weights = [1.0, *(1 / len(auxiliaries) for _ in auxiliaries)]
     return [weight / sum(weights) for weight in weights]
 
@@ -29,8 +29,8 @@ def shares_of(auxiliaries: Sequence[str]) -> list[float]:
 class MixedSteps:
     """Takes the steps of a branch, each on one domain with its own catalogue and softmax, drawn by `shares_of`.
 
-    An epoch has as many steps as one on the target alone. In each epoch, every domain goes over its positions in a new
-    order, as often as its steps take.
+    An epoch has as many steps as one on the target alone. In each epoch, every domain passes over its positions in a
+    new order, as often as its steps need.
     """
 
     late, features = 0, None
@@ -66,7 +66,7 @@ class MixedSteps:
         return islice(chain.from_iterable(passes), skipped, None)
 
     def take(self, batch: Batch, check: Callable[[float], None]) -> Callable[[], float]:
-        """Do a step on the domain of the batch that `batches` gave last."""
+        """Do a step on the domain of the batch that `batches` yielded last."""
         return self.current.take(batch, check)
 
     def features_mb(self) -> float:
@@ -74,7 +74,7 @@ class MixedSteps:
 
 
 def auxiliary(setup: Setup, data: TrainingData) -> Setup:
-    """What steps on an auxiliary are taken with: the target's model without its ids, and its optimiser."""
+    """The setup of steps on an auxiliary: the target's model without its ids, and its optimiser."""
     windows = windows_to_train(data, setup.config, in_batch=False)
     model, catalogue = without_ids(setup.model), data.catalogue
     new, drawn = no_negatives(data, setup.config), candidates_of(data, False, setup.config)
@@ -82,7 +82,7 @@ def auxiliary(setup: Setup, data: TrainingData) -> Setup:
 
 
 def without_ids(model: "Ant") -> "Ant":
-    """The same model, sharing all parameters, but that it knows no ids."""
+    """The same model without its ids; all other parameters are shared."""
     shared = copy.copy(model)
     shared._modules = {**model._modules, "ids": None}
     return shared

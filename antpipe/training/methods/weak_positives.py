@@ -25,7 +25,7 @@ Truths = NDArray[np.bool_]
 
 
 def factors(low_rated: float, unverified: float) -> NDArray[np.float64]:
-    """(4,) the factor of each mark: of 0, LOW_RATED, UNVERIFIED, and of both together."""
+    """(4,) the factor of each mark: 0, LOW_RATED, UNVERIFIED, and both together."""
     return np.array([1.0, low_rated, unverified, low_rated * unverified])
 
 
@@ -38,7 +38,7 @@ def weak_positives(store: Store, domains: Sequence[str], sequences: Sequence[Seq
     """The marks of the items of the sequences, one domain after the other.
 
     LOW_RATED: not above the middle of the lowest and highest rating of the domain's training part. UNVERIFIED: known
-    not to be a verified purchase. What a domain does not say of an interaction is no mark.
+    not to be a verified purchase. An interaction about which a domain says neither has no mark.
     Raises DataError for a domain in whose training part neither ratings nor verified purchases differ, or whose
     sequences lack some interactions.
     """
@@ -66,7 +66,7 @@ def _marks(store: Store, name: str, sequences: Sequences) -> Marks:
 
 
 def _low_rated(column: "pa.ChunkedArray", training: Truths) -> tuple[Truths, str]:
-    """Which interactions are low-rated; if none can be, why the domain does not say it."""
+    """Which interactions are low-rated; if the domain cannot tell, why not."""
     import pyarrow.compute as pc
 
     ratings = np.from_dlpack(pc.fill_null(column, math.nan).combine_chunks())
@@ -77,7 +77,7 @@ def _low_rated(column: "pa.ChunkedArray", training: Truths) -> tuple[Truths, str
 
 
 def _unverified(column: "pa.ChunkedArray | None", training: Truths) -> tuple[Truths, str]:
-    """Which interactions are known not to be verified purchases; likewise."""
+    """Which interactions are known not to be verified purchases; if the domain cannot tell, why not."""
     import pyarrow.compute as pc
 
     if column is None:

@@ -65,8 +65,8 @@ def test_an_address_for_other_machines_without_a_token_is_warned_of(
     monkeypatch.setattr(service, "make_server", lambda *_: Stopped())
     open_to_all = serve(shop, "--host", "0.0.0.0", "--port", "0")
     assert open_to_all.code == 0
-    assert "without a token (--token-file), whoever reaches this address can ask" in open_to_all.err
+    assert "without a token (--token-file), anyone who reaches it can send requests" in open_to_all.err
     assert open_to_all.err.splitlines()[-1] == "antpipe: stopped"
     monkeypatch.setenv("ANTPIPE_TOKEN", "a-token-of-the-shop")
-    assert "whoever reaches" not in serve(shop, "--host", "0.0.0.0", "--port", "0").err
-    assert "whoever reaches" not in serve(shop, "--port", "0").err
+    assert "anyone who reaches" not in serve(shop, "--host", "0.0.0.0", "--port", "0").err
+    assert "anyone who reaches" not in serve(shop, "--port", "0").err

@@ -58,7 +58,7 @@ def test_the_merge_is_a_run_that_is_not_below_either_on_validation(store: Store,
 
 def test_runs_that_began_with_other_values_are_refused_by_name(store: Store) -> None:
     scratch(store, "seeded", config=replace(ONE, seed=3))
-    with pytest.raises(UsageError, match=r"relearn and .*seeded did not begin .*: --seed 0 and 3"):
+    with pytest.raises(UsageError, match=r"relearn and .*seeded did not start .*: --seed 0 and 3"):
         asked(store, "relearn", "seeded").plan()
     scratch(store, "wide", replace(MODEL, width=32))
     with pytest.raises(UsageError, match="--width 16 and 32"):

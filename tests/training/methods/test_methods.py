@@ -89,7 +89,7 @@ def test_fewer_candidates_are_proposed_for_a_small_shop(store: Store) -> None:
     ("wish", "why"),
     [
         ({"method": "distil", "reference": True}, "--method distil: --reference"),
-        ({"method": "consensus", "peer_top": 5, "peer_candidates": 4}, "--peer-top 5: there are --peer-candidates 4"),
+        ({"method": "consensus", "peer_top": 5, "peer_candidates": 4}, "--peer-top 5: at most --peer-candidates 4"),
     ],
 )
 def test_contradictory_settings_are_refused(wish: dict[str, Any], why: str) -> None:
