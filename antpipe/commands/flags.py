@@ -123,7 +123,7 @@ def plain(text: str) -> str:
 
 
 def flag(name: str, about: str, panel: str | None = None) -> Any:
-    """A flag of a command that is no setting."""
+    """A flag of a command that is not a setting."""
     return typer.Option(name, help=plain(about), rich_help_panel=panel, show_default=False)
 
 
@@ -145,7 +145,7 @@ class Call:
     settings: dict[str, Any]
 
     def show(self, value: Any, text: str) -> None:
-        """Print the result on stdout, as text or as JSON. Of several processes, the first one does."""
+        """Print the result on stdout, as text or as JSON. If there are several processes, only the first prints."""
         if world_of().rank:
             return
         if self.json:
@@ -205,7 +205,7 @@ def command(
             try:
                 with quieter() if quiet else nullcontext():
                     function(Call(Store(store) if store else default_store(), as_json, settings), **own)
-            except Interrupted as interrupted:  # Typer ends the program with the right code, but without a word
+            except Interrupted as interrupted:  # Typer ends the program with the right code, but prints nothing
                 log.error(interrupted.message)
                 if interrupted.next_command:
                     log.error(f"next: {interrupted.next_command}")

@@ -1,4 +1,4 @@
-"""Commands that use runs."""
+"""Commands that use trained runs."""
 
 from dataclasses import fields
 from pathlib import Path

@@ -10,7 +10,7 @@ from antpipe.report.parts import compared_arms
 from antpipe.report.theme import SHAPES, Spec, Theme, frame
 from antpipe.training.folder import RunFolder
 
-LOSS, PREFIX = "loss", "loss_"  # of the whole item in RUN/metrics.jsonl, and before the name of a modality
+LOSS, PREFIX = "loss", "loss_"  # names in RUN/metrics.jsonl: of the whole item, and the prefix for a modality
 WHOLE = "whole item"
 MOST_SAID = 20
 

@@ -407,7 +407,7 @@ def test_a_closed_port_is_retried_and_then_refused(tmp_path: Path) -> None:
 
 def test_a_file_larger_than_the_disk_is_refused_before_it_comes(mirror: Mirror, target: Path) -> None:
     mirror.script = [lambda handler: handler.answer(200, GOOD, announced=10**17, ETag='"one"')]
-    refuse(mirror, target, "100,000,000,000,000,000 bytes are to come")
+    refuse(mirror, target, "100,000,000,000,000,000 bytes are needed")
     assert files(target) == []
 
 
