@@ -2,7 +2,7 @@
 
 The plain way loops over files: PIL, the model's own transform, and `encode_image` in fp32, one picture at a time as in
 the README of open_clip, or in batches. Ours is what the stage calls per shard: decoding ahead of the model, scaled or
-exact, in threads or processes, and bf16. All ways take turns in one process, so that other load affects all of them;
+exact, in threads or processes, and bf16. All ways take turns in one process, so that other load affects them equally;
 the best round counts. Wall and CPU time (subprocesses included) are per picture.
 
 open_clip's package comes without weights, so they are random here, which takes the same time. `--image-encoder` takes

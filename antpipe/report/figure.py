@@ -11,7 +11,7 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Figure:
-    """draw: its specification in a theme. alt: what it shows, for who does not see it. caption: how to read it."""
+    """draw: its specification in a theme. alt: what it shows, for people who cannot see it. caption: how to read it."""
 
     draw: Callable[[Theme], Spec]
     alt: str

@@ -30,9 +30,9 @@ COMPARED = ("control", "protocol", "metric", "alpha", "margin", "targets")  # wh
 class Judged:
     """What was found on one target.
 
-    label: the target, and its comparison or run if several have the name. facts: as in comparison.json: `users`,
+    label: the target, with its comparison (or `runs`) if several have the name. facts: as in comparison.json: `users`,
     `items`, `positions`, `arms`, `notes`. rules: `control`, `protocol`, `metric`, `alpha`, `margin`. folders: each
-    arm's run folders that exist here. finished: whether a comparison is complete, with differences and verdicts.
+    arm's run folders that exist here. finished: whether it is from a finished comparison, with verdicts.
     """
 
     target: str

@@ -10,7 +10,7 @@ from typing import Any
 
 Spec = dict[str, Any]
 
-FONT = "Arial, Helvetica, Liberation Sans, sans-serif"  # fonts of equal widths; labels are measured in the first
+FONT = "Arial, Helvetica, Liberation Sans, sans-serif"  # letters have equal widths: labels measured in one fit
 NARROW = 480  # pixels; below, labels and legends get less room
 LONGEST_LABEL, LONGEST_NARROW = 190, 110  # pixels of a name beside its bar
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")

@@ -48,7 +48,7 @@ class Suggested:
 
 @dataclass(frozen=True)
 class Example:
-    """A user. history: the latest items, oldest first; `earlier` ones are not shown. bought: what came next."""
+    """A user. history: the latest items, oldest first; `earlier` more are not shown. bought: what came next."""
 
     user: str
     history: Sequence[Card]

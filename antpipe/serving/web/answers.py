@@ -1,4 +1,4 @@
-"""What a request asks of a held run, checked, and the answer as plain data."""
+"""Requests to a held run, checked, and their answers as plain data."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ NEXT_UNKNOWN = 'ask with one that is known, or with "unknown": "popularity"'
 
 
 class RefusedError(Exception):
-    """A request that is not answered. status: of HTTP. what is wrong, and what to do next."""
+    """A request that is refused. status: the HTTP status. what: the problem; next_step: what to do."""
 
     def __init__(self, status: int, what: str, next_step: str) -> None:
         super().__init__(what)
@@ -37,7 +37,7 @@ class RefusedError(Exception):
 
 
 def refused_by(error: AntpipeError, next_step: str) -> RefusedError:
-    """What the functions of a run refuse, in the words of a request: flags are its fields."""
+    """An error of a run's functions in the terms of a request: field names instead of flags."""
     return RefusedError(422, error.message.removeprefix("--"), next_step)
 
 
@@ -47,7 +47,7 @@ def require_k(k: int, most: int) -> None:
 
 
 def question(held: HeldRun, offers: Offers | None, asked: RecommendRequest) -> Question:
-    """What to search for, with as many more items as `exclude` may take away (see left_out_later).
+    """What to search for, with as many extra items as `exclude` may remove (see left_out_later).
 
     Evaluates filters and describes new items, so it takes milliseconds or more if there are some. Raises RefusedError.
     """
@@ -81,8 +81,8 @@ def with_new_items(held: HeldRun, asked: RecommendRequest) -> HeldRun:
 
 
 def left_out_later(held: HeldRun, asked: RecommendRequest) -> bool:
-    """Whether excluded items are left out after the search: few of them need no vectors of their own. A run that scores
-    its best items again compares them with each other, so these must be without them."""
+    """Whether excluded items are left out after the search, as a few of them can be, without a filtered index. A run
+    with a re-ranker compares its best items with each other, so the excluded ones must be left out before."""
     return len(asked.exclude) <= FEW and not asked.diversify and held.rerank is None
 
 
@@ -180,7 +180,7 @@ def search(held: HeldRun, words: str) -> dict[str, Any]:
 
 
 def described(held: HeldRun, item: str) -> dict[str, Any]:
-    """Everything the catalogue says of an item, and how many interactions it has. Raises RefusedError."""
+    """Everything the catalogue says about an item, and how many interactions it has. Raises RefusedError."""
     if item not in held.row_of:
         raise RefusedError(404, f"no item {item!r}", "GET /items?search=… finds items by their titles")
     row = held.row_of[item]
@@ -198,11 +198,11 @@ def picture(held: HeldRun, item: str) -> tuple[bytes, str]:
     row = held.row_of.get(item)
     name = None if row is None else held.picture_files[row]
     if name is None:
-        raise RefusedError(404, f"no picture of an item {item!r}", "GET /items/ID tells what there is")
+        raise RefusedError(404, f"no picture of an item {item!r}", "GET /items/ID shows what there is")
     try:
         content = (held.domain.path / name).read_bytes()
     except OSError:
-        raise RefusedError(404, f"the picture of {item!r} is not there any more", "ask again later") from None
+        raise RefusedError(404, f"the picture of {item!r} no longer exists", "ask again later") from None
     kind = next((kind for begin, kind in PICTURES if re.match(begin, content, re.DOTALL)), None)
     if kind is None:
         raise RefusedError(404, f"the picture of {item!r} has a format that browsers do not show", "use PNG or JPEG")

@@ -59,7 +59,7 @@ class Json(Response):
 
 
 class Service:
-    """What the routes share. batcher: while the application runs. slow: a thread for what would delay batches."""
+    """What the routes share. batcher: set while the application runs. slow: a thread for what would delay batches."""
 
     batcher: Batcher[Question, Best]
 
@@ -103,7 +103,7 @@ class Service:
 
 
 def make_app(current: Current, limits: ServeConfig, token: str | None = None, *, local_only: bool = False) -> Gate:
-    """The application. token: what requests must bring; None: nothing. local_only: see Gate."""
+    """The application. token: what requests must carry; None: nothing. local_only: see Gate."""
     service = Service(current, limits)
     app = FastAPI(
         title="antpipe",
@@ -142,7 +142,7 @@ def add_asking(app: FastAPI, service: Service) -> None:
 
     @app.get("/items/{item_id:path}", responses={200: {"model": Details}, **REFUSALS})
     async def item(item_id: str) -> Json:
-        """What the catalogue says of an item."""
+        """What the catalogue says about an item."""
         return Json(answers.described(service.current.loaded.held, item_id))
 
     @app.get("/pictures/{item_id:path}", responses={200: {"content": {"image/*": {}}}, **REFUSALS})
@@ -158,12 +158,12 @@ def add_watching(app: FastAPI, service: Service) -> None:
 
     @app.get("/health")
     async def health() -> Json:
-        """The service runs."""
+        """The service is running."""
         return Json({"status": "ok"})
 
     @app.get("/ready")
     async def ready(request: Request) -> Json:
-        """A run is loaded. `reload_failed`: why a newer one could not be loaded (told only with the token)."""
+        """A run is loaded. `reload_failed`: why a newer one could not be loaded (shown only with the token)."""
         current = service.current
         found: dict[str, Any] = {"ready": True, "reload": "failed" if current.failure else "ok"}
         if request.scope["antpipe_authorised"]:

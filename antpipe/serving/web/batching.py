@@ -24,7 +24,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Question:
-    """What the best items are wanted for. held: the run that answers, even if another one is loaded meanwhile."""
+    """One search for the best items. held: the run that answers, even if another one is loaded meanwhile."""
 
     held: HeldRun
     history: History
@@ -41,7 +41,7 @@ class Best:
 
 
 def answer_together(questions: Sequence[Question]) -> list[Best | Exception]:
-    """One answer per question, in order; what could not be answered has its error.
+    """One answer per question, in order; a question that could not be answered gets its error.
 
     Questions of the same run, offer and way to choose share one search, which finds as many as the largest k asks for.
     Diversified lists depend on k, so they share one only for the same k.
@@ -69,11 +69,11 @@ def answer_together(questions: Sequence[Question]) -> list[Best | Exception]:
 
 
 class Batcher(Generic[Asked, Answer]):
-    """Collects what is asked at the same time and lets one thread answer it together.
+    """Collects concurrent questions and lets one thread answer them together.
 
     work: gets at most `most` questions, returns an answer or error for each. wait: seconds to wait for more after the
-    first question; while one batch is worked on, the next one fills without waiting. counted: is told the size of each
-    batch.
+    first question; while one batch is worked on, the next one fills without waiting. counted: called with the size of
+    each batch.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Batcher(Generic[Asked, Answer]):
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.wait):
                     await self.full.wait()
-            # Whoever gave up, by a timeout or a closed connection, is no longer waiting.
+            # Questions given up, by a timeout or a closed connection, need no answer.
             taken = [self.waiting.popleft() for _ in range(min(self.most, len(self.waiting)))]
             batch = [(question, future) for question, future in taken if not future.done()]
             if not self.waiting:

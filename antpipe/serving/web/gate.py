@@ -1,4 +1,4 @@
-"""What stands before all routes: the token, and bounds on size, number and time of requests."""
+"""The checks before all routes: the token, and limits on size, number and time of requests."""
 
 import asyncio
 import hmac
@@ -21,7 +21,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 OPEN = ("/", "/health", "/ready")  # paths that need no token; /ready says more with one
 UNBOUNDED = ("/health", "/ready", "/metrics")  # answered however many requests are in progress
 LOCAL = re.compile(rb"(?i)(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?")  # the header Host
-OTHER = "other"  # stands in figures for paths that are no route
+OTHER = "other"  # label in the metrics for paths that are not a route
 
 
 class TooLargeError(Exception):
@@ -36,8 +36,8 @@ class ClosedError(Exception):
 class Gate:
     """An ASGI application around another one.
 
-    token: None if none is needed. local_only: answer only requests that are addressed to this machine by a name of
-    loopback, so that no web page can ask under a name of its own (DNS rebinding).
+    token: None if none is needed. local_only: answer only requests whose Host header is a loopback name, so that no web
+    page can send requests through a host name of its own (DNS rebinding).
     """
 
     app: App
@@ -78,7 +78,7 @@ class Gate:
             await self._answer(scope, receive, sent)
 
     async def _answer(self, scope: Scope, receive: Receive, sent: "Sent") -> None:
-        """Read the whole request, so that nothing behind the gate waits for one, and let the application answer it."""
+        """Read the whole request, so that nothing behind the gate waits for it, and let the application answer."""
         complete = False
         try:
             async with asyncio.timeout(self.limits.timeout):
@@ -99,7 +99,7 @@ class Gate:
             await sent.refuse(500, "unexpected error", "see the log of the service")
 
     def _may(self, header: bytes) -> bool:
-        """Whether a header brings the token. The time it takes does not tell how much of it was right."""
+        """Whether a header carries the token, compared in constant time."""
         if self.token is None:
             return True
         kind, _, given = header.partition(b" ")
@@ -108,7 +108,7 @@ class Gate:
 
 
 def too_long(length: bytes, most: int) -> bool:
-    """Whether a Content-Length announces more than allowed. One that is no number is left to the server."""
+    """Whether a Content-Length announces more than allowed. One that is not a number is left to the server."""
     return length.isdigit() and (len(length) > 18 or int(length) > most)
 
 
@@ -128,7 +128,7 @@ async def whole_body(receive: Receive, most: int) -> bytes:
 
 
 def after(body: bytes, receive: Receive) -> Receive:
-    """Receives a body that was read already, then what follows it."""
+    """An ASGI `receive` that gives a body that was already read, then what follows it."""
     whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def next_message() -> Message:

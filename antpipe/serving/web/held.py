@@ -1,6 +1,6 @@
-"""A run opened for a service: everything that requests ask for is in memory, and histories pass the encoder together.
+"""A run opened for a service: everything that requests ask for is in memory, and histories are encoded together.
 
-What is on disk may be replaced while it serves; nothing of the replacement mixes into its answers.
+Files on disk may be replaced while it serves; nothing of the replacement mixes into its answers.
 """
 
 from collections import OrderedDict
@@ -40,7 +40,7 @@ CENTS = 4  # digits of a price: a float32 has about seven
 
 
 class HeldRun(OpenRun):
-    """An opened run that does not read the disk any more. Made by `hold`."""
+    """An opened run that no longer reads from disk. Made by `hold`."""
 
     def describing(self, columns: "list[str] | tuple[str, ...]") -> pl.DataFrame:  # type: ignore[override]
         return self.table.select(columns)
@@ -51,7 +51,7 @@ class HeldRun(OpenRun):
 
     @cached_property
     def table(self) -> pl.DataFrame:
-        """What the catalogue says of each item that the run knows, in order; of new items, what they came with."""
+        """What the catalogue says about each item that the run knows, in order; for new items, what they came with."""
         found = super().describing([name for name in self.columns if name not in NOT_HELD])
         return found.head(len(self.item_ids))
 
@@ -67,7 +67,7 @@ class HeldRun(OpenRun):
 
     @cached_property
     def describers(self) -> dict[str, Describer]:
-        """What makes the features of new items; made when the first come. Raises DataError as `describers_for`."""
+        """What makes the features of new items; created at the first use. Raises DataError as `describers_for`."""
         return describers_for(Store(self.domain.root), self, pictures=False)
 
     def with_new(self, items: Sequence[Mapping[str, Any]]) -> "HeldRun":
@@ -77,7 +77,7 @@ class HeldRun(OpenRun):
         require_new(self, rows, self.item_ids)
         new = described_by(self, rows, self.describers)
         if self.domain.manifest() != self.manifest:
-            raise DataError(f"{self.domain.name} is being replaced; ask again in some seconds")
+            raise DataError(f"{self.domain.name} is being replaced; ask again in a few seconds")
         found = with_new_items(self, new)
         assert isinstance(found, HeldRun)
         n = len(rows)
@@ -95,7 +95,7 @@ class HeldRun(OpenRun):
 
     @cached_property
     def shown(self) -> list[str]:
-        """What stands for each item: its title, or the start of its text."""
+        """The label of each item: its title, or the start of its text."""
         return shown_of(self.table)
 
     @cached_property
@@ -105,7 +105,7 @@ class HeldRun(OpenRun):
 
     @cached_property
     def prices(self) -> list[float | None]:
-        """Of each item, as it was written: the store keeps float32."""
+        """The price of each item as it was published, without the digits that float32 adds."""
         return prices_of(self.table)
 
     @cached_property
@@ -162,14 +162,14 @@ def prices_of(table: pl.DataFrame) -> list[float | None]:
 
 
 def path_of(item: str) -> str:
-    """The path of an item's picture, relative to that of the service."""
+    """The path of an item's picture, relative to the service's own."""
     return f"pictures/{quote(item, safe='')}"
 
 
 def hold(store: Store, run: Path, domain: str) -> HeldRun:
     """Open a run and read into memory what requests ask for.
 
-    Raises DataError as `open_for`, and if the domain was replaced in the middle of it.
+    Raises DataError as `open_for`, and if the domain was replaced meanwhile.
     """
     opened = open_for(store, run, domain)
     held = HeldRun(**{field.name: getattr(opened, field.name) for field in fields(opened)})
@@ -185,7 +185,7 @@ def hold(store: Store, run: Path, domain: str) -> HeldRun:
 
 
 def vectors_together(model: "Ant", items: "torch.Tensor", part: Examples) -> "torch.Tensor":
-    """As core/ranking.py, `history_vectors`, for few histories of different lengths: one pass of the encoder for all.
+    """Like `history_vectors` in core/ranking.py, for few histories of different lengths: one encoder pass for all.
 
     Everything but attention is one operation for all positions. Equal up to the last digits of float32.
     """
@@ -207,7 +207,7 @@ def vectors_together(model: "Ant", items: "torch.Tensor", part: Examples) -> "to
 
 
 class Offers:
-    """The offers of one held run by filter; those used last are kept, as far as a number of bytes allows."""
+    """The offers of one held run by filter; the most recently used are kept, up to a number of bytes."""
 
     def __init__(self, held: HeldRun, most: int) -> None:
         self.held, self.most, self.size = held, most, 0
@@ -240,6 +240,6 @@ class Offers:
 
 
 def bytes_of(held: HeldRun, offer: Offer) -> int:
-    """What an offer takes, without vectors that it shares with the run."""
+    """The memory of an offer, without vectors that it shares with the run."""
     own = 0 if offer.vectors is held.items else offer.vectors.nbytes
     return int(offer.rows.nbytes + offer.column.nbytes + own)

@@ -29,9 +29,9 @@ class Loaded:
 
 @dataclass
 class Current:
-    """The run that serves now. failure: why the files that are there now could not be loaded, if so.
+    """The run that serves now. failure: why the current files could not be loaded, or ''.
 
-    A request takes `loaded` once, when it comes, and is answered by that run to the end.
+    A request takes `loaded` once, on arrival, and is answered by that run to the end.
     """
 
     store: Store
@@ -43,12 +43,12 @@ class Current:
     tried: Stamp = ()
 
     async def follow(self, every: float, told: Callable[[str], None]) -> None:
-        """Look for changed files every so many seconds, for ever. told: gets the outcome of each load."""
+        """Look for changed files every `every` seconds, for ever. told: called with the outcome of each load."""
         while True:
             await asyncio.sleep(every)
             try:
                 outcome = await asyncio.to_thread(self.refresh)
-            except Exception:  # a bug must not end the service, nor be tried for ever in silence
+            except Exception:  # a bug must not end the service, nor be retried silently for ever
                 log.exception(f"{self.run}: changed, but cannot be loaded; the run loaded before still serves")
                 outcome, self.failure = "failed", "unexpected error: see the log"
             if outcome:
@@ -57,7 +57,7 @@ class Current:
     def refresh(self) -> str:
         """Load the run again if its files changed: `loaded` or `failed`, or '' if there is nothing to do.
 
-        What cannot be loaded leaves the run that serves in place, and is tried again only when the files change again.
+        If loading fails, the current run stays in place, and loading is tried again only when the files change again.
         """
         stamp = stamp_of(self.store, self.run, self.domain)
         if stamp in (self.loaded.stamp, self.tried):
@@ -88,7 +88,7 @@ def load(store: Store, run: Path, domain: str, cache: int) -> Loaded:
 
 
 def stamp_of(store: Store, run: Path, domain: str) -> Stamp:
-    """Time, size and number of the files that say what a run and a domain are; None for one that is missing."""
+    """Time, size and inode of the files that define a run and a domain; None for one that is missing."""
     found: list[tuple[int, int, int] | None] = []
     for path in (RunFolder(run).description, store.root / domain / MANIFEST):
         try:

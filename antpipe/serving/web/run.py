@@ -62,7 +62,7 @@ def current_run(store: Store, run: Path, domain: str, config: ServeConfig) -> Cu
 
 
 def bound_socket(config: ServeConfig) -> socket.socket:
-    """A socket that listens at the address and port. Raises UsageError if it cannot be had."""
+    """A socket that listens at the address and port. Raises UsageError if that fails."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     found = socket.socket(family, socket.SOCK_STREAM)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -84,7 +84,7 @@ def is_loopback(host: str) -> bool:
 
 
 def make_server(current: Current, config: ServeConfig, token: str | None) -> "uvicorn.Server":
-    """A server for sockets like those of bound_socket."""
+    """A uvicorn server for sockets from bound_socket."""
     import uvicorn
 
     from antpipe.serving.web.app import make_app

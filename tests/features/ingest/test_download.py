@@ -353,7 +353,7 @@ def test_an_empty_file_a_web_page_and_mark_up_are_refused(mirror: Mirror, target
     table = target.with_name("Shop.csv")
     mirror.script = [say(200), say(200, b"<html>", Content_Type="text/html; charset=utf-8"), say(200, b"<p>Sign in")]
     refuse(mirror, table, "empty")
-    refuse(mirror, table, "a web page came instead of the file")
+    refuse(mirror, table, "the server sent a web page instead of the file")
     refuse(mirror, table, "a page of mark-up")
 
 
