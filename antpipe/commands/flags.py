@@ -107,11 +107,11 @@ def new_app(help: str | None = None) -> typer.Typer:
 app = new_app()
 ingest = new_app("Turn raw reviews and a catalogue into domains of the store.")
 app.add_typer(ingest, name="ingest", rich_help_panel=DATA)
-imports = new_app("Take over what other tools made.")
+imports = new_app("Import what other tools made.")
 app.add_typer(imports, name="import", rich_help_panel=DATA)
-store = new_app("Look after the folder of a store.")
+store = new_app("Maintain the folder of a store.")
 app.add_typer(store, name="store", rich_help_panel=DATA)
-exports = new_app("Hand over a run or a domain to other tools.")
+exports = new_app("Export a run or a domain to other tools.")
 app.add_typer(exports, name="export", rich_help_panel=USING)
 hub = new_app("Upload runs to a model hub, and download them.")
 app.add_typer(hub, name="hub", rich_help_panel=USING)
@@ -132,8 +132,8 @@ OneDomain = Annotated[str, flag("--domains", "the domain")]
 Name = Annotated[str, typer.Option("--domain", "--domains", help="name of the domain")]
 Modality = Annotated[str, flag("--modality", " or ".join(EMBEDDED))]
 RunFolder = Annotated[Path, flag("--run", "folder of a trained run")]
-Force = Annotated[bool, flag("--force", "rebuild what is fresh, replace what is there", RUN)]
-DryRun = Annotated[bool, flag("--dry-run", "say what would be done; write and download nothing", RUN)]
+Force = Annotated[bool, flag("--force", "rebuild what is fresh, replace what exists", RUN)]
+DryRun = Annotated[bool, flag("--dry-run", "show what would be done; write and download nothing", RUN)]
 
 
 @dataclasses.dataclass(frozen=True)
