@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(words: list[str]) -> int:
-    """The exit code of a command line, after running it and saying what went wrong."""
+    """Run a command line, report what went wrong, and return the exit code."""
     if world_of().rank and words[:1] != ["train"]:
         log.info(f"{' '.join(words[:1])} runs in one process; this one has nothing to do")
         return 0
@@ -68,7 +68,7 @@ def run(words: list[str]) -> int:
     except typer.TyperException as error:
         code = error.exit_code
         fail(error.format_message(), help_command(words))
-    except KeyboardInterrupt:  # one that comes before Typer, which turns the others into this code itself
+    except KeyboardInterrupt:  # Ctrl-C before Typer runs; Typer itself turns later ones into this code
         code = INTERRUPTED
     except OSError as error:
         code = AntpipeError.exit_code
@@ -95,7 +95,7 @@ def next_command(error: AntpipeError, words: Sequence[str]) -> str | None:
 
 
 def changed(words: Sequence[str], change: SameCommand) -> list[str]:
-    """The words of a command line after a change of its flags."""
+    """The words of a command line with some of its flags changed."""
     kept: list[str] = []
     value_of_dropped = False
     for word in words:
@@ -112,7 +112,7 @@ def changed(words: Sequence[str], change: SameCommand) -> list[str]:
 
 
 def help_command(words: Sequence[str]) -> str:
-    """The help of the command that the first words name, as far as there is one."""
+    """The command line that prints help for the longest known command that these words begin with."""
     known, group = ["antpipe"], app
     for word in words:
         groups = {part.name: part.typer_instance for part in group.registered_groups}
@@ -124,7 +124,7 @@ def help_command(words: Sequence[str]) -> str:
 
 
 def fail(message: str, next_command: str | None) -> None:
-    """Say on stderr, in one line, what is wrong, and in another how to continue."""
+    """Print to stderr what is wrong and, on a second line, how to continue."""
     if os.environ.get("ANTPIPE_DEBUG") == "1":
         traceback.print_exc()
     log.error(f"error: {shown(' '.join(message.splitlines()))}")
@@ -133,7 +133,7 @@ def fail(message: str, next_command: str | None) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process with this exit code; if it is one of several, without tearing down the interpreter.
+    """End the process with this exit code; one of several processes skips the teardown of the interpreter.
 
     A Gloo thread that releases its last tensor during the teardown aborts the process
     (https://github.com/pytorch/pytorch/pull/179291), and torchrun would take a finished training for a failed one.

@@ -116,7 +116,7 @@ def request_of(store: Store, config: DemoConfig) -> ComparisonRequest:
 
 @contextmanager
 def forced_instead() -> Iterator[None]:
-    """Where a comparison would propose another folder, which the demonstration cannot choose, propose --force."""
+    """Suggest --force where a comparison would suggest another --out: the demonstration has no such flag."""
     try:
         yield
     except UsageError as error:
@@ -146,7 +146,7 @@ def best_run(found: Mapping[str, Any], floor: RunRequest) -> Path:
 
 
 def next_commands(store: Store, config: DemoConfig, run: Path) -> list[dict[str, str]]:
-    """Three commands to go on with: {"about", "command"}. run: what recommends."""
+    """Three commands to continue with: {"about", "command"}. run: the run that recommends."""
     user = store.domain(TARGET).table("users", ["user_id"])["user_id"][0].as_py()
     more = replace(config, seeds=2 * config.seeds)
     recommend = ["--run", str(run), "--user", user]
@@ -179,7 +179,7 @@ def as_table(found: Mapping[str, Any], verdict: str) -> str:
     )
     sentences = [verdict]
     for name, arm in facts["arms"].items():
-        if arm["verdict"] and arm["verdict"]["word"] in (None, NONE):  # of the others, the verdict says it all
+        if arm["verdict"] and arm["verdict"]["word"] in (None, NONE):  # the verdict covers the others
             sentences.append(f"{name}: {arm['verdict']['why']}.")
         elif arm["kind"] == UNTRAINED:
             sentences.append(f"{name}: not trained, and {beside(arm['differences'][protocol][metric], found)}.")

@@ -1,1 +1,1 @@
-"""Comparisons of antpipe with the straightforward way, taking turns; each prints a table."""
+"""Benchmarks of antpipe against straightforward implementations, taking turns; each prints a table."""

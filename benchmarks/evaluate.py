@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 SIZES = {"scientific": (8_442, 5_282), "large": (20_000, 50_000)}  # users, items; Amazon Scientific, and a larger shop
 QUICK = (60, 400)
 WIDTH = 256
-SCORES_AT_ONCE = 1 << 26  # by the straightforward way, 256 MB
+SCORES_AT_ONCE = 1 << 26  # scores held at once by the straightforward way, 256 MB
 Floats = NDArray[np.float32]
 # Positions that may differ: in float32, the straightforward way may put an item with nearly the same score on the wrong
 # side of the target; antpipe scores such items again in float64.
@@ -47,7 +47,7 @@ def vectors_of(users: int, items: int, part: Any) -> tuple[Floats, Floats]:
 
 
 def plain_metrics(queries: Floats, items: Floats, part: Any) -> Figures:
-    """The straightforward way."""
+    """Metrics computed the straightforward way."""
     from antpipe.core.ranking import CUTOFFS, PROTOCOLS
 
     totals = {
@@ -80,7 +80,7 @@ def our_metrics(queries: Floats, items: Floats, part: Any) -> Figures:
 
 
 def encoder(users: int, items: int) -> Callable[[], Figures]:
-    """All of an evaluation with a model: item vectors, history vectors, ranks and metrics."""
+    """A whole evaluation with a model: item vectors, history vectors, ranks and metrics."""
     import torch
 
     from antpipe.core.batches import examples

@@ -1,4 +1,4 @@
-"""What the parts of the floor add on small shops: `python -m benchmarks.floor_terms STORE DOMAIN...`.
+"""How much each part of the floor adds on small shops: `python -m benchmarks.floor_terms STORE DOMAIN...`.
 
 Small shops are drawn, fitted and judged as in benchmarks/zero_shot.py: with the whole floor (core/untrained.py), and
 with one part left out at a time. No test position is read.
@@ -41,7 +41,7 @@ PARTS: Mapping[str, Mapping[str, float]] = MappingProxyType(
 
 @contextmanager
 def leaving_out(part: str) -> Iterator[None]:
-    """Change the constants of the floor, and of the fit."""
+    """Within this block, leave a part out by changing the constants of the floor and of the fit."""
     with ExitStack() as stack:
         for name, value in PARTS[part].items():
             for module in (untrained, zero_shot):

@@ -2,7 +2,7 @@
 
 Steps in exact blocks (the layout of a CPU), in fixed shapes (recorded and replayed, the layout of a GPU), and written
 the straightforward way take turns, on the sizes of `benchmarks.train_step`. `--quick` runs tiny sizes on any device,
-to see that it works. A part that fails is reported, and the others go on.
+to see that it works. A part that fails is reported, and the others continue.
 """
 
 import argparse
@@ -64,7 +64,7 @@ WORKS = (
     Work("pretrain", "bf16"),
     Work("pretrain", "bf16", "strong", 4096),
 )
-Steps = Callable[[int], tuple[float, int]]  # takes so many steps: seconds, targets
+Steps = Callable[[int], tuple[float, int]]  # takes a number of steps; returns seconds and targets
 
 
 @lru_cache
@@ -97,7 +97,7 @@ def wait(device: torch.device) -> None:
 
 
 def trained_by(layout: str, work: Work, sizes: Sizes, device: torch.device, *, quick: bool) -> tuple[Steps, Any]:
-    """Steps of the training loop in one layout, `blocks` or `static`; and what takes them."""
+    """A function that takes steps of the training loop in one layout, `blocks` or `static`; and the loop itself."""
     data, (model_config, config) = shop(sizes), settings_of(work, sizes, quick)
     model, pretraining, n = model_of(work, data, model_config, device), work.stage == "pretrain", len(data.catalogue)
     windows = training_windows(data.sequences, data.catalogue.offsets)
@@ -250,7 +250,7 @@ def epochs(work: Work, sizes: Sizes, device: torch.device, number: int, *, quick
 
 
 def attempted(part: Callable[[], str]) -> bool:
-    """Print what a part finds, or how it failed."""
+    """Print the results of a part, or how it failed."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -272,7 +272,7 @@ def parts(device: torch.device, *, quick: bool) -> Iterator[Callable[[], str]]:
         copied = copy_rate(device, 1 << (20 if quick else 30))
         return (
             f"bf16 products: {rate / 1e12:,.1f} TFLOP/s; copies: {copied / 1e9:,.0f} GB/s\n"
-            f"{'milliseconds a step':34}{'plain':>9}{'blocks':>9}{'static':>9}{'times':>9}{'targets/s':>14}"
+            f"{'milliseconds per step':34}{'plain':>9}{'blocks':>9}{'static':>9}{'times':>9}{'targets/s':>14}"
             f"{'of bound':>10}"
         )
 

@@ -1,4 +1,4 @@
-"""`ingest amazon` and `build-sequences` and a straightforward pipeline: `python -m benchmarks.ingest`.
+"""`ingest amazon` and `build-sequences` against a straightforward pipeline: `python -m benchmarks.ingest`.
 
 Both read the same generated reviews (review_lines.py), drop identical lines, take the 5-core, sort and number; antpipe
 also writes its store. Each run has its own process, to measure its own peak memory, and the two take turns. Their
@@ -68,7 +68,7 @@ def show(table: dict[int, dict[str, dict[str, float]]]) -> None:
             byte = (other["peak"] - one["peak"]) * 2**20 / (many - few)
             print(
                 f"{name}: memory at {many:,} lines is {grown['parsing_peak']:.2f} times that at {few:,} for parsing, "
-                f"{grown['peak']:.2f} times in all: {byte:.0f} bytes a further line"
+                f"{grown['peak']:.2f} times in all: {byte:.0f} bytes per further line"
             )
 
 

@@ -1,7 +1,7 @@
 """One run of the ingest benchmark: `python -m benchmarks.ingest_worker plain|antpipe REVIEWS SCRATCH`.
 
-Prints its cost and a summary of the result as JSON. Seconds count from before the way's own imports to its last result,
-without the summary.
+Prints its cost and a summary of the result as JSON. Time is measured from before the way's own imports to its last
+result, without the summary.
 """
 
 import hashlib

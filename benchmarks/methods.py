@@ -38,14 +38,14 @@ SHARES = {LOW_RATED: 0.2, UNVERIFIED: 0.1}  # of the interactions
 
 
 def marked(data: TrainingData, seed: int = 0) -> TrainingData:
-    """The same with some interactions low-rated and some unverified, independently."""
+    """The same data with some interactions low-rated and some unverified, independently."""
     rng, [part] = np.random.default_rng(seed), data.sequences
     marks = sum(mark * (rng.random(len(part.items)) < share) for mark, share in SHARES.items())
     return replace(data, marks=np.asarray(marks, np.int8))
 
 
 def steps_of(method: str, data: TrainingData, sizes: Sizes, *, quick: bool) -> Callable[[], float]:
-    """Takes a step of re-learning with a method; returns its seconds. The first, of the first epoch, is done."""
+    """A function that takes a step of re-learning with a method and returns its seconds; the first step is done."""
     config = replace(TrainConfig(), method=method, batch_size=sizes.batch, precision="fp32")
     model = model_of("relearn", quick).train()
     windows = training_windows(data.sequences, data.catalogue.offsets)

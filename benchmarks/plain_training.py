@@ -64,7 +64,7 @@ def modality(experts: ModalityExperts, x: Tensor, training: bool) -> Tensor:
 
 
 def items_of(model: Ant, tables: dict[str, Tensor], rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """rows: (...) of the tables, whose last row is zeros, for -1. Returns fused vectors (..., D), and the parts."""
+    """rows: (...) of the tables; -1 is their last row, of zeros. Returns fused vectors (..., D), and the parts."""
     parts = {}
     for name, experts in model.modalities.items():
         assert isinstance(experts, ModalityExperts)

@@ -48,7 +48,7 @@ def list_pictures(count: int) -> None:
     assert lists.content.any()
     seconds = time.monotonic() - begun
     print(
-        f"{count:,} pictures: {(kept() - before) / count:.0f} bytes a picture, at most "
+        f"{count:,} pictures: {(kept() - before) / count:.0f} bytes per picture, at most "
         f"{(peak() - before) / count:.0f}, {seconds:.1f} s"
     )
 
@@ -69,7 +69,7 @@ def main() -> None:
     plan.key({})
     seconds = time.monotonic() - begun
     print(
-        f"{asked.items:,} items: {(peak() - before) / asked.items:.0f} bytes an item, {seconds:.1f} s, "
+        f"{asked.items:,} items: {(peak() - before) / asked.items:.0f} bytes per item, {seconds:.1f} s, "
         f"{len(shards):,} shards"
     )
 

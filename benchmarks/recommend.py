@@ -2,8 +2,8 @@
 
 Straightforward: scores by numpy in blocks of users, seen items set to minus infinity, a full argsort per row. antpipe:
 `best_after`, shard by shard, for a model of the default width, for one with a floor, whose transitions and history are
-added per user, and for one that scores its best items again. What both find must be the same. The straightforward way
-is timed on fewer users and scaled.
+added per user, and for one with a re-ranker. Both must find the same items. The straightforward way is timed on fewer
+users and scaled.
 """
 
 import argparse

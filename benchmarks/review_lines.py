@@ -1,8 +1,8 @@
 """Any number of generated review lines in the format of the 2018 release, for the benchmark of ingest.
 
 They are like real ones: ordered by item, as published; most users and items have a few rows, some have very many; texts
-have lognormal lengths (330 characters on average) and word frequencies that fall as in a language; 3% of the lines
-repeat the line before, byte by byte. The same number and seed give the same lines.
+have lognormal lengths (330 characters on average) and word frequencies that fall as in natural language; 3% of the
+lines repeat the line before, byte for byte. The same number and seed give the same lines.
 """
 
 import gzip
@@ -75,7 +75,7 @@ def _numbers(rng: np.random.Generator, lines: int, average: float) -> NDArray[np
 
 
 def _ids(start: str, length: int, count: int, rng: np.random.Generator) -> list[str]:
-    """Distinct ids in no order: multiples of a step that is coprime to the number of possible ids."""
+    """Distinct ids in scrambled order: multiples of a step that is coprime to the number of possible ids."""
     space = len(LETTERS) ** length
     step = 2 * int(rng.integers(space // 4, space // 2)) + 1
     step += 2 if step % 3 == 0 else 0  # 36 has the factors 2 and 3
@@ -107,6 +107,6 @@ def _texts(rng: np.random.Generator, count: int, size: float) -> list[str]:
 
 
 def _day(number: int) -> tuple[str, int]:
-    """A day as the release writes it (`06 7, 2018`), and its first second."""
+    """A day as the release writes it (`06 7, 2018`), and the time of its first second."""
     day = FIRST_DAY + timedelta(days=number)
     return f"{day.month:02} {day.day}, {day.year}", int(day.timestamp())

@@ -2,10 +2,10 @@
 
 Straightforward: the same web server, but each request is answered alone, one after the other: one pass of the encoder,
 scores by numpy, a full argsort. antpipe: the application of `antpipe serve`, which answers in batches. Both serve the
-same made-up shop, with a run with random weights, in a process of their own.
+same made-up shop, with a run with random weights, each in its own process.
 
-Two kinds of load: requests at a fixed rate, whose seconds count from when they were due, and clients that each ask
-again as soon as they are answered. What both services answer must be the same.
+Two kinds of load: requests at a fixed rate, whose latency counts from when they were due, and clients that each ask
+again as soon as they are answered. Both services must give the same answers.
 """
 
 import argparse
@@ -49,7 +49,7 @@ MOST_IN_PROGRESS = 64  # requests that the load tool has open at a time; a later
 
 @dataclass
 class Load:
-    """What the requests of one load met. seconds: of each answer; wall: from the first request to the last answer."""
+    """The outcome of one load. seconds: latency of each answer; wall: from the first request to the last answer."""
 
     seconds: list[float]
     failed: int
@@ -113,7 +113,7 @@ def server_of(name: str, sizes: tuple[int, int], way: str) -> uvicorn.Server:
 
 
 def serve(name: str, sizes: tuple[int, int], way: str, listening: socket.socket, tell: Connection) -> None:
-    """Serve until the process ends. Tells CPU seconds whenever something is received."""
+    """Serve until the process ends. Sends its CPU seconds whenever something is received."""
     tune_process()
     server = server_of(name, sizes, way)
     Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True).start()
@@ -124,7 +124,7 @@ def serve(name: str, sizes: tuple[int, int], way: str, listening: socket.socket,
 
 @contextmanager
 def in_a_process(name: str, sizes: tuple[int, int], way: str) -> Iterator[tuple[str, Connection]]:
-    """The address of a service in a process of its own, and where its CPU seconds can be asked for."""
+    """The address of a service in its own process, and the connection by which to ask for its CPU seconds."""
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     with bound_socket(ServeConfig(port=0)) as listening:
@@ -212,7 +212,7 @@ async def answers(url: str, asked: Sequence[bytes]) -> list[list[str]]:
 
 
 def same_answers(one: list[list[str]], other: list[list[str]]) -> float:
-    """The share of places with the same item; near ties in float32 may change places."""
+    """The share of ranks with the same item; near ties in float32 may swap."""
     pairs = [(a, b) for left, right in zip(one, other, strict=True) for a, b in zip(left, right, strict=True)]
     return sum(a == b for a, b in pairs) / len(pairs)
 

@@ -40,7 +40,7 @@ def words(rng: np.random.Generator, items: int) -> csr_array:
 
 
 def training_data(items: tuple[int, ...], users: int, prefixes: int, seed: int = 0) -> TrainingData:
-    """Domains with these numbers of items; users and prefixes are divided among them."""
+    """Domains with these numbers of items; the users and prefixes are divided among them."""
     rng = np.random.default_rng(seed)
     names = tuple(f"shop-{number}" for number in range(len(items)))
     columns = {name: tuple(feature(rng, count, width) for count in items) for name, width in WIDTHS.items()}

@@ -2,7 +2,7 @@
 
 Each way runs in its own process, to measure its own peak memory; they take turns, step by step. The straightforward
 way, with the system's memory settings and with antpipe's, is timed on few rows and extrapolated to the whole batch:
-time and memory are a constant (the catalogue) plus a part per row, so two sizes give the line. `--plain-rows 2048`
+time and memory are a constant (the catalogue) plus a part per row, so two sizes determine the line. `--plain-rows 2048`
 times the whole batch instead.
 """
 

@@ -1,8 +1,8 @@
 """How the weight of trained vectors beside a floor is best chosen: `python -m benchmarks.vector_weight`.
 
 Runs are trained on shops, from scratch and from a pre-trained run, without stopping early. Then validation positions
-are split in halves, several times: the epoch, the weight of the vectors and whether they stay are chosen on one half,
-in several ways, and the change from the re-ranked floor is measured on the other. No test position is read.
+are split in halves, several times: the epoch, the weight of the vectors and whether they are kept are chosen on one
+half, in several ways, and the change from the re-ranked floor is measured on the other. No test position is read.
 """
 
 import argparse
@@ -38,10 +38,10 @@ Figures = tuple[float, float]  # Recall@10 and NDCG@10
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run says of the POOL best items of its floor after Q validation positions whose target is among them.
+    """Scores of a run for the POOL best items of its floor at the Q validation positions whose target is among them.
 
     floor, reranked: (Q, C) logits. epochs: (Q, C) cosines of the vectors after each epoch. place: (Q,) of the target.
-    positions: how many there are with the others.
+    positions: the number of all validation positions.
     """
 
     floor: Doubles
@@ -51,7 +51,7 @@ class Trained:
     positions: int
 
     def some(self, rows: NDArray[np.bool_]) -> "Trained":
-        """Those of these rows (Q,), with as large a share of the other positions."""
+        """The scores of these rows (Q,), with the same share of all positions."""
         epochs, positions = [one[rows] for one in self.epochs], math.ceil(self.positions * rows.mean())
         return Trained(self.floor[rows], self.reranked[rows], epochs, self.place[rows], positions)
 
@@ -59,7 +59,7 @@ class Trained:
 @dataclass(frozen=True)
 class Way:
     """A way to choose. among: items that the weight is fitted to. by_gain: the epoch is chosen by the likelihood, not
-    by Recall@10. least: what vectors have to add to the log-likelihood. strict: no figure may be lower."""
+    by Recall@10. least: what vectors must add to the log-likelihood. strict: no figure may be lower."""
 
     among: int
     by_gain: bool
@@ -107,7 +107,7 @@ def figures(logits: Doubles, of: Trained) -> Figures:
 
 
 def fitted(logits: Doubles, cosines: Doubles, place: Ints, among: int) -> tuple[float, float]:
-    """The weight fitted to the best items by these logits, and what it adds to the log-likelihood."""
+    """The weight fitted on the best items by these logits, and what it adds to the log-likelihood."""
     best = np.argpartition(-logits, among - 1, 1)[:, :among] if among < logits.shape[1] else np.arange(logits.shape[1])
     best = np.broadcast_to(best, (len(logits), best.shape[-1]))
     hit = best == place[:, None]
@@ -117,7 +117,7 @@ def fitted(logits: Doubles, cosines: Doubles, place: Ints, among: int) -> tuple[
 
 
 def chosen_epoch(half: Trained, way: Way) -> int:
-    """The epoch at which a run with patience ends up, beside the floor as it is in training: not re-ranked."""
+    """The epoch that a run with early stopping would choose, with the floor as in training: not re-ranked."""
     best, at = (float("-inf"), 0.0), 0
     for epoch, cosines in enumerate(half.epochs):
         weight, gain = fitted(half.floor, cosines, half.place, way.among)
@@ -130,7 +130,7 @@ def chosen_epoch(half: Trained, way: Way) -> int:
 
 
 def change(half: Trained, other: Trained, way: Way) -> tuple[Figures, bool]:
-    """The relative change of the figures of the other half by the vectors chosen on this one, and whether they stay."""
+    """The relative change in the other half's figures due to vectors chosen on this one, and whether they are kept."""
     epoch = chosen_epoch(half, way)
     weight, gain = fitted(half.reranked, half.epochs[epoch], half.place, way.among)
     before, after = (figures(half.reranked + one * half.epochs[epoch], half) for one in (0.0, weight))

@@ -1,12 +1,12 @@
-"""How often the verdict's test is wrong, and what it finds: simulated comparisons with a known truth.
+"""Error rate and power of the verdict's test: simulated comparisons with a known truth.
 
     python -m benchmarks.verdict [--repeats 700]
 
-Each user's target is a hit of a run or not (Recall@10 of about .05), by a probit model: hits of the same user agree
+Each user's target is a hit of a run or not (Recall@10 of about .05), by a probit model: hits of the same user correlate
 within an arm (`same_arm`) and a little less between arms (`between_arms`), and an arm's true recall varies from seed to
-seed by `seed_sd` of itself (marked `*`: the control's does not). A row gives the share of comparisons called
-different, at level .05 and at .0125 (the smallest of four under Holm): without an effect, this is the error rate; with
-one, the power.
+seed by the relative standard deviation `seed_sd` (marked `*`: the control's does not). A row gives the share of
+comparisons called different, at level .05 and at .0125 (the smallest of four under Holm): without an effect, this is
+the error rate; with one, the power.
 """
 
 import argparse

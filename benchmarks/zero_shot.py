@@ -1,10 +1,10 @@
 """What a pre-trained run adds to the floor of small shops, untrained on them: `python -m benchmarks.zero_shot`.
 
 Small shops are drawn from a domain: some of its users, with the items that they met. Each gets the weights of its floor
-(core/untrained.py), and of its floor with one term more, the cosine of the run's vectors. They are fitted to the last
+(core/untrained.py), and of its floor with one more term, the cosine of the run's vectors. They are fitted to the last
 training position of each user, whose transitions are left out, and judged by the validation position. If the run has a
-re-ranker (core/reranker.py), so is the floor that is scored again: by one that learned from the shop alone, by that of
-the run as it is, and by that of the run after it learned from the shop. No test position is read.
+re-ranker (core/reranker.py), the re-ranked floor is judged too: with a re-ranker that learned from the shop alone, with
+the run's own as it is, and with the run's own after it learned from the shop. No test position is read.
 """
 
 import argparse
@@ -55,7 +55,7 @@ from antpipe.training.rehearsal import (
     lessons_among,
 )
 
-RUN = "run"  # the further term
+RUN = "run"  # the additional term
 USUAL = FLOOR | {RUN: 0.0}  # mean and standard deviation of the normal distribution around which a weight is fitted
 SPREADS = SPREAD | {RUN: 5.0}
 POSITIONS_AT_ONCE = 250
@@ -75,7 +75,7 @@ def terms_of(known: Untrained, part: Examples, run: Cosines | None) -> list[Floa
 
 
 def fit(known: Untrained, part: Examples, run: Cosines | None) -> Doubles:
-    """The weights that `fit_weights` would find, with a further one for the run."""
+    """The weights that `fit_weights` would find, with an additional one for the run."""
     names = TERMS if run is None else (*TERMS, RUN)
     usual, spread = (np.array([numbers[name] for name in names]) for numbers in (USUAL, SPREADS))
     least = np.array([LEAST.get(name, -np.inf) for name in names])
@@ -119,7 +119,7 @@ def taught_by(lessons: Lessons, reranker: Reranker, least: int, epochs: int) -> 
 
 
 def reranked_figures(known: Untrained, part: Examples, weights: Doubles, reranker: Reranker) -> Doubles:
-    """The same if the best items are scored again."""
+    """The same after re-ranking the best items."""
     import torch
 
     ranks = []

@@ -1,4 +1,4 @@
-"""Commands that hand over a run or a domain to other programs."""
+"""Commands that export a run or a domain to other programs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -52,7 +52,7 @@ def export_onnx(call: Call, run: RunFolder, domains: OneDomain, out: Out, force:
     ],
 )
 def export_recbole(call: Call, domains: OneDomain, out: Out, run: MaybeRun = None, force: Replace = False) -> None:
-    """RecBole's atomic files with our split; --run: and item vectors."""
+    """RecBole's atomic files with our split; --run adds item vectors."""
     opened = api.runs.Run.open(run, call.store) if run else None
     found = api.exports.export_recbole(call.store, domains, out=out, run=opened, force=force)
     call.show(show.export_data(found), show.export(found))

@@ -11,7 +11,7 @@ from antpipe.store.artefacts import StageResult
 
 
 def show_results(call: Call, stage: Callable[..., list[StageResult]], domains: str, force: bool) -> None:
-    """Run a stage on domains and print its results; those that are whole also when another is only partly covered."""
+    """Run a stage on domains and print its results; after a PartialError, those of the other domains."""
     try:
         results = stage(call.store, domains, force=force, progress=on_stderr, **call.settings)
     except PartialError as error:

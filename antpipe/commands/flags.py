@@ -107,11 +107,11 @@ def new_app(help: str | None = None) -> typer.Typer:
 app = new_app()
 ingest = new_app("Turn raw reviews and a catalogue into domains of the store.")
 app.add_typer(ingest, name="ingest", rich_help_panel=DATA)
-imports = new_app("Take over what other tools made.")
+imports = new_app("Import what other tools made.")
 app.add_typer(imports, name="import", rich_help_panel=DATA)
-store = new_app("Look after the folder of a store.")
+store = new_app("Maintain the folder of a store.")
 app.add_typer(store, name="store", rich_help_panel=DATA)
-exports = new_app("Hand over a run or a domain to other tools.")
+exports = new_app("Export a run or a domain to other tools.")
 app.add_typer(exports, name="export", rich_help_panel=USING)
 hub = new_app("Upload runs to a model hub, and download them.")
 app.add_typer(hub, name="hub", rich_help_panel=USING)
@@ -123,7 +123,7 @@ def plain(text: str) -> str:
 
 
 def flag(name: str, about: str, panel: str | None = None) -> Any:
-    """A flag of a command that is no setting."""
+    """A flag of a command that is not a setting."""
     return typer.Option(name, help=plain(about), rich_help_panel=panel, show_default=False)
 
 
@@ -132,8 +132,8 @@ OneDomain = Annotated[str, flag("--domains", "the domain")]
 Name = Annotated[str, typer.Option("--domain", "--domains", help="name of the domain")]
 Modality = Annotated[str, flag("--modality", " or ".join(EMBEDDED))]
 RunFolder = Annotated[Path, flag("--run", "folder of a trained run")]
-Force = Annotated[bool, flag("--force", "rebuild what is fresh, replace what is there", RUN)]
-DryRun = Annotated[bool, flag("--dry-run", "say what would be done; write and download nothing", RUN)]
+Force = Annotated[bool, flag("--force", "rebuild what is fresh, replace what exists", RUN)]
+DryRun = Annotated[bool, flag("--dry-run", "show what would be done; write and download nothing", RUN)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Call:
     settings: dict[str, Any]
 
     def show(self, value: Any, text: str) -> None:
-        """Print the result on stdout, as text or as JSON. Of several processes, the first one does."""
+        """Print the result on stdout, as text or as JSON. If there are several processes, only the first prints."""
         if world_of().rank:
             return
         if self.json:
@@ -205,7 +205,7 @@ def command(
             try:
                 with quieter() if quiet else nullcontext():
                     function(Call(Store(store) if store else default_store(), as_json, settings), **own)
-            except Interrupted as interrupted:  # Typer ends the program with the right code, but without a word
+            except Interrupted as interrupted:  # Typer ends the program with the right code, but prints nothing
                 log.error(interrupted.message)
                 if interrupted.next_command:
                     log.error(f"next: {interrupted.next_command}")

@@ -1,4 +1,4 @@
-"""Commands that take over what other tools made: data sets as they lay them out, vectors, checkpoints."""
+"""Commands that import what other tools made: data sets in their own layouts, vectors, checkpoints."""
 
 from pathlib import Path
 from typing import Annotated
@@ -62,7 +62,7 @@ def import_ant_checkpoint(
     call: Call,
     path: Annotated[Path, typer.Argument(help="torch file, .safetensors, or .npz of the authors' arrays")],
     out: Annotated[Path, flag("--out", "folder of the run")],
-    heads: Annotated[int, flag("--heads", "attention heads, which no shape tells [default: 2]")] = ModelConfig.heads,
+    heads: Annotated[int, flag("--heads", "attention heads; shapes do not show them [default: 2]")] = ModelConfig.heads,
     fusion: Annotated[float, flag("--fusion", "weight of image * text [default: 0.1]")] = ModelConfig.fusion,
     transductive: Annotated[bool, flag("--transductive", "keep the item ids")] = False,
     force: Force = False,

@@ -74,7 +74,7 @@ def compare(
     given: Annotated[
         list[str] | None, flag("--run", "finished runs, as ARM=DIR,DIR2 (one per seed); repeatable")
     ] = None,
-    dry_run: Annotated[bool, flag("--dry-run", "say what would be trained", RUN)] = False,
+    dry_run: Annotated[bool, flag("--dry-run", "show what would be trained", RUN)] = False,
     force: Force = False,
     form: Annotated[
         str, flag("--format", "what is printed: text, or a table as markdown, csv or latex", OUTPUT)

@@ -1,4 +1,4 @@
-"""Commands about the whole: what the store holds, which encoders there are, and the demonstration."""
+"""Commands that give an overview: what the store holds, which encoders there are, and the demonstration."""
 
 from pathlib import Path
 from typing import Annotated
@@ -39,7 +39,7 @@ def status(
 
 
 def empty(call: Call) -> str:
-    """What to say of a store without domains."""
+    """The message for a store without domains."""
     return f"store {call.store.root}: no domain yet; next: {spell('ingest sample', store=call.store.root)}"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 WIDTH = 80  # columns of a terminal that shows results well
 INDENT = "    "
-# How a figure is said. {n:,} is a number, {n:.1%} a share; a figure that is not here is said by its name.
+# How a figure is worded. {n:,} is a number, {n:.1%} a share; a figure that is not listed is shown with its name.
 PHRASES = {
     "users": "{n:,} users",
     "items": "{n:,} items",
@@ -49,13 +49,13 @@ PHRASES = {
     "ok": "{n:,} ok",
     "megabytes": "{n:.1f} MB",
 }
-ALWAYS = ("users", "items", "interactions", "present", "test", "rows", "urls", "ok")  # said even if they are 0
+ALWAYS = ("users", "items", "interactions", "present", "test", "rows", "urls", "ok")  # shown even if they are 0
 UNSAID = ("density", "items_per_second", "positions_per_second", "seconds", "encoder", "precision")
 LONGEST_WORDS = 200  # characters of a text among figures
 
 
 def phrases(figures: Mapping[str, Any]) -> Iterator[str]:
-    """What to say of some figures, in their order. Zeros are said of sizes only; speeds are left to progress bars."""
+    """Figures in words, in their order. Zeros are shown for sizes only; speeds are left to progress bars."""
     for name, value in figures.items():
         if name in UNSAID or not isinstance(value, str | int | float) or (value == 0 and name not in ALWAYS):
             continue
@@ -76,12 +76,12 @@ def named(name: str) -> str:
 
 
 def percent(text: str) -> str:
-    """Shares without decimals that say nothing: 100% and 0%."""
+    """Drop decimals that add nothing: 100.0% and 0.0% become 100% and 0%."""
     return text.replace("100.0%", "100%") if text.endswith("100.0%") else text.replace(" 0.0%", " 0%")
 
 
 def plural(text: str, value: float) -> str:
-    """One user, not one users: the first noun that ends in s loses it."""
+    """1 user, not 1 users: for a value of 1, the first word that ends in s loses it."""
     if value != 1 or not text.startswith("1 "):
         return text
     words = text.split(" ")
@@ -90,7 +90,7 @@ def plural(text: str, value: float) -> str:
 
 
 def said(head: str, parts: Sequence[str]) -> str:
-    """A line, and what is said of it below, indented and wrapped between words."""
+    """A line, and its details below it, indented and wrapped between words."""
     if not parts:
         return head.rstrip()
     return f"{head}\n{wrapped(', '.join(parts))}"
@@ -109,6 +109,6 @@ def wrapped(text: str, indent: str = INDENT) -> str:
 
 
 def cut(text: str, before: int) -> str:
-    """Text that fits into a line after so many columns; at least 20 letters of it."""
+    """Text cut to fit into a line after `before` columns, but never to fewer than 20 characters."""
     most = max(20, WIDTH - before)
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"

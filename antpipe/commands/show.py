@@ -29,7 +29,7 @@ SHOWN = ("recall@10", "ndcg@10", "recall@50")  # of validation and slices; the o
 
 
 def inline(figures: Mapping[str, Any]) -> str:
-    """`name=value` of what fits a line; the rest is in the manifest and in --json."""
+    """`name=value` of the figures that fit on a line; the rest is in the manifest and in --json."""
     plain = {name: value for name, value in figures.items() if isinstance(value, str | int | float)}
     return " ".join(
         f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in plain.items()
@@ -55,7 +55,7 @@ def with_figures(head: str, figures: Mapping[str, Any]) -> str:
 
 
 def run(found: "Run") -> str:
-    """The line of a run, its best epoch, and that epoch's validation metrics. A refit has none of its own."""
+    """The line of a run, its best epoch, and that epoch's validation metrics. A refit has no metrics of its own."""
     described = found.checkpoint
     head = f"{found.folder}  {described.way()}{', refit' if described.refit else ''}  {found.status}"
     done = described.epochs
@@ -96,7 +96,7 @@ def race(decision: Mapping[str, Any]) -> str:
 
 
 def merged(report: Mapping[str, Any]) -> str:
-    """What `--stage fork-merge` or `merge` took from where."""
+    """What `--stage fork-merge` or `merge` took from which run."""
     if "rounds" not in report:
         (better, other), (first, second) = report["runs"], report["validation"]
         lines = [f"{better} {first:.4f}, {other} {second:.4f}; merged {report['merged']:.4f}"]
@@ -111,7 +111,7 @@ def merged(report: Mapping[str, Any]) -> str:
 
 
 def tuned(found: "Tuned") -> str:
-    """How many trials ended how, the best of them beside the settings as given, and what comes next."""
+    """How the trials ended, the best of them beside the settings as given, and the next commands."""
     ends = Counter(one.state for one in found.trials)
     counted = ", ".join(f"{count} {state}" for state, count in ends.items())
     lines = [f"{found.folder}  {found.status}  {len(found.trials)} trials: {counted}"]
@@ -242,7 +242,7 @@ def written_as_data(found: "Written") -> dict[str, Any]:
 
 
 def report(found: "WrittenReport") -> str:
-    """What a report says first, where it is, and what it lacks."""
+    """The findings at the top of a report, the path of the file, and what is not shown in it."""
     lines = [found.headline, f"{found.path}  written  {max(found.bytes / 1e6, 0.1):.1f} MB"]
     lines += [f"    {title}: not shown: {why}" for title, why in found.missing.items()]
     return "\n".join(lines)
@@ -253,7 +253,7 @@ def report_as_data(found: "WrittenReport") -> dict[str, Any]:
 
 
 def demonstration(result: Mapping[str, Any]) -> str:
-    """The table of the demonstration, where its report is, and how to go on."""
+    """The table of the demonstration, where its report is, and how to continue."""
     lines = [result["table"], ""]
     lines += [f"report: {result['report']}", ""] if result["report"] else []
     return "\n".join([*lines, *(f"next, {one['about']}:\n  {one['command']}" for one in result["next"])])
@@ -340,7 +340,7 @@ def findings(found: "Sequence[Finding]") -> str:
 
 
 def leftovers(found: "Collected", remove: str) -> str:
-    """What nothing refers to, one line per file or folder; what is kept; and the command that removes the former."""
+    """Unused files and folders, one per line; what is kept; and the command that removes the unused ones."""
     lines = [f"{cell(one.path)}  {one.bytes:,} bytes  {one.why}" for one in found.unused]
     lines += [f"{cell(one.path)}  {one.bytes:,} bytes  kept: {one.why}" for one in found.unknown]
     size = f"{sum(one.bytes for one in found.unused):,} bytes"

@@ -1,4 +1,4 @@
-"""Commands that keep an installation and a store well."""
+"""Commands that maintain an installation and a store."""
 
 from pathlib import Path
 from typing import Annotated

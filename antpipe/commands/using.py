@@ -1,4 +1,4 @@
-"""Commands that use runs."""
+"""Commands that use trained runs."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -33,7 +33,7 @@ def recommend(
     domains: OneDomain,
     user: Annotated[str | None, flag("--user", "a user of the domain (original id)")] = None,
     items: Annotated[
-        str | None, flag("--items", "item ids of a history, oldest first; an id with a comma stands in double quotes")
+        str | None, flag("--items", "item ids of a history, oldest first; put an id with a comma in double quotes")
     ] = None,
     users: Annotated[str | None, flag("--users", "all, or a file of user ids, one per line; with --out")] = None,
     items_file: Annotated[

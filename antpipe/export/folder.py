@@ -65,7 +65,7 @@ class Draft:
         np.save(self.path / name, values, allow_pickle=False)
 
     def about(self, kind: str) -> dict[str, Any]:
-        """The content of export.json for what is written by now."""
+        """The content of export.json for what has been written so far."""
         files = sorted(path for path in self.path.rglob("*") if path.is_file())
         return {
             "format": FORMAT,
@@ -81,8 +81,8 @@ class Draft:
 def replacing(out: Path, *, force: bool, made_by: Sequence[str] = (ABOUT,)) -> Iterator[Path]:
     """A scratch folder beside `out` that becomes `out` at the end of the block; if it raises, `out` is as before.
 
-    made_by: files of which a folder has one if it may be replaced. Raises DataError if `out` is there and not empty,
-    unless `force`; with it, only a folder that holds none of these files is refused.
+    made_by: names of files; a folder may be replaced if it holds one of them. Raises DataError if `out` exists and is
+    not empty, unless `force`; with it, only a folder that holds none of these files is refused.
     """
     make_folder(out.parent)
     _undo_killed(out)
@@ -108,7 +108,7 @@ def replacing(out: Path, *, force: bool, made_by: Sequence[str] = (ABOUT,)) -> I
 
 
 def _undo_killed(out: Path) -> None:
-    """Put an earlier export back that a killed one had moved aside, and remove what else killed ones left."""
+    """Restore an earlier export that a killed process had moved aside, and remove what else such processes left."""
     for earlier in sorted(out.parent.glob(f".{glob.escape(out.name)}.*.old")):
         if is_abandoned(earlier) and not out.exists():
             earlier.replace(out)

@@ -17,7 +17,7 @@ FILES = ("*.json", "*.safetensors", "*.md", "items-*.parquet")  # of a repositor
 
 
 def push(folder: Path, repository: str, *, public: bool = False) -> dict[str, str]:
-    """Upload a folder of `export huggingface`. A repository that is not there is made, private unless `public`.
+    """Upload a folder of `export huggingface`. A missing repository is created, private unless `public`.
 
     Returns repository, url and commit. Raises DataError for another folder, AntpipeError if the hub refuses.
     """
@@ -42,7 +42,7 @@ def push(folder: Path, repository: str, *, public: bool = False) -> dict[str, st
 def pull(repository: str, out: Path, *, revision: str | None = None, force: bool = False) -> Exported:
     """Download a repository that `push` made; the folder is a run. revision: a branch, tag or commit.
 
-    Raises DataError if it holds no run or `out` is there, IntegrityError if its weights are not those that it
+    Raises DataError if it holds no run or `out` exists, IntegrityError if its weights are not those that it
     describes, AntpipeError if the hub refuses.
     """
     from huggingface_hub import HfApi
@@ -51,7 +51,7 @@ def pull(repository: str, out: Path, *, revision: str | None = None, force: bool
     with replacing(out, force=force) as scratch:
         with said_plainly(f"{repository} cannot be downloaded"):
             HfApi().snapshot_download(repository, revision=revision, local_dir=scratch, allow_patterns=list(FILES))
-        shutil.rmtree(scratch / ".cache", ignore_errors=True)  # the client's own notes
+        shutil.rmtree(scratch / ".cache", ignore_errors=True)  # the hub client's own files
         if not RunFolder(scratch).is_finished():
             raise DataError(f"{repository}: no run of antpipe there (checkpoint.json is missing)")
         checkpoint.weights_file(scratch, checkpoint.describe(scratch))

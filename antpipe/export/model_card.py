@@ -15,7 +15,7 @@ from antpipe.serving.explain import RERANKER
 from antpipe.training.checkpoint import Checkpoint
 from antpipe.training.request import FORK_MERGE, MERGE
 
-UNKNOWN = "unknown"  # the hub's word for a licence that nobody stated
+UNKNOWN = "unknown"  # the hub's identifier for a licence that is not stated
 COLUMNS = ("recall@10", "ndcg@10", "mrr@10", "recall@50", "ndcg@50")
 TAGS = ("antpipe", "recommendation", "sequential-recommendation", "transfer-learning", "cold-start")
 PROTOCOLS = {
@@ -27,7 +27,7 @@ SIZES = {"users": "users", "items": "items", "interactions": "interactions"}
 
 @dataclass(frozen=True)
 class Shown:
-    """What a model card says besides what the description of the run tells. name: its title. licence: an identifier of
+    """What a model card says in addition to the description of the run. name: its title. licence: an identifier of
     the hub. reranks: whether the run uses a re-ranker."""
 
     name: str

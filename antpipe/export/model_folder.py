@@ -1,6 +1,6 @@
 """`export huggingface`: a run as a folder for a model hub: weights, configuration, evaluations and a model card.
 
-The folder is a run too: `Run.open`, `--run` and `--from` take it as it is, and so does whoever downloads it.
+The folder is a run too: `Run.open`, `--run` and `--from` take it as it is, also after a download.
 """
 
 import shutil
@@ -42,7 +42,7 @@ class Target(TypedDict):
 
 
 class Outcome(TypedDict):
-    """comparison.json, as far as a card tells it."""
+    """The parts of comparison.json that a card reports."""
 
     targets: dict[str, Target]
     metric: str
@@ -100,7 +100,7 @@ def export_huggingface(
 
 
 def kept(folder: RunFolder, described: Checkpoint) -> list[Path]:
-    """Files of a run that it does well without: its cost, and to which items its learned ids belong."""
+    """Optional files of a run: its cost, and which items its learned ids belong to."""
     ids = [folder.items(described.id_tables)] if described.items is not None else []
     folder.read_cost()  # refuses a damaged one
     named = [report_file(folder.path, FORK_MERGE)] if described.stage == FORK_MERGE else []  # its auxiliaries
@@ -108,7 +108,7 @@ def kept(folder: RunFolder, described: Checkpoint) -> list[Path]:
 
 
 def config_of(described: Checkpoint) -> dict[str, Any]:
-    """config.json, by which hubs recognise a model; checkpoint.json says the same and more to antpipe."""
+    """config.json, by which hubs recognise a model; antpipe itself reads checkpoint.json, which says more."""
     return {
         "model_type": "antpipe",
         "architectures": ["Ant"],
@@ -179,7 +179,7 @@ def verdicts_on(comparison: Path, described: Checkpoint) -> list[dict[str, Any]]
 
 
 def statistics(store: Store, domain: str) -> dict[str, Any]:
-    """The size of a domain, from its manifest; empty if the store does not have it any more.
+    """The size of a domain, from its manifest; empty if it is no longer in the store.
 
     Raises IntegrityError if its entry is damaged.
     """

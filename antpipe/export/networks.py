@@ -78,7 +78,7 @@ def export_onnx(store: Store, run: Path, domain: str, out: Path, *, force: bool 
     """Write both networks, the check's outcome and an example. domain: whose items and histories check them.
 
     Raises DataError if the run cannot read the domain, a library is missing or `out` is there, AntpipeError if
-    onnxruntime computes anything else than torch.
+    onnxruntime and torch disagree.
     """
     require_free(out, force=force)
     require_libraries()
@@ -115,7 +115,7 @@ def export_onnx(store: Store, run: Path, domain: str, out: Path, *, force: bool 
 
 
 def score_in_words(score: Mapping[str, Any]) -> str:
-    """What the inner product of `query` and `unit` is of the run's score."""
+    """How the inner product of `query` and `unit` enters the run's score."""
     weight = score["inner_product"][COSINE]
     own = "" if weight == 1 else f" It counts {weight:.4g} times."
     return left_out_in_words(score["left_out"]) + own
@@ -134,8 +134,8 @@ def require_libraries() -> None:
 
 
 def tower_inputs(opened: OpenRun) -> dict[str, "np.ndarray[Any, Any]"]:
-    """The inputs of items.onnx, by name, for the domain's first items: features, which are present if the model asks,
-    and the row of a learned id."""
+    """The inputs of items.onnx, by name, for the domain's first items: features, their presence if the model asks for
+    it, and the row of a learned id."""
     model = opened.model
     read = opened.inputs(np.arange(min(CHECKED, len(opened.items))))
     found = {name: values.numpy() for name, values in read.features.items()}
@@ -147,7 +147,7 @@ def tower_inputs(opened: OpenRun) -> dict[str, "np.ndarray[Any, Any]"]:
 
 
 def some_histories(opened: OpenRun) -> list["np.ndarray[Any, Any]"]:
-    """Histories of the domain's users, cut to what the model reads; walks through the catalogue if it has none."""
+    """Histories of the domain's users, cut to what the model reads; without users, made-up ones from the catalogue."""
     if lacking("sequences", opened.domain.manifest()):
         n = min(len(opened.items), CHECKED)
         return [np.arange(n)[-length:] for length in range(1, min(n, opened.max_len) + 1)]
@@ -163,7 +163,7 @@ def write_networks(folder: Path, model: "Ant", inputs: Mapping[str, Any]) -> Non
 
     tower, encoder = modules(model, list(inputs))
     items, histories = Dim("items"), Dim("histories")
-    n = max(2, len(next(iter(inputs.values()))))  # a size of 1 would be taken for a constant
+    n = max(2, len(next(iter(inputs.values()))))  # torch.onnx would take a size of 1 for a constant
     given = tuple(torch.from_numpy(np.resize(values, (n, *values.shape[1:]))) for values in inputs.values())
     free: Any = (tuple({0: items} for _ in given),)
     write_network(folder / "items.onnx", tower, given, free, list(inputs), ["encoded", "unit"])
@@ -228,7 +228,7 @@ def modules(model: "Ant", names: Sequence[str]) -> tuple["nn.Module", "nn.Module
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without the exporter's remarks on its own workings."""
+    """Suppress the exporter's own log lines and warnings."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     before = [one.level for one in loggers]
     with warnings.catch_warnings():
@@ -243,7 +243,7 @@ def quietly() -> Iterator[None]:
 
 
 def items_checked(opened: OpenRun) -> int:
-    """How many items the check reads: not as many as the export, to see that the number is free."""
+    """How many items the check reads: a different number than the export, to show that the size is dynamic."""
     return max(1, min(CHECKED, len(opened.items)) - 1)
 
 
@@ -278,7 +278,7 @@ def parity(folder: Path, opened: OpenRun, inputs: Mapping[str, Any], histories: 
 
 
 def queries_of(opened: OpenRun, histories: Sequence[Any]) -> "np.ndarray[Any, Any]":
-    """Unit vectors (B, D) that the run itself expects after these histories, without the terms of a floor."""
+    """Unit vectors (B, D) that the run itself computes for these histories, without the terms of a floor."""
     part = as_examples([np.asarray(history, np.int32) for history in histories], opened.max_len)
     return unit_rows(history_vectors(opened.model, opened.encoded, part))
 

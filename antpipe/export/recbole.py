@@ -145,7 +145,7 @@ def _write_vectors(path: Path, items: list[str], vectors: Floats) -> None:
 
 
 def number(value: Any) -> str:
-    """A float32 in the fewest digits that give it again; '' for none."""
+    """A float32 in the fewest digits that read back as the same number; '' for none."""
     import numpy as np
 
     return "" if value is None else str(np.float32(value))

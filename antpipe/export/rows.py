@@ -27,7 +27,7 @@ def in_one_line(text: str | None) -> str:
 def history_rows(sequences: Sequences, part: int) -> Iterator[tuple[int, list[int], int]]:
     """(user, history, target) for each target of a part (0 train, 1 valid, 2 test): rows of a domain.
 
-    Users come in their order; the targets of each, the latest first. A history has at most MOST_HISTORY items.
+    Users come in their order, and each user's targets latest first. A history has at most MOST_HISTORY items.
     """
     for row, user in enumerate(sequences.user.tolist()):
         items = sequences.items[sequences.offsets[row] : sequences.offsets[row + 1]].tolist()

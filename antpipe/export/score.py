@@ -1,4 +1,4 @@
-"""What the vectors of a run score, and which terms of its score no vector holds."""
+"""Which terms of a run's score are in its vectors, and which are not."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,7 +26,7 @@ IN_VECTORS = (COSINE, TEXT, NOVELTY, POPULARITY)  # terms that the inner product
 
 
 def score_facts(opened: OpenRun, held: Sequence[str] = IN_VECTORS) -> dict[str, Any]:
-    """For export.json: the weights of the terms `held`, as far as the run's score has them, and of those left out."""
+    """For export.json: the weights of the terms of the run's score, those in `held` and those left out."""
     if opened.known is None:
         bonus = score_of_history(opened.model)
         weights = {COSINE: 1.0, **({HISTORY: bonus} if bonus else {})}
@@ -50,7 +50,7 @@ def left_out_in_words(left_out: Mapping[str, float]) -> str:
 
 
 def warn_of_left_out(left_out: Mapping[str, float], what: str) -> None:
-    """Say on the log that an export ranks otherwise than the run."""
+    """Log a warning that an export ranks differently from the run."""
     if left_out:
         log.warning(f"{what} rank without {', '.join(left_out)}, which add to the score of this run (see README.md)")
 

@@ -110,7 +110,7 @@ def _read_by(run: Path | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _write_feature(path: Path, kind: FeatureKind, feature: Feature, artefact: str) -> None:
-    """Rows of the number and slots of this kind; the vector is in the first slot, the others are zeros.
+    """Write rows with the number type and slots of this kind; the vector is in the first slot, the others are zeros.
 
     Raises DataError for a vector of zeros that is present: the layout reads it as missing.
     """

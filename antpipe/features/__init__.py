@@ -1,1 +1,1 @@
-"""The feature side: one module a stage; nothing here knows of models or training."""
+"""The feature side: one module per stage; nothing here depends on models or training."""

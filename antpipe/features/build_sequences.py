@@ -152,7 +152,7 @@ def _ends(history: History, split: str, cuts: Cuts | None) -> tuple[NDArray[np.i
 def _hold_out(
     history: History, ends: tuple[NDArray[np.int32], NDArray[np.int32]], config: SequenceConfig
 ) -> tuple[History, tuple[NDArray[np.int32], NDArray[np.int32]]]:
-    """A history without the held-out items of its training parts, and its ends. Users of whom nothing is left go."""
+    """Take held-out items out of the training parts: the history and its ends, without users who have nothing left."""
     held = held_out_items(history.domain.core_rows(), config.cold_share, config.cold_seed)
     kept = kept_positions(history.offsets, history.items, ends[0], held)
     offsets, *found = ends_of_kept(history.offsets, kept, *ends)

@@ -59,10 +59,10 @@ from antpipe.store.domain import Domain
 from antpipe.store.next_command import build_command
 from antpipe.store.store import Store
 
-# Settings in the fingerprint, beside the digest of the pictures, which max_images decides. The settings left out change
-# rounding at most.
+# Settings in the fingerprint, in addition to the digest of the pictures, which depends on max_images. The other
+# settings change rounding at most.
 FINGERPRINTED = ("dims", "normalize", "precision", "decode", "min_cosine")
-# Where and in what steps to compute concerns this machine, not a repetition of the command.
+# Where and in what steps to compute: settings of this machine, left out when the command is repeated.
 MACHINE = ("device", "batch_size", "workers", "shard_size")
 EXAMPLES = 20  # unreadable pictures named in the manifest
 SHARD_BYTES = 1 << 28  # of pictures per shard, at most, if they travel to workers
@@ -87,8 +87,8 @@ def embed_image(
     shards. force: recompute everything. progress counts items with different pictures.
 
     Raises DataError if the encoder is not available, no item has a picture or the fetched ones belong to another
-    catalogue; UsageError for an unknown encoder, a missing device, or (unless `force`) another encoder than the one
-    that made the vectors that are there; PartialError, with the artefact written, for a coverage below `min_coverage`;
+    catalogue; UsageError for an unknown encoder, a missing device, or (unless `force`) an encoder other than the one
+    that made the existing vectors; PartialError, with the artefact written, for a coverage below `min_coverage`;
     AntpipeError if the disk fails or another process writes the artefact; Interrupted on Ctrl-C.
     """
     place = store.domain(domain)
@@ -101,7 +101,7 @@ def embed_image(
     if fresh := fresh_result(place, "image", parameters, force):
         _require_coverage(place, fresh.figures, config)
         return fresh
-    # With MACHINE: only the same steps make the same shards.
+    # MACHINE included: only the same steps make the same shards.
     again = build_command(place, "image", flags=flags_of(config) + flags_of(engine), force=force)
     require_same_encoder(place, "image", config, parameters, again, force)
     here, device = _devices(config, engine)
@@ -185,7 +185,7 @@ def _pictures_of(place: Domain, config: ImageConfig) -> list[Picture]:
 
 
 def _fetched(place: Domain) -> list[Picture]:
-    """What fetch-images fetched for this very catalogue. Raises DataError if the catalogue has changed since."""
+    """What fetch-images fetched for this catalogue. Raises DataError if the catalogue has changed since."""
     if "pictures" not in place.manifest():
         return []
     state = place.state("pictures")

@@ -38,9 +38,9 @@ from antpipe.store.store import Store
 # Settings in the fingerprint. The revision covers weights, pooling, prompts and length limit; the settings left out
 # change rounding at most.
 FINGERPRINTED = ("prompt", "prefix", "dims", "normalize", "backend", "precision", "min_cosine")
-# Where and in what steps to compute concerns this machine, not a repetition of the command.
-# As many tokens as stay in a processor's cache; as many as keep all of a GPU busy for some milliseconds, and take about
-# 1 GB in an encoder of width 1,024.
+# Where and in what steps to compute: settings of this machine, left out when the command is repeated.
+# Tokens per batch. CPU: what fits into a processor's cache. GPU: what keeps all of it busy for some milliseconds, and
+# takes about 1 GB in an encoder of width 1,024.
 TOKENS_ON_CPU, TOKENS_ON_GPU = 2048, 65_536
 MACHINE = ("device", "compile", "token_budget", "shard_size")
 SHARD_BYTES = 1 << 25  # of text per shard, at most
@@ -72,7 +72,7 @@ def embed_text(
     parameters = parameters_of(located, config, FINGERPRINTED)
     if fresh := fresh_result(place, "text", parameters, force):
         return fresh
-    # With MACHINE: only the same steps make the same shards.
+    # MACHINE included: only the same steps make the same shards.
     again = build_command(place, "text", flags=flags_of(config) + flags_of(engine), force=force)
     require_same_encoder(place, "text", config, parameters, again, force)
     with progress(f"{domain} text") as update, building(place, "text", parameters, again) as out:

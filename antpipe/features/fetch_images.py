@@ -2,13 +2,13 @@
 
 A download is often done only in part, but an artefact is complete or absent. So there are two things:
 
-- DOMAIN/fetched/ is a cache: the pictures, and a ledger by URL (fetch/ledger.py). It grows while URLs are asked,
+- DOMAIN/fetched/ is a cache: the pictures, and a ledger by URL (fetch/ledger.py). It grows while URLs are requested,
   survives kills, and knows nothing about items. After another ingest, the new catalogue uses what it needs from it.
-- pictures.parquet is the artefact: the URL, its state and its file for each item and slot of this very catalogue, made
-  from items.parquet and the cache at the end of a run. Like all artefacts it carries the hash of the id table, so after
-  an ingest it is stale and unused until fetch-images runs again. embed-image takes the pictures from it, and its
-  fingerprint covers them. While some URLs have not been asked (--limit, an interruption, a dead host), it is `partial`:
-  usable, and `antpipe status` names the command that continues.
+- pictures.parquet is the artefact: the URL, its state and its file for each item and slot of the catalogue, made from
+  items.parquet and the cache at the end of a run. Like all artefacts it carries the hash of the id table, so after an
+  ingest it is stale and unused until fetch-images runs again. embed-image takes the pictures from it, and its own
+  fingerprint covers them. While some URLs are not yet requested (--limit, an interruption, a dead host), it is
+  `partial`: usable, and `antpipe status` names the command that continues.
 """
 
 from collections import Counter
@@ -38,7 +38,7 @@ from antpipe.store.store import Store
 
 PLACEHOLDER, PENDING = "placeholder", "pending"
 STATES = (OK, PLACEHOLDER, FAILED, "gone", "refused", "invalid", PENDING)
-# Settings for a single run, not for its repetition.
+# Settings of a single run, left out when the command is repeated.
 ONCE = ("limit", "retry_failed", "retry_permanent")
 
 
@@ -50,12 +50,12 @@ def fetch_images(
     force: bool = False,
     progress: Progress = silent,
 ) -> StageResult:
-    """Ask for the first `max_images` URLs of each item that are not in the cache, and write pictures.parquet.
+    """Request the first `max_images` URLs of each item, unless they are in the cache, and write pictures.parquet.
 
-    Its rows: item, slot (from 1), url, and the columns of the ledger; state is one of STATES. Equal URLs are asked for
+    Its rows: item, slot (from 1), url, and the columns of the ledger; state is one of STATES. Equal URLs are requested
     once. Pictures whose file is gone or changed are fetched again; failures only with `retry_failed` and
-    `retry_permanent`. force: write pictures.parquet even if it would be the same; do not ask again for what is in the
-    cache. progress counts URLs of this run.
+    `retry_permanent`. force: write pictures.parquet even if it would be the same; what is in the cache is not requested
+    again. progress counts URLs of this run.
 
     Raises DataError if no item has a URL or another run is at work in this domain; IntegrityError for a damaged ledger;
     PartialError, with everything written, for a coverage below `min_coverage`; AntpipeError if the disk fails;
@@ -110,7 +110,7 @@ def _alone(place: Domain, again: str) -> Iterator[Path]:
 
 
 def _to_ask(root: Path, wanted: pl.DataFrame, entries: dict[str, Entry], config: FetchConfig) -> list[str]:
-    """The URLs to ask for in this run. Drops entries whose picture is no longer on disk. root: the domain's folder."""
+    """The URLs to request in this run. Drops entries whose picture is no longer on disk. root: the domain's folder."""
     again = {FAILED: config.retry_failed, **dict.fromkeys(PERMANENT, config.retry_permanent)}
     todo = []
     for url in wanted["url"].unique(maintain_order=True):
@@ -203,7 +203,7 @@ def _figures(place: Domain, table: pl.DataFrame) -> dict[str, Any]:
 
 
 def _report(place: Domain, figures: dict[str, Any], config: FetchConfig) -> None:
-    """Log how to get more pictures, if more can be had. Raises PartialError if there are too few."""
+    """Log how to get more pictures, if more are available. Raises PartialError if there are too few."""
     again = None
     if figures[FAILED]:
         again = build_command(place, "pictures", flags=flags_of(replace(config, retry_failed=True), ONCE[:1]))
@@ -220,6 +220,6 @@ def _report(place: Domain, figures: dict[str, Any], config: FetchConfig) -> None
     if figures["present"] < config.min_coverage * figures["items"]:
         raise PartialError(
             f"domain {place.name}: only {figures['present']} of {figures['items']} items ({figures['coverage']:.1%}) "
-            f"have a fetched picture; --min-coverage asks for {config.min_coverage:.1%}; what there is was written",
+            f"have a fetched picture; --min-coverage asks for {config.min_coverage:.1%}; what was fetched is kept",
             again or build_command(place, "image", flags=["--images", "DIR"]),
         )

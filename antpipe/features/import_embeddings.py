@@ -55,10 +55,10 @@ def import_embeddings(
     """Write MODALITY.arrow, as embed-text or embed-image would, from vectors in files (see `open_vectors`).
 
     An item without a row, or with one of zeros, is zeros and not present; rows whose id is not an item are left out.
-    Both are counted, and listed in MODALITY_unmatched.parquet. Several rows of an item must be equal, unless they are
-    pictures, of which the mean is taken.
+    Both are counted, and listed in MODALITY_unmatched.parquet. If an item has several rows, they must be equal, unless
+    they are pictures: then their mean is taken.
     Raises DataError for files that are damaged or contradict themselves, numbers that are not finite in float16, and
-    files without any item of the domain; UsageError if anything else made the vectors that are there (unless `force`);
+    files without any item of the domain; UsageError if something else made the existing vectors (unless `force`);
     PartialError, with the artefact written, below `min_coverage`.
     """
     target, stage = store.domain(domain), f"{FORMAT} --modality {modality}"

@@ -50,7 +50,7 @@ from antpipe.store.order import order_of
 from antpipe.store.store import Store
 
 FORMAT = "import unisrec"
-MOST_UNMET = 1000  # numbers per item met: one wrong digit must not make a catalogue of billions
+MOST_UNMET = 1000  # highest number per distinct item: one wrong digit must not make a catalogue of billions
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _highest_of_histories(rows: HistoryRows) -> NDArray[np.int32]:
 
 
 def _parameters(layout: Layout, config: LayoutConfig) -> dict[str, Any]:
-    """What the fingerprint of the items covers. Of feature files only the sizes, which may tell how many items are."""
+    """What the fingerprint of the items covers; of feature files, only sizes, which may tell the number of items."""
     return {
         "format": FORMAT,
         "files": [file_sha256(file) for file in (*layout.inter, *layout.others.values())],
@@ -202,7 +202,7 @@ def read_texts(layout: Layout, ids: list[str]) -> list[str]:
 
 
 def _interactions(layout: Layout, rows: HistoryRows, sequences: GivenSequences, ids: list[str]) -> pl.DataFrame:
-    """INTERACTIONS with the given split. Timestamps are positions. Users with numbers are in their order."""
+    """INTERACTIONS with the given split. Timestamps are positions. Users that have numbers are in that order."""
     names = np.asarray(rows.users, object)
     order = np.arange(len(names))
     if "user2index" in layout.others:

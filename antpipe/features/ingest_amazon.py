@@ -89,7 +89,7 @@ def hashing(paths: Sequence[Path]) -> Iterator[Callable[[], dict[Path, str]]]:
                 with path.open("rb") as file:
                     while some := file.read(HASHED_AT_ONCE):
                         if leaving.is_set():
-                            return {}  # nobody waits for it
+                            return {}  # the sums are no longer needed
                         hashed.update(some)
             except OSError as error:
                 raise unreadable(path, error) from None
@@ -116,7 +116,7 @@ def _add_origin(cleaned: Cleaned, release: Release, files: FoundFiles, sums: Map
 
 
 def _parameters(release: Release, sums: Mapping[Path, str], elsewhere: Mapping[str, pl.Series]) -> dict[str, Any]:
-    """What the fingerprint covers. The hashes of the files tell which of them were chosen."""
+    """What the fingerprint covers. The hashes of the files show which of them were chosen."""
     return {
         "format": "amazon",
         "files": list(sums.values()),

@@ -29,7 +29,7 @@ from antpipe.store.next_command import spell
 from antpipe.store.order import order_of
 from antpipe.store.store import Store
 
-GENERATOR = 1  # raise when the same seed gives other shops
+GENERATOR = 1  # increase it when the same seed gives different shops
 *SOURCES, TARGET = (shop.name for shop in words().shops)
 WITHOUT_PICTURE, WITHOUT_PRICE = 0.08, 0.10
 FIRST_DAY, DAYS = 18_628, 730  # since 1970-01-01: the years 2021 and 2022
@@ -42,7 +42,7 @@ PARTS = ("assortment", "shoppers", "steps", "ratings", "times", "words", "pictur
 
 @dataclass(frozen=True)
 class GeneratedShop:
-    """A shop with all that its tables only hint at. baskets[u]: numbers of the items that user u bought, in order."""
+    """A shop with the hidden variables behind its tables. baskets[u]: numbers of the items that u bought, in order."""
 
     shop: Shop
     assortment: Assortment
@@ -67,7 +67,7 @@ def ingest_sample(store: Store, config: SampleConfig, *, force: bool = False) ->
 
 
 def generate_shop(config: SampleConfig, number: int) -> GeneratedShop:
-    """Shop `number` as `ingest_sample` writes it, with its inner workings."""
+    """Shop `number` as `ingest_sample` writes it, with its hidden variables."""
     shop, rngs = words().shops[number], random_streams(config.seed, number)
     assortment = make_assortment(rngs["assortment"], shop, int(config.items * shop.item_share))
     market = make_market(rngs["shoppers"], shop, assortment, int(config.users * shop.user_share))

@@ -42,8 +42,8 @@ READING = ("date_format", "encoding", "where", "drop_users", "category_separator
 
 @dataclass(frozen=True)
 class TableSource:
-    """The files of one domain. source_format: in the manifest. flags: of the command, naming the files. cold: how many
-    items outside the k-core stay if the settings do not say (None: all)."""
+    """The files of one domain. source_format: for the manifest. flags: those of the command that name the files. cold:
+    how many items outside the k-core stay if the settings do not say (None: all)."""
 
     interactions: Path | None
     items: Path | None

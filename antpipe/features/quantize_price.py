@@ -46,8 +46,8 @@ def quantize_price(
     d is `price_width` (sinusoid) or `bins` (onehot). Scope `domain` fits the edges on the core of each catalogue,
     `global` on those of all named domains together, `category` on each category of a domain (see `categories_of`). A
     category with fewer prices than bins uses its domain's edges; the figures count such categories. A domain without
-    any price gets an artefact in which nothing is present, so that it keeps neither the other domains nor a training on
-    other modalities waiting.
+    any price gets an artefact in which nothing is present, so that it holds up neither the other domains nor training
+    on other modalities.
     Raises DataError for a price that is negative or not finite.
     """
     read = [_read(store.domain(name), config.scope == "category") for name in dict.fromkeys(domains)]

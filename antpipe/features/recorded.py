@@ -48,8 +48,8 @@ def features_like(
     """The features, by modality, of some items, as those of the domain `name` were made.
 
     items: columns of ITEMS, whose picture files are absolute paths. whitened: modalities to give in whitened form.
-    Pictures at URLs are fetched; one that cannot be had is missing. Raises DataError if an encoder is not available or
-    is not the one that made the features of the domain.
+    Pictures at URLs are fetched; an unavailable one counts as missing. Raises DataError if an encoder is not available
+    or is not the one that made the features of the domain.
     """
     return describe_with(describers_like(store, name, modalities, whitened), items)
 
@@ -62,8 +62,8 @@ def describe_with(describers: Mapping[str, Describer], items: pl.DataFrame) -> d
 def describers_like(
     store: Store, name: str, modalities: Sequence[str], whitened: Sequence[str] = ()
 ) -> dict[str, Describer]:
-    """What makes the features of `features_like`, by modality, for whoever describes items again and again: encoders
-    are loaded when they are needed first, and stay. Raises DataError as there."""
+    """What makes the features of `features_like`, by modality, for repeated use: encoders are loaded when first needed,
+    and stay loaded. Raises DataError as there."""
     domain = store.domain(name)
     made_by = store.domain(drawn_from(store, name))  # the features of a subset are those of its whole domain
     manifest = made_by.manifest()
@@ -159,7 +159,7 @@ def _fetched(domain: Domain, items: pl.DataFrame, folder: Path) -> list[list[str
             flags=[],
             keep_order=True,
         )
-    with suppress(PartialError):  # a missing picture is said below
+    with suppress(PartialError):  # missing pictures are logged below
         fetch_images(Store(folder), "new", settings_in(flags, FetchConfig))
     for row in place.table("pictures", ["item", "url", "file", "state", "reason"]).to_pylist():
         if row["state"] == "ok":
@@ -201,7 +201,7 @@ def _whitened(domain: Domain, modality: str, raw: Describer) -> Describer:
 
 
 def _require_same(domain: Domain, modality: str, now: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
-    """Refuse an encoder that changed: its vectors mean something else."""
+    """Refuse an encoder that has changed: its vectors would mean something else."""
     different = [name for name, value in recorded.items() if now.get(name) != value]
     if different:
         raise DataError(
@@ -224,6 +224,6 @@ def settings_in(flags: Sequence[str], config: type[C]) -> C:
             values[by_flag[f"--{flag.removeprefix('--no-')}"].name] = False
         else:
             value = left.pop(0)
-            if flag in by_flag:  # others are of the engine
+            if flag in by_flag:  # other flags belong to the engine
                 values[by_flag[flag].name] = parse_value(by_flag[flag].type, value, flag)
     return config(**values)

@@ -1,7 +1,7 @@
 """Which vectors a stage replaces only with --force: fresh ones of another encoder, or of another import.
 
 No --force is needed for new items, changed texts and pictures, another precision and new weights of the same name, nor
-to replace stale vectors, which are useless for the present catalogue.
+to replace stale vectors, which are useless for the current catalogue.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from antpipe.store.domain import Domain
 from antpipe.store.manifest import encoder_name
 from antpipe.store.next_command import build_command
 
-VARIANT = ("prompt", "prefix", "dims", "normalize")  # settings that make other vectors of the same weights
+VARIANT = ("prompt", "prefix", "dims", "normalize")  # settings that give different vectors with the same weights
 IMPORTED = ("format", "file")  # parameters that only imported vectors have
 
 
@@ -28,7 +28,7 @@ def require_same_encoder(
 ) -> None:
     """Raises UsageError, unless `force`, if the artefact is fresh and another encoder or an import made it.
 
-    parameters: of the stage. command: the one that runs it, without --force.
+    parameters: those of the stage. command: the one that runs it, without --force.
     """
     entry = None if force else _fresh_entry(place, artefact)
     different = _different(entry, config, parameters) if entry is not None else []
@@ -37,7 +37,7 @@ def require_same_encoder(
 
 
 def require_same_import(place: Domain, artefact: str, parameters: Mapping[str, Any], command: str) -> None:
-    """Raises UsageError if the artefact is fresh, unless an import with these very parameters made it.
+    """Raises UsageError if the artefact is fresh, unless an import with exactly these parameters made it.
 
     command: the one that imports, without --force.
     """

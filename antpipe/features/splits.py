@@ -71,10 +71,10 @@ def held_out_items(items: int, share: float, seed: int) -> NDArray[np.bool_]:
 
 
 def kept_positions(offsets: Ints, items: Ints, train_end: Ints, held: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(R,) which positions stay: all but the held-out items of training parts, and those that would begin a sequence.
+    """(R,) which positions stay: not held-out items in training parts, nor those that would then begin a sequence.
 
     items: (R,), of user u at offsets[u]:offsets[u + 1]. train_end: (U,). held: (N,). The first item of a sequence has
-    no history, so it is never a target, and training reads it.
+    no history, so it is never a target, but training reads it.
     """
     lengths = np.diff(offsets)
     user = np.repeat(np.arange(len(lengths)), lengths)
@@ -86,7 +86,7 @@ def kept_positions(offsets: Ints, items: Ints, train_end: Ints, held: NDArray[np
 
 
 def ends_of_kept(offsets: Ints, kept: NDArray[np.bool_], *ends: Ints) -> tuple[Ints, ...]:
-    """The offsets (U + 1,) of what is kept (R,), and each end (U,) of a part counted in it; ends are at least 1."""
+    """The offsets (U + 1,) after dropping positions (kept: (R,)), and each end (U,) recounted; ends are at least 1."""
     counted = np.concatenate([[0], np.cumsum(kept)])
     begin = counted[offsets[:-1]]
     found = (np.maximum(counted[offsets[:-1] + end] - begin, 1).astype(np.int32) for end in ends)

@@ -1,4 +1,4 @@
-"""How the artefacts of a store stand, and which command comes next on this machine."""
+"""The states of the artefacts of a store, and which command comes next on this machine."""
 
 import shlex
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ from antpipe.store.domain import Domain
 from antpipe.store.next_command import build_command, with_flag
 from antpipe.store.store import Store
 
-# An artefact that is built only on request is not missed, nor are pictures that nobody can fetch.
+# Artefacts built only on request do not count as missing, nor do pictures that cannot be fetched.
 UNMISSED = [name for name, kind in ARTEFACTS.items() if kind.on_request or name == "pictures"]
 
 
 def status(store: Store, domains: Sequence[str] | None = None, *, verify: bool = False) -> dict[str, list[State]]:
     """The states of the artefacts of each domain, in the order of the pipeline.
 
-    domains: None for all of the store. verify: also read all files and compare their content hashes. An artefact that
-    is missing, but not missed, is left out: whitened features, and pictures if there are no URLs. A next command uses
-    an encoder of this machine if the default one is not here. Raises DataError for an unknown domain.
+    domains: None for all of the store. verify: also read all files and compare their content hashes. Artefacts that are
+    absent but not needed are left out: whitened features, and pictures if there are no URLs. A next command uses an
+    encoder of this machine if the default one is not here. Raises DataError for an unknown domain.
     """
     names = store.domains() if domains is None else domains
     found = {name: _states(store, store.domain(name), verify) for name in names}
@@ -49,7 +49,7 @@ def _states(store: Store, domain: Domain, verify: bool) -> list[State | None]:
 
 
 def _state(store: Store, domain: Domain, artefact: str, verify: bool) -> State | None:
-    """The state of one artefact; what it was made from in other domains counts, too. None if it cannot be missed."""
+    """The state of one artefact, including its inputs in other domains. None if it is absent but not needed."""
     state = of_subset(store, domain, domain.verify(artefact) if verify else domain.state(artefact))
     if state is None or state.status != "fresh":
         return state

@@ -1,9 +1,9 @@
-"""Stage `subset`: some users of a domain, as a domain of their own, to see what a recommender is worth with few data.
+"""Stage `subset`: some users of a domain, as a domain of their own, to see how well a recommender works on little data.
 
-The users of a domain are shuffled by a seed, and a subset has the first so many: subsets of one seed are nested. Its
-catalogue is whole, or cut to the items that its users met, and has no cold items; no k-core is taken again. Split and
-features are those of the domain, row by row: nothing is computed again, and a subset is stale once the domain has
-changed.
+The users of a domain are shuffled by a seed, and a subset takes the first N: subsets of one seed are nested. Its
+catalogue is whole, or cut to the items that its users met, and has no cold items; the k-core is not recomputed. Split
+and features are copied from the domain, row by row: nothing is computed again, and a subset is stale once the domain
+has changed.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ class Subset:
 
     @property
     def name(self) -> str:
-        """The name of its domain, which says what is not the default."""
+        """The name of its domain, in which settings that are not the default appear."""
         whole = "" if self.catalogue == SubsetConfig.catalogue else f"-{self.catalogue}"
         return f"{self.of}-{self.users}-users{whole}" + (f"-seed-{self.seed}" if self.seed else "")
 
@@ -87,7 +87,7 @@ def drawn_users(users: int, seed: int) -> Ints:
 
 
 def require_positions(domain: Domain, subsets: Sequence[Subset], parts: Sequence[str]) -> None:
-    """Refuse a subset none of whose users has a position in one of these parts, if others of the domain have one.
+    """Refuse a subset in which no user has a position in one of these parts, although other users of the domain do.
 
     parts: of `training`, `validation`, `test`. Raises DataError, whose next command asks for enough users instead.
     """
@@ -101,14 +101,14 @@ def require_positions(domain: Domain, subsets: Sequence[Subset], parts: Sequence
             if len(met) and met[0] >= one.users:
                 enough = as_word(tuple(sorted({max(other.users, int(met[0]) + 1) for other in subsets})))
                 raise DataError(
-                    f"{one.name}: none of these users has a {part} position; with this seed it takes "
+                    f"{one.name}: none of these users has a {part} position; this seed needs at least "
                     f"{met[0] + 1:,} users",
                     SameCommand({"--target-users": enough}),
                 )
 
 
 def write_subset(store: Store, one: Subset, *, force: bool = False) -> list[StageResult]:
-    """Write what is not fresh of one subset: items, interactions and users, every feature of the domain, sequences."""
+    """Write the parts of a subset that are not fresh: items, interactions, users, all features, sequences."""
     whole, part = store.domain(one.of), store.new_domain(one.name)
     manifest = whole.manifest()
     for artefact in [name for name in FEATURES if name in manifest]:
@@ -123,7 +123,7 @@ def write_subset(store: Store, one: Subset, *, force: bool = False) -> list[Stag
 
 
 def is_written(store: Store, one: Subset) -> bool:
-    """Whether the domain of a subset is there, and as it would be drawn now."""
+    """Whether the domain of a subset exists and is what would be drawn now."""
     if one.name not in store.domains():
         return False
     domain = store.domain(one.name)
@@ -132,7 +132,7 @@ def is_written(store: Store, one: Subset) -> bool:
 
 
 def drawn_from(store: Store, name: str) -> str:
-    """The domain from which a subset was drawn, or from which that was drawn, and so on; else the name itself."""
+    """The domain that a subset was drawn from, through subsets of subsets; the name itself if it is not a subset."""
     there = store.domains()
     while name in there and (above := _whole_of(store.domain(name))):
         name = above
@@ -140,7 +140,7 @@ def drawn_from(store: Store, name: str) -> str:
 
 
 def of_subset(store: Store, domain: Domain, state: State) -> State | None:
-    """The state of a subset's artefact, given its state in the store: what changed in the whole domain counts.
+    """The state of a subset's artefact, given its state in the store: changes in the whole domain count too.
 
     None if it is missing because the whole domain does not have it either. A domain that is gone does not count.
     """
@@ -222,8 +222,8 @@ def _place(kept: Ints, column: pl.Series) -> pl.Series:
 def _copied(whole: Domain, artefact: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters and details of a copy: those of the domain's artefact, and which one it is.
 
-    A command that builds the copy builds the subset; one with other settings, such as another encoder, is one for the
-    whole domain.
+    The command recorded for the copy is the one that builds the subset; other settings, such as another encoder, are
+    for a command on the whole domain.
     """
     entry = whole.entry(artefact)
     details = {key: entry[key] for key in KEPT if key in entry}
@@ -260,7 +260,7 @@ def _write_feature(whole: Domain, part: Domain, artefact: str, items: Ints, forc
 
 
 def _content(path: Path, items: Ints) -> NDArray[np.uint8] | None:
-    """(n, 16) the hashes that say what the vectors of some items were made of; None if the file has none."""
+    """(n, 16) the digests of what the vectors of some items were made of; None if the file has none."""
     batch, _ = map_batch(path)
     if "content" not in batch.schema.names:
         return None

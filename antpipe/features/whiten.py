@@ -2,9 +2,9 @@
 
 y = (x - mean) U (L + s)^(-1/2), where U holds the eigenvectors of the catalogue's covariance, L its eigenvalues in
 descending order and s the shrinkage: Su et al. 2021, "Whitening Sentence Representations for Better Semantics and
-Faster Retrieval", arXiv 2103.15316, algorithm 1. Only items that are present count. Directions in which the features
-vary by no more than rounding to float16 explains are left out. So a small catalogue or a constant column gives fewer
-columns, and nothing is divided by a variance close to zero.
+Faster Retrieval", arXiv 2103.15316, algorithm 1. Only items that are present count. Directions whose variance rounding
+to float16 alone could explain are left out. So a small catalogue or a constant column gives fewer columns, and nothing
+is divided by a variance close to zero.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,8 +66,8 @@ def whiten(
     Scope `domain` fits the map on the core of each catalogue, `global` on those of all named domains together; `like`
     takes the map of another domain. Features of two catalogues are comparable only if their map is the same. The map
     itself is kept as MODALITY_whitening.parquet (see `read_whitening`).
-    Raises DataError if raw features are missing or stale, do not vary, or must come from one encoder and do not,
-    UsageError if `like` is one of the domains.
+    Raises DataError if raw features are missing or stale, do not vary, or come from different encoders where one is
+    needed, UsageError if `like` is one of the domains.
     """
     if config.like in domains:
         raise UsageError(f"--like {config.like}: this is one of the domains to whiten")
@@ -187,7 +187,7 @@ def _version(domain: Domain, modality: str) -> str:
 def _require_same_encoder(
     opened: Sequence[Domain], modality: str, first: Domain | None
 ) -> Mapping[str, Mapping[str, Any]]:
-    """The encoder of each domain's raw features. Raises DataError if `first` is given and has another one."""
+    """The encoder of each domain's raw features. Raises DataError if `first` is given and has a different encoder."""
     wanted = encoder_name(first.entry(modality)) if first else None
     for domain in opened:
         found = encoder_name(domain.entry(modality))

@@ -37,7 +37,7 @@ def import_checkpoint(
 
     heads, fusion (beta): not stored in the file, see from_reference. transductive: import the item ids too. The file
     names no encoders and no domains, so neither does the run: re-learning works with any features, and stages that
-    keep the experts can only compare widths. Logs what was left out. Returns the run's description and whether it
+    keep the experts can only check widths. Logs what was left out. Returns the run's description and whether it
     existed already. Raises DataError if the file is not a complete checkpoint, and UsageError if `heads` does not
     divide the width or `out` holds a different run (unless `force`).
     """

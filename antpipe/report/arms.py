@@ -11,9 +11,9 @@ from antpipe.report.figure import Figure, Rows, layered, listed, metric_name
 from antpipe.report.findings import Judged
 from antpipe.report.theme import Spec, Theme, frame, number, ordinal
 
-MOST_ARMS = 40  # in a figure; the table has all
+MOST_ARMS = 40  # in a figure; the table lists all arms
 CONTROL, TRANSFER, OTHER, BASELINE = "control", "transfer, no verdict", "trained", "not trained"
-# What a bar's colour says, in the order of the legend.
+# What a bar's colour means, in the order of the legend.
 COLOURS = {
     CONTROL: "plain",
     POSITIVE: "good",
@@ -48,7 +48,7 @@ def arms_figure(one: Judged, metric: str | None = None, protocol: str | None = N
 
 
 def shown_arms(one: Judged) -> list[str]:
-    """The arms a figure shows, in the order of the comparison; of many, the best ones and the control."""
+    """The arms a figure shows, in the order of the comparison; if there are many, the best ones and the control."""
     if len(one.arms) <= MOST_ARMS:
         return list(one.arms)
     kept = set(one.best()[:MOST_ARMS])
@@ -87,7 +87,7 @@ def interval_of_mean(values: Sequence[float], alpha: float) -> tuple[float | Non
 
 
 def role_of(one: Judged, name: str) -> str:
-    """What an arm is, or its verdict."""
+    """The kind of an arm, or its verdict."""
     arm = one.arms[name]
     if name == one.control:
         return CONTROL

@@ -1,4 +1,4 @@
-"""What a section of the page is made of, as plain data for its template."""
+"""The blocks of a section of the page, as plain data for its template."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Table:
-    """A table. filtered: a reader may look for rows by their first cell; folded: shown when it is opened."""
+    """A table. filtered: a reader may search rows by their first cell; folded: hidden until it is opened."""
 
     kind: ClassVar[str] = "table"
     caption: str
@@ -45,7 +45,7 @@ class Lines:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large what follows is, in words."""
+    """The sizes of what follows, in words."""
 
     kind: ClassVar[str] = "sizes"
     text: str
@@ -83,7 +83,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Missing:
-    """A section that is not there: why, and the command that makes its data ('' if none does)."""
+    """A section that is not shown: why, and the command that makes its data ('' if there is none)."""
 
     title: str
     why: str
@@ -92,7 +92,7 @@ class Missing:
 
 @dataclass
 class Numbers:
-    """Numbers figures, so that the ids inside their SVGs differ."""
+    """A counter for figures, so that the ids inside their SVGs differ."""
 
     last: int = 0
 

@@ -61,7 +61,7 @@ def curve_rows(curve: Mapping[str, Any], found: Mapping[str, Any], metric: str, 
 
 
 def shown_lines(rows: Rows, control: str) -> list[str]:
-    """The arms of a figure: of many, the best ones at the largest size, and the control."""
+    """The arms of a figure: if there are many, the best ones at the largest size, and the control."""
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     if len(arms) <= MOST_LINES:
         return arms
@@ -71,7 +71,7 @@ def shown_lines(rows: Rows, control: str) -> list[str]:
 
 
 def remarks_of(curve: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """What transfer is worth in users, in words."""
+    """How many users of the target transfer is worth, in words."""
     return [in_users(arm, curve, found) for arm in curve["worth"]]
 
 

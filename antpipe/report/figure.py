@@ -1,4 +1,4 @@
-"""A figure: how it is drawn in a theme, and what stands beside it."""
+"""A figure: how it is drawn in a theme, and the text beside it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Figure:
-    """draw: its specification in a theme. alt: what it shows, for who does not see it. caption: how to read it."""
+    """draw: its specification in a theme. alt: what it shows, for people who cannot see it. caption: how to read it."""
 
     draw: Callable[[Theme], Spec]
     alt: str
@@ -19,7 +19,7 @@ class Figure:
 
 
 def percent(share: float) -> str:
-    """A change as people write it."""
+    """A relative change in per cent, with its sign."""
     return f"{share:+.1%}".replace("-", "\N{MINUS SIGN}")
 
 
@@ -37,7 +37,7 @@ def shortened(text: str, most: int) -> str:
 
 
 def listed(words: Sequence[str], most: int = 6) -> str:
-    """`a, b and c`; of many, the first ones and how many more."""
+    """`a, b and c`; if there are many, the first ones and how many more."""
     shown = list(words[:most]) + ([f"{len(words) - most} more"] if len(words) > most else [])
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}" if shown else ""
 

@@ -30,9 +30,9 @@ COMPARED = ("control", "protocol", "metric", "alpha", "margin", "targets")  # wh
 class Judged:
     """What was found on one target.
 
-    label: the target, and where it comes from if several have its name. facts: as in comparison.json: `users`, `items`,
-    `positions`, `arms`, `notes`. rules: `control`, `protocol`, `metric`, `alpha`, `margin`. folders: the run folders of
-    each arm that are here. finished: whether it is the outcome of a comparison, with differences and verdicts.
+    label: the target, with its comparison (or `runs`) if several have the name. facts: as in comparison.json: `users`,
+    `items`, `positions`, `arms`, `notes`. rules: `control`, `protocol`, `metric`, `alpha`, `margin`. folders: each
+    arm's run folders that exist here. finished: whether it is from a finished comparison, with verdicts.
     """
 
     target: str
@@ -54,12 +54,12 @@ class Judged:
         return name if name in self.arms else None
 
     def metric_of(self, arm: str, metric: str | None = None, protocol: str | None = None) -> Mapping[str, Any]:
-        """`mean`, `std` and `seeds` of an arm; by default, what the verdict is about."""
+        """`mean`, `std` and `seeds` of an arm; by default, for the metric and protocol of the verdict."""
         found: Mapping[str, Any] = self.arms[arm]["protocols"][protocol or self.rules["protocol"]]
         return dict(found[metric or self.rules["metric"]])
 
     def best(self, names: Iterable[str] | None = None) -> list[str]:
-        """Arms by the mean of the metric of the verdict, the best first; equal ones in the order of the comparison."""
+        """Arms by their mean of the verdict's metric, best first; ties in the order of the comparison."""
         return sorted(self.arms if names is None else names, key=lambda name: -self.metric_of(name)["mean"])
 
     def trained(self) -> list[str]:
@@ -67,7 +67,7 @@ class Judged:
         return self.best(name for name, arm in self.arms.items() if arm["kind"] != UNTRAINED)
 
     def evaluations(self, arm: str) -> list[dict[str, Any]]:
-        """The evaluations of the runs of an arm that are here, with slices."""
+        """The evaluations, with slices, of those runs of an arm that exist here."""
         return [read_json(RunFolder(path).evaluation(self.target, SPLIT)) for path in self.folders[arm]]
 
     def verdicts(self) -> dict[str, Mapping[str, Any]]:
@@ -80,7 +80,7 @@ class Findings:
     """Everything a report shows that is not read from the store.
 
     curves: learning curves by name, each with the comparison it is from. outcomes: contents of comparison.json by name.
-    loose: run folders by domain, of runs that were named themselves.
+    loose: run folders by domain, for runs that were given directly.
     """
 
     judged: Sequence[Judged]
@@ -102,8 +102,8 @@ class Findings:
 def gather(runs: Sequence[Path], comparisons: Sequence[Path]) -> Findings:
     """Read comparisons and runs.
 
-    Raises UsageError if there are none of them or one is named twice, DataError for a folder that holds neither an
-    outcome nor a finished arm, IntegrityError for a damaged file.
+    Raises UsageError if none is given or one is given twice, DataError for a folder that holds neither an outcome nor a
+    finished arm, IntegrityError for a damaged file.
     """
     paths = [path.resolve() for path in (*runs, *comparisons)]
     if not paths:
@@ -144,13 +144,13 @@ def named(folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def label_of(domain: str, comparison: str, outcomes: Mapping[str, Mapping[str, Any]]) -> str:
-    """The name of a learning curve; with that of its comparison if several have one of the domain."""
+    """The name of a learning curve; with its comparison's name if several comparisons have a curve of the domain."""
     several = sum(domain in found.get("curve", {}) for found in outcomes.values()) > 1
     return f"{domain} ({comparison})" if several else domain
 
 
 def usual_rules() -> dict[str, Any]:
-    """What figures are about where no comparison says it."""
+    """The rules that figures follow if no comparison sets them."""
     usual = CompareConfig()
     return {
         "control": CONTROL,
@@ -165,7 +165,7 @@ def usual_rules() -> dict[str, Any]:
 
 
 def read_outcome(folder: Path) -> Mapping[str, Any]:
-    """The content of comparison.json; of an unfinished comparison, what its finished runs found, without verdicts."""
+    """The content of comparison.json; for an unfinished comparison, what its finished runs found, without verdicts."""
     path = folder / f"{OUTCOME}.json"
     if not path.exists():
         return unfinished(folder)
@@ -179,7 +179,7 @@ def read_outcome(folder: Path) -> Mapping[str, Any]:
 
 
 def unfinished(folder: Path) -> dict[str, Any]:
-    """The outcome of a comparison as far as it is there. Raises DataError if no run of it is finished."""
+    """The outcome of a comparison so far. Raises DataError if none of its runs is finished."""
     if not folder.is_dir():
         raise DataError(f"--compare {folder}: no such folder", HELP)
     paths = [path for path in sorted(folder.glob("results/*/**/*.json")) if not path.stem.endswith("-refit")]
@@ -191,7 +191,7 @@ def unfinished(folder: Path) -> dict[str, Any]:
 
 
 def facts_of(records: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) -> dict[str, Any]:
-    """What was found by target, as in comparison.json, from the records of single runs."""
+    """The results by target, as in comparison.json, from the records of single runs."""
     found: dict[str, Any] = {}
     for target in dict.fromkeys(one["target"] for one in records):
         here = [one for one in records if one["target"] == target]
@@ -205,7 +205,7 @@ def facts_of(records: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) ->
 
 
 def arm_of(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What was found of one arm, from the records of its runs."""
+    """The results of one arm, from the records of its runs."""
     beyond = [one[BEYOND] for one in records if one.get(BEYOND)]
     kept = ("run", "seed", "fingerprint", "seconds", "budget", "chosen")
     return {
@@ -227,9 +227,9 @@ def arm_of(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def located(folder: Path, target: str, runs: Sequence[Mapping[str, Any]]) -> list[Path]:
-    """The folders of runs with an evaluation, as far as they are here.
+    """The folders of runs with an evaluation, if they exist here.
 
-    A comparison that was moved has its runs below itself, though it names them as they were.
+    If a comparison was moved, its runs are looked for below it, since it still records their old paths.
     """
     found = []
     for run in runs:
@@ -244,7 +244,7 @@ def located(folder: Path, target: str, runs: Sequence[Mapping[str, Any]]) -> lis
 
 
 def judged_runs(runs: Sequence[Path]) -> dict[str, Any]:
-    """What runs found on the domains they were judged on. Runs that differ by their seed alone are one arm."""
+    """The results of runs on the domains they were judged on. Runs that differ only in their seed are one arm."""
     described = {run: checkpoint.describe(run) for run in runs}
     names = arm_names(described)
     records = []
@@ -267,7 +267,7 @@ def judged_runs(runs: Sequence[Path]) -> dict[str, Any]:
 
 
 def arm_names(described: Mapping[Path, Checkpoint]) -> dict[Path, str]:
-    """The stage and method of each run; with the name of the first folder if several arms have the same."""
+    """The stage and method of each run; with the name of an arm's first folder if several arms have the same."""
     first: dict[str, Path] = {}
     same: dict[Path, str] = {}
     for run, done in described.items():
@@ -284,7 +284,7 @@ def arm_names(described: Mapping[Path, Checkpoint]) -> dict[Path, str]:
 
 
 def evaluations(run: Path, fingerprint: str) -> Iterator[dict[str, Any]]:
-    """The exact evaluations of a run on the test split, as it is now."""
+    """The exact evaluations of the current run of a folder on the test split."""
     for path in sorted(run.glob(f"evaluation-*-{SPLIT}.json")):
         found = read_json(path)
         if found.get("run_fingerprint") == fingerprint and found.get("split") == SPLIT and not found["approximate"]:
@@ -292,7 +292,7 @@ def evaluations(run: Path, fingerprint: str) -> Iterator[dict[str, Any]]:
 
 
 def evaluation_of(run: Path, target: str, fingerprint: str) -> dict[str, Any] | None:
-    """The evaluation of a run on a target; None if there is none of the run with this fingerprint."""
+    """The evaluation of a run on a target; None if there is none for the run with this fingerprint."""
     path = RunFolder(run).evaluation(target, SPLIT)
     if not path.is_file():
         return None
@@ -301,9 +301,9 @@ def evaluation_of(run: Path, target: str, fingerprint: str) -> dict[str, Any] | 
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises IntegrityError naming the file if there is none, or another was written."""
+    """The JSON object in a file. Raises IntegrityError naming the file if there is none, or its checksum is wrong."""
     mend = shell("head", "-c", "200", path)
     try:
         return documents.read_json(path, dict[str, Any], mend)
     except FileNotFoundError:
-        raise IntegrityError(f"{path}: cannot be read: it is not there", mend) from None
+        raise IntegrityError(f"{path}: cannot be read: it does not exist", mend) from None

@@ -21,7 +21,7 @@ TITLE, CATEGORY = 80, 32  # letters shown
 
 @dataclass(frozen=True)
 class ItemMap:
-    """Points of a map. items: of the whole catalogue; share: of the variance that both axes show."""
+    """Points of a map. items: number in the whole catalogue; share: of the variance, along both axes together."""
 
     rows: Rows
     items: int
@@ -61,7 +61,7 @@ def map_of(opened: OpenRun, most: int, seed: int) -> ItemMap:
 def components(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
     """(N, D) vectors -> (N, 2) their first two principal components, and the share of the variance these have.
 
-    The sign of a component is such that its largest value is positive, so that the same vectors give the same map.
+    The sign of a component makes its largest value positive, so that the same vectors give the same map.
     """
     centred = vectors - vectors.mean(0)
     left, scale, _ = np.linalg.svd(centred, full_matrices=False)
@@ -74,7 +74,7 @@ def components(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], float
 
 
 def grouped(categories: Sequence[str]) -> list[str]:
-    """The largest categories by name, all others as one."""
+    """The largest categories by name, and all others together as one."""
     counts: dict[str, int] = {}
     for name in categories:
         if name:
@@ -95,13 +95,13 @@ def map_figure(found: ItemMap, name: str, arm: str) -> Figure:
     alt = f"Map of {few} items of {name} by the vectors of {arm}, by category: {listed(shown, 12)}."
     caption = (
         f"The vectors that {arm} learned, {few} items, along their two principal components ({found.share:.0%} of the "
-        "variance). Items that lie together are alike to the model."
+        "variance). Items that lie together are similar to the model."
     )
     return Figure(lambda theme: draw_map(theme, found.rows, order), alt, caption)
 
 
 def legend_order(counts: Mapping[str, int]) -> list[str]:
-    """Categories by size; what is no category comes last."""
+    """Categories by size; the groups that are not categories come last."""
     return sorted(counts, key=lambda name: (name in (REST, NONE), name == NONE, -counts[name], name))
 
 

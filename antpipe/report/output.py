@@ -1,4 +1,4 @@
-"""The file of a report or figure: whether it can be written is known before any work begins."""
+"""The file of a report or figure: whether it can be written is checked before any work begins."""
 
 from collections.abc import Sequence
 from pathlib import Path

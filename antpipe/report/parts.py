@@ -1,4 +1,4 @@
-"""Figures of parts of the test split, and of what the lists of recommendations are like."""
+"""Figures of parts of the test split, and of properties of the recommended lists beyond accuracy."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -49,7 +49,7 @@ def slices_figure(one: Judged, metric: str | None = None, protocol: str | None =
     alt = f"{metric_name(metric)} on parts of the test split of {one.label}. {listed(said, 20)}."
     caption = (
         f"Protocol {protocol}, mean over the seeds whose runs are here. In brackets: test positions in the slice. "
-        "Few positions say little."
+        "Slices with few positions say little."
     )
     return Figure(lambda theme: draw_slices(theme, rows, arms, metric), alt, caption)
 
@@ -78,12 +78,12 @@ def slice_rows(one: Judged, arms: Sequence[str], metric: str, protocol: str) -> 
 
 
 def is_whole(group: Mapping[str, Any], part: str) -> bool:
-    """Whether a slice has all positions of its group: it then says nothing that the whole split does not."""
+    """Whether a slice has all positions of its group, and so adds nothing to the figures of the whole split."""
     return bool(group[part]["positions"] == sum(one["positions"] for one in group.values()))
 
 
 def room_for(names: Iterable[str], most: int) -> int:
-    """About as many pixels as the longest name takes, at most so many."""
+    """About as many pixels as the longest name takes, at most `most`."""
     return min(most, 12 + 7 * max(map(len, names)))
 
 
@@ -131,7 +131,7 @@ def beyond_figure(one: Judged, protocol: str | None = None) -> Figure | None:
     alt = f"What the first 10 recommendations on {one.label} are like. {listed(said, 25)}."
     caption = (
         f"Protocol {protocol}, first 10 items of every list, mean over seeds. Higher is not better here: the figures "
-        "say what a gain in accuracy was paid with."
+        "show what a gain in accuracy may have cost."
     )
     return Figure(lambda theme: draw_beyond(theme, rows), alt, caption)
 

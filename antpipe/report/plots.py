@@ -37,7 +37,7 @@ def write_plot(
 ) -> Path:
     """Write one figure as SVG or PNG. name: one of PLOTS.
 
-    Raises UsageError for an unknown figure, target or metric, DataError if the data of the figure are not there,
+    Raises UsageError for an unknown figure, target or metric, DataError if the data of the figure are missing,
     AntpipeError if the file cannot be written.
     """
     require_libraries()
@@ -129,7 +129,7 @@ def plot_coverage(store: Store, found: Findings, config: PlotConfig) -> Figure: 
 
 def plot_prices(store: Store, found: Findings, config: PlotConfig) -> Figure:
     shop = describe(store.domain(pick(found.domains(), config)))
-    return there(price_figure(shop), f"domain {shop.name}: its items have no two prices")
+    return there(price_figure(shop), f"domain {shop.name}: its items have fewer than two prices")
 
 
 def plot_map(store: Store, found: Findings, config: PlotConfig) -> Figure:

@@ -32,7 +32,7 @@ def require_libraries() -> None:
 def to_svg(spec: Spec, alt: str, name: str) -> str:
     """An SVG element whose alternative text is `alt`. name: begins its ids, which differ from those of other figures.
 
-    The same specification gives the same text: vl-convert counts its ids through all figures of a process.
+    The same specification gives the same text, although vl-convert itself numbers ids across figures of a process.
     """
     import vl_convert
 

@@ -1,4 +1,4 @@
-"""The sections of a report, from findings and the store. Each is there if its data is, or says what it lacks."""
+"""The sections of a report, from findings and the store. A section whose data are missing says what it lacks."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,9 +27,9 @@ from antpipe.store.store import Store
 Found = Section | Missing
 SIZES = {"users": "users", "positions": "test positions", "items": "items"}
 TABLED = ("recall@10", "ndcg@10", "mrr@10", "recall@50")
-MOST_TARGETS = 24  # with panels of their own; all are in the verdict
-MOST_OPENED = 6  # runs' domains with a map and example users: their vectors are computed
-MOST_LETTERS = 1000  # of a remark
+MOST_TARGETS = 24  # targets with panels of their own; all are in the verdict
+MOST_OPENED = 6  # domains with a map and example users: the vectors of their runs are computed
+MOST_LETTERS = 1000  # characters of a remark
 ARMS_OF_USERS = 2  # whose recommendations a user is shown with
 
 
@@ -77,12 +77,12 @@ def arm_table(one: Judged, protocol: str) -> Table:
 
 
 def sizes_of(one: Judged) -> str:
-    """How much a target has."""
+    """The sizes of a target, in words."""
     return " · ".join(f"{one.facts[key]:,} {word}" for key, word in SIZES.items() if one.facts.get(key) is not None)
 
 
 def untested(found: Findings, store: Store) -> list[Missing]:
-    """What tests the differences of runs that are here, if any were not tested."""
+    """The command that tests differences between runs, if some were not tested."""
     for one in found.judged:
         here = {arm: paths for arm, paths in one.folders.items() if paths and one.arms[arm]["kind"] != UNTRAINED}
         if one.finished or one.control not in here or len(here) < 2 or one.target not in store.domains():
@@ -101,13 +101,13 @@ def transfer_section(found: Findings, store: Store, numbers: Numbers) -> Found:
     figures = transfer_figures(found.judged, found.outcomes)
     if figures:
         panels = [Panel(name, [numbers.drawn(figure)]) for name, figure in figures.items()]
-        return Section("transfer", title, "What every source is worth on every target.", panels)
+        return Section("transfer", title, "How much every source helps on every target.", panels)
     why = "no comparison left sources out, or started from several"
     return Missing(title, why, leaving_out(found, store))
 
 
 def leaving_out(found: Findings, store: Store) -> str:
-    """A comparison that leaves sources out; '' if the store has too few shops."""
+    """The command of a comparison that leaves sources out; '' if the store has too few shops."""
     target, others = target_and_others(found, store)
     if target is None or len(others) < 2:
         return ""
@@ -175,7 +175,7 @@ def slices_section(found: Findings, numbers: Numbers) -> Found:
 
 
 def beyond_section(found: Findings, store: Store, numbers: Numbers) -> Found:
-    """What the lists are like."""
+    """Properties of the recommended lists beyond accuracy."""
     title = "Beyond accuracy"
     panels = [
         Panel(one.label, [numbers.drawn(figure)])
@@ -183,10 +183,10 @@ def beyond_section(found: Findings, store: Store, numbers: Numbers) -> Found:
         if (figure := beyond_figure(one)) is not None
     ]
     if panels:
-        return Section("beyond", title, "What the lists of recommendations are like, whoever the target is.", panels)
+        return Section("beyond", title, "What the recommended lists are like, whatever the target item is.", panels)
     single = next((one for one in found.judged if not one.finished and any(one.folders.values())), None)
     if single is None:
-        return Missing(title, "not measured: the same compare command with --beyond-accuracy does it")
+        return Missing(title, "not measured: repeat the compare command with --beyond-accuracy")
     run = next(paths[0] for paths in single.folders.values() if paths)
     flags: list[str | Path] = ["--run", run, "--beyond-accuracy"]
     return Missing(title, "not measured", spell("evaluate", domains=[single.target], store=store.root, flags=flags))
@@ -255,7 +255,7 @@ def opened_sections(
 
 
 def runs_to_open(found: Findings) -> dict[str, tuple[str, str, Mapping[str, Path]]]:
-    """By label: a domain, its protocol, and by arm the runs to open, the best one first, then the control."""
+    """By label: a domain, its protocol, and by arm the runs to open: the best arm first, then the control."""
     wanted: dict[str, tuple[str, str, Mapping[str, Path]]] = {}
     for one in found.judged:
         here = {arm: paths[0] for arm in one.trained() if (paths := one.folders[arm])}

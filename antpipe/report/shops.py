@@ -1,4 +1,4 @@
-"""Figures of catalogues: sizes, what is known of the items, and their prices with the bins that a model reads."""
+"""Figures of catalogues: sizes, coverage of the items, and their prices with the bins that a model reads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ BARS = 30  # of a price histogram
 
 @dataclass(frozen=True)
 class Shop:
-    """What a report says of one catalogue.
+    """What a report says about one catalogue.
 
     with_text, with_image, with_price: shares of the items. prices: (P,) in the catalogue's currency, of the items that
     have one. edges: between the price bins that a model reads, () without quantize-price or with several sets of them.

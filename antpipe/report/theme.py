@@ -10,7 +10,7 @@ from typing import Any
 
 Spec = dict[str, Any]
 
-FONT = "Arial, Helvetica, Liberation Sans, sans-serif"  # of equal widths, in which the labels are measured
+FONT = "Arial, Helvetica, Liberation Sans, sans-serif"  # letters have equal widths: labels measured in one fit
 NARROW = 480  # pixels; below, labels and legends get less room
 LONGEST_LABEL, LONGEST_NARROW = 190, 110  # pixels of a name beside its bar
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
@@ -73,7 +73,7 @@ class Theme:
         return LONGEST_NARROW if self.narrow else LONGEST_LABEL
 
     def series(self, number: int) -> str:
-        """The colour of the number-th of several things."""
+        """The colour of the series with this number."""
         return self.colours[SERIES[number % len(SERIES)]]
 
 

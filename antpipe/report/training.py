@@ -10,7 +10,7 @@ from antpipe.report.parts import compared_arms
 from antpipe.report.theme import SHAPES, Spec, Theme, frame
 from antpipe.training.folder import RunFolder
 
-LOSS, PREFIX = "loss", "loss_"  # of the whole item in RUN/metrics.jsonl, and before the name of a modality
+LOSS, PREFIX = "loss", "loss_"  # names in RUN/metrics.jsonl: of the whole item, and the prefix for a modality
 WHOLE = "whole item"
 MOST_SAID = 20
 
@@ -26,7 +26,7 @@ def training_figure(one: Judged) -> Figure | None:
     ]
     alt = f"Training losses on {one.label} by epoch. {listed(said, MOST_SAID)}."
     caption = (
-        "Mean over the seeds whose runs are here. The losses of different arms may not compare, so each has an axis of "
+        "Mean over the seeds whose runs are here. Losses of different arms are not comparable, so each has an axis of "
         "its own. With the method balance, those of single modalities say which of them learns slowly."
     )
     return Figure(lambda theme: draw_losses(theme, rows), alt, caption)

@@ -1,4 +1,4 @@
-"""Heat maps of transfer: what each source is worth on each target."""
+"""Heat maps of transfer: how much each source helps on each target."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ STRONGEST = 0.5  # opacity of the largest value: black or white text stays reada
 
 
 def transfer_figures(judged: Sequence[Judged], outcomes: Mapping[str, Mapping[str, Any]]) -> dict[str, Figure]:
-    """Heat maps by name: what was found by leaving sources out, and by starting from one, for each stage."""
+    """Heat maps by name: results of leaving sources out, and of starting from one source, for each stage."""
     found: dict[str, Rows] = {}
     for row in [*leaving_rows(judged), *starting_rows(judged)]:
         found.setdefault(f"{row['stage']}, {row['kind']}", []).append(row)
@@ -22,7 +22,7 @@ def transfer_figures(judged: Sequence[Judged], outcomes: Mapping[str, Mapping[st
 
 
 def leaving_rows(judged: Sequence[Judged]) -> Rows:
-    """One row per source left out: `value`, what the source adds to the score with all sources, relative to it."""
+    """One row per source left out: `value`, the share of the metric with all sources that is lost without this one."""
     rows: Rows = []
     for one in judged:
         metric = one.rules["metric"]
@@ -36,7 +36,7 @@ def leaving_rows(judged: Sequence[Judged]) -> Rows:
 
 
 def starting_rows(judged: Sequence[Judged]) -> Rows:
-    """One row per mix of sources that a judged arm starts from: `value`, its difference to the control, relative."""
+    """One row per mix of sources that a judged arm starts from: `value`, its relative difference to the control."""
     rows: Rows = []
     for one in judged:
         metric, protocol = one.rules["metric"], one.rules["protocol"]

@@ -39,7 +39,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Suggested:
-    """What an arm recommends to a user. place: of what was bought next, None if it is not among the cards."""
+    """What an arm recommends to a user. place: rank of what was bought next, None if it is not among the cards."""
 
     arm: str
     cards: Sequence[Card]
@@ -48,7 +48,7 @@ class Suggested:
 
 @dataclass(frozen=True)
 class Example:
-    """A user. history: the latest items, oldest first; `earlier` ones are not shown. bought: what came next."""
+    """A user. history: the latest items, oldest first; `earlier` more are not shown. bought: what came next."""
 
     user: str
     history: Sequence[Card]
@@ -64,10 +64,10 @@ class Example:
 
 @dataclass
 class Pictures:
-    """Small pictures of items, each once, as far as the bytes reach.
+    """Small pictures of items, each once, within a byte budget.
 
-    urls: data URLs by the id that cards name. missing: files that are gone or damaged; left: those for which no bytes
-    were left.
+    urls: data URLs by the id that cards name. missing: number of files that are gone or damaged; left: number of those
+    left out because the budget was used up.
     """
 
     wanted: bool = True
@@ -78,7 +78,7 @@ class Pictures:
     ids: dict[Path, str] = field(default_factory=dict)
 
     def of(self, path: Path | None) -> str:
-        """The id of the picture in a file, '' if there is none."""
+        """The id of the picture in a file, '' if it is missing or left out."""
         if path is None or not self.wanted:
             return ""
         if path not in self.ids:

@@ -1,4 +1,4 @@
-"""The verdict of a report in sentences, for who reads nothing else."""
+"""The verdict of a report in sentences, for readers who read nothing else."""
 
 from collections.abc import Sequence
 
@@ -63,7 +63,7 @@ def by_word(one: Judged) -> dict[str, list[str]]:
 
 
 def phrases(one: Judged) -> list[str]:
-    """What each verdict on a target says, with its arms."""
+    """A phrase for each verdict on a target, with its arms."""
     found = []
     for word, names in by_word(one).items():
         are = "is" if len(names) == 1 else "are"
@@ -84,7 +84,7 @@ def with_change(one: Judged, name: str) -> str:
 
 
 def untested(judged: Sequence[Judged]) -> str:
-    """What to say if no target has a verdict."""
+    """The sentence if no target has a verdict."""
     arms = list(dict.fromkeys(name for one in judged for name in one.arms))
     plain = all(arm["kind"] == UNTRAINED for one in judged for arm in one.arms.values())
     why = "the arms are baselines that learn from no other shop" if plain else why_untested(judged)

@@ -34,7 +34,7 @@ PAGE, PICTURES = (".html", ".htm"), (".svg", ".png")
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """A report in a file. sections: titles of those that are there; missing: of the others, with the reason."""
+    """A report in a file. sections: titles of those shown; missing: titles of the others, with the reason."""
 
     path: Path
     bytes: int
@@ -55,7 +55,7 @@ def write_report(
 ) -> WrittenReport:
     """Write a report on runs and comparisons as one HTML file.
 
-    Raises, before any work, UsageError if there is nothing to report on or the file is there (without force), and
+    Raises, before any work, UsageError if there is nothing to report on or the file exists (without force), and
     AntpipeError if it cannot be written; DataError or IntegrityError as `gather`.
     """
     require_libraries()

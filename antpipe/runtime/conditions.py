@@ -1,6 +1,6 @@
 """Conditions on the rows of a table, as `--where` takes them: a small part of SQL, turned into a polars expression.
 
-Read here and nowhere evaluated as code: only the columns of the table, literals, and the words below can occur.
+Parsed here and never evaluated as code: only the columns of the table, literals, and the words below can occur.
 
     condition   A and B, A or B, not A, (A)
     comparison  = == != <> < <= > >=, in (1, 2), between 1 and 2, is null, like 'a%', contains 'a' (ignores case)
@@ -53,7 +53,7 @@ class _Value:
 
 
 def row_filter(expression: str, schema: Mapping[str, pl.DataType], *, parse_text: bool = False) -> pl.Expr:
-    """The condition as a Boolean expression for `frame.filter(...)`; a row of which it is unknown (null) does not pass.
+    """The condition as a Boolean expression for `frame.filter(...)`; rows for which it is unknown (null) do not pass.
 
     schema: columns that may occur, with their types. Names match exactly, or ignoring case if only one does.
     parse_text: columns of text may be compared with numbers (files without types); a cell that is not one gives null.
@@ -117,7 +117,7 @@ class _Parser:
         return token
 
     def _is(self, *words: str) -> bool:
-        """Whether the next token is one of these signs or keywords; if so it is taken."""
+        """Whether the next token is one of these signs or keywords; if so, it is consumed."""
         token = self._peek()
         found = token.kind in ("word", "sign") and token.value.lower() in words
         self.next += found

@@ -22,10 +22,10 @@ NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def choose_device(name: str, number: int | None = None) -> "torch.device":
-    """The device that `auto` (a CUDA GPU if there is one, else the CPU), `cpu`, `cuda` or `cuda:N` stands for.
+    """The device that `auto` (a CUDA GPU if there is one, else the CPU), `cpu`, `cuda` or `cuda:N` means.
 
     number: which GPU, if several processes share a machine. Raises UsageError if `cuda` is asked for and this machine,
-    or this build of torch, has none: the CPU could take a hundred times as long, so it is not used unasked.
+    or this build of torch, has none: the CPU could take a hundred times as long, so there is no silent fallback.
     """
     import torch
 
@@ -69,7 +69,7 @@ def use_planless_attention() -> None:
 
 
 def why_no_gpu() -> str:
-    """Why torch, built for CUDA, cannot use the GPU of this machine; empty if there is none, or no such torch."""
+    """Why torch, built for CUDA, cannot use the GPU of this machine; empty without a GPU or such a torch."""
     import torch
 
     if torch.version.cuda is None or not NVIDIA_DRIVER.exists():
@@ -111,7 +111,7 @@ def cpu_multiplies_bf16() -> bool:
 
 
 def require_compiler(device: "torch.device") -> None:
-    """Raise UsageError if torch could not compile for this device; to be called before anything is done."""
+    """Raise UsageError if torch cannot compile for this device; call this before any work begins."""
     import torch
 
     lacking = ""

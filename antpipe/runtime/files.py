@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 OF_PROCESS = re.compile(r"\..+\.(\d+)(?:-\d+)?(?:@(.*?))?(?:\.old)?", re.DOTALL)  # names of scratch files and folders
-ABANDONED = 7 * 86_400  # seconds after which a scratch file of another machine is taken for a leftover
+ABANDONED = 7 * 86_400  # seconds after which a scratch file of another machine counts as a leftover
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def atomic(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Give an OSError of this block the name of the file, which errors of writing lack."""
+    """Give an OSError of this block the name of the file, which write errors lack."""
     try:
         yield
     except OSError as error:
@@ -73,7 +73,7 @@ def flush(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, unless it is there; their names are then on the disk."""
+    """Make a folder and its parents if they are missing, and flush their names to the disk."""
     if not path.is_dir():
         if not path.parent.exists():
             make_folder(path.parent)
@@ -90,9 +90,9 @@ def flush_tree(folder: Path) -> None:
 
 
 def sweep(folder: Path, name: str = "") -> None:
-    """Remove what writers that were killed left in a folder: scratch files and folders of ended processes.
+    """Remove what killed writers left in a folder: scratch files and folders of ended processes.
 
-    name: only those of the file of this name.
+    name: only those of the file with this name.
     """
     for path in folder.glob(f".{glob.escape(name)}.*" if name else ".*"):
         if is_abandoned(path):

@@ -1,4 +1,4 @@
-"""Loading of heavy libraries where somebody waits for it."""
+"""Loading of heavy libraries, with progress, while a user waits for it."""
 
 from collections.abc import Sequence
 from importlib import import_module

@@ -1,6 +1,6 @@
 """Messages to the user: the logger `antpipe`, and the handler with which the command line shows it.
 
-Every module logs here, with `info` what a user wants to know and with `warning` what may surprise. In Python, attach a
+Every module logs here: `info` for what a user wants to know, `warning` for what may surprise. In Python, attach a
 handler to `logging.getLogger("antpipe")` to see the messages.
 """
 
@@ -13,7 +13,7 @@ log = logging.getLogger("antpipe")
 
 @contextmanager
 def each_message_once() -> Iterator[None]:
-    """Drop messages that repeat an earlier one of this block: what holds for one run often holds for all of them."""
+    """Drop messages that repeat an earlier one of this block: what is true of one run is often true of all of them."""
     seen: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""Errors that mean that memory has run out, whichever library says so."""
+"""Errors that mean that memory has run out, whichever library raises them."""
 
 # Of torch, oneDNN, C++, the loader of shared libraries, Python's threads, Linux.
 SAID = (
@@ -15,12 +15,12 @@ MEANT = (RuntimeError, ImportError, OSError)
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether a library in Rust gave up; such an error is no Exception."""
+    """Whether a library in Rust panicked; such an error is not an Exception."""
     return type(error).__name__ == "PanicException"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or one that led to it, is for want of memory."""
+    """Whether an error, or one that led to it, is due to a lack of memory."""
     cause = error.__cause__ or error.__context__
     return (
         isinstance(error, MemoryError)

@@ -16,7 +16,7 @@ NEVER_TRIM = 2**31 - 1  # bytes; the largest value an int holds
 
 
 def tune_process() -> None:
-    """Set up memory and threads; to be called before torch is imported."""
+    """Set up memory and threads; call it before torch is imported."""
     keep_freed_memory()
     # OpenMP threads that spin while they wait slow a busy machine down several times. A value set by the user stays.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -25,8 +25,8 @@ def tune_process() -> None:
 def keep_freed_memory() -> bool:
     """Tell glibc to serve large blocks from the heap and not to trim it, until the process ends.
 
-    The tensors of a step are as large as those of the step before, so freed memory is used again at once; returning it
-    to the system and getting it back would cost page faults. Returns whether this took effect: without glibc's mallopt
+    The tensors of a step are as large as those of the step before, so freed memory is reused at once; returning it to
+    the system and getting it back would cost page faults. Returns whether this took effect: without glibc's mallopt,
     nothing changes.
     """
     if not sys.platform.startswith("linux"):
@@ -64,7 +64,7 @@ def stopping() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def continued_by(next_command: str) -> Iterator[None]:
-    """Let Ctrl-C within the block propose the command that continues the whole, not a part of it."""
+    """On Ctrl-C within the block, suggest the command that continues the whole work, not a part of it."""
     try:
         yield
     except KeyboardInterrupt as stop:

@@ -12,7 +12,7 @@ class Update(Protocol):
 
 
 class Progress(Protocol):
-    """progress(label) opens one piece of work and yields the Update that reports how far it is."""
+    """progress(label) opens one piece of work and yields the Update that reports its progress."""
 
     def __call__(self, label: str) -> AbstractContextManager[Update]: ...
 

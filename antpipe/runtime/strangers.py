@@ -1,4 +1,4 @@
-"""Files of strangers, which need not be what their names say."""
+"""Untrusted files, which need not be what their names say."""
 
 import errno
 import io
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def open_regular(path: Path, most: int) -> io.BufferedReader:
-    """A file of a stranger, opened to read: no pipe or device, and not larger than `most` bytes. Raises OSError."""
+    """Open an untrusted file for reading. Raises OSError for a pipe or device, or a file of more than `most` bytes."""
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     facts = os.fstat(handle)
     if stat.S_ISREG(facts.st_mode) and facts.st_size <= most:

@@ -1,4 +1,4 @@
-"""How the command line shows texts of strangers (ids, titles, file names), and messages and progress on stderr."""
+"""How the command line shows untrusted texts (ids, titles, file names), and messages and progress on stderr."""
 
 import io
 import logging
@@ -19,12 +19,12 @@ _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
 def shown(text: str, keep: str = "\n\t") -> str:
-    """A text with each hidden character, but those to keep, as an escape such as \\u001b, as JSON would write it."""
+    """A text with hidden characters, except those to keep, as escapes such as \\u001b, as JSON would write them."""
     return MAYBE_HIDDEN.sub(lambda one: _escaped(one[0]) if is_hidden(one[0]) and one[0] not in keep else one[0], text)
 
 
 def cell(value: object) -> str:
-    """A value in a line of a table: nothing in it begins another line."""
+    """A value for one line of a table: line breaks and other hidden characters are escaped."""
     return shown(str(value), keep="")
 
 
@@ -34,7 +34,7 @@ def _escaped(character: str) -> str:
 
 
 class ToStderr(logging.Handler):
-    """Print each message as `antpipe: MESSAGE` to what stderr is at that moment; a warning begins with `warning: `."""
+    """Print each message as `antpipe: MESSAGE` to the current stderr; a warning begins with `warning: `."""
 
     def emit(self, record: logging.LogRecord) -> None:
         level = "warning: " if record.levelno == logging.WARNING else ""

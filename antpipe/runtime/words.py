@@ -1,4 +1,4 @@
-"""Texts of strangers (ids, titles, file names) as a shell may read them; what a terminal may show is terminal.py."""
+"""Untrusted texts (ids, titles, file names) in a form safe for a shell; terminal.py does this for a terminal."""
 
 import shlex
 import unicodedata
@@ -10,7 +10,7 @@ KEPT = "\u200c\u200d"
 
 
 def is_hidden(character: str) -> bool:
-    """Whether a character does something to a terminal, or to the text around it, other than being seen."""
+    """Whether a character affects a terminal, or the text around it, other than by being displayed."""
     return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in KEPT
 
 

@@ -1,4 +1,4 @@
-"""The artefacts of a domain: what each is made from and by which command, and what is reported about one."""
+"""The artefacts of a domain: what each is made from and by which command, and what is reported about it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ class ArtefactKind:
     inputs: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()  # inputs that are used if they exist
     version: int = 1
-    on_request: bool = False  # `status` does not propose to build it
+    on_request: bool = False  # `status` does not suggest building it
 
 
 ARTEFACTS: dict[str, ArtefactKind] = {
@@ -38,9 +38,9 @@ ARTEFACTS: dict[str, ArtefactKind] = {
 
 @dataclass(frozen=True)
 class State:
-    """How an artefact stands: `fresh`, `stale` (why), `partial` (usable, but more is available) or `missing`.
+    """The state of an artefact: `fresh`, `stale` (why), `partial` (usable, but more is available) or `missing`.
 
-    next_command: the command that makes it fresh, or '' if there is nothing to make.
+    next_command: the command that makes it fresh, or '' if there is nothing to do.
     """
 
     artefact: str

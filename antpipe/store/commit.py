@@ -1,8 +1,8 @@
 """The end of every write to a domain: all new files of an artefact and the manifest that names them appear, or none.
 
-A stage writes into a scratch folder. There the new manifest is written too, and everything is flushed to the disk. Then
-the folder is renamed to PENDING: that decides. What follows moves its files into place, and needs no space. Whoever
-finds a folder of that name, because the writer was killed or the power went, does the rest (`finish`).
+A stage writes into a scratch folder. The new manifest is written there too, and everything is flushed to the disk. Then
+the folder is renamed to PENDING, which decides the commit. After that its files are moved into place, which needs no
+space. A process that finds a folder of that name, after a kill or power cut, completes the commit (`finish`).
 """
 
 import shutil
@@ -17,7 +17,7 @@ PENDING = ".commit"
 
 
 def commit(folder: Path, scratch: Path, manifest: dict[str, Any]) -> None:
-    """Let the files of a scratch folder inside a domain's folder, flushed already, replace those of the same names.
+    """Flush the files of a scratch folder inside a domain's folder, and let them replace those of the same names.
 
     The caller holds `committing`, and has called `finish`.
     """
@@ -35,7 +35,7 @@ def finish(folder: Path) -> None:
     if not pending.is_dir():
         return
     paths = sorted(pending.iterdir(), key=lambda path: (path.name == MANIFEST, path.is_file(), path.name))
-    for path in paths:  # folders first: tables name them
+    for path in paths:  # folders first: tables refer to them
         target = folder / path.name
         if target.is_dir():
             shutil.rmtree(target)

@@ -25,7 +25,7 @@ class NewerFormatError(IntegrityError):
 def refuse_newer(where: str | Path, found: object, known: int, *, sure: bool = True) -> None:
     """Raise NewerFormatError if `found`, the format that a file names, is newer than `known`, the newest we read.
 
-    sure: a checksum covers the format. That of a document is the same in all formats: check it first.
+    sure: a checksum covers the format. The checksum of a document is the same in all formats: check it first.
     """
     if isinstance(found, int) and found > known:
         why = f"{where}: written by a newer antpipe{'' if sure else ', or damaged'}, as it names format {found}"
@@ -33,7 +33,7 @@ def refuse_newer(where: str | Path, found: object, known: int, *, sure: bool = T
 
 
 def sealed_format(form: int) -> dict[str, Any]:
-    """The format of a document whose parts have checksums of their own, with a checksum that is the same in all."""
+    """The format of a document whose parts have their own checksums, with a checksum that holds in every format."""
     return {"format": form, "format_sha256": digest(form)}
 
 
@@ -59,13 +59,13 @@ def as_text(value: Any) -> str:
 
 
 def seal(value: dict[str, Any], name: str = "") -> dict[str, Any]:
-    """A JSON object with its checksum. name: what it is the entry of, if it is not a document of its own."""
-    plain = json.loads(json.dumps(value, allow_nan=False))  # as it is read: tuples as lists, keys as text
+    """A JSON object with its checksum. name: its key, if it is an entry of a larger document."""
+    plain = json.loads(json.dumps(value, allow_nan=False))  # as it will be read back: tuples as lists, keys as text
     return {**value, CHECKSUM: digest([name, plain] if name else plain)}
 
 
 def unsealed(value: dict[str, Any], name: str = "") -> dict[str, Any]:
-    """The object without its checksum. Raises ValueError if that is not its own; one without a checksum passes."""
+    """The object without its checksum. Raises ValueError if the checksum is wrong; a missing one passes."""
     plain = {key: part for key, part in value.items() if key != CHECKSUM}
     if CHECKSUM in value and value[CHECKSUM] != digest([name, plain] if name else plain):
         raise ValueError("its content differs from what was written")
@@ -75,8 +75,8 @@ def unsealed(value: dict[str, Any], name: str = "") -> dict[str, Any]:
 def read_json(path: Path, kind: type[T], next_command: str | None) -> T:
     """The content of a JSON file that `write_json` wrote, as `kind`: a TypedDict, dataclass, or type of plain data.
 
-    Raises FileNotFoundError if it is missing, IntegrityError with the next command if it is damaged: not JSON, not what
-    its checksum says, or without a key or with another type than `kind` has.
+    Raises FileNotFoundError if it is missing, IntegrityError with the next command if it is damaged: not JSON, a wrong
+    checksum, or a key that is missing or has another type than in `kind`.
     """
     try:
         content = path.read_bytes()
@@ -88,7 +88,7 @@ def read_json(path: Path, kind: type[T], next_command: str | None) -> T:
 
 
 def parse_json(content: bytes | str, kind: type[T], where: str, next_command: str | None) -> T:
-    """The same of JSON that is in memory. where: names it in the error."""
+    """The same for JSON in memory. where: names it in the error."""
     try:
         document = msgspec.json.decode(content)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -100,7 +100,7 @@ def parse_json(content: bytes | str, kind: type[T], where: str, next_command: st
 
 
 def converted(value: Any, kind: type[T]) -> T:
-    """Plain data as `kind`. Raises ValueError, which says where, for a missing key or another type."""
+    """Plain data as `kind`. Raises ValueError, which says where, for a missing key or a wrong type."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:

@@ -1,9 +1,9 @@
 """One domain of a store: a folder with its artefacts, and how they are read and written.
 
-An artefact (see ARTEFACTS) is complete or absent: a stage writes into a scratch folder, and commit.py lets its files
-and the manifest that names them take their places together. Every file carries its fingerprint and the hash of the id
-table in its own schema metadata, and the manifest its content hash; so a file that was copied in, made for another
-catalogue, or damaged since is recognised when it is opened.
+An artefact (see ARTEFACTS) is complete or absent: a stage writes into a scratch folder, and commit.py moves its files
+and the manifest that names them into place together. Every file carries its fingerprint and the hash of the id table in
+its own schema metadata, and the manifest has its content hash; so a file that was copied in, made for another
+catalogue, or damaged since is noticed when it is opened.
 """
 
 import shutil
@@ -56,7 +56,7 @@ T = TypeVar("T")
 
 
 class Domain:
-    """One catalogue with its interactions and what was made of them.
+    """One catalogue with its interactions and the artefacts made from them.
 
     >>> toys = ant.Store("shop").domain("Toys")
     >>> toys.table("items", ["item_id", "title"]).num_rows  # an Arrow table
@@ -94,7 +94,7 @@ class Domain:
         return {name: read_entry(name, value, path) for name, value in entries.items()}
 
     def _finish_commit(self) -> None:
-        """Do the rest of a commit that was cut short (see commit.py)."""
+        """Complete a commit that was cut short (see commit.py)."""
         pending = self.path / PENDING
         if pending.exists():
             try:
@@ -109,7 +109,7 @@ class Domain:
         return self._entry(artefact, self.manifest())
 
     def is_fresh(self, artefact: str, parameters: Mapping[str, Any]) -> bool:
-        """Whether a run of the stage with these parameters would only repeat what is there.
+        """Whether a run of the stage with these parameters would only rebuild what exists.
 
         Raises as `entry` does for the artefacts it is made from.
         """
@@ -126,7 +126,7 @@ class Domain:
         return self._state(artefact, self._standing(artefact, self.manifest()))
 
     def verify(self, artefact: str) -> State:
-        """The same as `state`, after reading the artefact's files whole: stale if a byte was changed since."""
+        """The same as `state`, after reading the artefact's files completely: stale if a byte has changed since."""
         return self._state(artefact, self._standing(artefact, self.manifest(), content=True))
 
     # Methods below that take a manifest work on one reading of it.
@@ -177,7 +177,7 @@ class Domain:
         kind = ARTEFACTS[artefact]
         with alone(self.path, artefact):
             sweep(self.path)
-            for leftover in self.path.glob(f".new.{artefact}.*"):  # of a run that was killed
+            for leftover in self.path.glob(f".new.{artefact}.*"):  # scratch files of a killed run
                 shutil.rmtree(leftover)
             manifest = self.manifest()
             stamp = {
@@ -280,7 +280,7 @@ class Domain:
     def core_rows(self) -> int:
         """Number of items of the core, which come first; cold items follow.
 
-        Training, evaluation, statistics and everything fitted on a catalogue know the core alone.
+        Training, evaluation, statistics and everything fitted on a catalogue use the core alone.
         """
         return _core_rows(self.entry("items"))
 
@@ -300,7 +300,7 @@ class Domain:
         return feature
 
     def core_feature(self, modality: str) -> Feature:
-        """The same of the core's items. Raises as `feature` does."""
+        """The same for the core's items. Raises as `feature` does."""
         return self.feature(modality).first(self.core_rows())
 
     def sequences(self) -> Sequences:

@@ -1,4 +1,4 @@
-"""A feature as it was last built, whatever became of its catalogue: what a new embedding can copy from."""
+"""A feature as it was last built, even if its catalogue has changed: a new embedding can copy from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ def earlier_feature(path: Path, entry: Mapping[str, Any]) -> Earlier | None:
     """The vectors of MODALITY.arrow as its manifest entry describes it, whether or not the catalogue changed since.
 
     None if there is no entry, the file is not its own or not an Arrow file, or it does not say what its vectors were
-    made of. Logs a warning if its content is not what was written; only what its vectors were made of is told then.
+    made of. Logs a warning if its content is not what was written; only the digests (`content`) are usable then.
     """
     import numpy as np
     import pyarrow as pa

@@ -1,4 +1,4 @@
-"""The entries of a manifest, checked one by one when it is read: a damaged one speaks only for its own artefact."""
+"""The entries of a manifest, checked one by one when it is read: a damaged one affects only its own artefact."""
 
 import re
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class Encoder(TypedDict):
 
 
 class AnyEntry(TypedDict, total=False):
-    """What every entry has, and what those that have more agree on."""
+    """The keys that every entry has, and the types of optional ones that several entries have."""
 
     fingerprint: Required[str]
     stage: Required[str]
@@ -84,7 +84,7 @@ PARAMETERS: dict[str, Any] = {"sequences": Lengths}
 
 
 class DamagedEntry(dict[str, Any]):
-    """Stands for an entry that cannot be used: it has what an entry must have, and refuses to tell anything else."""
+    """Placeholder for an entry that cannot be used: it has the required keys, and raises for all others."""
 
     def __init__(self, artefact: str, why: str, raw: Any) -> None:
         super().__init__(
@@ -127,7 +127,7 @@ def refuse_unknown(entries: Mapping[str, Any], manifest: Path, next_command: str
 
 
 def read_entry(artefact: str, value: Any, manifest: Path) -> Entry:
-    """The entry of an artefact, or what stands for a damaged one."""
+    """The entry of an artefact, or a DamagedEntry in its place."""
     try:
         if not isinstance(value, dict):
             raise TypeError("not an object")
@@ -139,7 +139,7 @@ def read_entry(artefact: str, value: Any, manifest: Path) -> Entry:
             converted(entry["parameters"], PriceBins)
         for name in entry["files"]:
             if not FILE.fullmatch(name):
-                raise ValueError(f"the file name {name!r} leads out of the folder")
+                raise ValueError(f"the file name {name!r} leads outside the folder")
         if entry.get("core_rows", 1) > entry.get("rows", 1):
             raise ValueError("more items in the core than in all")
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The figures of domains that papers put in a table, and what two domains have in common."""
+"""The figures of domains, as in the tables of papers, and what two domains have in common."""
 
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,8 +17,8 @@ class Figures:
     """Figures of one domain.
 
     average_length: interactions per user. density: the share of all (user, item) pairs that are interactions.
-    with_text, with_image, with_price: shares of the items. order: of its interactions; None without any. cold: targets
-    that never occur in training; None before build-sequences.
+    with_text, with_image, with_price: shares of the items. order: that of its interactions; None without any. cold:
+    targets that never occur in training; None before build-sequences.
     """
 
     domain: str
@@ -89,7 +89,7 @@ def overlaps(domains: list[Domain]) -> list[Overlap]:
 def statistics(store: Store, names: list[str]) -> dict[str, list[Any]]:
     """`domains`: the Figures of each; `shared`: the Overlap of each pair.
 
-    Warns of a domain whose order cannot be that in time. Raises DataError for an unknown domain.
+    Warns if the order of a domain is doubtful (see order.py). Raises DataError for an unknown domain.
     """
     domains = [store.domain(name) for name in names]
     figures = [domain_figures(domain) for domain in domains]

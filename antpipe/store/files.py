@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 PIECE = 1 << 24  # bytes written at a time
 # Rows of a Parquet row group: readers that take a table piece by piece hold one in memory.
 ROW_GROUP = 65_536
-STAMP = ("fingerprint", "id_table")  # what a file of a store carries in its schema
-RACY = 0.1  # seconds within which a file could change again without a new time
+STAMP = ("fingerprint", "id_table")  # keys that a file of a store carries in its schema
+RACY = 0.1  # seconds within which a file could change again without a new modification time
 _sound: dict[tuple[int, ...], str] = {}  # content hashes that this process computed, by what `stat` says of a file
 
 
@@ -38,11 +38,11 @@ class Feature:
     mapping: mmap.mmap | None = None
 
     def first(self, rows: int) -> "Feature":
-        """Those of the first items, as views."""
+        """The features of the first items, as views."""
         return Feature(self.values[:rows], self.present[:rows], self.mapping)
 
     def release(self) -> None:
-        """Give back the memory of pages that were read; reading them again maps them again."""
+        """Release the memory of pages that were read; reading them again maps them again."""
         if self.mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
             self.mapping.madvise(mmap.MADV_DONTNEED)
 
@@ -87,7 +87,7 @@ def known_sha256(path: Path) -> str:
 
 
 class Sink(io.FileIO):
-    """A new file that writes large buffers in pieces, and gives back the mapped memory of each piece."""
+    """A new file that writes large buffers in pieces, and releases the mapped memory of each piece."""
 
     def __init__(self, path: Path, mapped: Feature | None) -> None:
         super().__init__(path, "wb")
@@ -169,7 +169,7 @@ class Transaction:
 
 
 def reserve(path: Path, size: int) -> None:
-    """Create a file of zeros and allocate its space now: running out of it while the file is mapped kills the process.
+    """Create a file of zeros and allocate its space now: if the disk fills up later, the mapped file kills the process.
 
     Raises OSError if there is not enough space.
     """
@@ -198,7 +198,7 @@ def read_stamp(path: Path) -> dict[str, str] | None:
 
 
 def damage_to(path: Path, entry: Mapping[str, Any], id_table: str | None) -> str:
-    """Why a file is not the one that its manifest entry describes, as far as its size and its stamp tell; '' if it is.
+    """Why a file is not the one that its manifest entry describes, judged by its size and stamp; '' if it is.
 
     id_table: the hash of the ids of the catalogue it must belong to.
     """
@@ -215,7 +215,7 @@ def damage_to(path: Path, entry: Mapping[str, Any], id_table: str | None) -> str
 
 
 def rot_in(path: Path, entry: Mapping[str, Any], *, again: bool = False) -> str:
-    """Why the content of a file is not what was written, by its hash; '' if it is. again: even if it was hashed before.
+    """Why the content of a file is not what was written, by its hash; '' if it is. again: do not use a known hash.
 
     Files of stores that recorded no hash pass.
     """
@@ -299,7 +299,7 @@ def require_types(batch: "pa.RecordBatch", **types: Callable[[Any], bool]) -> No
     """Raises ValueError unless the batch has these columns, each of a type that its test accepts."""
     for name, test in types.items():
         if name not in batch.schema.names or not test(batch.schema.field(name).type):
-            raise ValueError(f"no column {name!r} as it should be")
+            raise ValueError(f"no column {name!r} of the expected type")
 
 
 def matrix_of(batch: "pa.RecordBatch") -> "NDArray[np.float16]":

@@ -1,4 +1,4 @@
-"""One writer at a time for each artefact of a domain and for each run; a second writer is told who the first is."""
+"""One writer at a time for each artefact of a domain and for each run; a second writer learns who the first is."""
 
 import json
 import os
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def alone(folder: Path, artefact: str) -> Iterator[None]:
     """Hold the lock of an artefact. Raises AntpipeError, which names the holder, if another process has it.
 
-    The kernel keeps the lock, so it ends with its process, however that ends. A file beside it says who holds it; that
-    file may outlive its writer, so it is read only while the lock is held.
+    The kernel keeps the lock, so it is released when its process ends, however that ends. A file beside it says who
+    holds it; that file may outlive its writer, so it is read only while the lock is held.
     """
     from filelock import FileLock, Timeout
 
@@ -38,11 +38,11 @@ def alone(folder: Path, artefact: str) -> Iterator[None]:
                 yield
             finally:
                 holder.unlink(missing_ok=True)
-                if not set(folder.iterdir()) - {lock}:  # a new domain of which nothing came leaves no folder
+                if not set(folder.iterdir()) - {lock}:  # a new domain without any artefact leaves no folder
                     lock.unlink(missing_ok=True)
                     folder.rmdir()
     except Timeout:
-        raise AntpipeError(f"{folder}: {artefact} is being written by {describe(holder)}; wait for its end") from None
+        raise AntpipeError(f"{folder}: {artefact} is being written by {describe(holder)}; wait until it ends") from None
 
 
 def committing(folder: Path) -> "BaseFileLock":

@@ -1,4 +1,4 @@
-"""Commands of other programs that show what is in a file, for messages to propose."""
+"""Commands of other programs that show what is in a file, for messages to suggest."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def unpacking(path: Path) -> str:
 
 
 def unpacking_as(path: Path, suffix: str) -> str:
-    """A command that prints a file unpacked which is packed as this suffix says, whatever its own name is."""
+    """A command that prints a file unpacked; it is packed as this suffix says, whatever its own name is."""
     return f"{PROGRAMS[suffix]} {'' if suffix == '.zip' else '< '}{shell(path)}"
 
 

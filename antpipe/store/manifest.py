@@ -1,4 +1,4 @@
-"""What a domain's manifest says: entries, fingerprints, staleness. Functions on plain data, without any disk access.
+"""The content of a domain's manifest: entries, fingerprints, staleness. Functions on plain data, without disk access.
 
 A manifest maps the name of each artefact to its entry: what it was made from, with which settings, and the size and
 content hash of each of its files.
@@ -16,7 +16,7 @@ Entry = dict[str, Any]
 Manifest = dict[str, Entry]
 OLDER, NEWER = (f"made by {age} version of the stage" for age in ("an older", "a newer"))
 Damage = Callable[[str], str]  # why the files of an artefact are not those that its entry describes; '' if they are
-# What the items must have for an artefact (one of these statistics above 0), and what is said if they lack it.
+# What the items must have for an artefact (one of these statistics above 0), and the message if they lack it.
 MADE_OF: dict[str, tuple[tuple[str, ...], str]] = {
     "text": (("with_text",), "no item has a text"),
     "pictures": (("with_image_url",), "no image URLs"),
@@ -40,13 +40,13 @@ def id_table_sha256(item_ids: Sequence[str]) -> str:
 def content_sha256(entry: Mapping[str, Any]) -> str:
     """The hash of what an artefact's files hold.
 
-    Two builds with one fingerprint may differ in it: --force computes again, and not every library is deterministic.
+    Two builds with the same fingerprint may differ in it: --force recomputes, and not every library is deterministic.
     """
     return digest({name: facts.get("sha256") for name, facts in entry.get("files", {}).items()})
 
 
 def inputs_of(artefact: str, manifest: Mapping[str, Entry]) -> dict[str, str | None]:
-    """The fingerprints of what it is made from: of required artefacts (None if missing) and of optional ones."""
+    """The fingerprints of an artefact's inputs: of required ones (None if missing) and of optional ones."""
     kind = ARTEFACTS[artefact]
     names = [*kind.inputs, *(name for name in kind.optional if name in manifest)]
     return {name: manifest.get(name, {}).get("fingerprint") for name in names}
@@ -70,10 +70,10 @@ def changed_input(entry: Mapping[str, Any], manifest: Mapping[str, Entry]) -> st
 
 @dataclass(frozen=True)
 class Standing:
-    """How an artefact stands: `fresh`, `stale`, `partial` or `missing`, and why.
+    """The state of an artefact: `fresh`, `stale`, `partial` or `missing`, and why.
 
-    build: the artefact whose stage must run next to change that, itself or one it is made from; None if there is
-    nothing to run. force: whether that stage would otherwise find its artefact fresh.
+    build: the artefact whose stage must run next to change that, itself or one of its inputs; None if there is nothing
+    to run. force: whether that stage would otherwise find its artefact fresh.
     """
 
     status: str
@@ -83,10 +83,10 @@ class Standing:
 
 
 def standing(artefact: str, manifest: Mapping[str, Entry], damage: Damage) -> Standing:
-    """Whether a run of the artefact's stage, with the settings of the last time, would only repeat what is there.
+    """Whether a run of the artefact's stage, with the settings of the last time, would only rebuild what exists.
 
-    Items are made from nothing in the store; damage to them is reported when they are read, not here for each artefact
-    made from them.
+    Items have no inputs in the store; damage to them is reported when they are read, not here for each artefact made
+    from them.
     """
     entry = manifest.get(artefact)
     if entry is None and ARTEFACTS[artefact].on_request:
@@ -101,7 +101,7 @@ def standing(artefact: str, manifest: Mapping[str, Entry], damage: Damage) -> St
 
 
 def _outdated(artefact: str, manifest: Mapping[str, Entry], damage: Damage) -> str:
-    """Why the artefact's stage would now make something else; '' if it would not."""
+    """Why the artefact's stage would now make something different; '' if it would not."""
     kind, entry = ARTEFACTS[artefact], manifest[artefact]
     for name in {**entry["inputs"], **dict.fromkeys(kind.optional)}:
         if manifest.get(name, {}).get("fingerprint") != entry["inputs"].get(name):
@@ -134,8 +134,8 @@ def _to_build(found: Standing, artefact: str, manifest: Mapping[str, Entry], dam
 def lacking(artefact: str, manifest: Mapping[str, Entry]) -> str:
     """Why the items of a domain cannot give an artefact; '' if they can, or if it was made from something else.
 
-    A statistic that was not counted when the items were ingested does not speak against it. Prices that are there can
-    be built again: quantize-price takes a domain without any.
+    A statistic that was not counted when the items were ingested is no obstacle. An existing price artefact can always
+    be rebuilt: quantize-price accepts a domain without prices.
     """
     if artefact == "price" and artefact in manifest:
         return ""

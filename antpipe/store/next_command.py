@@ -1,4 +1,4 @@
-"""The commands that messages propose. No other module spells one."""
+"""The commands that messages suggest. No other module spells one out."""
 
 import json
 import re
@@ -13,7 +13,7 @@ CHOOSE_INGEST = "antpipe ingest --help"  # when nothing says from what data a do
 
 
 class Described(Protocol):
-    """A domain, as far as commands need it: where it is, and what its manifest says."""
+    """What commands need to know about a domain: where it is, and its manifest."""
 
     @property
     def root(self) -> Path: ...
@@ -68,8 +68,8 @@ def build_command(
 ) -> str:
     """The command that builds an artefact, for all the domains with which it was last built together.
 
-    flags: its settings; None for those of the last time. An artefact that came with the items, as those of `import
-    unisrec` do, is then built by building the items again. What a subset lacks is built for the domain it is part of.
+    flags: its settings; None for those of the last time. An artefact that came with the items, as with `import
+    unisrec`, is then built by building the items again. What a subset lacks is built for the domain it is part of.
     """
     manifest = domain.manifest()
     entry, stage = manifest.get(artefact, {}), ARTEFACTS[artefact].command
@@ -85,12 +85,12 @@ def build_command(
             return CHOOSE_INGEST
         stage = ingest_command(form)
     own = manifest.get("items", {}).get("parameters", {}).get("of", domain.name)
-    domains = entry.get("domains", [own]) if stage != "ingest sample" else []  # which names its own
+    domains = entry.get("domains", [own]) if stage != "ingest sample" else []  # which has its own names
     return spell(stage, domains=domains, store=domain.root, flags=[*flags, *(["--force"] if force else [])])
 
 
 def supply_command(domain: Described, artefact: str) -> str | None:
-    """The command that adds what the items lack for an artefact, or None; the user has to replace FILE or DIR in it."""
+    """The command that adds what an artefact needs and the items lack, or None; the user replaces FILE or DIR in it."""
     if artefact == "sequences":
         return f"{build_command_with(domain, 'items', '--interactions', 'FILE')} --force"
     return build_command(domain, artefact, flags=["--images", "DIR"]) if artefact == "image" else None

@@ -1,7 +1,7 @@
 """Is the order of a domain's interactions their order in time? What their ids, ties and cold targets say about it.
 
 A source whose rows were sorted by item id looks like any other: same users, same items, same counts. Whatever is
-learned from it is worthless, so every ingest measures it. docs/time-order.md explains the measures and their limits.
+learned from it is worthless, so every ingest checks for it. docs/time-order.md explains the measures and their limits.
 """
 
 import math
@@ -24,8 +24,8 @@ TIMES, POSITIONS, ROWS = "times", "positions", "rows"
 BASIS = {TIMES: "time", POSITIONS: "numbers that are not times", ROWS: "the rows of the file"}
 LEAST_ITEMS = 3  # fewer different items are always in ascending or descending order
 MOST_COUNTED = 20  # items; with more, the probability of such an order is not worth counting
-# When a figure is worth a warning. LEAST: users or targets it is about. UNLIKELY: its probability by chance is below
-# that; since users share items they are not quite independent, so the shares below must be passed as well.
+# When a figure is worth a warning. LEAST: the minimum of users or targets behind it. UNLIKELY: its probability by
+# chance is below that; as users share items, they are not independent, so the shares below must be exceeded as well.
 LEAST, UNLIKELY = 10, 1e-6
 MOST_SORTED = 1 / 3  # of the users who would not be sorted by chance
 MOST_TIED = 3 / 4  # of the positions
@@ -36,9 +36,9 @@ Integers = NDArray[np.integer]
 
 @dataclass(frozen=True)
 class Order:
-    """How the sequences of a domain are ordered. A share is None if there is nothing to take it of.
+    """How the sequences of a domain are ordered. A share is None if there is nothing to compute it from.
 
-    basis: what the order goes by: TIMES, POSITIONS (numbers that are not times) or ROWS (of the file, since it has no
+    basis: what the order follows: TIMES, POSITIONS (numbers that are not times) or ROWS (of the file, since it has no
     times, or equal ones). judged_users: those with at least three different items. sorted_by_id: the share of them
     whose items ascend or descend by id; ids: read as `text`, as `numbers`, or as `rows` of the catalogue, whichever
     gives the largest share; by_chance: the share to expect if ids say nothing about the order. tied: the share of
@@ -83,7 +83,7 @@ def order_of(domain: Domain) -> Order | None:
 
 
 def basis_of(parameters: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    """TIMES, POSITIONS or ROWS, by what an ingest was asked for and what it found."""
+    """TIMES, POSITIONS or ROWS, from the parameters of an ingest and what it found."""
     if report.get("time_unit") != "order":
         return TIMES
     roles = parameters.get("columns", {}).get("interactions", {"time": []})
@@ -120,7 +120,7 @@ def measure_order(rows: pl.DataFrame, ids: pl.Series, basis: str) -> Order | Non
 
 
 def id_orders(ids: pl.Series) -> dict[str, Integers]:
-    """The ways to read ids, and the place of each item in that order, (N,). Orders that repeat another are left out."""
+    """The ways to read ids, and the place of each item in that order, (N,). Orders equal to another are left out."""
     rows = np.arange(len(ids))
     orders: dict[str, Integers] = {"text" if ids.is_sorted() else "rows": rows}
     if "rows" in orders:
@@ -158,7 +158,7 @@ def cold_targets_of(domain: Domain) -> ColdTargets | None:
 
 
 def _damage_to_sequences(domain: Domain) -> str:
-    """Why the file of the sequences is not what was written, whatever became of the items since; '' if it is."""
+    """Why the file of the sequences is not what was written, regardless of later changes to the items; '' if it is."""
     entry = domain.manifest().get("sequences", {})
     path = domain.path / ARTEFACTS["sequences"].files[0]
     return why_damaged(entry) or (damage_to(path, entry, entry["id_table"]) if entry else "")
@@ -196,7 +196,7 @@ def measure_cold_targets(sequences: Sequences, items: int, split: str) -> ColdTa
 
 
 def is_beyond_chance(found: float, expected: float, of: int) -> bool:
-    """Whether `found` of independent events are more than chance explains, if the mean of their probabilities is
+    """Whether `found` of `of` independent events are more than chance explains, if the mean of their probabilities is
     expected / of: by the bound of Hoeffding (1963, J. Am. Stat. Assoc. 58, 13-30, theorem 1), which holds for events of
     different probabilities."""
     share, chance = found / max(of, 1), expected / max(of, 1)
@@ -222,7 +222,7 @@ def in_words(order: Order) -> str:
 
 
 def order_doubts(order: Order) -> list[str]:
-    """Why the order may not be that in time: what a user should read before anything else; usually nothing."""
+    """Reasons why the order may not be that in time, which a user should read first; usually none."""
     found = []
     share, chance = order.sorted_by_id, order.by_chance
     of = order.judged_users

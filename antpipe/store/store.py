@@ -27,7 +27,7 @@ class Store:
         return sorted({path.parent.name for path in self.root.glob(f"*/{MANIFEST}")} | begun)
 
     def domain(self, name: str) -> Domain:
-        """A domain that exists. Raises DataError, which names the others, if it does not."""
+        """An existing domain. Raises DataError, which names the existing ones, if there is no such domain."""
         there = self.domains()
         if name not in there:
             names = ", ".join(there) or "none"

@@ -27,10 +27,10 @@ def write_table(path: Path, table: "pa.Table") -> None:
 def read_table(path: Path, kinds: Mapping[str, str] | None, next_command: str | None) -> "pa.Table":
     """Columns of a table that `write_table` wrote.
 
-    kinds: by name, what the names of their Arrow types contain (`int`, `bool` …); None for all columns.
+    kinds: by column, what the name of its Arrow type must contain (`int`, `bool` …); None for all columns.
 
-    Raises IntegrityError if the file is damaged, its rows are not those of its hash, or a column is missing or of
-    another type. A file without a hash, of an earlier version, passes.
+    Raises IntegrityError if the file is damaged, its rows do not match its hash, or a column is missing or of another
+    type. A file without a hash, of an earlier version, passes.
     """
     import pyarrow as pa
 

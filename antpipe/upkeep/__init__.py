@@ -1,1 +1,1 @@
-"""What keeps an installation and a store well: `doctor` looks at both, `store gc` removes what nothing refers to."""
+"""Maintenance of an installation and a store: `doctor` checks both, `store gc` removes what nothing refers to."""

@@ -1,4 +1,4 @@
-"""`antpipe doctor`: looks at libraries, machine, store and runs, and goes on whatever it meets."""
+"""`antpipe doctor`: checks libraries, machine, store and runs, and continues whatever it meets."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -30,7 +30,7 @@ def examine(store: Store, runs: Path | None = None, *, deep: bool = False) -> li
     return [finding for about, look in looks for finding in guarded(about, look)]
 
 
-# These load libraries, whose lack is a finding too.
+# These modules load libraries; if one is missing, that is a finding too.
 
 
 def domains_of(store: Store, deep: bool) -> Iterable[Finding]:

@@ -1,4 +1,4 @@
-"""What `antpipe doctor` finds: how bad it is, and the command that mends it."""
+"""What `antpipe doctor` finds: how bad it is, and the command that repairs it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ ORDER = (FINE, REMARK, UNFIT, DAMAGED)
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, how it stands (`fine`, `remark`, `unfit` or `damaged`), and the command that comes next."""
+    """What was checked, its severity (`fine`, `remark`, `unfit` or `damaged`), and the next command."""
 
     about: str
     severity: str
@@ -22,9 +22,9 @@ class Finding:
 
 
 def guarded(about: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """The findings of one look; whatever stops it is a finding too, so that the others go on.
+    """The findings of one check; an error that stops it is a finding too, so that the others continue.
 
-    Raises UsageError: what was asked for is wrong then, not what was looked at.
+    Raises UsageError: then the request is wrong, not what was checked.
     """
     try:
         yield from look()
@@ -36,7 +36,7 @@ def guarded(about: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Findi
         severity = DAMAGED if isinstance(error, IntegrityError) else UNFIT
         yield Finding(about, severity, error.message, str(error.next_command or ""))
     except ImportError as error:
-        yield Finding(about, UNFIT, f"cannot be looked at: {error}")
+        yield Finding(about, UNFIT, f"cannot be checked: {error}")
     except PermissionError as error:
         yield Finding(about, UNFIT, f"{error.filename}: cannot be read: {error.strerror}")
     except Exception as error:  # a damaged file makes each library raise errors of its own

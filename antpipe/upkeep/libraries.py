@@ -33,7 +33,7 @@ EXTRAS = {
 
 @dataclass(frozen=True)
 class Declared:
-    """What the project asks for. extras: requirements by the name of the extra."""
+    """What the project requires. extras: requirements by the name of the extra."""
 
     python: str
     libraries: "tuple[Requirement, ...]"
@@ -41,7 +41,7 @@ class Declared:
 
 
 def declared() -> Declared:
-    """What the metadata of the installed package declare; without them, those of a checkout."""
+    """What the metadata of the installed package declare, or else the pyproject.toml of a checkout."""
     from packaging.requirements import Requirement
 
     try:
@@ -62,7 +62,7 @@ def declared() -> Declared:
 
 
 def applies(requirement: "Requirement", extra: str = "") -> bool:
-    """Whether a requirement holds on this machine, if this extra is asked for."""
+    """Whether a requirement applies on this machine, if this extra is asked for."""
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
@@ -86,7 +86,7 @@ def examine_libraries() -> Iterator[Finding]:
 
 
 def parts(requirement: "Requirement") -> "Iterator[Requirement]":
-    """A requirement, and what the extras that it names ask for: `ray[data]` needs more than ray."""
+    """A requirement, and those of the extras that it names: `ray[data]` needs more than ray."""
     from packaging.requirements import Requirement
 
     yield requirement

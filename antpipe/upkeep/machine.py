@@ -1,6 +1,6 @@
 """The machine: processor, memory, disks, GPU and driver, and the OpenMP runtimes that libraries bring.
 
-Nothing heavy is imported: what torch was built for stands in a file of it, and runtimes are told by their names.
+Nothing heavy is imported: a file of torch says what it was built for, and runtimes are recognised by their names.
 """
 
 import os
@@ -20,10 +20,10 @@ from antpipe.upkeep.findings import FINE, REMARK, UNFIT, Finding
 
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
-# Names that /proc/cpuinfo has for instructions which torch and FAISS make use of.
+# Names in /proc/cpuinfo of instructions that torch and FAISS make use of.
 INSTRUCTIONS = {"AVX2": ("avx2",), "AVX-512": ("avx512f",), "bf16": ("avx512_bf16", "amx_bf16", "bf16")}
 LITTLE_MEMORY, LITTLE_DISK, NO_DISK = 2e9, 2e9, 5e7  # bytes
-# The least driver for each major version of CUDA, whose minor versions are compatible with each other.
+# The oldest driver for each major version of CUDA, whose minor versions are compatible with each other.
 LEAST_DRIVER = {11: (450, 80), 12: (525, 60), 13: (580, 65)}
 GNU = "libgomp"
 OPENMP = re.compile(r"(?P<name>libgomp|libiomp5|libomp)(?:-[0-9a-f]+)?(?:\.so|\.dylib|\.dll|\.\d)")
@@ -48,7 +48,7 @@ def processor() -> Iterator[Finding]:
 
 
 def instructions() -> set[str]:
-    """What Linux says of the processor; empty elsewhere."""
+    """What Linux says about the processor; empty on other systems."""
     try:
         text = (PROC / "cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -58,7 +58,7 @@ def instructions() -> set[str]:
 
 
 def memory() -> Iterator[Finding]:
-    """Free memory, as the machine or the limit of a container has it."""
+    """Free memory, of the machine or within the limit of a container."""
     free = free_memory()
     if free is not None:
         little = free < LITTLE_MEMORY
@@ -67,7 +67,7 @@ def memory() -> Iterator[Finding]:
 
 
 def free_memory() -> float | None:
-    """Bytes; None if this system does not tell."""
+    """Bytes; None if this system does not report it."""
     try:
         text = (PROC / "meminfo").read_text(encoding="utf-8")
     except OSError:
@@ -144,7 +144,7 @@ def torch_cuda() -> str | None:
 
 
 def openmp(deep: bool) -> Iterator[Finding]:
-    """Whether the OpenMP runtimes of torch and FAISS get along in one process. deep: load both, and see."""
+    """Whether the OpenMP runtimes of torch and FAISS are compatible in one process. deep: load both to see."""
     if deep:
         for name in ("torch", "faiss"):
             import_module(name)
@@ -162,7 +162,7 @@ def openmp(deep: bool) -> Iterator[Finding]:
 
 
 def loaded_runtimes() -> Mapping[str, str]:
-    """Files of OpenMP runtimes in this process, and which runtime each is; empty where the system does not tell."""
+    """Files of OpenMP runtimes in this process, and which runtime each is; empty if the system does not report it."""
     try:
         lines = (PROC / "self" / "maps").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -172,7 +172,7 @@ def loaded_runtimes() -> Mapping[str, str]:
 
 
 def bundled_runtimes() -> Mapping[str, str]:
-    """The same of what the wheels of these libraries bring along."""
+    """The same for the runtimes that the wheels of these libraries bundle."""
     files: list[Path] = []
     for module, folders in WITH_OPENMP.items():
         spec = find_spec(module)
@@ -183,6 +183,6 @@ def bundled_runtimes() -> Mapping[str, str]:
 
 
 def runtimes(files: list[Path]) -> dict[str, str]:
-    """Those of the files that are OpenMP runtimes, without links to each other."""
+    """The files that are OpenMP runtimes, without links to each other."""
     real = {path.resolve() for path in files}
     return {str(path): found["name"] for path in real if (found := OPENMP.match(path.name))}

@@ -39,7 +39,7 @@ def examine_runs(store: Store, folder: Path, deep: bool) -> Iterator[Finding]:
 
 
 def domains_of(run: RunFolder) -> set[str]:
-    """The domains that a run was trained on, or is."""
+    """The domains that a run was trained on, or is being trained on."""
     if run.is_finished():
         return set(checkpoint.describe(run.path).domains)
     from antpipe.training.state import read_header
@@ -48,7 +48,7 @@ def domains_of(run: RunFolder) -> set[str]:
 
 
 def weights(run: RunFolder, deep: bool) -> Iterator[Finding]:
-    """Raises IntegrityError unless the weights are those that the description names. deep: by their content."""
+    """Raises IntegrityError unless the weights are those that the description names. deep: compare their content."""
     described = checkpoint.describe(run.path)
     path = weights_path(run, described)
     if deep:

@@ -44,7 +44,7 @@ def artefacts(domain: Domain, deep: bool) -> Iterator[Finding]:
     told: set[str] = set()
     for artefact in (name for name in ARTEFACTS if name in manifest):
         why = domain.damage(artefact, manifest, deep)
-        if why and why not in told:  # a damaged entry of the items concerns all artefacts
+        if why and why not in told:  # a damaged entry of the items affects all artefacts
             told.add(why)
             yield Finding(f"{domain.name} {artefact}", DAMAGED, why, build_command(domain, artefact, force=True))
 
@@ -99,7 +99,7 @@ def words_for_nothing(domain: Domain) -> Iterator[Finding]:
 
 
 def stale(store: Store, name: str) -> Iterator[Finding]:
-    """Remarks on artefacts that would be built otherwise today."""
+    """Remarks on artefacts that would be built differently today."""
     for state in status(store, [name])[name]:
         if state.status == "stale":
             yield Finding(f"{name} {state.artefact}", REMARK, f"stale: {state.why}", state.next_command)

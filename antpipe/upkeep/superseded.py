@@ -22,9 +22,9 @@ OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}|\.weights")
 
 
 def collect_in_runs(store: Store, folder: Path, *, remove: bool) -> list[Leftover]:
-    """What is superseded in the runs below a folder, and with `remove` remove it.
+    """Find what is superseded in the runs below a folder; with `remove`, also remove it.
 
-    A run that is being trained, damaged or of a newer format is told and passed over.
+    A run that is being trained, damaged or of a newer format is reported and skipped.
     """
     found: list[Leftover] = []
     for path in sorted(run_folders(folder, store.root)):
@@ -63,7 +63,7 @@ def is_scratch(path: Path) -> bool:
 
 
 def is_own(path: Path) -> bool:
-    """Whether antpipe wrote these weights or items: the ones have their hash in their name, the others inside."""
+    """Whether antpipe wrote this file: weights have their hash in their name, items have it inside."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

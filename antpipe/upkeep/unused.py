@@ -1,7 +1,7 @@
 """`antpipe store gc`: what nothing in a store refers to any more, and its removal.
 
-A name is not enough: a file goes only if antpipe would have written it there, nothing refers to it, and no writer is at
-work on it. Links, and what antpipe does not know, stay and are told.
+A name is not enough: a file is removed only if antpipe would have written it there, nothing refers to it, and no writer
+is working on it. Links, and what antpipe does not know, are kept and reported.
 """
 
 import os
@@ -62,9 +62,9 @@ Busy = Callable[[str], bool]  # whether a writer of an artefact (or `fetched`, `
 
 
 def collect(store: Store, domains: list[str] | None, *, remove: bool) -> Collected:
-    """Find what is unused in these domains (None: in the whole store), and with `remove` remove it.
+    """Find what is unused in these domains (None: in the whole store); with `remove`, also remove it.
 
-    A domain that is being written, damaged or of a newer format is told and passed over. Raises DataError for an
+    A domain that is being written, damaged or of a newer format is reported and skipped. Raises DataError for an
     unknown domain.
     """
     names = [store.domain(name).name for name in domains] if domains is not None else None
@@ -97,7 +97,7 @@ def is_domain(folder: Path) -> bool:
 
 
 def held_in(folder: Path) -> Busy:
-    """Whether a lock of this folder is held by a writer; no lock is created for the question."""
+    """A function that says whether a writer holds a lock of this folder; it creates no lock to find out."""
     from filelock import FileLock, Timeout
 
     def busy(name: str) -> bool:
@@ -182,7 +182,7 @@ def survey(store: Store, domain: Domain, busy: Busy) -> Iterator[Leftover]:
 
 
 def judged(store: Store, path: Path, manifest: Manifest, busy: Busy) -> Iterator[Leftover]:
-    """What is to be said of one entry of a domain's folder that its manifest does not name; nothing if it is in use."""
+    """The verdict on one entry of a domain's folder that its manifest does not name; nothing if it is in use."""
     begun = NEW.fullmatch(path.name)
     artefact = begun[1] if begun else FILES.get(path.name, "")
     if artefact in ARTEFACTS and (busy(artefact) or why_damaged(manifest.get(artefact, {}))):
@@ -193,7 +193,7 @@ def judged(store: Store, path: Path, manifest: Manifest, busy: Busy) -> Iterator
         if is_abandoned(path):
             yield unused(path, KILLED)
     elif SHARDS.fullmatch(path.name) and path.is_dir():
-        return  # the embedding continues from there
+        return  # the embedding will continue from there
     elif PICTURES.fullmatch(path.name) and path.is_dir() and "items" in manifest:
         if not why_damaged(manifest["items"]) and not is_named(path, store):
             yield unused(path, "pictures of an earlier catalogue")
@@ -250,7 +250,7 @@ def named_pictures(store: Store) -> set[str]:
 
 
 def is_named(folder: Path, store: Store) -> bool:
-    """Whether a catalogue names a picture in this folder: that of a subset names those of the whole."""
+    """Whether a catalogue names a picture in this folder: a subset's catalogue names those of the whole domain."""
     try:
         return any(Path(file).parent == Path(os.path.normpath(folder)) for file in named_pictures(store))
     except AntpipeError as error:

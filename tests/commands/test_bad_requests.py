@@ -186,7 +186,7 @@ def test_a_text_encoder_that_cannot_be_had_is_refused_with_one_that_can(
 def test_an_unknown_packaged_encoder_is_refused(shop: Place, command: str) -> None:
     line = f"{command} --domains Plain --encoder packaged/gpt --images {{folder}}/pictures --store {{store}}"
     line = line if command == "embed-image" else line.replace("--images {folder}/pictures ", "")
-    shop.refuses(2, line, "packaged/gpt", "there is packaged/", next_command=f"antpipe {command} --help")
+    shop.refuses(2, line, "packaged/gpt", "the only one is packaged/", next_command=f"antpipe {command} --help")
 
 
 def test_a_shop_without_pictures_is_refused(shop: Place) -> None:

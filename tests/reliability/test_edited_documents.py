@@ -83,7 +83,7 @@ def test_a_manifest_cannot_name_files_of_other_folders(folder: Path, tmp_path: P
     path.write_text(json.dumps(document))
     (tmp_path / "precious").write_text("mine")
     domain = Store(tmp_path / "s").domain("A")
-    with pytest.raises(IntegrityError, match="leads out of the folder"):
+    with pytest.raises(IntegrityError, match="leads outside the folder"):
         domain.feature("price")
     with domain.writing("price", {}) as out, out.feature("price", domain.rows(), 4):
         pass

@@ -207,7 +207,7 @@ def test_a_text_encoder_that_brings_code_is_refused_and_its_code_not_run(
     (tmp_path / "modeling.py").write_text(f"open({str(tmp_path / MARK)!r}, 'w')\nclass Mine: pass\n")
     (tmp_path / name).write_text(json.dumps(content))
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(DataError, match=r"needs modeling\.Mine, code of its own, which antpipe does not run"):
+    with pytest.raises(DataError, match=r"needs its own code, modeling\.Mine, which antpipe does not run"):
         load_model(text_encoder(tmp_path))
     assert not (tmp_path / MARK).exists()
 

@@ -1,10 +1,10 @@
 """Which addresses may be asked for pictures: a catalogue's URLs, and where they redirect to, are untrusted data.
 
-A name is resolved once, all its addresses are checked, and the connection goes to one of the very addresses that were
-checked, so a name server that changes its answer (DNS rebinding) gains nothing. This happens where connections are
-opened, below HTTP and TLS: no request, first or redirected, gets around it, and Host header, SNI and certificate check
-still have the name. Looking at the peer after connecting would be too late, because the mere attempt tells which ports
-are open inside. Proxies of the environment are not used, as they would resolve names themselves.
+A name is resolved once, all its addresses are checked, and the connection goes to one of those checked addresses, so a
+name server that changes its answer (DNS rebinding) gains nothing. This happens where connections are opened, below HTTP
+and TLS: no request, first or redirected, gets around it, and Host header, SNI and certificate check still use the name.
+Looking at the peer after connecting would be too late, because the mere attempt reveals which ports are open inside.
+Proxies from the environment are not used, as they would resolve names themselves.
 """
 
 import asyncio

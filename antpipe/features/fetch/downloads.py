@@ -20,18 +20,18 @@ from antpipe.runtime.http import retry_after
 from antpipe.settings.features import FetchConfig
 
 REDIRECTS = (301, 302, 303, 307, 308)
-TEMPORARY = (408, 425, 429)  # the 4xx that ask to come again
+TEMPORARY = (408, 425, 429)  # the 4xx after which a retry makes sense
 GRACE = 10.0  # seconds before a slow body is given up
 SMALL = 65_536  # bytes; a smaller error page is read whole, which keeps the connection usable
 
 
 class SlowError(Exception):
-    """A body comes too slowly."""
+    """A body arrives too slowly."""
 
 
 @dataclass(frozen=True)
 class KeptPicture:
-    """What a picture was written as, as in the ledger; all None without one."""
+    """The file that a picture was written to, as in the ledger; all None if there is no picture."""
 
     bytes: int | None = None
     sha256: str | None = None
@@ -47,7 +47,7 @@ NOTHING = KeptPicture()
 class Answer:
     """What became of a request. state and reason as in the ledger; final_url: the URL asked last.
 
-    host: who answered. content: if the state is OK, and then `kept`, once it was written. location: where a redirect
+    host: who answered. content: set if the state is OK; `kept` too, once it was written. location: where a redirect
     points to. wait: seconds that the server asks to wait.
     """
 
@@ -86,8 +86,8 @@ class Downloads:
     async def fetch(self, url: str, keep: Keep) -> tuple[Answer, int]:
         """The last answer, and the number of tries.
 
-        keep: is called with an OK answer while its request lasts (so that no more contents are in memory than requests
-        are allowed at once), and returns the answer to record.
+        keep: called with an OK answer while its request still holds its slot (so that memory holds no more contents
+        than requests allowed at once), and returns the answer to record.
         """
         attempt = 1
         while True:
@@ -96,7 +96,7 @@ class Downloads:
                 return answer, attempt
             wait = delay(attempt, answer.wait, self._config, random.random())  # nosec B311 # spreads requests
             if answer.wait is not None or answer.status == 429:
-                self._limits.pause(answer.host, wait)  # the host asks this of all requests
+                self._limits.pause(answer.host, wait)  # the host asks all requests to wait
             await self._limits.rest(wait)
             attempt += 1
 
@@ -197,7 +197,7 @@ async def _body(response: httpcore2.Response, most: int, least_rate: float) -> b
 
 
 def host_of(url: httpx2.URL) -> str:
-    """The name that requests share a rate by: in lower case, without port."""
+    """The host name by which requests share a rate limit: in lower case, without port."""
     return url.raw_host.decode("ascii").rstrip(".")
 
 

@@ -1,4 +1,4 @@
-"""Bodies that a server packed although it was asked not to (Content-Encoding, RFC 9110 8.4)."""
+"""Bodies that a server compressed although it was asked not to (Content-Encoding, RFC 9110 8.4)."""
 
 import zlib
 

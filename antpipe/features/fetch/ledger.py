@@ -5,8 +5,8 @@
 
 Names come from contents, never from ids or URLs. So no id can lead out of the folder or collide with another, a picture
 that several URLs show is kept once, and pictures of different catalogues cannot be mixed up. Files of both kinds are
-written elsewhere and moved into place, so that none is ever half there. If the ledger lags behind the pictures (after a
-kill), they are fetched again, and nothing else happens.
+written elsewhere and moved into place, so that none is ever half written. If the ledger lags behind the pictures (after
+a kill), the only consequence is that they are fetched again.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ FOLDER = "fetched"
 LEDGER = "ledger.parquet"
 PART, PICTURE = r"[0-9a-f]{2}", r"[0-9a-f]{64}\.[a-z]+"  # names of folders and of files in them
 SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif", "AVIF": ".avif"}
-# What became of a URL. Of those without a picture, only `failed` may end differently next time.
+# What became of a URL. Without a picture, only `failed` may end differently next time.
 OK, FAILED, GONE, REFUSED, INVALID = "ok", "failed", "gone", "refused", "invalid"
 PERMANENT = (GONE, REFUSED, INVALID)
 TEXT, COUNT = pl.String(), pl.Int32()
@@ -110,7 +110,7 @@ def keep_picture(folder: Path, content: bytes, form: str) -> tuple[str, str]:
     sha256 = hashlib.sha256(content).hexdigest()
     path = folder / sha256[:2] / f"{sha256}{SUFFIX[form]}"
     path.parent.mkdir(exist_ok=True)
-    with naming(path), atomic(path, durable=False) as scratch:  # `is_there` recognises one that was lost
+    with naming(path), atomic(path, durable=False) as scratch:  # `is_there` notices if the file is lost later
         scratch.write_bytes(content)
     return sha256, f"{FOLDER}/{path.parent.name}/{path.name}"
 

@@ -51,7 +51,7 @@ class RequestLimits:
                 yield
 
     def pause(self, host: str, seconds: float) -> None:
-        """Start no further request to this host before this time has passed."""
+        """Start no further request to this host for so many seconds."""
         limit = self._of(host)
         limit.free_at = max(limit.free_at, self._now() + seconds)
 

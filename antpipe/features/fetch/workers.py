@@ -1,4 +1,4 @@
-"""Workers that fetch a list of URLs: a few per host, each taking the next URL when it is done with one."""
+"""Workers that fetch a list of URLs: a few per host, each taking the host's next URL when it has finished one."""
 
 import asyncio
 import os
@@ -69,7 +69,7 @@ class FetchRun:
 def fetch_all(
     urls: Sequence[str], folder: Path, entries: dict[str, Entry], config: FetchConfig, update: Update
 ) -> Mapping[str, int]:
-    """Ask for each URL. What becomes of it goes to `entries` and, from time to time and at the end, to the ledger.
+    """Request each URL. The outcome goes to `entries` and, from time to time and at the end, to the ledger.
 
     Returns the number of URLs by state. On Ctrl-C (KeyboardInterrupt) and disk errors (OSError), what is complete is
     recorded before they are raised.
@@ -111,7 +111,7 @@ async def _fetch_all(urls: Sequence[str], run: FetchRun) -> None:
 
 
 def _by_host(urls: Sequence[str], run: FetchRun) -> dict[str, deque[str]]:
-    """The URLs of each host in their order; records those that are refused without asking."""
+    """The URLs of each host in their order; records those that are refused without a request."""
     queues: dict[str, deque[str]] = {}
     for url in urls:
         try:
@@ -149,7 +149,7 @@ async def _worker(
 
 
 def check_and_keep(answer: Answer, folder: Path, config: FetchConfig) -> KeptPicture:
-    """Write the picture after decoding all of it, so that none is kept that embed-image could not read."""
+    """Write the picture after decoding it completely, so that every kept picture can be read by embed-image."""
     image, form = decode_picture(answer.content, config.max_pixels)
     sha256, file = keep_picture(folder, answer.content, form)
     return KeptPicture(len(answer.content), sha256, file, image.width, image.height)
@@ -161,4 +161,4 @@ async def _save_often(run: FetchRun) -> None:
         await asyncio.sleep(max(run.config.save_every, took / DISK_SHARE))
         start, first = time.monotonic(), run.unsaved and not awake
         run.save()
-        took, awake = 0.0 if first else time.monotonic() - start, awake or first  # the first one wakes libraries
+        took, awake = 0.0 if first else time.monotonic() - start, awake or first  # the first one loads libraries

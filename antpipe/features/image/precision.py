@@ -27,7 +27,7 @@ SAMPLE = 32  # pictures whose vectors are compared with those of the exact way
 
 @dataclass(frozen=True)
 class SampleCosines:
-    """Least cosines over a sample of `pictures`; 1 if there is nothing to lose.
+    """Lowest cosines over a sample of `pictures`; 1 where the settings are the exact ones.
 
     cosine: between the vectors as they are made and those of the exact way. precision: what bf16 alone changes; decode:
     what another decoding alone changes.
@@ -39,7 +39,7 @@ class SampleCosines:
     decode: float
 
     def and_also(self, other: "SampleCosines") -> "SampleCosines":
-        """The cosines of both samples together."""
+        """The cosines over both samples together."""
         least = (min(getattr(self, name), getattr(other, name)) for name in ("cosine", "precision", "decode"))
         return SampleCosines(self.pictures + other.pictures, *least)
 
@@ -68,8 +68,8 @@ def settle(
 ) -> tuple[ImageSettings, SampleCosines]:
     """The wanted settings, or slower ones if a sample of the pictures to embed has a cosine below min_cosine.
 
-    What an interrupted run settled, as noted in the folder, still holds. packaged: the command that takes the packaged
-    encoder, for the DataError that is raised if this one cannot be loaded.
+    What an interrupted run settled, as noted in the folder, is kept. packaged: the command with the packaged encoder
+    instead, for the DataError that is raised if this one cannot be loaded.
     """
     if notes := folder.notes():
         settings = replace(wanted, precision=notes["precision"], decode=notes["decode"])
@@ -82,7 +82,7 @@ def settle(
     sample = [files[0] for files in lists(Shard(0, plan.compute[chosen]))]
     load_image_encoder(replace(wanted, precision="fp32"), packaged)
     settings, cosines = near_enough(wanted, sample, config, work.place.name)
-    if before is not None and settings == wanted:  # vectors that are copied are as near as they were
+    if before is not None and settings == wanted:  # copied vectors count with the cosines measured for them
         cosines = cosines.and_also(before)
     folder.note({"precision": settings.precision, "decode": settings.decode, "fidelity": asdict(cosines)})
     return settings, cosines
@@ -93,7 +93,7 @@ def near_enough(
 ) -> tuple[ImageSettings, SampleCosines]:
     """The wanted settings without what brings the cosine below the config's min_cosine: bf16, scaled decoding, or both.
 
-    Giving up a precision that `auto` tried is worth a debug message only; all else that is given up gets a warning.
+    Giving up a precision that `auto` tried is logged as a debug message; giving up anything else as a warning.
     """
     base = replace(wanted, workers=0, normalize=False)
 

@@ -36,7 +36,7 @@ MOST_PROCESSES = 16
 
 @dataclass(frozen=True)
 class DecodingFailure:
-    """Why a file gives no pixels. changed: it is not the file that was hashed; the picture is not to blame."""
+    """Why a file gives no pixels. changed: it is not the file that was hashed, so it is not a bad picture."""
 
     reason: str
     changed: bool = False
@@ -117,7 +117,7 @@ def choose_workers(asked: int | None, pictures: int, device: "torch.device") -> 
 class Prefetcher:
     """Decodes batches in order, some of them ahead. Its processes, if any, start with the first batch and stay.
 
-    threads: that decode if there are no processes; 0: as many as this machine has cores.
+    threads: how many decode if there are no processes; 0: as many as this machine has cores.
     """
 
     def __init__(self, decoder: Decoder, workers: int, threads: int = 0) -> None:
@@ -160,9 +160,9 @@ def _unchanged(decoded: Any) -> Any:
 
 
 def _begin(_: int) -> None:
-    """Set up a worker process: Ctrl-C is for its parent, and Pillow's warnings about odd files help nobody.
+    """Set up a worker process: Ctrl-C is left to its parent, and Pillow's warnings about odd files are suppressed.
 
-    It ends as soon as its parent does. Otherwise it would wait for somebody to take the pixels it has ready: the
+    It ends as soon as its parent does. Otherwise it would wait forever for its finished pixels to be taken: the
     DataLoader checks for its parent only between batches.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -191,7 +191,7 @@ def _in_threads(decoder: Decoder, batches: Sequence[Sequence[PictureFile]], thre
 
 @contextmanager
 def when_killed(command: str) -> Iterator[None]:
-    """Raises AntpipeError if a decoding process was killed within the block. command: continues the work.
+    """Raises AntpipeError if a decoding process was killed within the block. command: the one that continues the work.
 
     torch learns about it by a signal, so its error may be raised anywhere while such processes are running.
     """

@@ -1,8 +1,8 @@
 """An image model's own transform, split into work on one picture and arithmetic on a batch.
 
-Transforms of open_clip, timm and torchvision end in ToTensor and Normalize. The steps before them give 8-bit pixels: a
-quarter of the bytes to move from the process that decodes to the one that computes. The latter divides by 255 and
-normalises a whole batch, with the same float32 operations in the same order, so the numbers are the same.
+Transforms of open_clip, timm and torchvision end in ToTensor and Normalize. The steps before them give 8-bit pixels,
+so a quarter of the bytes move from the decoding process to the computing one. The latter divides by 255 and normalises
+a whole batch, with the same float32 operations in the same order, so the numbers are the same.
 """
 
 from collections.abc import Callable
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-# A JPEG is decoded at no less than this many times the size the model's transform resizes to. At 1, the least cosine of
-# 80 product photographs to exact decoding was .991 (EfficientNet-lite0); at 2 it is .9991, and it is measured again on
-# every catalogue (precision.py).
+# A JPEG is decoded at no less than this many times the size the model's transform resizes to. At 1, the lowest cosine
+# to exact decoding among 80 product photographs was .991 (EfficientNet-lite0); at 2 it is .9991, and it is measured
+# again on every catalogue (precision.py).
 MARGIN = 2
 
 

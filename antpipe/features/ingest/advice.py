@@ -1,4 +1,4 @@
-"""Errors that other settings avoid, and how a stage makes them name the command to run next."""
+"""Errors that other settings would avoid, and how a stage adds the next command to them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from antpipe.store.next_command import spell
 
 
 class SettingsError(DataError):
-    """Data that the settings do not fit. better: values, by the name of the setting, that fit better."""
+    """The settings do not fit the data. better: values that fit better, by the name of the setting."""
 
     def __init__(self, message: str, better: Mapping[str, Any]) -> None:
         super().__init__(message)
@@ -46,7 +46,7 @@ def _replaced(entries: Sequence[str], better: Sequence[str]) -> tuple[str, ...]:
 def advised(stage: str, command: Callable[[Mapping[str, Any]], str]) -> Iterator[None]:
     """Give each DataError of this block a next command: the stage with better settings if it names some, or its help.
 
-    stage: such as `ingest table`. command: spells it with better settings. Next commands that are there stay.
+    stage: such as `ingest table`. command: spells it with better settings. An existing next command is kept.
     """
     try:
         yield

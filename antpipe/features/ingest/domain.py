@@ -55,11 +55,10 @@ def write_domain(
     perhaps of GIVEN_SPLIT and VERIFIED; rows of equal user and time keep their order. Without interactions the domain
     is only a catalogue.
     Dense ids follow the sorted original ids, so they depend neither on row order nor on hash seeds. keep_order: items
-    keep their order and users that of their first interaction, for features that come with their own numbering.
-    pictures: file contents by the names that `image_files` uses. report: figures for the manifest, with the `folder` of
-    the source if there is one. flags: of the command that ingests in the same way again. Returns the statistics of the
-    domain, which are stored too. Logs how the interactions are ordered, with a warning if that cannot be their order in
-    time.
+    keep their order, and users are in the order of their first interaction, for features that come with their own
+    numbering. pictures: file contents by the names that `image_files` uses. report: figures for the manifest, with the
+    `folder` of the source if there is one. flags: those that repeat this ingest. Returns the statistics of the domain,
+    which are stored too. Logs how the interactions are ordered, with a warning if that cannot be their order in time.
     """
     if not len(items):
         raise AssertionError("an empty domain must be refused earlier, where the reason is known")
@@ -106,7 +105,7 @@ def numbered_tables(
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Items, cold ones last, users and interactions with dense ids, as they are stored.
 
-    A column of VERIFIED that knows nothing is left out.
+    A column VERIFIED in which everything is unknown is left out.
     """
     items = in_schema(items)
     user, user_ids = numbered(interactions["user_id"].cast(pl.String))
@@ -134,7 +133,7 @@ def numbered_tables(
 
 
 def in_schema(items: pl.DataFrame) -> pl.DataFrame:
-    """The columns of ITEMS, with their types, then kept ones."""
+    """The columns of ITEMS, with their types, followed by kept columns."""
     return items.select(pl.col(name).cast(kind) for name, kind in ITEMS.items()).hstack(items.drop(ITEMS.names()))
 
 
@@ -158,7 +157,7 @@ def domain_statistics(items: pl.DataFrame, interactions: pl.DataFrame, core_rows
     users, rows, catalogue = interactions["user"].n_unique(), len(interactions), len(core)
 
     def share(condition: pl.Expr) -> float:
-        """Rounded, but 0 only if no item has it, not even a cold one, since that decides what can be built."""
+        """The share, rounded, but 0 only if no item has it, not even a cold one: 0 means there is nothing to build."""
         return round(float(core.select(condition.mean()).item()), 4) or (
             0.0001 if items.select(condition.any()).item() else 0.0
         )

@@ -1,7 +1,7 @@
-"""Ids: numbers that stand for them, which take less memory and compare faster; and ids that became floats.
+"""Ids as numbers, which take less memory and compare faster; and checks for ids that were turned into floats.
 
-Floating point numbers are exact integers only up to 2^53 (float32: 2^24). Beyond, neighbours become the same number, so
-ids in a column of floats (pandas makes one if a single value is missing) may have merged before they get here.
+Floating point numbers are exact integers only up to 2^53 (float32: 2^24). Beyond that, neighbours become the same
+number, so ids in a column of floats (pandas makes one if a value is missing) may have merged before they are read here.
 """
 
 import re
@@ -20,7 +20,7 @@ SHORTENED = re.compile(r"[+-]?\d(?:\.(\d+))?E\+(\d+)")
 
 
 def numbered(ids: pl.Series | pa.ChunkedArray) -> tuple[pl.Series, pl.Series]:
-    """(N,) strings -> (N,) int32, the position of each id among the distinct ones, and these by first appearance."""
+    """(N,) strings -> (N,) int32 positions among the distinct ids, and the distinct ids by first appearance."""
     arrow = ids.to_arrow() if isinstance(ids, pl.Series) else ids
     coded = pa.chunked_array([arrow] if isinstance(arrow, pa.Array) else arrow).dictionary_encode()
     if not coded.num_chunks:
@@ -33,7 +33,7 @@ def numbered(ids: pl.Series | pa.ChunkedArray) -> tuple[pl.Series, pl.Series]:
 def require_exact(column: pa.Array, where: str, name: str, first: int) -> None:
     """Raises DataError for an id in a column of floats that may stand for several integers; other columns pass.
 
-    where: how a row is named, without its number. first: the number of the first row.
+    where: what a message calls a row, without its number. first: the number of the first row.
     """
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
@@ -48,7 +48,7 @@ def require_exact(column: pa.Array, where: str, name: str, first: int) -> None:
 
 
 def is_inexact_text(text: str) -> bool:
-    """Whether a text looks like a float of 2^53 or more, or like a number that a spreadsheet cut short."""
+    """Whether a text looks like a float of 2^53 or more, or like a number that a spreadsheet shortened."""
     if "." not in text and "+" not in text:
         return False
     text = text.strip()

@@ -77,7 +77,7 @@ def join(blocks: Sequence[LineBlock]) -> LineBlock:
 def ahead(work: Generator[T, None, None]) -> Generator[T, None, None]:
     """What `work` yields, computed by a thread of its own while the caller is busy with earlier values.
 
-    An error of `work` is raised in its place. Closing it early waits for the value in progress, and leaves no thread.
+    An error of `work` is raised where its value would come. Closing it early waits for the value in progress.
     """
     thread = ThreadPoolExecutor(1)
     try:
@@ -87,7 +87,7 @@ def ahead(work: Generator[T, None, None]) -> Generator[T, None, None]:
             yield made
     finally:
         thread.shutdown(cancel_futures=True)
-        work.close()  # not reached if a second Ctrl-C ends the wait, when the thread is still inside
+        work.close()  # not reached if a second Ctrl-C ends the wait while the thread is still running `work`
 
 
 def read_lines(path: Path) -> Iterator[bytes]:

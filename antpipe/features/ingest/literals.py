@@ -22,7 +22,7 @@ WORDS = {"True": True, "true": True, "False": False, "false": False}
 CLOSING = {"[": "]", "(": ")", "{": "}"}
 ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
 ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
-# Keys whose value stands for a record, the best first.
+# Keys whose value represents the whole record, the best first.
 NAMES = ("name", "title", "label", "text", "value")
 
 
@@ -31,7 +31,7 @@ class NoLiteralError(Exception):
 
 
 def parsed(text: str) -> Any:
-    """The list (or tuple, set, array) or record that a text prints; `text` itself if it is none."""
+    """The list (or tuple, set, array) or record that a text represents; `text` itself if it is neither."""
     stripped = text.strip()
     if not stripped.startswith(("[", "{", "('", '("', "array(")) or not stripped.endswith(("]", "}", ")")):
         return text
@@ -52,7 +52,7 @@ def parsed(text: str) -> Any:
 def texts_of(value: Any, missing: frozenset[str], *, with_keys: bool = False) -> list[str]:
     """The texts of a value, nested or not, from the first to the last.
 
-    missing: words that stand for no text. with_keys: of a record without a name, give `key: value`.
+    missing: words that stand for no text. with_keys: write a record without a name as `key: value`.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return []

@@ -1,4 +1,4 @@
-"""Packed files, known by how they begin rather than by names: gzip, bzip2, xz, Zstandard, and zip with one file."""
+"""Packed files, recognised by their first bytes, not by name: gzip, bzip2, xz, Zstandard, and zip with one file."""
 
 import bz2
 import gzip
@@ -33,7 +33,7 @@ DAMAGED: tuple[type[Exception], ...] = (
 def packing_of(path: Path) -> bytes:
     """How a file is packed: the bytes that packed data begin with, or b"" if it is not.
 
-    A name that ends in .gz and the like decides, too, so that such a file with other content is refused as damaged.
+    A name that ends in .gz and the like counts too, so that such a file with other content is refused as damaged.
     """
     with path.open("rb") as file:
         begin = file.read(max(map(len, NAMES)))
@@ -58,8 +58,8 @@ def open_unpacked(path: Path) -> BinaryIO:
 class Streams(io.RawIOBase):
     """The content of a file of one or more bzip2 or xz streams.
 
-    What Python has for that takes anything after a stream that is not another one for the end: the rest of a damaged
-    file, or of one whose xz streams have padding between them, would be missing. Raises EOFError, OSError or LZMAError.
+    Python's own readers stop at anything after a stream that is not another stream: the rest of a damaged file, or of
+    one whose xz streams have padding between them, would be missing. Raises EOFError, OSError or LZMAError.
     """
 
     def __init__(self, path: Path, packing: bytes) -> None:
@@ -113,9 +113,9 @@ def name_inside(path: Path) -> str:
 
 
 def _only_member(path: Path) -> tuple[str, BinaryIO]:
-    """The one file of an archive, opened. Raises DataError if there are none or several, or if it cannot be read."""
+    """The only file of an archive, opened. Raises DataError if there is none, several, or one that cannot be read."""
     try:
-        with zipfile.ZipFile(path) as archive:  # what is open in it stays open
+        with zipfile.ZipFile(path) as archive:  # files opened in it stay open
             files = [
                 one for one in archive.infolist() if not one.filename.endswith("/") and not _is_other(one.filename)
             ]
@@ -139,10 +139,10 @@ def _only_member(path: Path) -> tuple[str, BinaryIO]:
 
 
 def in_words(packing: bytes) -> str:
-    """The packing for a message about a format: ', gzip', or nothing."""
+    """The packing, to append to a format in a message: ', gzip', or ''."""
     return f", {NAMES[packing]}" if packing else ""
 
 
 def _is_other(name: str) -> bool:
-    """Whether a name in an archive is a folder or a file that systems add."""
+    """Whether a name in an archive is a folder, or a file that operating systems add."""
     return name.endswith("/") or name.startswith("__MACOSX/") or PurePosixPath(name).name.startswith(".")

@@ -5,7 +5,7 @@ import re
 
 # Amounts outside are mistakes of the page (and would not survive float32); 0.01 is one cent.
 SMALLEST, LARGEST = 0.01, 1e9
-# A price is short; style sheets and scripts that a crawler took for one are not.
+# A price is short; a style sheet or script that a crawler took for one is not.
 LONGEST_TEXT = 60
 
 SYMBOLS = {"US$": "USD", "CA$": "CAD", "CDN$": "CAD", "A$": "AUD", "$": "USD", "£": "GBP", "€": "EUR", "₹": "INR"}

@@ -48,7 +48,7 @@ class Rejects:
     def require_few(self, lines: Mapping[Path, int]) -> None:
         """Raises DataError, with all kinds of reasons, if there are too many. Call it when all files are read.
 
-        lines: of each file. If nearly all of a file are malformed in one way, to tolerate them is no cure.
+        lines: of each file. If nearly all lines of a file are malformed in one way, tolerating them does not help.
         """
         if self.total <= self.limit:
             return
@@ -80,7 +80,7 @@ class Rejects:
 
 
 def kind_of(reason: str) -> str:
-    """A reason without what differs from line to line: "time 'soon' is neither …" is of the kind `time`."""
+    """A reason without the part that differs from line to line: "time 'soon' is neither …" is of the kind `time`."""
     return re.split(r"['\"\d]", reason, maxsplit=1)[0].strip() or "values"
 
 

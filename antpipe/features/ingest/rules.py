@@ -1,7 +1,7 @@
 """The cleaning rules of every ingest, in their order, and the report of what each of them dropped.
 
-Malformed and identical lines are dropped while files are read. Then go the users of other domains (if asked for),
-repeats of a (user, item), items without metadata, and what is outside the k-core.
+Malformed and identical lines are dropped while files are read. The rules then drop the users of other domains (if asked
+to), repeats of a (user, item), items without metadata, and what is outside the k-core.
 
 Columns `user_id` and `item_id` can be of any type; integers from 0 need the least memory and time.
 """
@@ -41,7 +41,7 @@ class RawInteractions:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a metadata file says: ITEMS of the items asked for, in file order, and the ids of all items in it. facts:
+    """The content of a metadata file: ITEMS of the items asked for, in file order, and the ids of all its items. facts:
     its report."""
 
     table: pl.DataFrame
@@ -72,7 +72,7 @@ def clean(
 ) -> Cleaned:
     """Apply the rules.
 
-    read_metadata: reads the metadata of these items and of so many others (None: all); None if there are none to read.
+    read_metadata: reads the metadata of given items and of so many others (None: all); None if there is no metadata.
     elsewhere: users of other domains who are dropped, by domain. usual_cold: how many items outside the k-core stay if
     the settings do not say (None: all). Raises SettingsError if no interaction of the domain is left.
     """
@@ -124,7 +124,7 @@ def drop_duplicate_lines(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def drop_repeats(interactions: pl.DataFrame, rule: str) -> pl.DataFrame:
-    """Decide what stays if a user meets an item again.
+    """Decide what is kept if a user meets an item again.
 
     rule: `keep-all` changes nothing; `keep-first` and `keep-last` leave one row per (user, item), sorted by time. Rows
     of equal time count in row order.
@@ -197,7 +197,7 @@ def _numbers(ids: pl.Series) -> NDArray[np.int64]:
 
 
 def _items_of(interactions: pl.DataFrame, described: pl.DataFrame) -> pl.DataFrame:
-    """ITEMS with interactions; one that the metadata do not describe has an empty text and nothing else."""
+    """ITEMS with interactions; an item that the metadata do not describe has an empty text and nothing else."""
     met = interactions.select("item_id").unique()
     bare = met.join(described, on="item_id", how="anti").with_columns(text=pl.lit(""))
     return pl.concat([described.join(met, on="item_id", how="semi"), completed(bare)], how="diagonal")
@@ -213,7 +213,7 @@ def _cold_of(core: pl.DataFrame, described: pl.DataFrame, most: int | None) -> p
 
 
 def _nothing_left(domain: str, report: Mapping[str, Any], config: IngestConfig) -> SettingsError:
-    """Says where the interactions went, with the settings closest to the given ones that keep something."""
+    """The error that says where the interactions went, with the nearest settings that keep some of them."""
     shared, bare = report["shared_users"], report["without_metadata"]
     outside = report["k_core"]["interactions_dropped"]
     without = 0 if bare["kept"] else bare["interactions"]

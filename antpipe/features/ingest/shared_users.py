@@ -15,11 +15,11 @@ from antpipe.store.store import Store
 
 
 def users_of(store: Store, domain: str, targets: tuple[str, ...] | None) -> dict[str, pl.Series]:
-    """Original ids of each target's users. Raises UsageError for the domain itself, DataError for an unknown one."""
+    """Original ids of each target's users. Raises UsageError if a target is the domain itself, DataError if unknown."""
     users = {}
     for name in targets or ():
         if name == domain:
-            raise UsageError(f"--drop-shared-users-from {name}: this is the domain to ingest itself")
+            raise UsageError(f"--drop-shared-users-from {name}: this is the domain being ingested")
         column = store.domain(name).table("users", ["user_id"])["user_id"]
         users[name] = pl.Series("user_id", column.to_pylist(), pl.String)
     return users
@@ -31,7 +31,7 @@ def hashes_of(users: Mapping[str, pl.Series]) -> dict[str, str]:
 
 
 def changed_targets(store: Store, domain: Domain) -> str:
-    """Why the users who were left out of a domain are not those of its targets now; '' if they are.
+    """Why the users who were left out of a domain are no longer those of its targets; '' if they still are.
 
     A target that is damaged or no longer in the store does not count.
     """

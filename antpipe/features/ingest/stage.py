@@ -1,4 +1,4 @@
-"""What ingest stages share around the cleaning rules: is the domain fresh, may it be replaced, how is it written."""
+"""What ingest stages share around the cleaning rules: whether a domain is fresh, may be replaced, and its writing."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ from antpipe.store.next_command import build_command, ingest_command
 from antpipe.store.order import basis_of, measure_order, order_of
 
 FILES = ("interactions", "items")  # of a report
-DROPPED = ("where_dropped", "users_dropped")  # lines that were left out because the user asked for it
+DROPPED = ("where_dropped", "users_dropped")  # lines left out at the user's request
 # Their names in reports that `ingest amazon` of 0.1.0 wrote.
 RENAMED = {"reviews": "interactions", "metadata": "items"}
 
@@ -27,9 +27,9 @@ RENAMED = {"reviews": "interactions", "metadata": "items"}
 def require_same_source(domain: Domain, parameters: Mapping[str, Any], folder: str, command: str) -> None:
     """Refuse to replace a domain by data of another source. A domain that does not exist yet passes.
 
-    Two sources are the same if their format is, and either the folder or the content of the files: a folder may have
-    moved, and its files may have been updated. folder: of the files, empty for generated data. command: builds this
-    domain from the new source. Raises DataError, whose next command is that one with --force.
+    Two sources are the same if they have the same format, and either the same folder or the same content: a folder may
+    have moved, and its files may have been updated. folder: of the files, empty for generated data. command: builds
+    this domain from the new source. Raises DataError, whose next command is that one with --force.
     """
     entry = domain.manifest().get("items")
     if entry is None:
@@ -53,8 +53,8 @@ def cleaning_parameters(
 ) -> dict[str, Any]:
     """What the rules add to the parameters of a fingerprint.
 
-    `max_rejects` is left out: how many malformed lines are tolerated does not change what the good ones give. So is
-    the usual number of cold items (see `rules.clean`): what earlier versions ingested without them stays fresh.
+    `max_rejects` is left out: it does not change the accepted lines. So is the usual number of cold items (see
+    `rules.clean`): what earlier versions ingested without them stays fresh.
     """
     parameters = to_json(config) | {"drop_shared_users_from": hashes_of(elsewhere)}
     del parameters["max_rejects"], parameters["drop_cold"], parameters["cold_items"]

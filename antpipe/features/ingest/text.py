@@ -1,4 +1,4 @@
-"""The text of an item: mark-up and remains of web pages removed, the parts in a fixed order."""
+"""The text of an item: without mark-up and remains of web pages, its parts in a fixed order."""
 
 import html
 import re
@@ -52,7 +52,7 @@ def clean_brand(text: str | None) -> str | None:
 
 
 def clean_texts(texts: Iterable[str]) -> list[str]:
-    """Clean texts, without empty ones, words for missing ones, and repetitions."""
+    """The texts cleaned, without empty ones, words that mean a missing value, and repetitions."""
     clean = (clean_html(text) for text in texts)
     return list(dict.fromkeys(text for text in clean if text and text not in MISSING_WORDS))
 

@@ -1,4 +1,4 @@
-"""A Ray cluster (https://docs.ray.io/en/latest/data) that does pieces of work: connecting, workers, errors."""
+"""A Ray cluster (https://docs.ray.io/en/latest/data) that runs pieces of work: connecting, workers, errors."""
 
 import logging
 import os
@@ -39,7 +39,7 @@ REACHED_WITHIN = 10.0  # seconds
 def cluster(config: EngineConfig, cpus: float, size: int) -> Iterator[None]:
     """Connect to a cluster: the caller's, the one at the address, or a new one on this machine.
 
-    cpus: per worker. size: bytes that go through Ray's object store. Raises AntpipeError if no cluster can be had.
+    cpus: per worker. size: bytes that go through Ray's object store. Raises AntpipeError if no cluster is available.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ parts write to stderr
@@ -74,7 +74,7 @@ def cluster(config: EngineConfig, cpus: float, size: int) -> Iterator[None]:
 
 
 def check_address(address: str) -> None:
-    """Raises UsageError or AntpipeError for an address that Ray would try for minutes, or end the process over."""
+    """Raises UsageError or AntpipeError for an address that would make Ray retry for minutes or end the process."""
     if address in ("local", "auto"):
         return
     if "://" in address:
@@ -130,7 +130,7 @@ def worker_count(config: EngineConfig, cpus: float) -> int:
 
 
 def room_of(resources: Mapping[str, float], cpus: float, gpus: float) -> int:
-    """How many workers a node with these resources holds. A shared GPU is whole: at .4 GPUs each, it holds two."""
+    """How many workers fit on a node with these resources. No worker spans two GPUs: at .4 each, a GPU holds two."""
     room = floor(resources.get("CPU", 0) / cpus + 1e-9)
     if not gpus:
         return room
@@ -141,11 +141,11 @@ def room_of(resources: Mapping[str, float], cpus: float, gpus: float) -> int:
 def computed(
     worker: type, task: Any, rows: Sequence[Mapping[str, Any]], workers: int, cpus: float, gpus: float
 ) -> Iterator[int]:
-    """The number of each piece of work, as they are finished. A block is one piece, so a dead worker costs no more.
+    """The number of each piece of work, as it is finished. A Ray block is one piece, so a dead worker costs only one.
 
-    worker: an actor, made of `task` on each of so many workers; its call takes a batch of one row and returns what
-    `done` gives. rows: one per piece, with its `number`. cpus, gpus: per worker. Raises what the work raised, and
-    AntpipeError if Ray fails.
+    worker: an actor class, created from `task` on each of `workers` workers; a call takes a batch of one row and
+    returns what `done` gives. rows: one per piece, with its `number`. cpus, gpus: per worker. Raises what the work
+    raised, and AntpipeError if Ray fails.
     """
     import ray
     from ray.data.exceptions import SystemException
@@ -168,19 +168,19 @@ def computed(
 
 
 def number_of(answer: Mapping[str, Any]) -> int:
-    """The number of the piece of work that a worker answers for. Raises the error that it met."""
+    """The number of the piece of work in a worker's answer. Raises the error that the worker met."""
     if answer["error"][0]:
         raise pickle.loads(answer["error"][0])  # nosec B301 # Ray itself sends what it computes as pickles
     return int(answer["number"][0])
 
 
 def done(number: int, work: Callable[[], None]) -> dict[str, list[Any]]:
-    """What a worker returns for a piece of work, having done it. Errors come back as values, so that they end up the
-    same whichever engine met them."""
+    """Do a piece of work and return the worker's answer. Errors come back as values, so that they are raised the same
+    way whichever engine met them."""
     error = b""
     try:
         work()
-    except Exception as raised:  # whatever it is, the planning process raises it
+    except Exception as raised:  # whatever it is, it is raised in the planning process
         error = packed(raised)
     return {"number": [number], "error": [error]}
 
@@ -189,7 +189,7 @@ def done(number: int, work: Callable[[], None]) -> dict[str, list[Any]]:
 
 
 def versions() -> dict[str, str]:
-    """The versions of antpipe and of the libraries here; builds of one version (`+cpu`) count as the same."""
+    """The versions of antpipe and of the libraries on this node; builds of one version (`+cpu`) count as the same."""
     found = {"antpipe": __version__}
     for name in LIBRARIES:
         try:
@@ -215,6 +215,6 @@ def packed(error: Exception) -> bytes:
     try:
         content = pickle.dumps(error)
         pickle.loads(content)  # nosec B301 # made in the line before
-    except Exception:  # errors of libraries take arguments that pickle does not know about
+    except Exception:  # library errors may have constructor arguments that pickle does not know about
         content = pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
     return content

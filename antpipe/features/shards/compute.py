@@ -1,4 +1,4 @@
-"""Computing shards: what an embedder and an engine are, the engine of this process, and the pace of the work."""
+"""Computing shards: the protocols of embedders and engines, the engine `local`, and the pace of the work."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ Read = Callable[[Shard], Sequence[Any]]  # the contents of a shard, in the order
 
 
 class Embedder(Protocol):
-    """Made once per process. Returns the vectors of all contents of a shard, in order; calls `advance` now and then."""
+    """Made once per process. Returns the vectors of a shard's contents, in order; calls `advance` now and then."""
 
     def __call__(self, contents: Sequence[Any], advance: Advance) -> ShardVectors: ...
 
@@ -33,7 +33,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Packing:
-    """How one content travels in a file: packed as text, bytes or numbers, or lists and mappings of them."""
+    """How a content is stored in a file: packed as text, bytes or numbers, or lists and mappings of them."""
 
     pack: Callable[[Any], Any]
     unpack: Callable[[Any], Any]
@@ -100,7 +100,7 @@ def counted(count: int, what: str) -> str:
 
 
 class Pace:
-    """How far the work is, how fast it goes and how long it will take, counted in contents."""
+    """Progress, speed and remaining time of the work, counted in contents."""
 
     def __init__(self, total: int, update: Update, unit: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.total, self.update, self.unit, self.clock = total, update, unit, clock
@@ -108,7 +108,7 @@ class Pace:
         self.marks = [(clock(), 0)]  # the beginning, then the first step
 
     def skip(self, count: int) -> None:
-        """Count contents that an earlier run finished."""
+        """Count contents that an earlier run finished; they do not enter the speed."""
         self.done += count
         self.marks = [(self.clock(), self.done)]
 

@@ -1,7 +1,7 @@
-"""What embed-text and embed-image have in common: from an encoder that was found to a feature artefact.
+"""What embed-text and embed-image have in common: the way from a located encoder to a feature artefact.
 
-Each stage finds its encoder, asks `fresh_result` whether there is anything to do, reads what stands for the content of
-each item, and settles on a precision with a sample. An `Embedding` then plans, computes and writes the vectors.
+Each stage finds its encoder, asks `fresh_result` whether there is anything to do, reads a digest of each item's
+content, and settles on a precision with a sample. An `Embedding` then plans, computes and writes the vectors.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,9 +43,9 @@ def fresh_result(place: Domain, artefact: str, parameters: Mapping[str, Any], fo
 
 
 def settled_before(place: Domain, artefact: str, parameters: Mapping[str, Any], force: bool) -> dict[str, Any]:
-    """The recipe of the present artefact if it was built with the same parameters, whatever its pictures; else empty.
+    """The recipe of the existing artefact if it was built with the same parameters, whatever its pictures; else empty.
 
-    What was settled then still holds: a changed catalogue is no reason to compute all its vectors again.
+    What was settled then is kept: a changed catalogue is no reason to compute all its vectors again.
     """
     entry = place.manifest().get(artefact, {})
     before = entry.get("parameters", {})
@@ -57,7 +57,7 @@ def settled_before(place: Domain, artefact: str, parameters: Mapping[str, Any], 
 
 @contextmanager
 def building(place: Domain, artefact: str, parameters: Mapping[str, Any], again: str) -> Iterator[Transaction]:
-    """Write an artefact. If the disk fails or on Ctrl-C, say what is kept and name the command that continues.
+    """Write an artefact. If the disk fails or on Ctrl-C, report what is kept and the command that continues.
 
     again: that command. Raises AntpipeError, or Interrupted on Ctrl-C.
     """
@@ -77,7 +77,7 @@ class Embedding:
 
     artefact: `text` or `image`. recipe: gives everything a vector depends on besides its content, for an embedder's
     settings. content: (N, 16). read: the contents of a shard. A shard is in memory as a whole: it has at most
-    `shard_size` contents and, if their `sizes` (N,) are given, `shard_bytes` bytes. reuse: copy vectors of the present
+    `shard_size` contents and, if their `sizes` (N,) are given, `shard_bytes` bytes. reuse: copy vectors of the existing
     artefact that were made by the same recipe.
     """
 
@@ -102,10 +102,10 @@ class Embedding:
     def open_folder(
         self, settings: Any, more: Mapping[str, Any], libraries: Sequence[str], at: str | None
     ) -> ShardFolder:
-        """The folder of shards, with what an interrupted run of this very work finished.
+        """The folder of shards, with what an interrupted run of the same work finished.
 
         settings: as wanted, before a sample decides. more: what else the shards depend on, for their key. libraries:
-        whose versions count. at: --shards.
+        those whose versions are part of the key. at: --shards.
         """
         key = self.plan(settings).key(
             {
@@ -121,7 +121,7 @@ class Embedding:
     def compute(
         self, plan: EmbeddingPlan, make: Callable[[], Embedder], folder: ShardFolder, engine: Engine, update: Update
     ) -> tuple[list[Shard], Pace]:
-        """Compute the shards that are missing; returns all of them, and the pace. make: an embedder, in any process."""
+        """Compute the missing shards; returns all shards, and the pace. make: makes an embedder, in any process."""
         new, unit = len(plan.compute), UNITS[self.artefact]
         if len(plan.copied):
             log.info(f"{self.place.name}: {new} new or changed {unit} to embed, {len(plan.copied)} kept from before")
@@ -145,7 +145,7 @@ class Embedding:
 
 
 def least_cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """The least cosine between equal rows of two (n, d) arrays; 1 without rows.
+    """The lowest cosine between corresponding rows of two (n, d) arrays; 1 without rows.
 
     A zero vector has cosine 1 to another one and 0 to anything else.
     """
@@ -160,7 +160,7 @@ def least_cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 def figures_of(
     plan: EmbeddingPlan, present: int, pace: Pace, encoder: Mapping[str, Any], cosine: float, counts: Mapping[str, int]
 ) -> dict[str, Any]:
-    """The stage's figures. encoder: its facts. cosine: the least one on the sample. counts: those of this stage."""
+    """The stage's figures. encoder: its facts. cosine: the lowest on the sample. counts: those of this stage."""
     items, contents = len(plan.content), plan.figures()
     return {
         "items": items,

@@ -16,9 +16,9 @@ INSTALL_RAY = "pip install 'antpipe[ray]'"
 def engine_of(config: EngineConfig, packing: Packing | None = None) -> Engine:
     """The engine of these settings.
 
-    packing: how contents are carried to workers that cannot read them where this process does, or for whom whatever
-    reads them is too large to send; None if workers read as this process does (a shared file system). Raises DataError
-    if Ray is asked for and not installed, UsageError if settings contradict each other.
+    packing: how contents are sent to workers that cannot read them where this process does, or if the object that reads
+    them is too large to send; None if workers read as this process does (a shared file system). Raises DataError if Ray
+    is asked for and not installed, UsageError if settings contradict each other.
     """
     if config.engine == "local":
         given = [name for name in ("ray_address", "ray_workers", "ray_cpus", "ray_gpus") if getattr(config, name)]

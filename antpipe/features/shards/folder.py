@@ -1,8 +1,8 @@
 """The folder of finished shards, kept until the artefact is complete.
 
 `.shards-ARTEFACT-KEY` survives a kill. A file appears in it whole or not at all: it is written under another name,
-flushed and renamed. The key says what the shards were made of, so a folder with another key is useless and is removed.
-All reading and writing of shards is here, through a pyarrow file system.
+flushed and renamed. The key covers what the shards were made of, so a folder with another key is useless and removed.
+All shards are read and written here, through a pyarrow file system.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from antpipe.store.documents import NewerFormatError, as_text, parse_json, refus
 from antpipe.store.lock import alone
 from antpipe.store.next_command import shell
 
-# Schemes that pyarrow knows. If pyarrow refuses such an address, so do we: fsspec might read it as another place.
+# Schemes that pyarrow knows. If pyarrow refuses such an address, so do we: fsspec might take it for another place.
 OF_PYARROW = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
 PLAN = "plan.json"
 FORMAT = 1  # of shards and of the plan
@@ -41,8 +41,8 @@ class ShardVectors:
     """What an embedder makes of the contents of a shard.
 
     values: (n, d) float32, or float16 if read from a file. present: (n,) bool, false if there is no vector. failures:
-    (position below n, reason) of what could not be embedded. A position may occur more than once, and may have a vector
-    all the same (one of an item's pictures cannot be read).
+    (position below n, reason) of what could not be embedded. A position may occur more than once, and may still have a
+    vector (if only one of an item's pictures cannot be read).
     """
 
     values: "NDArray[np.floating[Any]]"
@@ -59,7 +59,7 @@ class ShardFolder:
     key: str
 
     def notes(self) -> dict[str, Any]:
-        """What was noted about the work here; empty if nothing was."""
+        """The notes about the work in this folder; empty if there are none."""
         try:
             with self.filesystem.open_input_stream(f"{self.path}/{PLAN}") as stream:
                 notes = parse_json(stream.read(), dict[str, Any], f"{self.path}/{PLAN}", shell("rm", "-r", self.path))
@@ -92,8 +92,8 @@ class ShardFolder:
         """A finished shard. Raises IntegrityError if the file is missing, damaged or made of other rows, and
         NewerFormatError if a newer antpipe wrote it.
 
-        The key alone does not settle the rows: they also depend on the precision a sample settled, and so on what may
-        be copied.
+        The key alone does not determine the rows: they also depend on the precision that a sample settled, and so on
+        what may be copied.
         """
         path = f"{self.path}/{_name(number)}"
         try:
@@ -163,7 +163,7 @@ class ShardFolder:
             with self.filesystem.open_input_file(path) as source:
                 reader = pa.ipc.open_file(source)
                 if not _is_of(reader.schema, rows):
-                    raise ValueError("they are those of other rows")
+                    raise ValueError("they belong to other rows")
                 batch = reader.get_batch(0)
                 recorded = reader.schema.metadata.get(b"sha256")
                 if recorded is not None and recorded.decode() != _body_sha256(batch):
@@ -202,7 +202,7 @@ class ShardFolder:
         try:
             with self.filesystem.open_output_stream(scratch) as stream:
                 stream.write(content)
-            if isinstance(self.filesystem, fs.LocalFileSystem):  # other file systems keep what they acknowledged
+            if isinstance(self.filesystem, fs.LocalFileSystem):  # other file systems store what they acknowledge
                 with Path(scratch).open("rb") as file:
                     os.fsync(file.fileno())
             self.filesystem.move(scratch, f"{self.path}/{name}")

@@ -1,9 +1,9 @@
 """What an embedding has to compute, what it can copy, and how the artefact is put together.
 
-Every item has a content: 16 bytes that stand for what would be embedded, all zeros if there is nothing. Equal contents
-share one vector. Contents that the earlier artefact has are copied from it; the rest is cut into shards, in row order.
-A shard's vectors depend on its own contents alone, so they are the same bytes whichever process computes them, when,
-and however often the work was interrupted.
+Every item has a content: a 16-byte digest of what would be embedded, all zeros if there is nothing. Equal contents
+share one vector. The vectors of contents that the earlier artefact has are copied from it; the rest is cut into shards,
+in row order. A shard's vectors depend on its own contents alone, so they are the same bytes no matter which process
+computes them, when, and how often the work was interrupted.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ class Shard:
 
 
 def content_of(content: bytes) -> bytes:
-    """The 16 bytes that stand for a content; never all zeros in practice, not even for empty bytes."""
+    """The 16-byte digest of a content; never all zeros in practice, not even for empty bytes."""
     return hashlib.blake2b(content, digest_size=CONTENT_BYTES).digest()
 
 
@@ -45,8 +45,8 @@ class EmbeddingPlan:
 
     first: (N,) the first row with equal content, -1 if there is nothing to embed. compute: rows whose contents are
     embedded. copied, source: rows whose vectors are copied, and the rows of `earlier` they come from. compute and
-    copied are ascending; together they hold each content once. again: those rows of compute whose vectors a damaged
-    earlier artefact held; they are embedded apart from new ones, as they were then, so that they are the same bytes.
+    copied are ascending; together they hold each content once. again: the rows of compute whose vectors were in a now
+    damaged earlier artefact; they are embedded apart from new ones, as they were then, to give the same bytes.
     """
 
     content: Contents
@@ -76,7 +76,7 @@ class EmbeddingPlan:
 
 
 def plan_rows(content: Contents, earlier: Earlier | None = None) -> EmbeddingPlan:
-    """content: (N, 16) uint8. earlier: vectors that may be copied; those not present in it are computed again."""
+    """content: (N, 16) uint8. earlier: vectors that may be copied; contents without a vector in it are computed."""
     own = first_of_equal(content)
     first, reused, rotten = own, np.zeros(len(content), np.bool_), np.zeros(len(content), np.bool_)
     if earlier is not None:

@@ -20,7 +20,7 @@ from antpipe.runtime.logs import log
 from antpipe.runtime.process import tune_process
 from antpipe.settings.features import EngineConfig
 
-MOST_BEGINNINGS = 4  # of one shard in one run: whatever kills its workers will kill the next one too
+MOST_BEGINNINGS = 4  # of one shard in one run: whatever killed these workers would kill the next one too
 
 
 def compute_on_ray(
@@ -59,8 +59,8 @@ def compute_on_ray(
 def written_inputs(shards: Sequence[Shard], read: Read, folder: ShardFolder, packing: Packing, *, keep: bool) -> Read:
     """Write the contents of shards into the folder, one after the other; returns what reads them from there.
 
-    keep: leave those that an earlier run wrote. Do not keep names of files: the folder's key covers contents, which may
-    lie elsewhere now.
+    keep: do not rewrite those that an earlier run wrote. Not for names of files: the folder's key covers contents,
+    whose files may be elsewhere now.
     """
     missing = [shard for shard in shards if not (keep and folder.has_input(shard.number, shard.rows))]
     if missing:

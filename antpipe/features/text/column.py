@@ -1,4 +1,4 @@
-"""The texts of a catalogue, read from items.parquet piece by piece, so that they never are in memory all at once."""
+"""The texts of a catalogue, read from items.parquet piece by piece, so that they are never all in memory at once."""
 
 import unicodedata
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ class TextColumn:
     embed_command: str
 
     def scan(self, rows: int) -> tuple[Contents, NDArray[np.int64]]:
-        """What stands for each text, (N, 16), zeros if there is nothing to embed; and its length in bytes, (N,)."""
+        """A digest of each text, (N, 16), zeros if there is nothing to embed; and its length in bytes, (N,)."""
         content = np.zeros((rows, CONTENT_BYTES), np.uint8)
         sizes = np.zeros(rows, np.int64)
         for start, column in self._pieces(None):

@@ -25,9 +25,9 @@ from antpipe.features.text.encoders import TextSettings, load_model, prompt_of
 
 TOKENISED_AT_ONCE, TOKENISED_FOR_GPU = 256, 4096  # texts; batches on a GPU are large
 LANES_ON_GPU = 2  # one launches kernels while the other waits for its vectors
-MOST_LANES = 8  # each holds a batch in memory, and only one at a time runs Python between operators
-AHEAD = 2  # batches per lane that are prepared or finished and not yet taken, so that no lane has to wait
-# Kinds of rotary positions that a long batch changes in the model itself, for the batches after it.
+MOST_LANES = 8  # each holds a batch in memory, and only one at a time can run Python code between operators
+AHEAD = 2  # batches per lane that are prepared or finished but not yet taken, so that no lane has to wait
+# Kinds of rotary positions with which a long batch changes the model itself, and so the batches after it.
 CHANGING = ("dynamic", "longrope")
 
 
@@ -60,7 +60,7 @@ def compile_model(embedder: "TextEmbedder") -> None:
         # On the CPU, weights become constants that are packed once; as an option of `compile` this has no effect.
         with quiet(), config.patch(freezing=embedder.settings.device == "cpu"):
             embedder._forward(batch)
-    except Exception as error:  # the compiler raises whatever it meets in the model
+    except Exception as error:  # the compiler raises nearly anything
         name = embedder.settings.located.asked
         raise DataError(
             f"text encoder {name}: cannot be compiled; leave --compile out: {first_line(error)}",
@@ -107,7 +107,7 @@ class TextEmbedder:
         return positions, self._forward(features)[: len(positions)]
 
     def _lanes(self) -> "Lanes":
-        """One lane if another library computes, or if batches would disturb each other in the model."""
+        """One lane if another library computes, or if batches would affect each other through the model."""
         import torch
 
         threads = torch.get_num_threads()
@@ -120,8 +120,8 @@ class TextEmbedder:
     def _batches(self, texts: Sequence[str]) -> Iterator[tuple[list[int], dict[str, Any]]]:
         """Positions and model input of each batch.
 
-        The longest texts come first, roughly, so that a lack of memory shows at once. Texts wait until there are enough
-        of about the same length.
+        The longest texts come first, roughly, so that running out of memory shows at once. Texts wait until there are
+        enough of about the same length.
         """
         at_once = TOKENISED_AT_ONCE if self.settings.device == "cpu" else TOKENISED_FOR_GPU
         order = sorted(range(len(texts)), key=lambda position: -len(texts[position]))
@@ -244,5 +244,5 @@ def side_by_side(compute: Callable[[Any], Any], batches: Iterable[Any], lanes: L
     finally:
         try:
             pool.shutdown(cancel_futures=True)
-        finally:  # a second Ctrl-C ends the waiting
+        finally:  # a second Ctrl-C ends the wait
             torch.set_num_threads(before)  # lanes change the default for new threads of this process

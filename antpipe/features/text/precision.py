@@ -17,12 +17,12 @@ from antpipe.settings.features import TextConfig
 from antpipe.store.artefacts import ARTEFACTS
 
 SAMPLE = 64  # texts whose vectors are compared with those of the library
-SAME = 0.9999  # least cosine of fp32 vectors that differ by rounding alone
+SAME = 0.9999  # lowest cosine between fp32 vectors that differ by rounding alone
 
 
 @dataclass(frozen=True)
 class SettledText:
-    """How to embed. cosine: the least one to the library's fp32 vectors on the sample. facts: about the encoder."""
+    """How to embed. cosine: the lowest to the library's fp32 vectors on the sample. facts: about the encoder."""
 
     settings: TextSettings
     cosine: float
@@ -49,9 +49,9 @@ def settle(
 ) -> SettledText:
     """The wanted settings, or plain fp32 if a sample has a cosine below the config's min_cosine.
 
-    A warning says so if they were asked for; giving up a precision that `auto` tried is worth a debug message only.
-    What an interrupted run settled, as noted in the folder, still holds. Raises DataError if not even fp32 gives the
-    library's vectors.
+    Giving up settings that were asked for is logged as a warning; giving up what `auto` tried as a debug message. What
+    an interrupted run settled, as noted in the folder, is kept. Raises DataError if not even fp32 gives the library's
+    vectors.
     """
     plain = replace(wanted, backend="torch", precision="fp32", compile=False)
     if notes := folder.notes():
@@ -77,7 +77,7 @@ def settle(
 
 
 def _measured(work: Embedding, column: TextColumn, settings: TextSettings) -> SettledText:
-    """Measure these settings on texts that are to be computed; vectors to be copied count with their cosine of then."""
+    """Measure these settings on texts to be computed; vectors to be copied count with the cosine measured then."""
     plan = work.plan(settings)
     cosines, facts = [], {}
     if plan.earlier is not None:

@@ -41,8 +41,8 @@ def npy_shape(path: Path) -> tuple[int, int]:
 
 
 def only_array(path: Path) -> "np.memmap[Any, Any]":
-    """The one array of a file, mapped. Raises ValueError for an archive of arrays, or if something follows the array,
-    among what else DAMAGED names."""
+    """The one array of a file, mapped. Raises ValueError for an archive of arrays or if something follows the array,
+    and any of DAMAGED."""
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.memmap):
         raise ValueError("an archive of arrays (.npz)")

@@ -87,7 +87,7 @@ def read_schema(path: Path) -> pa.Schema:
 
 
 def choose(path: Path, schema: pa.Schema, wanted: dict[str, str]) -> Chosen:
-    """The columns of a file. Raises DataError, which names those there are, if they are missing or ambiguous."""
+    """The columns of a file. Raises DataError, which names the existing ones, if they are missing or ambiguous."""
     name = find_id(path, schema, wanted.get("id"))
     lists = [field.name for field in schema if _is_vector(field.type)]
     asked = wanted.get("vector")
@@ -136,7 +136,7 @@ def number_columns(path: Path, schema: pa.Schema, name: str) -> list[str]:
 
 
 def announce(path: Path, schema: pa.Schema, chosen: Chosen) -> None:
-    """Tell which columns are the vector, and which other numbers are not part of it."""
+    """Log which columns are the vector, and which other numbers are not part of it."""
     first, last, count = chosen.vector[0], chosen.vector[-1], len(chosen.vector)
     vector = first if count == 1 else f"{first}, {last}" if count == 2 else f"{first} to {last}"
     rest = [field.name for field in schema if field.name not in (*chosen.vector, chosen.id) and _is_number(field.type)]

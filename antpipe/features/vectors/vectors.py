@@ -1,4 +1,4 @@
-"""Vectors made elsewhere, before they are joined to a catalogue."""
+"""Vectors made elsewhere, before they are joined with a catalogue."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ class GivenVectors:
 
     form: the format they were read as. ids: (R,) the id of each row. files: each with the number of its first row.
     blocks: gives (first row, (n, width) numbers) of successive rows. pictures: rows are pictures, of which an item may
-    have several. numbered: an id may be ITEM_2, the second of ITEM. columns: those chosen of a table, in order.
+    have several. numbered: an id may be ITEM_2, the second of ITEM. columns: the chosen ones of a table, in order.
     """
 
     form: str

@@ -1,1 +1,1 @@
-"""The service: one opened run that answers requests over HTTP, in batches, and is replaced when it is trained again."""
+"""The service: an opened run that answers requests over HTTP, in batches, and is reloaded when it is trained again."""

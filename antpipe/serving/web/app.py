@@ -103,7 +103,7 @@ class Service:
 
 
 def make_app(current: Current, limits: ServeConfig, token: str | None = None, *, local_only: bool = False) -> Gate:
-    """The application. token: what requests must bring; None: nothing. local_only: see Gate."""
+    """The application. token: what requests must carry; None: nothing. local_only: see Gate."""
     service = Service(current, limits)
     app = FastAPI(
         title="antpipe",
@@ -158,7 +158,7 @@ def add_watching(app: FastAPI, service: Service) -> None:
 
     @app.get("/health")
     async def health() -> Json:
-        """The service runs."""
+        """The service is running."""
         return Json({"status": "ok"})
 
     @app.get("/ready")

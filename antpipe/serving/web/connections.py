@@ -1,4 +1,4 @@
-"""The HTTP protocol of uvicorn with bounds on connections: how many are open, and how long one may send nothing."""
+"""The HTTP protocol of uvicorn with limits on open connections, and on how long one may stay silent."""
 
 import asyncio
 from typing import Any

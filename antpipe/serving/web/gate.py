@@ -1,4 +1,4 @@
-"""What stands before all routes: the token, and bounds on size, number and time of requests."""
+"""The checks before all routes: the token, and limits on size, number and time of requests."""
 
 import asyncio
 import hmac
@@ -78,7 +78,7 @@ class Gate:
             await self._answer(scope, receive, sent)
 
     async def _answer(self, scope: Scope, receive: Receive, sent: "Sent") -> None:
-        """Read the whole request, so that nothing behind the gate waits for one, and let the application answer it."""
+        """Read the whole request, so that nothing behind the gate waits for it, and let the application answer."""
         complete = False
         try:
             async with asyncio.timeout(self.limits.timeout):
@@ -128,7 +128,7 @@ async def whole_body(receive: Receive, most: int) -> bytes:
 
 
 def after(body: bytes, receive: Receive) -> Receive:
-    """Receives a body that was read already, then what follows it."""
+    """An ASGI `receive` that gives a body that was already read, then what follows it."""
     whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def next_message() -> Message:

@@ -1,6 +1,6 @@
-"""A run opened for a service: everything that requests ask for is in memory, and histories pass the encoder together.
+"""A run opened for a service: everything that requests ask for is in memory, and histories are encoded together.
 
-What is on disk may be replaced while it serves; nothing of the replacement mixes into its answers.
+Files on disk may be replaced while it serves; nothing of the replacement mixes into its answers.
 """
 
 from collections import OrderedDict
@@ -162,7 +162,7 @@ def prices_of(table: pl.DataFrame) -> list[float | None]:
 
 
 def path_of(item: str) -> str:
-    """The path of an item's picture, relative to that of the service."""
+    """The path of an item's picture, relative to the service's own."""
     return f"pictures/{quote(item, safe='')}"
 
 

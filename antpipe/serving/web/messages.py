@@ -1,4 +1,4 @@
-"""What requests and answers hold. Unknown fields are refused by name."""
+"""The fields of requests and answers. Unknown fields are refused by name."""
 
 from typing import Any, Literal
 
@@ -60,8 +60,8 @@ class RecommendRequest(Asked):
         [], max_length=MOST_NEW, description="products to rank among those of the catalogue; `items` may name them too"
     )
     exclude: list[str] = Field([], description="item ids that are not recommended")
-    only: list[str] | None = Field(None, description="item ids: nothing else is recommended")
-    include_seen: bool = Field(RecommendConfig.include_seen, description="items of the history may come again")
+    only: list[str] | None = Field(None, description="item ids: only these are recommended")
+    include_seen: bool = Field(RecommendConfig.include_seen, description="items of the history may be recommended")
     diversify: float = Field(
         RecommendConfig.diversify, ge=0, le=1, allow_inf_nan=False, description="penalty for resembling those above"
     )
@@ -159,7 +159,7 @@ class FoundAnswer(BaseModel):
 
 
 class Refusal(BaseModel):
-    """Why a request was not answered, and what to do next."""
+    """Why a request was refused, and what to do next."""
 
     model_config = ConfigDict(
         json_schema_extra={

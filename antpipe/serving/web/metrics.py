@@ -1,4 +1,4 @@
-"""What a service counts, as text that Prometheus reads (text format 0.0.4)."""
+"""The metrics of a service, as text that Prometheus reads (text format 0.0.4)."""
 
 from bisect import bisect_left
 from collections import Counter, defaultdict

@@ -84,7 +84,7 @@ def is_loopback(host: str) -> bool:
 
 
 def make_server(current: Current, config: ServeConfig, token: str | None) -> "uvicorn.Server":
-    """A server for sockets like those of bound_socket."""
+    """A uvicorn server for sockets from bound_socket."""
     import uvicorn
 
     from antpipe.serving.web.app import make_app

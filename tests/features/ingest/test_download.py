@@ -353,7 +353,7 @@ def test_an_empty_file_a_web_page_and_mark_up_are_refused(mirror: Mirror, target
     table = target.with_name("Shop.csv")
     mirror.script = [say(200), say(200, b"<html>", Content_Type="text/html; charset=utf-8"), say(200, b"<p>Sign in")]
     refuse(mirror, table, "empty")
-    refuse(mirror, table, "a web page came instead of the file")
+    refuse(mirror, table, "the server sent a web page instead of the file")
     refuse(mirror, table, "a page of mark-up")
 
 
@@ -407,7 +407,7 @@ def test_a_closed_port_is_retried_and_then_refused(tmp_path: Path) -> None:
 
 def test_a_file_larger_than_the_disk_is_refused_before_it_comes(mirror: Mirror, target: Path) -> None:
     mirror.script = [lambda handler: handler.answer(200, GOOD, announced=10**17, ETag='"one"')]
-    refuse(mirror, target, "100,000,000,000,000,000 bytes are to come")
+    refuse(mirror, target, "100,000,000,000,000,000 bytes are needed")
     assert files(target) == []
 
 

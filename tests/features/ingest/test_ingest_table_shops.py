@@ -223,7 +223,7 @@ def test_only_rows_of_which_the_condition_is_true_count(store: Store, messages: 
     assert [user for user, _, _ in visits(store)] == ["GAST", "K1"]
     facts = report(store)["interactions"]
     assert (facts["lines"], facts["kept"], facts["where_dropped"]) == (4, 2, 2)
-    assert "orders.csv: --where leaves out 2 rows, 1 of them because it is unknown" in messages
+    assert "orders.csv: --where leaves out 2 rows, 1 of them because the condition is unknown" in messages
 
 
 def test_a_condition_can_read_dates_of_the_file(store: Store) -> None:

@@ -236,7 +236,7 @@ def test_contents_that_are_missing_at_the_address_are_reported(tmp_path: Path) -
     assert (folder.read_input(4, rows), folder.read_input(5, rows)) == (["a", "b"], [[b"1", b"2"], []])
     assert folder.finished([rows] * 6) == []
     assert [folder.has_input(4, rows), folder.has_input(4, rows + 1), folder.has_input(6, rows)] == [True, False, False]
-    with pytest.raises(IntegrityError, match="those of other rows"):
+    with pytest.raises(IntegrityError, match="belong to other rows"):
         folder.read_input(4, rows + 1)
 
 

@@ -54,8 +54,8 @@ ADDRESSES = (
     ),
 )
 
-# sha256 by release and path below its base. Only what the publisher's own pages say belongs here, and so far they say
-# nothing: with other people's notes, a file that is published again would be refused. Downloads are checked by their
+# sha256 by release and path below its base. Only checksums from the publisher's own pages belong here, and so far there
+# are none: with other people's notes, a file that is published again would be refused. Downloads are checked by their
 # size and gzip data, and their sha256 is kept in the ledger.
 KNOWN_SHA256: dict[tuple[str, str], str] = {}
 

@@ -1,9 +1,9 @@
 """Downloading one large file: resumed, retried, checked, and only then moved to its name.
 
-Bytes arrive in NAME.part; NAME.part.json says what they are of (URL, validator, size), so that a later run can resume.
-A server is asked for the rest only if the file is still the same (Range with If-Range, RFC 9110 13.1.5 and 14.2), and
-its answer counts only if it fits; otherwise the download starts again. A file gets its name once its size is the one
-the server announced, its gzip data are whole, and its checksum, if known, is right.
+Bytes arrive in NAME.part; NAME.part.json says which file they belong to (URL, validator, size), so that a later run can
+resume. The server sends the rest only if the file is still the same (Range with If-Range, RFC 9110 13.1.5 and 14.2),
+and its answer counts only if it fits; otherwise the download starts again. A file gets its name once its size is the
+one the server announced, its gzip data are whole, and its checksum, if known, is right.
 """
 
 import gzip
@@ -31,7 +31,7 @@ from antpipe.store.documents import read_json, write_json
 from antpipe.store.next_command import shell
 
 MEBIBYTE = 1 << 20
-HEADWAY = MEBIBYTE  # bytes after which a failure counts as the first one again
+HEADWAY = MEBIBYTE  # bytes of progress after which the count of failures restarts
 LONGEST_BACKOFF = 30.0
 PASSING = (408, 425, 429)  # those of the 4xx that allow another try
 
@@ -45,11 +45,11 @@ class PassingError(Exception):
 
 
 class DamagedError(Exception):
-    """The whole file came, but it is not what it should be."""
+    """The whole file arrived, but it is not what it should be."""
 
 
 class Note(TypedDict):
-    """What NAME.part.json says of the part beside it."""
+    """The content of NAME.part.json, about the part beside it."""
 
     url: str
     validator: str
@@ -58,8 +58,8 @@ class Note(TypedDict):
 
 @dataclass
 class Part:
-    """What has come of a file. validator: a strong ETag or a date, '' if there is neither. total: size of the file in
-    bytes, None if unknown. resumed: whether it came in several pieces."""
+    """The part of a file that has arrived. validator: a strong ETag or a date, '' without either. total: size of the
+    file in bytes, None if unknown. resumed: whether it came in several pieces."""
 
     target: Path
     url: str
@@ -79,7 +79,7 @@ class Part:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def load(self) -> None:
-        """Continue with what an earlier run left of the same URL, if its validator can tell a newer file from it."""
+        """Continue with what an earlier run left of the same URL, if a validator can tell whether the file is newer."""
         try:
             note = read_json(self.note, Note, None)
             url, validator, total = note["url"], note["validator"], note["total"]
@@ -114,9 +114,9 @@ def fetch_file(
     update: Update = ignore,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, Any]:
-    """Download `url` to the file `target`; returns url, bytes, sha256 and validator of what came.
+    """Download `url` to the file `target`; returns url, bytes, sha256 and validator of the download.
 
-    command: of the next try, for errors. sha256: the checksum, if known. update: gets MiB. sleep: for tests.
+    command: the one that tries again, for errors. sha256: the checksum, if known. update: gets MiB. sleep: for tests.
     Raises DataError if the server has no such file, fails too often, or sends a damaged one. The part is then kept,
     unless it is damaged.
     """
@@ -149,7 +149,7 @@ def _try_often(
     command: str,
     sleep: Callable[[float], None],
 ) -> None:
-    """Ask until the part is whole. Failures count in a row; one after some headway is the first again."""
+    """Ask until the part is whole. Failures in a row are counted; the count restarts after some progress."""
     failures = 0
     while True:
         before = part.size()
@@ -176,7 +176,7 @@ def _try_often(
 
 
 def _ask(client: httpx2.Client, part: Part, command: str, update: Update) -> None:
-    """One request for what is missing. Raises PassingError if the part is not whole afterwards."""
+    """One request for the missing bytes. Raises PassingError if the part is not whole afterwards."""
     start = part.size() if part.validator else 0
     if start and start == part.total:
         return
@@ -185,7 +185,7 @@ def _ask(client: httpx2.Client, part: Part, command: str, update: Update) -> Non
         with client.stream("GET", part.url, headers=asked) as response:
             _accept(response, part, start, command)
             with naming(part.path), part.path.open("ab") as stream:
-                for block in response.iter_raw():  # as it comes: blocks of a fixed size get lost when it breaks off
+                for block in response.iter_raw():  # as it arrives: a block of fixed size is lost if cut off
                     stream.write(block)
                     update(stream.tell() / MEBIBYTE, -(-(part.total or 0) // MEBIBYTE), "MiB")
     except (httpx2.InvalidURL, httpx2.TooManyRedirects, httpx2.UnsupportedProtocol) as error:
@@ -247,19 +247,19 @@ def _misfit(response: httpx2.Response, part: Part, start: int) -> str:
 
 
 def _validator(response: httpx2.Response) -> str:
-    """What tells this file from a later one; a weak ETag does not (RFC 9110 13.1.5)."""
+    """What distinguishes this file from a later one; a weak ETag does not (RFC 9110 13.1.5)."""
     tag = str(response.headers.get("ETag", ""))
     return tag if tag.startswith('"') else str(response.headers.get("Last-Modified", ""))
 
 
 def _length(response: httpx2.Response, part: Part) -> int | None:
-    """Size of the whole file in bytes; None if only its end will tell. Raises DataError if a cut would go unnoticed."""
+    """Bytes of the whole file; None if only its end will tell. Raises DataError if truncation would go unnoticed."""
     given = response.headers.get("Content-Length", "")
     if re.fullmatch(r"\d{1,18}", given):
         return int(given)
     if "chunked" not in response.headers.get("Transfer-Encoding", "") and part.target.suffix != ".gz":
         raise DataError(
-            f"{part.url}: the server does not say how long the file is, so a cut would go unnoticed",
+            f"{part.url}: the server does not say how long the file is, so a truncated one would go unnoticed",
             _by_hand(part.url, part.target),
         )
     return None
@@ -269,9 +269,9 @@ def _require_file(response: httpx2.Response, part: Part) -> None:
     """Refuse what is clearly not a file of a release: a web page, an encoded body, plain HTTP after HTTPS."""
     kind = response.headers.get("Content-Type", "")
     if kind.startswith("text/html"):
-        raise _wrong_url(part.url, "a web page came instead of the file")
+        raise _wrong_url(part.url, "the server sent a web page instead of the file")
     if response.headers.get("Content-Encoding", "identity") != "identity" and part.target.suffix != ".gz":
-        raise DataError(f"{part.url}: came encoded, although it was asked for plain", _by_hand(part.url, part.target))
+        raise DataError(f"{part.url}: came compressed, although not asked for", _by_hand(part.url, part.target))
     if part.url.startswith("https://") and response.url.scheme != "https":
         raise _wrong_url(part.url, f"leads to {response.url}, which is not encrypted")
 
@@ -282,7 +282,7 @@ def _require_space(part: Part) -> None:
         total = part.total
         part.drop()
         raise DataError(
-            f"{part.target.parent}: {total:,} bytes are to come, {free:,} are free",
+            f"{part.target.parent}: {total:,} bytes are needed, {free:,} are free",
             shell("df", "-h", part.target.parent),
         )
 

@@ -108,7 +108,7 @@ def _candidates(folder: Path, stems: Sequence[str], suffixes: Sequence[str], pla
 
 
 def benchmark_folders(source: Path, benchmark: str) -> list[Path]:
-    """Where benchmark files may lie: in the folder itself, or in those of the release below it."""
+    """Where benchmark files may be: in the folder itself, or in the release's subfolders."""
     wanted = BENCHMARKS if benchmark == "auto" else (benchmark,)
     own = benchmark == "auto" or source.resolve().as_posix().endswith(f"/{benchmark}")
     below = [root / name for name in wanted for root in (source / "benchmark", source)]
@@ -116,7 +116,7 @@ def benchmark_folders(source: Path, benchmark: str) -> list[Path]:
 
 
 def split_files(folder: Path, domain: str, planned: Collection[Path]) -> tuple[Path, ...]:
-    """The files of train, valid and test, or none. Raises DataError if only some are there."""
+    """The files of train, valid and test, or none. Raises DataError if only some exist."""
     found = {name: _candidates(folder, [f"{domain}.{name}"], CSV, planned) for name in SPLITS}
     missing = [f"{domain}.{name}.csv" for name, paths in found.items() if not paths]
     if len(missing) == len(SPLITS):
@@ -147,7 +147,7 @@ def _no_reviews(release: Release, kinds: list[str]) -> DataError:
 
 
 def _is_jsonl(path: Path) -> bool:
-    """Whether a file is one of the release of 2023, as far as its name shows it."""
+    """Whether a file belongs to the release of 2023, judged by its name."""
     return ".jsonl" in path.suffixes or ".train" in path.suffixes or path.parent.name == "rating_only"
 
 

@@ -1,6 +1,6 @@
 """Files of one JSON object per line: good lines become records, malformed ones go to the rejects.
 
-Empty lines are no lines. Others are malformed if they are not UTF-8 or not JSON, if an id or the time is missing or
+Empty lines do not count. Others are malformed if they are not UTF-8 or not JSON, if an id or the time is missing or
 empty, if a value that is used has the wrong type, or if a rating is not between 0 and 5. A missing rating stays
 missing. Some published files are not strict JSON: the metadata of 2014 are Python literals.
 """
@@ -54,8 +54,8 @@ def read_records(
 ) -> Generator[tuple[LineBlock, list[Kept]], None, None]:
     """Good lines and what is kept of them, many at a time; the others go to `rejects`.
 
-    layout: the record type of a line; the first line that shows one settles it for the file. keep: takes from some
-    records what is needed, while they are still in the processor's cache. limit: lines to read (0: all).
+    layout: the record type of a line; the first line that shows one decides for the file. keep: takes what is needed
+    from some records, while they are still in the processor's cache. limit: lines to read (0: all).
     Raises DataError if the file has no good line.
     """
     decoder: msgspec.json.Decoder[T] | None = None
@@ -66,7 +66,7 @@ def read_records(
         whole, pieces = True, [block.part(first, first + PIECE) for first in range(0, len(block), PIECE)]
         for at, piece in enumerate(pieces):
             records = decode_block(piece, decoder)
-            if records is None:  # something is wrong with one of its lines
+            if records is None:  # one of the lines is malformed
                 records, lines = [], []
                 for line_number, line in enumerate(piece.lines(), number + 1):
                     if not line.strip():
@@ -93,7 +93,7 @@ def read_records(
 
 
 def up_to(block: LineBlock, count: int) -> int:
-    """How many lines of a block to read for so many lines that are not empty."""
+    """How many lines of a block to read until `count` of them are not empty."""
     lengths = np.diff(block.ends, prepend=-1) - 1
     filled = np.flatnonzero(lengths > (block.text[block.ends - 1] == CARRIAGE_RETURN))
     return int(filled[count - 1]) + 1 if len(filled) >= count else len(block)
@@ -102,10 +102,10 @@ def up_to(block: LineBlock, count: int) -> int:
 def decode_block(block: LineBlock, decoder: msgspec.json.Decoder[T] | None) -> list[T] | None:
     """The records of whole lines, one per line. None if `decode` must look at the lines one by one.
 
-    Decoding them in one go is twice as fast, but msgspec takes a line feed for any white space: a line could hold two
-    objects, or an object continue in the next line. If all lines begin and end with a brace, no object can continue
-    (nothing but a comma could stand between these braces, and a string holds no line feed), so equal numbers of lines
-    and records mean that each line has one.
+    Decoding them in one go is twice as fast, but msgspec treats a line feed as any white space: a line could hold two
+    objects, or an object could continue in the next line. If all lines begin and end with a brace, no object can
+    continue (nothing but a comma could stand between these braces, and a string holds no line feed), so equal numbers
+    of lines and records mean that each line has one.
     """
     text, ends = block.text, block.ends
     if decoder is None or text[0] != BRACES[0]:
@@ -121,7 +121,7 @@ def decode_block(block: LineBlock, decoder: msgspec.json.Decoder[T] | None) -> l
 
 
 def require_utf8(text: NDArray[np.uint8]) -> None:
-    """Raises one of MALFORMED if bytes are not UTF-8. Unlike `bytes.decode`, this makes no string of them."""
+    """Raises one of MALFORMED if bytes are not UTF-8. Unlike `bytes.decode`, this creates no string."""
     buffers = [None, pa.py_buffer(np.array([0, len(text)])), pa.py_buffer(text)]
     pa.Array.from_buffers(pa.large_string(), 1, buffers).validate(full=True)
 

@@ -64,7 +64,7 @@ def read_metadata(
 ) -> Metadata:
     """The wanted items of a metadata file and the first `others` (None: all) of the rest.
 
-    Of several lines of an item the first counts, the others are duplicates. Memory grows with the items that are
+    If an item has several lines, the first counts and the others are duplicates. Memory grows with the items that are
     returned, and by an id for each of the rest.
     """
     left: float = math.inf if others is None else others
@@ -88,7 +88,7 @@ def read_metadata(
 
 
 def release_of(product: Product) -> str:
-    """The release of a metadata line, as far as its keys show it."""
+    """The release of a metadata line, judged by its keys."""
     if product.parent_asin is not None:
         return "metadata of 2023"
     if product.image_url is not None or product.image_high is not None:

@@ -148,7 +148,7 @@ def split_line(line: bytes) -> list[str]:
 
 
 def read_ratings(path: Path, columns: RatingsFormat, rejects: Rejects, limit: int) -> Iterator[Rating]:
-    """Good lines and what they say; the others go to `rejects`. A header is not counted as a line, but has a number.
+    """The values of good lines; the others go to `rejects`. A header has a line number but does not count as a line.
 
     limit: lines to read (0: all). Raises DataError if the file is empty; one with only a header has no interactions.
     """

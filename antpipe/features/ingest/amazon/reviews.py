@@ -30,7 +30,7 @@ from antpipe.runtime.logs import log
 from antpipe.runtime.threads import short_turns
 from antpipe.store.looking import first_lines
 
-# Times beyond the year 5000 are milliseconds taken for seconds, or no times at all.
+# Times beyond the year 5000 are milliseconds taken for seconds, or not times at all.
 Seconds = Annotated[int, Meta(ge=0, le=10**11)]
 Milliseconds = Annotated[int, Meta(ge=0, le=10**14)]
 # Stars go from 1 to 5; 0 is written where the page showed none.
@@ -40,7 +40,7 @@ ROWS_AT_ONCE = 10_000
 
 
 class Review2018(Struct, gc=False):
-    """A review of 2014 or 2018. A missing rating stays missing, and so does `verified`, which 2014 has not."""
+    """A review of 2014 or 2018. A missing rating stays missing, and so does `verified`, which 2014 does not have."""
 
     user: Id = msgspec.field(name="reviewerID")
     item: Id = msgspec.field(name="asin")
@@ -89,7 +89,7 @@ LAYOUTS: dict[str, Callable[[bytes], type[Review]]] = {
 
 
 def read_reviews(files: tuple[Path, ...], release: Release, rejects: Rejects) -> RawInteractions:
-    """The review files of a domain. Malformed lines go to `rejects`; of identical lines the first stays.
+    """The review files of a domain. Malformed lines go to `rejects`; the first of identical lines is kept.
 
     With a limit, each file is read up to that line. Raises DataError if no line is left.
     """
@@ -127,7 +127,7 @@ def folder_with_room(root: Path) -> Path:
 
 
 def _lines(path: Path, release: Release, rejects: Rejects) -> tuple[list[str], Generator[Lines, None, None]]:
-    """The format of a file, and its lines. The format of JSON lines is known once the first good one was read."""
+    """The format of a file, and its lines. The format of JSON lines is known once a good line has been read."""
     wanted, limit = release.options.review_format, release.options.limit
     is_csv = path.name.endswith(CSV)
     if wanted != "auto" and is_csv != (wanted in FORMATS):

@@ -25,7 +25,7 @@ LARGEST = float(np.finfo(np.float16).max)
 
 @dataclass(frozen=True)
 class FeatureKind:
-    """What a suffix says about a file. slots: vectors per item, of which those that are not zeros are averaged."""
+    """What a suffix says about a file. slots: vectors per item; those that are not all zeros are averaged."""
 
     suffix: str
     modality: str
@@ -110,13 +110,13 @@ def read_chunks(file: FeatureFile) -> Iterator[tuple[int, NDArray[np.float64], N
 
 
 def feature_parameters(file: FeatureFile, encoder: str | None) -> dict[str, Any]:
-    """What the fingerprint of the artefact covers. encoder: what made the features; None if the file stands for it."""
+    """What the fingerprint of the artefact covers. encoder: what made the features; None: name and hash of the file."""
     revision = "as told" if encoder else file.sha256
     return {"encoder": encoder or file.path.name, "revision": revision, "file": file.sha256}
 
 
 def write_feature(domain: Domain, file: FeatureFile, encoder: str | None) -> StageResult:
-    """Write MODALITY.arrow of a domain whose items are the rows of the file, in this order."""
+    """Write MODALITY.arrow of a domain whose items are the rows of the file, in the same order."""
     modality, parameters = file.kind.modality, feature_parameters(file, encoder)
     with domain.writing(modality, parameters) as out:
         with out.feature(modality, file.rows, file.width) as feature:

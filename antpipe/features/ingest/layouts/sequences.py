@@ -55,7 +55,7 @@ class GivenSequences:
 
 
 class MismatchError(Exception):
-    """Row `row` does not continue the sequence before it; `why` completes a sentence on the user."""
+    """Row `row` does not continue the sequence before it; `why` completes a sentence about the user."""
 
     def __init__(self, row: int, why: str) -> None:
         super().__init__(why)
@@ -95,7 +95,7 @@ def read_history_rows(files: Sequence[Path]) -> HistoryRows:
         files,
     )
     if not len(rows.user):
-        raise DataError(f"{files[0]}: no row, nor in the files of valid and test")
+        raise DataError(f"{files[0]}: no rows, and none in the files of valid and test")
     return rows
 
 

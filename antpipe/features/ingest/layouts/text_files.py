@@ -25,7 +25,7 @@ def read_fields(path: Path, header: Sequence[str]) -> Iterator[tuple[int, list[s
     """(line, values) of a file with this header. Raises DataError for another header or another number of values."""
     lines = numbered_lines(path)
     if tuple(next(lines, (1, ""))[1].split("\t")) != tuple(header):
-        raise DataError(f"{path}:1: the header is not {' '.join(header)} with tabs between")
+        raise DataError(f"{path}:1: the header is not {' '.join(header)}, separated by tabs")
     for at, text in lines:
         fields = text.split("\t")
         if len(fields) != len(header):

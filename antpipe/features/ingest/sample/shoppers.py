@@ -30,7 +30,7 @@ COMPLEMENT_BY_AGE = (1.0, 0.5)  # of the last item, and of the one before
 PARTNERS, PARTNER_GAIN = 2, 1.0
 BOREDOM, BOREDOM_SPAN = 1.0, 3
 AGAIN = 4.0
-# What a shopper wants after an item of the role of the row, in every shop. Rows and columns in the order of the roles.
+# What a shopper wants (columns) after an item of some role (rows), in every shop; both in the order of the roles.
 ROLE_COMPLEMENTS = np.array(
     [
         # anchor, vessel, tool, textile, light, upkeep
@@ -79,7 +79,7 @@ class Market:
 
 
 def pick(chance: Floats, weights: Floats) -> Ints:
-    """The column of each row that `chance` (n,) in [0, 1) falls on, if columns are as wide as `weights` (n, k) >= 0."""
+    """(n,) a column per row, drawn with probability proportional to `weights` (n, k) >= 0. chance: (n,) in [0, 1)."""
     edges = np.cumsum(weights, axis=1)
     return np.asarray((edges <= chance[:, None] * edges[:, -1:]).sum(axis=1).clip(max=weights.shape[1] - 1))
 
@@ -147,7 +147,7 @@ def make_market(rng: np.random.Generator, shop: Shop, assortment: Assortment, us
 
 
 def utility(market: Market, users: Ints, history: Ints) -> Floats:
-    """(n, N) what each item is worth to shoppers who bought `history` (n, t) so far, oldest first.
+    """(n, N) the utility of each item to shoppers who bought `history` (n, t) so far, oldest first.
 
     The next item is drawn with probability proportional to exp(utility).
     """
@@ -178,7 +178,7 @@ def walk(rng: np.random.Generator, market: Market) -> list[Ints]:
 
 
 def rate(rng: np.random.Generator, market: Market, user: Ints, item: Ints) -> Floats:
-    """(n,) ratings 1 to 5 of items by users: better items, and those to the user's taste, get more stars."""
+    """(n,) ratings 1 to 5 of items by users: better items, and items that suit the user's taste, get more stars."""
     fit = (market.attention * market.taste[user] * market.attributes[item]).sum(axis=1)
     noise = RATING_NOISE * rng.standard_normal(len(user))
     stars = RATING + RATING_BY_QUALITY * market.assortment.quality[item] + RATING_BY_FIT * fit + noise

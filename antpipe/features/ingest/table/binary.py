@@ -46,9 +46,9 @@ def batches(path: Path) -> Iterator[pa.RecordBatch]:
 
 
 def sound(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """A batch, after checking that no offset or index of it leads out of its buffers. Raises ArrowInvalid.
+    """A batch, after checking that none of its offsets or indices points outside its buffers. Raises ArrowInvalid.
 
-    Bytes that are not UTF-8 pass here: they spoil a row, not the file.
+    Bytes that are not UTF-8 pass here: they make a row malformed, not the file.
     """
     for column in batch.columns:
         if pa.types.is_dictionary(column.type):
@@ -85,7 +85,7 @@ def types_of(no_rows: pa.RecordBatch) -> dict[str, pl.DataType]:
             types[column.name] = pl.Series(pa.array([], kind)).dtype
         elif any(test(kind) for test in LISTS) and any(test(kind.value_type) for test in TEXTS):
             types[column.name] = pl.List(pl.String())
-        else:  # polars panics about some of these, and conditions compare none of them
+        else:  # polars panics on some of these, and conditions cannot compare any of them
             types[column.name] = pl.Object()
     return types
 
@@ -96,7 +96,7 @@ def is_date(kind: pa.DataType) -> bool:
 
 
 def fine_of(no_rows: pa.RecordBatch) -> dict[str, int]:
-    """The columns of times that are finer than milliseconds, with how many of their units are one."""
+    """The columns of times that are finer than milliseconds, with how many of their units make a millisecond."""
     units = {"us": 1000, "ns": 1_000_000}
     times = [column for column in no_rows.schema if pa.types.is_timestamp(column.type) and column.type.unit in units]
     return {column.name: units[column.type.unit] for column in times}

@@ -99,7 +99,7 @@ class Columns:
     def described(self, mapped: Container[str]) -> dict[str, list[str]]:
         """The columns by role that go into the fingerprint of the domain. mapped: the roles that --map names.
 
-        The quantity only warns of returns. Verified purchases that were found by their usual name are left out: what
+        The quantity is left out, as it only warns of returns. So are verified purchases found by their usual name: what
         earlier versions ingested without them stays fresh.
         """
         unsaid = {"quantity", *(() if "verified" in mapped else ("verified",))}
@@ -135,8 +135,8 @@ def choose_columns(
     """The columns of one file, by role.
 
     wanted: from --map. A column of `item` that this file lacks is looked for by its usual names, since the two files
-    may name it differently. Raises DataError, which names the columns there are, if a required one is missing or if one
-    could be either of two.
+    may name it differently. Raises DataError, which names the existing columns, if a required one is missing or if two
+    columns could have the same role.
     """
     chosen: dict[str, list[str]] = {}
     for role, usual in roles.items():
@@ -174,15 +174,15 @@ def require_known(tables: Sequence[Table], wanted: Mapping[str, Sequence[str]]) 
 
 
 def usual_columns(columns: Iterable[str], usual: UsualNames) -> list[str]:
-    """The columns with a name of the surest group that has any."""
+    """The columns whose names are in the surest group that matches any."""
     plain = {column: "".join(letter for letter in column.lower() if letter not in " _-.") for column in columns}
     found = ([column for column, name in plain.items() if name in group] for group in usual)
     return next(filter(None, found), [])
 
 
 def require_header(columns: Columns, config: TableConfig) -> None:
-    """Raises DataError if the names that --map gives to columns of a text table look like the values below them: then
-    the file has no header, and its first row would be lost."""
+    """Raises DataError if the columns of a text table that --map names look like the values below them: then the file
+    has no header, and its first row would be lost."""
     table = columns.table
     names = [name for entries in parse_map(config).values() for name in entries if name in table.columns]
     odd = [name for name in dict.fromkeys(names) if any(letter.isdigit() for letter in name)]

@@ -1,4 +1,4 @@
-"""What helps if rows of a table cannot be read: the cause, where it is one of the settings or of the file."""
+"""Advice if rows of a table cannot be read: the cause, if it is in the settings or in the file as a whole."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +9,11 @@ from antpipe.features.ingest.rejects import Rejects
 from antpipe.settings.ingest import TableConfig
 from antpipe.store.looking import first_lines
 
-MOST = 0.5  # share of a file's rows from which one reason is a cause, and tolerating the rows no cure
+MOST = 0.5  # share of a file's rows from which one reason is the cause, and tolerating the rows does not help
 
 
 def no_row(path: Path, rejects: Rejects, malformed: int, dropped: Mapping[str, int], config: TableConfig) -> DataError:
-    """No row of a file is usable. dropped: rows that --where and --drop-users left out."""
+    """The error for a file without a usable row. dropped: rows that --where and --drop-users left out."""
     if malformed:
         kind, _ = rejects.main_kind(path)
         what = f"{rejects.example(path)}; no row of {malformed + sum(dropped.values())} is usable"

@@ -28,7 +28,7 @@ WITH_NAME = re.compile(
 
 @dataclass
 class Orders:
-    """Which orders of day, month and year the dates of a column allow, as they are seen.
+    """Which orders of day, month and year the dates of a column allow, updated as dates are read.
 
     only: for each order, how many dates can be read in this order alone, and the line and text of the first of them.
     seen: dates. first: line and text of the first one. dots: whether all dates are written with dots, which no country
@@ -42,7 +42,7 @@ class Orders:
     iso: bool = True
 
     def see(self, line: int, text: str) -> None:
-        """Note a date; anything else is passed over."""
+        """Count a date; anything else is ignored."""
         match = DATE.fullmatch(text)
         fits = [order for order in (DAY_FIRST, MONTH_FIRST, YEAR_FIRST, NAMED) if _moment(text, order) is not None]
         if not fits:
@@ -62,7 +62,7 @@ class Orders:
             (_, line, text), (count, second, other) = self.only[often], self.only[rare]
             raise SettingsError(
                 f"{path}: dates in two orders: {text} in line {line} is {often}, {other} in line {second} is {rare} "
-                f"({count} such); if the order is {often}, add --date-format {often}, and those are malformed",
+                f"({count} such); if the order is {often}, add --date-format {often}; the others are malformed",
                 {"date_format": often, "max_rejects": count},
             )
         if self.only:
@@ -103,7 +103,7 @@ class DateFormat:
 
 
 def date_format_of(table: Table, column: str | None, config: TableConfig) -> DateFormat | None:
-    """How the dates of a column are written: as --date-format says, or as they show, for which it is read.
+    """How the dates of a column are written: as --date-format says, or detected by reading the column.
 
     None: by ISO 8601, or they are numbers. Raises as require_date_format and find_date_format do.
     """
@@ -111,7 +111,7 @@ def date_format_of(table: Table, column: str | None, config: TableConfig) -> Dat
         form = require_date_format(config.date_format)
         if column is not None and column in table.dates:
             raise SettingsError(
-                f"{table.path}: {column} holds times, so --date-format means nothing", {"date_format": "auto"}
+                f"{table.path}: {column} holds times, so --date-format does not apply", {"date_format": "auto"}
             )
         return form
     if column is None or column in table.dates:
@@ -140,7 +140,7 @@ def require_date_format(pattern: str) -> DateFormat:
 def find_date_format(values: Iterable[tuple[int, object]], path: Path) -> DateFormat | None:
     """How the dates of a column are written; None if they are not such dates (but numbers, or dates by ISO 8601).
 
-    values: with their lines. Only the first LOOKED_AT filled ones are read if none of them is such a date, else all.
+    values: with their lines. If none of the first LOOKED_AT filled ones is such a date, no more are read; else all are.
     Raises SettingsError if the order of day and month cannot be told.
     """
     orders, filled = Orders(), 0

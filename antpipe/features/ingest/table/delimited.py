@@ -50,7 +50,7 @@ def open_delimited(path: Path, suffix: str, asked: bool | None, asked_encoding: 
     encoding = asked_encoding or UTF_8
     try:
         if asked_encoding is None:
-            with open_unpacked(path) as raw, suppress(*DAMAGED):  # told when the rows are read
+            with open_unpacked(path) as raw, suppress(*DAMAGED):  # reported when the rows are read
                 encoding = encoding_of(raw)
         with text_of(path, encoding) as stream:
             skip, first, delimiter = _begin(stream)
@@ -91,7 +91,7 @@ def open_delimited(path: Path, suffix: str, asked: bool | None, asked_encoding: 
 
 
 def _begin(stream: io.TextIOWrapper) -> tuple[int, str, str]:
-    """Lines before the header, the header, and the separator that a line before it names, or ''."""
+    """The number of lines before the header, the header, and the separator that such a line names, or ''."""
     skip, delimiter = 0, ""
     while line := stream.readline(LONGEST_LINE):
         if (match := SEPARATOR_LINE.fullmatch(line)) is not None and not skip:
@@ -207,7 +207,7 @@ def delimited_rows(table: Table, wanted: list[int], ids: list[int], rejects: Rej
     if repeats and ids:
         log.warning(
             f"{table.path.name}: {repeats} {'line repeats' if repeats == 1 else 'lines repeat'} the header, as in "
-            "files that were joined; no row is made of them"
+            "files that were joined; they are skipped"
         )
 
 
@@ -241,10 +241,10 @@ def _defect(joined: str, values: int, table: Table, more_lines: int) -> str:
 
 
 def _require_one_line(path: Path, first: int, last: int, error: csv.Error) -> None:
-    """A quote that is not closed swallows good lines, so it is not a matter of one malformed row."""
+    """Refuse the file: a quote that is not closed swallows good lines, so more than one row is malformed."""
     if last > first:
         raise SettingsError(
-            f"{path}:{first}: a quoted value that begins here goes wrong in line {last}: {error}; if quotes mean "
+            f"{path}:{first}: a quoted value that begins here is malformed in line {last}: {error}; if quotes mean "
             "nothing in this file, add --no-quotes",
             {"quotes": False},
         )

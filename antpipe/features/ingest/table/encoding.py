@@ -1,4 +1,4 @@
-"""The encoding of a text file: what its byte order mark says, else what its bytes show."""
+"""The encoding of a text file: from its byte order mark, or else guessed from its bytes."""
 
 import codecs
 import re
@@ -17,7 +17,7 @@ MARKS = {
 NAMES = {UTF_8: "UTF-8", "utf-16": "UTF-16", "utf-16-le": "UTF-16", "utf-16-be": "UTF-16", "utf-32": "UTF-32"}
 BLOCK = 1 << 20
 SAMPLE = 4096
-# Windows-1252, which holds Latin-1: letters come alone or in pairs among ASCII, as in "Größe"; around them may be signs
+# Windows-1252, a superset of Latin-1: letters stand alone or in pairs among ASCII, as in "Größe", perhaps beside signs
 # such as € “ ” ° ®. Longer runs of high bytes are another alphabet.
 HIGH = re.compile(rb"[\x80-\xff]+")
 SIGNS = bytes([0x80, 0x82, 0x84, 0x85, 0x8B, *range(0x91, 0x98), 0x99, 0x9B, 0xA0, 0xA1, 0xA3, *range(0xA7, 0xAC)]) + (
@@ -30,8 +30,8 @@ PLAUSIBLE = 0.9  # share of the high bytes
 def encoding_of(stream: BinaryIO) -> str:
     """The name that Python knows the encoding by: UTF-8, UTF-16 or Windows-1252. The whole stream is read.
 
-    A file that fits none of them, or in which most characters beyond ASCII are UTF-8, counts as UTF-8: then only some
-    lines are damaged, and they are rejected one by one.
+    A file that fits none of them, or in which most characters beyond ASCII are valid UTF-8, counts as UTF-8: then only
+    some lines are damaged, and they are rejected one by one.
     """
     first = stream.read(BLOCK)
     for mark, name in MARKS.items():
@@ -81,6 +81,6 @@ def _utf_16(sample: bytes) -> str:
 
 
 def _plausible(block: bytes) -> int:
-    """How many of the high bytes read as Windows-1252 text."""
+    """How many of the high bytes make sense as Windows-1252 text."""
     runs = HIGH.findall(block)
     return sum(len(run) for run in runs if LETTERS.fullmatch(run.strip(SIGNS)))

@@ -46,7 +46,7 @@ def open_table(path: Path, quotes: bool | None, encoding: str = "auto") -> Table
     if packing := packing_of(path):
         own = next(name for name, mark in SUFFIXES.items() if mark == packing)
         command = f"{unpacking_as(path, own)} > {shell(f'unpacked-{inside.name}')}"
-        raise DataError(f"{path}: these are {NAMES[packing]} data; unpack the file before it is read", command)
+        raise DataError(f"{path}: these are {NAMES[packing]} data; unpack the file first", command)
     schema = next(batches(path), None)
     if schema is None:
         raise DataError(f"{path}: empty")
@@ -65,8 +65,8 @@ def read_rows(
 ) -> Iterator[TableRow]:
     """The good rows of a file, in its order; the others go to `rejects`.
 
-    columns: in any order, also several times; the table must have each once. limit: rows to read, good or not (0: all).
-    ids: the columns of ids. exact: a column of times, the first of its kind, to give in its own unit if it is one of
+    columns: in any order, repeats allowed; the table must have each once. limit: rows to read, good or not (0: all).
+    ids: the columns of ids. exact: a column of times whose first occurrence is in its own unit if it is one of
     `table.fine`. Raises DataError if the file is damaged, or if an id is a float that may stand for several.
     """
     wanted, keys = ([table.columns.index(name) for name in names] for names in (columns, ids))

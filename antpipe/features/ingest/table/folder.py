@@ -15,8 +15,8 @@ from antpipe.store.next_command import shell
 
 
 def open_folder(path: Path) -> Table:
-    """The columns of the Parquet files in a folder, which are read in the order of their names; others are not. Folders
-    such as date=2024-01-01 hold further columns (partitions.py).
+    """The columns of the Parquet files in a folder, read in the order of their names; other files are ignored. Folder
+    names such as date=2024-01-01 hold further columns (partitions.py).
 
     Raises DataError if there are none, or if they have different columns.
     """
@@ -60,7 +60,7 @@ def batches_of(table: Table) -> Iterator[pa.RecordBatch]:
 
 
 def sha256_of(table: Table) -> str:
-    """The hash of the content of a file, or of the files of a folder, their order, and what their folders say."""
+    """The hash of the content of a file, or of the files of a folder, their order and their folders' columns."""
     if not table.parts:
         return file_sha256(table.path)
     keys = [values_of(part, table.path, table.keyed) for part in table.parts] if table.keyed else []
@@ -68,5 +68,5 @@ def sha256_of(table: Table) -> str:
 
 
 def _is_hidden(path: Path) -> bool:
-    """Names that begin so are not data, but _c0=1 is a column that Spark named."""
+    """Whether a name begins like files that are not data; _c0=1, however, is a column that Spark named."""
     return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in path.parts)

@@ -46,7 +46,7 @@ def dated(values: Sequence[Any], name: str) -> pl.Series:
 
 
 def typed(values: Sequence[Any], name: str) -> pl.Series:
-    """Values as truth (true, false, yes, no), whole numbers or numbers if all of them are, else as text.
+    """Values as truth values (true, false, yes, no), whole numbers or numbers if all of them are, else as text.
 
     Blank values are null. Numbers with leading zeros are text, as codes have them. Lists stay lists of text.
     """
@@ -66,7 +66,7 @@ def typed(values: Sequence[Any], name: str) -> pl.Series:
 
 
 def _read(value: Any) -> Any:
-    """A text as the truth or number that it spells, if it does."""
+    """A text as the truth value or number that it spells, otherwise unchanged."""
     if not isinstance(value, str):
         return value
     if value.lower() in TRUTH:

@@ -16,7 +16,7 @@ Keys = dict[str, str | None]  # of a part, by column
 
 
 def keys_of(part: Path, root: Path) -> Keys:
-    """The columns that the folders of a part hold. Raises DataError if one is there twice or has no name."""
+    """The columns in the folder names of a part. Raises DataError if one is there twice or has no name."""
     keys: Keys = {}
     for folder in part.relative_to(root).parts[:-1]:
         name, equals, value = folder.partition("=")
@@ -54,7 +54,7 @@ def partitions_of(parts: Sequence[Path], root: Path, columns: Sequence[str]) -> 
 
 
 def in_order(parts: Sequence[Path], root: Path, types: Mapping[str, pa.DataType]) -> list[Path]:
-    """The parts in the order of the values that their folders hold: month=2 comes before month=10."""
+    """The parts in the order of the values in their folder names: month=2 comes before month=10."""
 
     def place(part: Path) -> tuple[Any, ...]:
         values = values_of(part, root, types).values()
@@ -64,7 +64,7 @@ def in_order(parts: Sequence[Path], root: Path, types: Mapping[str, pa.DataType]
 
 
 def values_of(part: Path, root: Path, types: Mapping[str, pa.DataType]) -> dict[str, Any]:
-    """What the folders of a part say, by column."""
+    """The values in the folder names of a part, by column."""
     keys = keys_of(part, root)
     return {
         name: int(text) if (text := keys[name]) is not None and pa.types.is_integer(kind) else text

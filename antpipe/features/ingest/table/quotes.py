@@ -13,7 +13,7 @@ from pathlib import Path
 from antpipe.features.ingest.advice import SettingsError
 
 LEARNED = 1000  # rows from which the shapes of the columns are learned
-WAITING = 100  # suspects that wait until these rows are read
+WAITING = 100  # suspects that are kept until LEARNED rows are read
 LINES = 200  # lines of a value that are examined
 LINE_BREAK = re.compile(r"\r\n|\r|\n")
 
@@ -56,7 +56,7 @@ class QuoteCheck:
         self.shapes = [ALL] * len(self.columns)
 
     def see(self, row: Sequence[str], first: int, last: int) -> None:
-        """Raises SettingsError if a row has swallowed others, perhaps only once later rows have shown the shapes."""
+        """Raises SettingsError if a row has swallowed others; perhaps later, when more rows have shown the shapes."""
         suspect = self._suspect(row, first, last) if last > first else None
         if suspect is not None and not self.learning:
             self._require_one_row(suspect)

@@ -85,7 +85,7 @@ def record_rows(table: Table, wanted: list[int], ids: list[int], rejects: Reject
 
 
 def _other_encoding(path: Path, encoding: str, error: UnicodeError) -> DataError:
-    """Of UTF-16, whose bytes do not all stand for something; other bytes become surrogates, and spoil their line."""
+    """The error for UTF-16 that cannot be decoded; in other encodings, bad bytes only make their line malformed."""
     return DataError(
         f"{path}: it is not {NAMES.get(encoding, encoding)} to its end ({error}); name its encoding with "
         "--encoding, or make or download it again",
@@ -94,7 +94,7 @@ def _other_encoding(path: Path, encoding: str, error: UnicodeError) -> DataError
 
 
 def _record(text: str) -> dict[str, Any] | str:
-    """An object, or why a line is none."""
+    """The object in a line, or why it is not one."""
     try:
         record = msgspec.json.decode(text)
     except UnicodeError:

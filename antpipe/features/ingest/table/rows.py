@@ -1,4 +1,4 @@
-"""What the rows of the two tables say: interactions, and items as they go into the catalogue."""
+"""The rows of the two tables: interactions, and items as they go into the catalogue."""
 
 import math
 import re
@@ -60,18 +60,18 @@ WHOLE_FLOAT = re.compile(r"\d+\.0+")
 EXAMPLES = 3
 MOST_INSIDE = 0.5  # share of the lines of a file of interactions that may be inside quotes
 FAR = 4_102_444_800_000  # the year 2100, in milliseconds
-EARLY = 788_918_400_000  # the year 1995: numbers that end before are rather ticks or steps of other systems
+EARLY = 788_918_400_000  # the year 1995: numbers that end earlier are more likely ticks or steps of other systems
 ROWS_AT_ONCE = 10_000
 READ = ("user", "item", "time", "rating", "quantity", "verified")  # roles of interactions
 UNKNOWN = -1  # neither a verified purchase nor none
 
 
 def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -> RawInteractions:
-    """The rows of a file that --where and --drop-users leave. Malformed rows go to `rejects`; of identical rows the
-    first stays.
+    """The rows of a file that --where and --drop-users keep. Malformed rows go to `rejects`; the first of identical
+    rows is kept.
 
-    Rows of a file without times are never identical: the same item again is another visit, and its position in the file
-    its time. Raises DataError if the times fit no unit or if no row is usable.
+    Rows of a file without times are never identical: the same item again is another visit, whose time is its position
+    in the file. Raises DataError if the times fit no unit or if no row is usable.
     """
     table, roles = columns.table, columns.roles
     wanted = [roles[role][0] if role in roles else None for role in READ]
@@ -144,7 +144,7 @@ def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -
 
 
 def _tell_times(facts: Mapping[str, Any], written: str) -> None:
-    """Log how many rows there are and how their times were read. written: how dates are."""
+    """Log how many rows there are and how their times were read. written: how dates are written."""
     unit, (first, last) = facts["time_unit"], (facts["first_time"], facts["last_time"])
     kind = {"order": "an order", "date": f"dates ({written})"}.get(unit, unit)
     span = f"{in_words(first, unit)} to {in_words(last, unit)}"
@@ -169,8 +169,8 @@ def read_items(
 ) -> Metadata:
     """The wanted items and the first `others` (None: all) of the rest.
 
-    Of several rows of an item the first counts, the others are duplicates. config: with the condition that rows must
-    fulfil. limit: rows to read (0: all). folder: below which pictures may lie (None: that of the table). Raises
+    If an item has several rows, the first counts and the others are duplicates. config: holds the condition that rows
+    must fulfil. limit: rows to read (0: all). folder: pictures must lie below it (None: that of the table). Raises
     DataError if no row is usable.
     """
     left: float = math.inf if others is None else others
@@ -319,7 +319,7 @@ def _tell_odd_ids(columns: Columns, role: str, rows: NDArray[Any], ids: Mapping[
         leave = f"--drop-users {shlex.quote(word)}" if role == "user" else other
         log.warning(
             f"{columns.table.path.name}: {count} {'row has' if count == 1 else 'rows have'} the {role} {word!r}, which "
-            f"programs write for a missing value; if it is none, leave them out with {leave}"
+            f"programs write for a missing value; if it is not an id, leave them out with {leave}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Which rows of a table count: those of which the condition of --where is true."""
+"""Which rows of a table count: those for which the condition of --where is true."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -23,9 +23,9 @@ ROWS_AT_ONCE = 4096
 class Selection:
     """A condition on the rows of a table. columns: those it reads. dropped: rows it leaves out.
 
-    unknown: rows among `dropped` of which it is unknown, such as a cell that is empty or not a number. Cells of text
-    files are compared as numbers if the condition does; those of `dates` are times. A row whose time cannot be read
-    stays, so that it is rejected as malformed.
+    unknown: rows among `dropped` whose condition is unknown, such as a cell that is empty or not a number. Cells of
+    text files are compared as numbers if the condition does; those of `dates` are times. A row whose time cannot be
+    read stays, so that it is rejected as malformed.
     """
 
     def __init__(
@@ -105,12 +105,12 @@ def is_return(quantity: Any) -> bool:
 def tell_left_out(
     path: Path, config: TableConfig, selection: Selection, users: Mapping[str, int], returns: tuple[str, int]
 ) -> None:
-    """Tell what --where and --drop-users left out of a file.
+    """Log what --where and --drop-users left out of a file.
 
-    users: rows of each user that is left out. returns: the column of quantities, and rows with none or less that stay.
+    users: rows of each user that is left out. returns: the column of quantities, and how many kept rows have 0 or less.
     """
     if config.where:
-        of_which = f", {selection.unknown} of them because it is unknown" if selection.unknown else ""
+        of_which = f", {selection.unknown} of them because the condition is unknown" if selection.unknown else ""
         log.info(f"{path.name}: --where leaves out {selection.dropped} rows{of_which}")
     for user, count in users.items():
         if count:

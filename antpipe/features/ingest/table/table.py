@@ -1,4 +1,4 @@
-"""What a table file is before its rows are read, and what a row is."""
+"""A table file before its rows are read, and a row."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

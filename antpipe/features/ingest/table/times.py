@@ -29,15 +29,15 @@ LATEST = 10**14  # milliseconds, the year 5138
 # Numbers that are dates written without signs, by their digits: 20251231, 202512311030, 20251231103000.
 COMPACT = {8: "%Y%m%d", 10: "%Y%m%d%H%M", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S", 17: "%Y%m%d%H%M%S%.3f"}
 FIRST_YEAR, LAST_YEAR = 1970, 2100
-MOST = 0.5  # share of numbers that are such dates from which the others are damaged ones
+MOST = 0.5  # if this share of numbers or more are such dates, the others count as damaged
 
 
 @dataclass
 class Times:
     """The times of the good rows of a file, as they are read. dates: whether they are dates; None before the first.
 
-    form: how dates are written; None: by ISO 8601. whole, part: numbers, or milliseconds of dates. step: the largest
-    distance between two numbers with as many digits as one of them has, such as 1.6e+09.
+    form: how dates are written; None: by ISO 8601. whole, part: numbers, or milliseconds of dates. step: the coarsest
+    resolution of the numbers, given the digits they are written with, such as 1.6e+09.
     """
 
     typed: int = 0  # the type of the column says that they are times, so many of which are a millisecond
@@ -116,8 +116,8 @@ def _microseconds(text: str) -> int:
 
 
 def to_milliseconds(times: Times, unit: str, path: Path) -> tuple[NDArray[np.int64], str]:
-    """(rows,) timestamps in ms, and the unit found: `date`, s, ms, us, ns or order (then they stay as they are, or if
-    they have fractions that thousandths do not tell apart, become ranks).
+    """(rows,) timestamps in ms, and the unit found: `date`, s, ms, us, ns or order (then they stay as they are, or
+    become ranks if they have fractions finer than thousandths).
 
     unit: auto, or one of those except `date`. Raises DataError if the sizes show two units, if a time lies beyond the
     year 5138 in this unit, or if a unit is given for dates.
@@ -127,7 +127,7 @@ def to_milliseconds(times: Times, unit: str, path: Path) -> tuple[NDArray[np.int
     if times.dates:
         if unit not in ("auto", "order"):
             raise SettingsError(
-                f"{path}: its times are dates, so --time-unit {unit} means nothing", {"time_unit": "auto"}
+                f"{path}: its times are dates, so --time-unit {unit} does not apply", {"time_unit": "auto"}
             )
         return whole, "order" if unit == "order" else "date"
     if unit == "auto" and not part.any() and (dates := _compact_dates(whole, times, path)) is not None:
@@ -169,9 +169,9 @@ def _unit_of(whole: NDArray[np.int64], times: Times, path: Path) -> str:
 
 
 def exact_order(times: Times, unit: str) -> NDArray[np.int64] | None:
-    """(rows,) the rows in the order of their exact times; None if milliseconds tell all of them apart.
+    """(rows,) the rows in the order of their exact times; None if milliseconds are exact or that is the row order.
 
-    unit: as `to_milliseconds` found it. Rows of equal milliseconds count in this order from then on.
+    unit: as `to_milliseconds` found it. Rows of equal milliseconds are kept in this order from then on.
     """
     whole, part = np.asarray(times.whole, np.int64), np.asarray(times.part, np.float64)
     if not part.any() and (times.dates or PER_MILLISECOND.get(unit, 1) == 1):
@@ -201,7 +201,7 @@ def _compact_dates(whole: NDArray[np.int64], times: Times, path: Path) -> NDArra
         row = int((~good).arg_max() or 0)
         raise DataError(
             f"{path}:{times.line[row]}: time {whole[row]} is not a date, though most of the column are, without signs "
-            f"(such as {whole[int(good.arg_max() or 0)]}); correct it, or say --time-unit order if they are no dates"
+            f"(such as {whole[int(good.arg_max() or 0)]}); correct it, or add --time-unit order if these are not dates"
         )
     return moments.cast(pl.Int64).to_numpy()
 
@@ -217,7 +217,7 @@ def _require_year_first(whole: NDArray[np.int64], times: Times, path: Path) -> N
     if dates.all() and len(np.unique(whole)) > 1:
         raise DataError(
             f"{path}:{times.line[0]}: time {whole[0]} looks like a date that ends with the year, as all of the "
-            "column do; write them as 2025-12-31, or say --time-unit order if they are no dates"
+            "column do; write them as 2025-12-31, or add --time-unit order if they are not dates"
         )
 
 

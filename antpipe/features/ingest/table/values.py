@@ -54,7 +54,7 @@ def to_rating(value: Any) -> float:
 
 
 def to_verified(value: Any) -> bool | None:
-    """Whether a purchase was verified, None if that is unknown. Raises ValueError unless it is true or false."""
+    """Whether a purchase was verified, None if unknown. Raises ValueError for anything else than true or false."""
     word = value.strip() if isinstance(value, str) else value
     if word is None or (isinstance(word, str) and (not word or word in MISSING_WORDS)):
         return None
@@ -93,8 +93,8 @@ def is_url(text: str) -> bool:
 def _pictures(value: Any) -> list[str]:
     """The texts of a picture column: of a list, nested or not, or of records.
 
-    Of records of sizes, as the Amazon release of 2023 has them, the largest counts. Such a column holds a list of
-    records, or one record of lists, as Parquet files made by `datasets` do.
+    From records of several sizes, as in the Amazon release of 2023, the largest is taken. Such a column holds a list of
+    records, or one record of lists, as in Parquet files made by `datasets`.
     """
     value = parsed(value) if isinstance(value, str) else value
     if isinstance(value, dict):
@@ -119,7 +119,7 @@ def _names_in(folder: Path, text: str) -> list[str]:
 
 
 def leads_out(folder: Path, name: str) -> bool:
-    """Whether a name, as it stands or by a link, is that of something not below the folder."""
+    """Whether a name, directly or through a link, leads to something outside the folder."""
     try:
         return not (folder / name).resolve().is_relative_to(folder.resolve())
     except (OSError, ValueError, RuntimeError):  # too long, a zero byte, a circle of links
@@ -142,7 +142,7 @@ def text_of(value: Any) -> str | None:
 
 def described(value: Any) -> list[str]:
     """A value as texts like `listed`, but the fields of a record keep their names."""
-    if isinstance(value, str) and not value.startswith(OPENING):  # nearly all, so that they cost nothing
+    if isinstance(value, str) and not value.startswith(OPENING):  # nearly all values, so a shortcut for speed
         return [] if value.strip() in MISSING_WORDS else [value]
     return texts_of(parsed(value) if isinstance(value, str) else value, MISSING_WORDS, with_keys=True)
 
