@@ -202,7 +202,7 @@ def state_of(job: Job, request: ComparisonRequest, starts: Starts, force: bool) 
     if force:
         return NOTHING
     if job.arm.kind == UNTRAINED:
-        same = read_record(job, request).get("fingerprint") == fit_baseline(job)["fingerprint"]
+        same = read_record(job, request).get("fingerprint") == record_of_baseline(job)["fingerprint"]
         return FINISHED if same and ranks_of(job).exists() else NOTHING
     return job_there(job, request, starts[job.mix.name] if job.mix else None)
 
@@ -253,7 +253,7 @@ def finish(job: Job, request: ComparisonRequest, force: bool, progress: Progress
     """
     known = {} if force else read_record(job, request)
     untrained = job.arm.kind == UNTRAINED
-    facts = fit_baseline(job) if untrained else train_job(job, request, force, progress)
+    facts = record_of_baseline(job) if untrained else train_job(job, request, force, progress)
     status = facts.pop("status")
     same = all(known.get(key) == facts[key] for key in ("fingerprint", "weights_sha256"))
     same = same and (comparison.BEYOND in known or not request.config.beyond_accuracy)
@@ -315,8 +315,8 @@ def label_of(job: Job) -> str:
     return f"{job.target}  {job.arm.name}  seed {job.seed}{'' if job.refit is None else '  refit'}"
 
 
-def fit_baseline(job: Job) -> dict[str, Any]:
-    """What is recorded of a baseline without training, which is fitted only when it is judged."""
+def record_of_baseline(job: Job) -> dict[str, Any]:
+    """What is recorded of a baseline that is not trained. It is fitted only when it is judged."""
     fingerprint = baseline_fingerprint(job.request.store, job.arm.name, job.target)
     return {"fingerprint": fingerprint, "weights_sha256": "", "budget": {}, "seconds": 0.0, "status": "judged"}
 

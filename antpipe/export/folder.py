@@ -122,7 +122,7 @@ def require_free(out: Path, *, force: bool, made_by: Sequence[str] = (ABOUT,)) -
     if (out.exists() or out.is_symlink()) and not (out.is_dir() and any((out / name).is_file() for name in made_by)):
         raise DataError(f"--out {out}: holds something else, which is not replaced", another_folder(out))
     if out.exists() and not force:
-        raise DataError(f"--out {out}: is there already; --force replaces it", SameCommand({"--force": None}))
+        raise DataError(f"--out {out}: already exists; --force replaces it", SameCommand({"--force": None}))
 
 
 @contextmanager

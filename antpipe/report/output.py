@@ -20,7 +20,7 @@ def require_writable(out: Path, suffixes: Sequence[str], what: str, *, force: bo
     if not out.parent.exists():
         raise UsageError(f"--out {out}: there is no folder {out.parent}", SameCommand({"--out": out.name}))
     if out.exists() and not force:
-        raise UsageError(f"--out {out}: is there; --force replaces it", SameCommand({"--force": None}))
+        raise UsageError(f"--out {out}: already exists; --force replaces it", SameCommand({"--force": None}))
     save(out.with_name(f".{out.name}.probe"), b"", keep=False)
 
 

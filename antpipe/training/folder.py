@@ -21,6 +21,7 @@ TRAIN_AGAIN = "antpipe train --help"  # a damaged folder does not say with which
 class Rung(TypedDict):
     epochs: int
     scores: dict[str, float]
+    ties: dict[str, dict[str, float]]
     kept: list[str]
 
 
@@ -30,6 +31,7 @@ class Decision(TypedDict, total=False):
     fingerprint: Required[str]
     chosen: Required[str]
     why: Required[str]
+    selection: str
     epochs: Required[int]
     seconds: Required[dict[str, float]]
     rungs: list[Rung]

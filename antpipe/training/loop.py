@@ -204,7 +204,7 @@ def sized(config: TrainConfig, positions: int) -> tuple[TrainConfig, int]:
         batch = min(batch, max(config.smallest_batch, positions // STEPS_OF_A_PASS))
     passes = max(1, -(-config.least_steps // -(-positions // batch)))
     if batch != config.batch_size or passes > 1:
-        log.info(f"{positions:,} training positions: {batch} per step, {passes} passes per epoch")
+        log.info(f"{positions:,} training positions: {batch} per step, {passes} pass{'es' * (passes > 1)} per epoch")
     return replace(config, batch_size=batch, lr=config.lr * math.sqrt(batch / config.batch_size)), passes
 
 

@@ -180,10 +180,11 @@ def fingerprint_of(able: Mapping[str, str], race: Race) -> str:
 
 def able_candidates(race: Race) -> tuple[dict[str, str], dict[str, str]]:
     """Candidates that can train here, with the fingerprint of their first stage; and the others, with the reason."""
-    able, left_out = {}, {}
+    able: dict[str, str] = {}
+    left_out: dict[str, str] = {}
     for name in race.config.candidates:
         if len(STAGES_OF[name]) > race.request.training.epochs:
-            left_out[name] = f"it takes at least {len(STAGES_OF[name])} epochs"
+            leave_out(name, f"it takes at least {len(STAGES_OF[name])} epochs", left_out)
             continue
         try:
             with silenced():
@@ -195,8 +196,7 @@ def able_candidates(race: Race) -> tuple[dict[str, str], dict[str, str]]:
         except DataError as error:
             if name == "scratch":  # whatever it lacks, the others lack too
                 raise
-            left_out[name] = error.message
-            log.warning(f"{name} is left out: {error.message}")
+            leave_out(name, error.message, left_out)
     if not able:
         raise DataError(f"no candidate can train on {race.request.domains[0]}: {'; '.join(left_out.values())}")
     return able, left_out
@@ -216,7 +216,7 @@ def run_race(names: list[str], left_out: dict[str, str], race: Race, progress: P
                 train_until(race.legs(name), rung, progress)
                 scores[name] = score_at(race.legs(name), rung)
             except DivergedError as error:
-                left_out[name] = error.message
+                leave_out(name, error.message, left_out)
         if not scores:
             raise all_diverged(left_out, race)
         racing = survivors(scores)
@@ -247,9 +247,13 @@ def finish_best(scores: Mapping[str, Score], left_out: dict[str, str], race: Rac
             train_until(race.legs(name), race.request.training.epochs, progress)
             return name
         except DivergedError as error:
-            left_out[name] = error.message
-            log.warning(f"{name} is left out: {error.message}")
+            leave_out(name, error.message, left_out)
     raise all_diverged(left_out, race)
+
+
+def leave_out(name: str, why: str, left_out: dict[str, str]) -> None:
+    left_out[name] = why
+    log.warning(f"{name} is left out: {why}")
 
 
 def all_diverged(left_out: Mapping[str, str], race: Race) -> DivergedError:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     Weights = dict[str, torch.Tensor]
 
-# Users per shop: number of such shops per source. Without those of 8,000, a whole table of 48,000 gained nothing.
+# Users per shop: number of such shops per source. Without those of 8,000, a whole table (48,000) gained nothing.
 SHOPS: Mapping[int, int] = {500: 16, 1000: 8, 2000: 4, 4000: 2, 8000: 1}
 MOST_POSITIONS = 75_000  # of all sources, or of a target, with 12 kB each
 LEAST_POSITIONS = 300  # with fewer, nothing is learned

@@ -139,8 +139,8 @@ def log_likelihood(scores: Doubles, place: Ints) -> float:
 
 
 def standing(figures: Mapping[str, float], loss: float, prefix: str = "") -> tuple[float, float, float]:
-    """The key for comparing validations. prefix: that of names in metrics.jsonl; 0.1.0 wrote no NDCG of a floor."""
-    return figures[prefix + SELECTION], figures.get(prefix + TIE_BREAK, 0.0), -loss
+    """The key for comparing validations. prefix: that of names in metrics.jsonl."""
+    return figures[prefix + SELECTION], figures[prefix + TIE_BREAK], -loss
 
 
 def take_if_best(state: Training, epoch: int, valid: dict[str, float], loss: float) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from antpipe.errors import UsageError
 from antpipe.settings.tuning import Choice, Dimension, Value
 from antpipe.store.next_command import shell
-from antpipe.tuning.trials import FINISHED, Trial
+from antpipe.tuning.trials import FAILED, FINISHED, Trial
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -84,16 +84,16 @@ def holds(space: Mapping[str, Dimension], settings: Mapping[str, Value]) -> bool
 
 
 def as_optuna(one: Trial, ranges: "Mapping[str, BaseDistribution]") -> "FrozenTrial":
-    """A trial as Optuna knows it. One that failed counts as pruned; without figures it is the worst of all."""
+    """A trial as Optuna knows it. One that failed counts as pruned without figures, which is the worst of all."""
     from optuna.trial import TrialState, create_trial
 
-    finished = one.state == FINISHED
+    finished, rungs = one.state == FINISHED, [] if one.state == FAILED else one.rungs
     return create_trial(
         state=TrialState.COMPLETE if finished else TrialState.PRUNED,
         value=worth(one.score()) if finished else None,
         params=dict(one.settings),
         distributions=dict(ranges),
-        intermediate_values={rung.epochs: worth(rung.score()) for rung in one.rungs},
+        intermediate_values={rung.epochs: worth(rung.score()) for rung in rungs},
     )
 
 

@@ -26,7 +26,7 @@ def test_an_export_lists_its_files_with_sizes_and_hashes(tmp_path: Path) -> None
 
 def test_an_export_that_is_there_is_replaced_only_by_force(tmp_path: Path) -> None:
     export(tmp_path / "out", "first")
-    with pytest.raises(DataError, match="is there already") as caught:
+    with pytest.raises(DataError, match="already exists") as caught:
         export(tmp_path / "out", "second")
     assert caught.value.next_command == SameCommand({"--force": None})
     assert (tmp_path / "out" / "a.txt").read_text(encoding="utf-8") == "first"
@@ -75,7 +75,7 @@ def test_the_next_export_puts_back_what_a_killed_one_had_moved_aside(tmp_path: P
     gone = 2**22 + 1  # beyond the numbers of processes
     (tmp_path / "out").rename(tmp_path / f".out.{gone}.old")
     (tmp_path / f".out.{gone}").mkdir()
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="already exists"):
         export(tmp_path / "out", "second")
     assert (tmp_path / "out" / "a.txt").read_text(encoding="utf-8") == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

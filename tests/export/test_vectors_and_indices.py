@@ -120,7 +120,7 @@ def test_the_command_writes_and_prints_what_the_function_returns(plain: ant.Run,
     assert printed.json() == {"folder": str(tmp_path / "one"), **found.about}
     again = command(*words, "--out", tmp_path / "one")
     assert again.code == 3
-    assert f"--out {tmp_path / 'one'}: is there already" in again.err
+    assert f"--out {tmp_path / 'one'}: already exists" in again.err
     assert command(*words, "--out", tmp_path / "one", "--force").code == 0
 
 

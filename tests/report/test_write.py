@@ -56,7 +56,7 @@ def no_work(*_: Any) -> Any:
         ("report.txt", "the name of a report ends in .html or .htm"),
         ("nowhere/report.html", "there is no folder"),
         ("folder.html", "is a folder"),
-        ("there.html", "is there; --force replaces it"),
+        ("there.html", "already exists; --force replaces it"),
         ("file/report.html", "cannot be written"),
     ],
 )

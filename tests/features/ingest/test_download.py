@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
@@ -409,6 +410,20 @@ def test_a_file_larger_than_the_disk_is_refused_before_it_comes(mirror: Mirror, 
     mirror.script = [lambda handler: handler.answer(200, GOOD, announced=10**17, ETag='"one"')]
     refuse(mirror, target, "100,000,000,000,000,000 bytes are needed")
     assert files(target) == []
+
+
+def test_the_rest_of_a_file_that_is_larger_than_the_disk_is_refused_and_what_came_is_kept(
+    mirror: Mirror, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror.script = [cut(HALF)]
+    refuse(mirror, target, "failed 1 times", config=DownloadConfig(retries=0))
+    rest, full = len(GOOD) - HALF, shutil.disk_usage(target.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full._replace(free=rest - 1))
+    refuse(mirror, target, f"{rest:,} bytes are needed, {rest - 1:,} are free")
+    assert target.with_name(f"{target.name}.part").read_bytes() == GOOD[:HALF]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full._replace(free=rest))
+    fetch(mirror, target)
+    assert target.read_bytes() == GOOD
 
 
 # -- the releases -----------------------------------------------------------------------------------------------

@@ -218,6 +218,7 @@ def _accept(response: httpx2.Response, part: Part, start: int, command: str) -> 
             part.drop()
             raise PassingError(f"{why}; starting again")
         part.total, part.resumed = int(response.headers["Content-Range"].rpartition("/")[2]), True
+        _require_space(part, part.total - start)
         return
     if status == 206:
         raise PassingError("the server sends a part that was not asked for")
@@ -228,7 +229,8 @@ def _accept(response: httpx2.Response, part: Part, start: int, command: str) -> 
         raise DataError(f"{part.url}: {says}", command)
     _require_file(response, part)
     part.begin(_validator(response), _length(response, part))
-    _require_space(part)
+    if part.total is not None:
+        _require_space(part, part.total)
 
 
 def _misfit(response: httpx2.Response, part: Part, start: int) -> str:
@@ -276,13 +278,14 @@ def _require_file(response: httpx2.Response, part: Part) -> None:
         raise _wrong_url(part.url, f"leads to {response.url}, which is not encrypted")
 
 
-def _require_space(part: Part) -> None:
+def _require_space(part: Part, needed: int) -> None:
+    """Raise DataError if the disk lacks room for the bytes that are still to come; what came already is kept."""
     free = shutil.disk_usage(part.target.parent).free
-    if part.total is not None and part.total > free:
-        total = part.total
-        part.drop()
+    if needed > free:
+        if needed == part.total:
+            part.drop()
         raise DataError(
-            f"{part.target.parent}: {total:,} bytes are needed, {free:,} are free",
+            f"{part.target.parent}: {needed:,} bytes are needed, {free:,} are free",
             shell("df", "-h", part.target.parent),
         )
 
