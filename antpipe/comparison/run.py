@@ -371,7 +371,7 @@ def budget_of(done: Checkpoint, decision: Mapping[str, Any]) -> dict[str, Any]:
         **{key: done.train[key] for key in kept},
         "epochs": done.train["epochs"] + before,
         "epochs_done": done.epochs + before,
-        "best_epoch": done.best_epoch + before,
+        "best_epoch": done.best_epoch and done.best_epoch + before,  # 0: its floor
     }
 
 

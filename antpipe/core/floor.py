@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from antpipe.core.model import Ant
 
 COSINE = "cosine"
-TRAINING_FORM = 3  # increment when the training of vectors beside a floor, or the fit of their weight, changes
+TRAINING_FORM = 4  # increment when the training of vectors beside a floor, or the fit of their weight, changes
 
 
 def known_in(catalogue: Catalogue, widths: Mapping[str, int], domain: str, sequences: Sequences | None) -> Untrained:

@@ -131,7 +131,7 @@ def embed_image(
         settings, cosines = settle(work, lists, wanted, folder, config, packaged)
         encoder = load_image_encoder(settings, packaged)
         plan = work.plan(settings)
-        workers = _decoding_workers(config, lists, plan, engine)
+        workers = _decoding_workers(config, settings, lists, plan, engine)
         ready = replace(settings, device=device, workers=workers, threads=worker_cpus(engine))
         try:
             shards, pace = work.compute(plan, partial(make_embedder, ready), folder, run, update)
@@ -231,9 +231,11 @@ def _wanted(config: ImageConfig, located: Located, settled: Mapping[str, Any], h
     )
 
 
-def _decoding_workers(config: ImageConfig, lists: PictureLists, plan: EmbeddingPlan, engine: EngineConfig) -> int:
+def _decoding_workers(
+    config: ImageConfig, settings: ImageSettings, lists: PictureLists, plan: EmbeddingPlan, engine: EngineConfig
+) -> int:
     """How many decoding processes are worthwhile beside each embedder; threads read files for a GPU that decodes."""
-    if config.decode == "gpu" and config.workers is None:
+    if settings.decode == "gpu" and config.workers is None:
         return 0
     if engine.engine == "ray":  # Ray workers use the CPUs they are given
         return config.workers if config.workers is not None else max(0, int(engine.ray_cpus) - 1)

@@ -109,7 +109,7 @@ def fit(
             update(at.epoch - 1 + at.positions / epoch_positions, config.epochs, note_of(at.figures()))
 
     judged = partial(of_first, weighed(judge, weigh), world)
-    judge_beginning(state, partial(of_first, judge, world), beside_floor=weigh is not None)
+    judge_beginning(state, partial(of_first, judge, world), data, beside_floor=weigh is not None)
 
     while not at.finished:
         model.train()

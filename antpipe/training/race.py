@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from antpipe.errors import DataError, DivergedError, SameCommand, UsageError
 from antpipe.runtime.files import atomic, make_folder
 from antpipe.runtime.logs import each_message_once, log, silenced
@@ -31,7 +33,7 @@ from antpipe.training.parallel import world_of
 from antpipe.training.request import RunRequest
 from antpipe.training.run import FINISHED, NOTHING, UNFINISHED, check_folder, run_stage
 from antpipe.training.state import Paused, in_epochs, position_of
-from antpipe.training.worth import SELECTION, START, TIE_BREAK, VALID, standing
+from antpipe.training.worth import GAIN, KEPT, LEAST_GAIN, RERANKED, SELECTION, START, TIE_BREAK, VALID, standing
 
 AUTO = "auto"  # the name of the stage
 # The stages of a candidate, one after the other: after the first rung the second continues from the first.
@@ -281,7 +283,11 @@ def rows_of(leg: Leg) -> list[dict[str, Any]]:
 
 
 def score_at(legs: Sequence[Leg], epochs: int) -> Score:
-    """The best validation score so far, of the stage that a candidate is in after this many epochs, or of its floor."""
+    """The validation score of the stage a candidate is in after this many epochs, if it ended there.
+
+    With a floor, that is the floor as it is kept, and what the vectors of the best epoch change in the floor alone, if
+    they would stay.
+    """
     offset = 0
     for leg in legs[:-1]:
         if epochs <= offset + leg.epochs:
@@ -290,8 +296,15 @@ def score_at(legs: Sequence[Leg], epochs: int) -> Score:
     else:
         leg = legs[-1]
     rows = [row for row in rows_of(leg) if offset + row["epoch"] <= epochs]
-    judged = [(row, prefix) for row in rows for prefix in (VALID, START) if f"{prefix}{SELECTION}" in row]
-    return max(standing(row, row["loss"], prefix) for row, prefix in judged)
+    judged = [row for row in rows if f"{VALID}{SELECTION}" in row]
+    if RERANKED not in rows[0]:  # it has no floor
+        return max(standing(row, row["loss"], VALID) for row in judged)
+    alone, kept = (np.array(standing(rows[0], 0.0, prefix)) for prefix in (START, KEPT))
+    best = max(judged, key=lambda row: (row[f"{VALID}{GAIN}"], *standing(row, 0.0, VALID)), default=None)
+    if best is not None and best[f"{VALID}{GAIN}"] > LEAST_GAIN:
+        kept += standing(best, 0.0, VALID) - alone
+    recall, ndcg, loss = kept.tolist()
+    return recall, ndcg, loss
 
 
 def by_score(scores: Mapping[str, Score]) -> list[str]:

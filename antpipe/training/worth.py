@@ -38,7 +38,9 @@ TIE_BREAK = "ndcg@10"
 # With a floor, this chooses the best epoch: what trained vectors add to the log-likelihood of validation targets. It is
 # less noisy than hits among the first ten, and the epochs it chooses did better on other positions (docs/results.md).
 GAIN = "gain"
-VALID, START = "valid_", "start_"  # prefixes in RUN/metrics.jsonl: of an epoch's figures, of a floor's before training
+# Prefixes in RUN/metrics.jsonl: of an epoch's figures, of those of a floor before training, alone and as it is kept.
+VALID, START, KEPT = "valid_", "start_", "floor_"
+RERANKED = "reranked"  # 1 there if the floor is kept re-ranked
 MOST_FITTED = 4096  # validation positions that the weight is fitted to
 FITTED = 20  # items of a position that it is fitted to: with 200, those far from any list decided (docs/results.md)
 SPREAD = 5.0  # of the normal prior around 0 of the weight of trained vectors, in units of the temperature
@@ -48,6 +50,7 @@ LEAST_GAIN = 5.0  # vectors are kept if they add more to the log-likelihood of v
 # it have a correlation of .85 to .93 (docs/results.md).
 STANDARD_ERRORS = 1.645
 CORRELATION = 0.9
+Judging = Callable[[], dict[str, float]]  # gives the figures of a model as it stands
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def take_if_best(state: Training, epoch: int, valid: dict[str, float], loss: flo
     at = state.at
 
     def worth(figures: Mapping[str, float], loss: float) -> tuple[float, ...]:
-        return figures.get(GAIN, 0.0), *standing(figures, loss)
+        return figures.get(GAIN, 0.0), *standing(figures, 0.0 if GAIN in figures else loss)
 
     if not at.best or worth(valid, loss) > worth(at.best, at.rows[at.best_epoch - 1]["loss"]):
         at.best_epoch, at.best = epoch, valid
@@ -156,18 +159,19 @@ def take_if_best(state: Training, epoch: int, valid: dict[str, float], loss: flo
         state.best_weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
 
 
-def judge_beginning(state: Training, judge: Callable[[], dict[str, float]], *, beside_floor: bool) -> None:
-    """Judge the floor of a model on a target, without its vectors, before the first step."""
-    use_reranker(state.model, 0.0)  # while it trains
-    if state.model.floor is None or not beside_floor or state.at.begun:
-        return
-    state.model.floor[COSINE].detach().zero_()
-    found = judge()
-    state.at.begun = {f"{START}{name}": found[name] for name in (SELECTION, TIE_BREAK) if name in found}
+def judge_beginning(state: Training, judge: Judging, data: TrainingData, *, beside_floor: bool) -> None:
+    """Judge the floor of a model on a target before the first step: alone, and as it is kept."""
+    model, at = state.model, state.at
+    if model.floor is not None and beside_floor and not at.begun:
+        model.floor[COSINE].detach().zero_()
+        alone, kept = judge_floor(model, judge, data.judged())
+        at.begun = {f"{START}{name}": value for name, value in alone.items() if name in (SELECTION, TIE_BREAK)}
+        at.begun |= {f"{KEPT}{name}": value for name, value in kept.items()} | {RERANKED: float(reranks(model))}
+    use_reranker(model, 0.0)  # while it trains
 
 
-def judge_reranked(model: "Ant", judge: Callable[[], dict[str, float]], positions: int) -> dict[str, float]:
-    """The figures of a floor, re-ranked if there is a re-ranker and it is not better alone.
+def judge_floor(model: "Ant", judge: Judging, positions: int) -> tuple[dict[str, float], dict[str, float]]:
+    """The figures of a floor alone, and as it is kept: re-ranked if there is a re-ranker and it is not better alone.
 
     positions: how many are judged. In a small shop, the floor alone must be better beyond chance: the positions that
     taught the re-ranker, in shops as small or in the target itself, speak for it too. In a much larger one they do not.
@@ -175,14 +179,14 @@ def judge_reranked(model: "Ant", judge: Callable[[], dict[str, float]], position
     use_reranker(model, 0.0)
     alone = judge()
     if model.reranker is None or not model.reranker.learned():
-        return alone
+        return alone, alone
     use_reranker(model, 1.0)
     again = judge()
     worse = standing(again, 0.0) < standing(alone, 0.0)
     if worse and (positions > 2 * max(SHOPS) or beyond_chance(alone[SELECTION], again[SELECTION], positions)):
         use_reranker(model, 0.0)
-        return alone
-    return again
+        return alone, alone
+    return alone, again
 
 
 def use_reranker(model: "Ant", weight: float) -> None:
@@ -191,14 +195,13 @@ def use_reranker(model: "Ant", weight: float) -> None:
 
 
 def keep_floor_unless_beaten(
-    model: "Ant", at: Position, judge: Callable[[], dict[str, float]], weigh: Callable[[], float], data: TrainingData
+    model: "Ant", at: Position, judge: Judging, weigh: Callable[[], float], data: TrainingData
 ) -> tuple[int, dict[str, float]]:
-    """Give trained vectors their weight beside the floor, re-ranked if that is better, or no weight if they are worth
-    too little. Returns the best epoch, 0 for the floor alone, and the figures."""
+    """Give trained vectors their weight beside the floor as it is kept, or no weight if they are worth too little.
+    Returns the best epoch, 0 for the floor alone, and the figures."""
     assert model.floor is not None
-    cosine = model.floor[COSINE].detach()
-    cosine.zero_()
-    floor = judge_reranked(model, judge, data.judged())
+    floor = {name.removeprefix(KEPT): value for name, value in at.begun.items() if name.startswith(KEPT)}
+    use_reranker(model, at.begun[RERANKED])
     gain = weigh()
     why = f"add {gain:.1f} to the log-likelihood of validation targets, not more than {LEAST_GAIN:g}"
     if gain > LEAST_GAIN:
@@ -206,7 +209,7 @@ def keep_floor_unless_beaten(
         if not beyond_chance(floor[SELECTION], trained[SELECTION], data.judged()):
             return at.best_epoch, trained
         why = f"lower {VALID}{SELECTION} from {floor[SELECTION]:.4f} to {trained[SELECTION]:.4f}"
-    cosine.zero_()
+    model.floor[COSINE].detach().zero_()
     log.info(f"the floor alone is kept: the vectors of epoch {at.best_epoch} {why}")
     return 0, floor
 
@@ -220,4 +223,4 @@ def beyond_chance(recall: float, other: float, positions: int) -> bool:
 def without_training(model: "Ant", data: TrainingData, device: "torch.device", *, choose: bool) -> Position:
     """The position of a run without training steps, which is finished before it begins."""
     judge = validating(model, data, device, lambda: None)
-    return Position(best=judge_reranked(model, judge, data.judged()) if choose else judge(), finished=True)
+    return Position(best=judge_floor(model, judge, data.judged())[1] if choose else judge(), finished=True)

@@ -32,6 +32,10 @@ def trained(store: Store, out: Path, stage: str = "scratch", *, resume: bool = F
     return run_stage(replace(request, model=model), out, resume=resume)[0]
 
 
+def both(figure: float) -> dict[str, float]:
+    return {worth.SELECTION: figure, worth.TIE_BREAK: figure}
+
+
 def test_chance_is_smaller_with_more_positions() -> None:
     """By hand: .12 of 500 has an error of the difference of sqrt(2 * .1 * .12 * .88 / 500) = .0065."""
     assert not worth.beyond_chance(0.130, 0.12, POSITIONS)
@@ -51,11 +55,11 @@ def test_vectors_stay_if_they_tell_enough_and_recall_is_not_lower_beyond_chance(
     best: int,
 ) -> None:
     monkeypatch.setattr(worth, "fit_cosine", lambda *_: (2.0, gain))
-    found = iter([0.3, 0.2, 0.6, 0.1, 0.3, last])  # the floor, three epochs, the floor, and with the best vectors
-    monkeypatch.setattr(validation, "validate", lambda *_: {worth.SELECTION: next(found)})
+    found = iter([0.3, 0.2, 0.6, 0.1, last])  # the floor, three epochs, and the floor with the best vectors
+    monkeypatch.setattr(validation, "validate", lambda *_: both(next(found)))
     done = trained(store, tmp_path)
     assert done.best_epoch == best
-    assert done.metrics == {worth.SELECTION: last if best else 0.3}
+    assert done.metrics == both(last if best else 0.3)
     model, _ = checkpoint.load(tmp_path)
     assert model.floor is not None
     assert float(model.floor["cosine"].detach()) == (2.0 if best else 0.0)
@@ -67,11 +71,22 @@ def test_the_epoch_counts_whose_vectors_add_most_to_the_likelihood(
 ) -> None:
     gains = iter([30.0, 50.0, 40.0, 50.0])  # of three epochs, and of the best one in the end
     monkeypatch.setattr(worth, "fit_cosine", lambda *_: (2.0, next(gains)))
-    found = iter([0.3, 0.6, 0.4, 0.5, 0.3, 0.4])  # the floor, three epochs, the floor, and with the best vectors
-    monkeypatch.setattr(validation, "validate", lambda *_: {worth.SELECTION: next(found)})
+    found = iter([0.3, 0.6, 0.4, 0.5, 0.4])  # the floor, three epochs, and the floor with the best vectors
+    monkeypatch.setattr(validation, "validate", lambda *_: both(next(found)))
     done = trained(store, tmp_path)
-    assert (done.best_epoch, done.metrics) == (2, {worth.SELECTION: 0.4})
+    assert (done.best_epoch, done.metrics) == (2, both(0.4))
     assert [row["valid_gain"] for row in RunFolder(tmp_path).read_rows()] == [30.0, 50.0, 40.0]
+
+
+def test_a_falling_loss_does_not_make_an_epoch_better_whose_vectors_add_nothing(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worth, "fit_cosine", lambda *_: (0.0, 0.0))
+    request = asked(store, replace(CONFIG, epochs=9, patience=2, lr=0.01))
+    run_stage(replace(request, model=replace(request.model, floor=True)), tmp_path)
+    rows = RunFolder(tmp_path).read_rows()
+    assert rows[1]["loss"] < rows[0]["loss"]
+    assert len(rows) == 3
 
 
 def test_a_run_that_did_not_beat_its_floor_ranks_as_the_floor(

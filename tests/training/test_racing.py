@@ -29,6 +29,7 @@ from tests.support.commands import run, unfolded
 from tests.support.documents import plain
 from tests.support.trainable import MODEL, TRAINING, WIDTHS, make_trainable, train_quickly
 
+BOTH = ("recall@10", "ndcg@10")
 FOUR = replace(TRAINING, epochs=4)
 RACE = RaceConfig(first_rung=0.25)
 
@@ -115,6 +116,31 @@ def scored(monkeypatch: pytest.MonkeyPatch, winner: str) -> None:
         return recall + (legs[-1].folder.path.name == winner), ndcg, loss
 
     monkeypatch.setattr(race, "score_at", score_at)
+
+
+def row_of(epoch: int, recall: float, gain: float) -> dict[str, float]:
+    return {"epoch": epoch, "loss": 9.0 - epoch, "valid_recall@10": recall, "valid_ndcg@10": recall, "valid_gain": gain}
+
+
+@pytest.mark.parametrize(
+    ("recalls", "gains", "score"),
+    [
+        ([0.31, 0.35], [0.0, 0.0], 0.4),  # the vectors would not stay: the floor as it is kept
+        ([0.31, 0.35], [7.0, 5.0], 0.41),  # those of the epoch that is kept, not those with the best recall
+        ([0.31, 0.28], [7.0, 9.0], 0.38),
+        ([0.31, 0.35], [4.0, 5.0], 0.4),
+    ],
+)
+def test_a_candidate_with_a_floor_scores_as_the_run_it_would_be_if_it_ended_now(
+    monkeypatch: pytest.MonkeyPatch, recalls: list[float], gains: list[float], score: float
+) -> None:
+    """The floor alone has .3, and .4 if it is re-ranked."""
+    rows = [row_of(epoch + 1, *found) for epoch, found in enumerate(zip(recalls, gains, strict=True))]
+    floors = {f"{prefix}{name}": figure for prefix, figure in (("start_", 0.3), ("floor_", 0.4)) for name in BOTH}
+    rows[0] |= floors | {"reranked": 1.0}
+    monkeypatch.setattr(race, "rows_of", lambda _: rows)
+    leg: Any = None
+    assert race.score_at([leg], 2) == pytest.approx((score, score, 0.0))
 
 
 @pytest.mark.parametrize("winner", ["scratch", "relearn"])

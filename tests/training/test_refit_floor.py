@@ -23,9 +23,10 @@ from antpipe.training.run import run_and_refit
 from tests.support.commands import run, unfolded
 from tests.support.interruptions import CONFIG, asked, two_shops
 
-# What validations find: of the floor, after three epochs, of the floor, and of that with the best vectors.
-FLOOR_WINS = [0.5, 0.1, 0.1, 0.1, 0.5, 0.1]
-EPOCH_1_WINS = [0.1, 0.5, 0.1, 0.1, 0.1, 0.5]
+# What validations find: of the floor, after three epochs, and of the floor with the best vectors.
+FLOOR_WINS = [0.5, 0.1, 0.1, 0.1, 0.1]
+EPOCH_1_WINS = [0.1, 0.5, 0.1, 0.1, 0.5]
+BOTH = (worth.SELECTION, worth.TIE_BREAK)
 Judging = Callable[[list[float]], None]
 
 
@@ -43,7 +44,7 @@ def judging(monkeypatch: pytest.MonkeyPatch) -> Judging:
         found = iter(values)
 
         def validate(_: Any, data: Any, *__: Any) -> dict[str, float]:
-            return {worth.SELECTION: next(found)} if data.validation else {}
+            return dict.fromkeys(BOTH, next(found)) if data.validation else {}
 
         monkeypatch.setattr(validation, "validate", validate)
 
@@ -86,7 +87,8 @@ def test_a_refit_is_not_validated_before_it_is_trained(store: Store, tmp_path: P
     _, again = refitted(store, tmp_path)
     assert (again.best_epoch, again.epochs, again.metrics) == (1, 1, {})
     first, row = RunFolder(tmp_path).read_rows()[0], RunFolder(tmp_path / "refit").read_rows()[0]
-    assert set(first) - set(row) == {f"start_{worth.SELECTION}", f"valid_{worth.SELECTION}", "valid_gain"}
+    judged = {f"{prefix}{name}" for prefix in ("start_", "floor_", "valid_") for name in BOTH}
+    assert set(first) - set(row) == judged | {"reranked", "valid_gain"}
 
 
 @pytest.mark.parametrize("judged", [EPOCH_1_WINS, FLOOR_WINS])

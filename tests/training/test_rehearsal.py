@@ -304,7 +304,11 @@ def start(store: Store, out: Path, source: Path | None, stage: str, domain: str 
 def judging(monkeypatch: pytest.MonkeyPatch, found: list[float]) -> None:
     """Set what validations find, in turn."""
     turns = iter(found)
-    monkeypatch.setattr(validation, "validate", lambda *_: {worth.SELECTION: next(turns)})
+    monkeypatch.setattr(validation, "validate", lambda *_: both(next(turns)))
+
+
+def both(figure: float) -> dict[str, float]:
+    return {worth.SELECTION: figure, worth.TIE_BREAK: figure}
 
 
 def test_the_same_seed_learns_the_same(store: Store, pretrained: Path, tmp_path: Path) -> None:
@@ -333,7 +337,7 @@ def test_a_floor_is_re_ranked_unless_it_is_better_alone_beyond_chance(
     judging(monkeypatch, [0.3, again])
     done = start(store, tmp_path, pretrained, "rerank")
     assert float(weights(tmp_path)["reranker.weight"]) == used
-    assert done.metrics == {worth.SELECTION: again if used else 0.3}
+    assert done.metrics == both(again if used else 0.3)
 
 
 @pytest.mark.parametrize(("again", "used"), [((0.3, 0.2), 1.0), ((0.3, 0.1), 0.0), ((0.299, 0.9), 0.0)])
@@ -373,11 +377,13 @@ def test_vectors_are_added_to_the_floor_re_ranked_or_not_and_have_to_beat_it(
     best: int,
 ) -> None:
     monkeypatch.setattr(worth, "fit_cosine", lambda *_: (2.0, 99.0))
-    judging(monkeypatch, [0.2, 0.1, 0.9, 0.1, *floor, last])
+    judging(monkeypatch, [*floor, 0.1, 0.9, 0.1, last])
     done = start(store, tmp_path, pretrained, "finetune")
     assert done.best_epoch == best
     assert float(weights(tmp_path)["reranker.weight"]) == used
-    assert done.metrics == {worth.SELECTION: last if best else max(floor)}
+    assert done.metrics == both(last if best else max(floor))
+    row = RunFolder(tmp_path).read_rows()[0]
+    assert (row["start_recall@10"], row["floor_recall@10"], row["reranked"]) == (floor[0], max(floor), used)
 
 
 @pytest.mark.parametrize("stage", ["rerank", "finetune", "relearn"])
@@ -486,7 +492,7 @@ def test_a_refit_re_ranks_as_the_run_it_belongs_to(
     store: Store, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learning_from_few(monkeypatch)
-    judging(monkeypatch, [0.3, 0.35, 0.2, 0.9, 0.1, 0.1, 0.3, 0.35, 0.9, 0.95, 0.0])
+    judging(monkeypatch, [0.3, 0.35, 0.2, 0.9, 0.1, 0.36])
     model = replace(WITH_RERANKER, transductive=True)
     run_and_refit(RunRequest(store, ("Shop",), "finetune", model, TRAINING, pretrained), tmp_path)
     refitted, first = weights(RunFolder(tmp_path).refit), weights(tmp_path)

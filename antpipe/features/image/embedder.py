@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from antpipe.errors import DataError
 from antpipe.features.image.encoders import ImageEncoder, ImageSettings, load_image_encoder
-from antpipe.features.image.gpu_decoding import completed, require_resizing, require_torchcodec
+from antpipe.features.image.gpu_decoding import completed, require_resizing, try_decoder
 from antpipe.features.image.pictures import PictureFile
 from antpipe.features.image.prefetch import Decoded, Decoder, DecodingFailure, Prefetcher
 from antpipe.features.shards.folder import ShardVectors
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 def make_embedder(settings: ImageSettings) -> "ImageEmbedder":
     """The embedder for these settings. Raises what `load_image_encoder` raises and, if a GPU is to decode, what
-    `require_torchcodec` and `require_resizing` raise."""
+    `try_decoder` and `require_resizing` raise."""
     encoder = load_image_encoder(settings)
     if settings.decode == "gpu":
-        require_torchcodec()  # a cluster's worker may lack it
+        try_decoder(settings.device)
         require_resizing(encoder.preparation, settings.located.name)
     return ImageEmbedder(encoder, settings)
 

@@ -6,11 +6,17 @@ CPU (prefetch.py). Every function also works with the CPU as the device, which i
 """
 
 import importlib.util
+import io
 import socket
 from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from antpipe.errors import DataError, SameCommand, UsageError
+from antpipe.features.encoders.located import first_line
 from antpipe.features.image.decoding import UnreadableError
 from antpipe.features.image.prefetch import Decoded, DecodingFailure, Jpeg
 from antpipe.features.image.preparation import Preparation
@@ -25,7 +31,7 @@ DECODED_AT_ONCE = 1 << 30  # bytes of decoded pictures on the GPU
 
 
 def require_gpu_decoding(device: str) -> None:
-    """Raises UsageError if the device is not a GPU, DataError if TorchCodec is missing here."""
+    """Raises UsageError if the device is not a GPU, DataError if TorchCodec is not installed."""
     if not device.startswith("cuda"):
         raise UsageError(f"--decode gpu: pictures are embedded on {device}, which decodes no JPEGs", SCALED)
     require_torchcodec()
@@ -34,6 +40,23 @@ def require_gpu_decoding(device: str) -> None:
 def require_torchcodec() -> None:
     if importlib.util.find_spec("torchcodec") is None:
         raise DataError(f"--decode gpu: torchcodec is not installed on {socket.gethostname()}", INSTALL)
+
+
+def try_decoder(device: str) -> None:
+    """Decode a small JPEG. Raises DataError if TorchCodec is missing, does not fit torch, or cannot use the device."""
+    require_torchcodec()
+    stream = io.BytesIO()
+    Image.new("RGB", (16, 16), "white").save(stream, "JPEG")
+    try:
+        from torchcodec.decoders import decode_jpeg  # type: ignore[attr-defined]
+
+        decode_jpeg([stream.getvalue()], mode="RGB", device=device)
+    except (ImportError, OSError, RuntimeError) as error:
+        libraries = " with ".join(f"{name} {version(name)}" for name in ("torchcodec", "torch"))
+        raise DataError(
+            f"--decode gpu: {libraries} decodes no JPEGs on {device} of {socket.gethostname()}: {first_line(error)}",
+            SCALED,
+        ) from error
 
 
 def require_resizing(preparation: Preparation, encoder: str) -> None:
@@ -76,14 +99,20 @@ def decoded_on(
     found: list[torch.Tensor | UnreadableError] = []
     for part in parts_of(jpegs):
         for jpeg, picture in zip(part, _decoded(part, device), strict=True):
-            if picture is not None:
+            if isinstance(picture, torch.Tensor):
                 found.append(preparation.quick(picture))
                 continue
+            warn_of(picture)
             try:
                 found.append(torch.from_numpy(preparation.pixels(jpeg.content, scaled=True)).to(device))
             except UnreadableError as error:
                 found.append(error)
     return found
+
+
+@cache
+def warn_of(why: str) -> None:
+    log.warning(f"TorchCodec does not decode every JPEG ({why}): the CPU decodes the others, which takes longer")
 
 
 def parts_of(jpegs: Sequence[Jpeg]) -> Iterator[list[Jpeg]]:
@@ -101,8 +130,8 @@ def parts_of(jpegs: Sequence[Jpeg]) -> Iterator[list[Jpeg]]:
         yield part
 
 
-def _decoded(jpegs: Sequence[Jpeg], device: "torch.device") -> "list[torch.Tensor | None]":
-    """The pixels (3, height, width) of each file, None for those that TorchCodec cannot decode."""
+def _decoded(jpegs: Sequence[Jpeg], device: "torch.device") -> "list[torch.Tensor | str]":
+    """The pixels (3, height, width) of each file, or why TorchCodec cannot decode it."""
     import torch
     from torchcodec.decoders import decode_jpeg  # type: ignore[attr-defined]
 
@@ -111,7 +140,7 @@ def _decoded(jpegs: Sequence[Jpeg], device: "torch.device") -> "list[torch.Tenso
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        if len(jpegs) > 1:  # one bad file among them
-            return [picture for jpeg in jpegs for picture in _decoded([jpeg], device)]
-        log.debug(f"a JPEG of {jpegs[0].size} is decoded on the CPU: {str(error).splitlines()[0]}")
-        return [None]
+        if len(jpegs) == 1:
+            return [first_line(error)]
+    half = len(jpegs) // 2  # one of them may be to blame
+    return [*_decoded(jpegs[:half], device), *_decoded(jpegs[half:], device)]

@@ -10,13 +10,12 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from antpipe.features.image.embedder import make_embedder
 from antpipe.features.image.encoders import ImageSettings, load_image_encoder
 from antpipe.features.image.pictures import PictureFile, PictureLists
 from antpipe.features.shards.embedding import Embedding, least_cosine
-from antpipe.features.shards.folder import ShardFolder
+from antpipe.features.shards.folder import ShardFolder, ShardVectors
 from antpipe.features.shards.plan import Shard
 from antpipe.runtime.logs import log
 from antpipe.settings.features import ImageConfig
@@ -98,10 +97,9 @@ def near_enough(
     base = replace(wanted, workers=0, normalize=False)
 
     @cache
-    def vectors(precision: str, decode: str) -> NDArray[np.float32]:
+    def vectors(precision: str, decode: str) -> ShardVectors:
         embedder = make_embedder(replace(base, precision=precision, decode=decode))
-        found = embedder([(file,) for file in sample], lambda _: None)
-        return np.asarray(found.values)[found.present]  # the same pictures are readable however they are decoded
+        return embedder([(file,) for file in sample], lambda _: None)
 
     min_cosine, settings = config.min_cosine, wanted
     while True:
@@ -131,14 +129,15 @@ def exact(settings: ImageSettings) -> ImageSettings:
     return replace(settings, precision="fp32", decode="exact")
 
 
-def measured(vectors: Callable[[str, str], NDArray[np.float32]], settings: ImageSettings) -> SampleCosines:
-    """The cosines of these settings. vectors: (n, d) of the sample, by precision and decode."""
+def measured(vectors: Callable[[str, str], ShardVectors], settings: ImageSettings) -> SampleCosines:
+    """The cosines of these settings. vectors: those of the sample, by precision and decode."""
     if settings == exact(settings):
         return SampleCosines(0, 1.0, 1.0, 1.0)
     # In this order a model is loaded once per precision.
-    reference = vectors("fp32", "exact")
-    whole = vectors(settings.precision, "exact")
-    made = vectors(settings.precision, settings.decode)
+    all_three = [vectors("fp32", "exact"), vectors(settings.precision, "exact")]
+    all_three.append(vectors(settings.precision, settings.decode))
+    there = np.logical_and.reduce([one.present for one in all_three])  # decoders may disagree on a damaged picture
+    reference, whole, made = (np.asarray(one.values)[there] for one in all_three)
     return SampleCosines(
         len(reference), least_cosine(made, reference), least_cosine(whole, reference), least_cosine(made, whole)
     )

@@ -55,12 +55,11 @@ from antpipe.training.tracking import require_tracker, tracking
 from antpipe.training.validation import validating
 from antpipe.training.worth import (
     SELECTION,
-    START,
     VALID,
+    judge_beginning,
     keep_floor_unless_beaten,
     standing,
     take_if_best,
-    use_reranker,
     weighed,
     weighing,
 )
@@ -214,7 +213,7 @@ def run_rounds(run: Merging, keep: Keeping) -> None:
     if model.reranker is not None:
         run.learned = {name: value.clone() for name, value in model.reranker.state_dict().items()}
     judged = weighed(judge, weigh)
-    use_reranker(model, 0.0)
+    judge_beginning(state, judge, plan.data, beside_floor=weigh is not None)
     if not keep.begun:
         keep.save(state)
     ranking = rank(run)
@@ -301,7 +300,7 @@ def merge(run: Merging, state: Training, judge: Judge, mark: int) -> tuple[list[
 def row_of(found: Mapping[str, Position], epoch: int) -> dict[str, Any]:
     """The figures of an epoch: those of the branch on the target alone, and the seconds of all branches."""
     rows = {name: at.rows[epoch - 1] for name, at in found.items()}
-    own = {key: value for key, value in rows[TARGET].items() if not key.startswith((VALID, START))}
+    own = {key: value for key, value in rows[TARGET].items() if not key.startswith(VALID)}
     return own | {"seconds": sum(row["seconds"] for row in rows.values())}
 
 

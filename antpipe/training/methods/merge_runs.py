@@ -23,9 +23,9 @@ from antpipe.training.data import TrainingData
 from antpipe.training.folder import RunFolder, another_folder
 from antpipe.training.methods.merging import Figures, Weights, merged_by_group, score
 from antpipe.training.methods.reports import read_report, report_file
-from antpipe.training.opening import open_run
+from antpipe.training.opening import open_run, words_read_by
 from antpipe.training.parallel import ALONE, world_of
-from antpipe.training.request import MERGE, Plan, RunRequest
+from antpipe.training.request import MERGE, WITHOUT_STEPS, Plan, RunRequest
 from antpipe.training.run import FINISHED, device_of, finish, what_is_there
 from antpipe.training.state import Position, begin
 from antpipe.training.validation import validating
@@ -83,11 +83,13 @@ class MergeRequest(RunRequest):
 
 
 def check_alike(runs: Sequence[Path], both: Sequence[Checkpoint], domains: Sequence[str]) -> None:
-    """Refuse runs of another target, refits, and runs that started from different values, naming what differs."""
+    """Refuse runs of another target, without vectors, refits, and runs that did not start from the same values."""
     for run, one in zip(runs, both, strict=True):
         if list(one.domains) != list(domains):
             seen = ", ".join(one.domains) or "another catalogue"
             raise UsageError(f"{run} was trained on {seen}, not on {', '.join(domains)}: only runs of one target merge")
+        if one.stage in WITHOUT_STEPS:
+            raise UsageError(f"{run} is of stage {one.stage}, which trains no vectors: there is nothing to average")
         if one.refit:
             raise UsageError(f"{run} was trained on the validation targets, which {MERGE} needs to choose weights")
     first, second = (began_with(one) for one in both)
@@ -104,7 +106,7 @@ def began_with(run: Checkpoint) -> dict[str, Any]:
     """Everything that decides the initial values of a run, except what it took from another one."""
     model = run.model_config()
     settings = {f"--{flag_name(key)}": value for key, value in to_json(model).items()}
-    data = {"modalities": run.modalities, "features or sequences": run.domains}
+    data = {"modalities": run.modalities, "features or sequences": run.domains, "--words": words_read_by(run)}
     taken = {"stages with --init authors": run.stage} if model.init == "authors" else {}
     return {"--seed": run.train["seed"], **settings, **data, **taken}
 

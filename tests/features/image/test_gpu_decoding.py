@@ -24,6 +24,7 @@ from antpipe.features.image.gpu_decoding import completed, decoded_on, parts_of,
 from antpipe.features.image.pictures import PictureFile
 from antpipe.features.image.prefetch import Decoded, Decoder, DecodingFailure, Jpeg, stacked
 from antpipe.features.image.preparation import Preparation, split_transform
+from antpipe.settings.features import EngineConfig, ImageConfig
 from antpipe.store.store import Store
 from tests.support.fake_encoders import tiny_encoder
 from tests.support.shops import phone_picture, picture, picture_shop
@@ -138,7 +139,24 @@ def test_a_jpeg_that_torchcodec_refuses_is_decoded_by_the_cpu(
     assert isinstance(second, torch.Tensor)
     assert np.array_equal(second.numpy(), preparation().pixels(odd, scaled=True))
     assert torch.equal(first, third)  # type: ignore[arg-type]
-    assert messages == []  # it is no fault of the picture
+    assert messages == [
+        "TorchCodec does not decode every JPEG (not supported): the CPU decodes the others, which takes longer"
+    ]
+
+
+@needs_torchcodec
+@pytest.mark.parametrize("error", [RuntimeError("no libnvjpeg"), OSError("undefined symbol"), ImportError("of torch")])
+def test_a_decoder_that_does_not_work_is_refused_before_any_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(torchcodec_decoders(), "decode_jpeg", broken)
+    located = locate_image_encoder(tiny_encoder(tmp_path, monkeypatch).encoder, "")
+    with pytest.raises(DataError, match=rf"torchcodec .* with torch .* decodes no JPEGs on cpu .*: {error}") as caught:
+        make_embedder(ImageSettings(located, "cpu", "fp32", "gpu", None, False, 4, 0))
+    assert str(caught.value.next_command) == "the same command with --decode scaled"
 
 
 @needs_torchcodec
@@ -149,6 +167,11 @@ def test_a_lack_of_gpu_memory_is_not_taken_for_a_bad_picture(monkeypatch: pytest
     monkeypatch.setattr(torchcodec_decoders(), "decode_jpeg", full)
     with pytest.raises(torch.OutOfMemoryError):
         decoded_on(CPU, preparation(), [left(jpeg(PLAIN))])
+
+
+@pytest.fixture(autouse=True)
+def messages_again() -> None:
+    gpu_decoding.warn_of.cache_clear()
 
 
 def torchcodec_decoders() -> Any:
@@ -269,3 +292,12 @@ def test_vectors_that_differ_too_much_are_given_up_for_exact_decoding(
     found = embed_image(store, "shop", replace(config, device="cpu", precision="fp32", decode="gpu", min_cosine=1.0))
     assert found.figures["decode"] == "exact"
     assert [message.partition(" is only")[0] for message in messages] == ["shop: the cosine of gpu to exact decoding"]
+
+
+def test_after_a_return_to_exact_decoding_processes_decode_again() -> None:
+    config, lists, plan = ImageConfig(decode="gpu", device="cpu"), None, None
+    settings = ImageSettings(None, "cpu", "fp32", "gpu", None, False, 4, 0)  # type: ignore[arg-type]
+    workers = stage._decoding_workers
+    assert workers(config, settings, lists, plan, EngineConfig()) == 0  # type: ignore[arg-type]
+    ray = EngineConfig(engine="ray", ray_cpus=4)
+    assert workers(config, replace(settings, decode="exact"), lists, plan, ray) == 3  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from antpipe.features.embed_image import embed_image
 from antpipe.features.image import precision as image_precision
 from antpipe.features.image.embedder import ImageEmbedder
 from antpipe.features.image.encoders import ImageSettings
-from antpipe.features.image.precision import SampleCosines, exact, near_enough
+from antpipe.features.image.precision import SampleCosines, exact, measured, near_enough
 from antpipe.features.shards.embedding import least_cosine
 from antpipe.features.shards.folder import ShardVectors
 from antpipe.settings.features import ImageConfig
@@ -87,6 +87,15 @@ def test_a_precision_that_auto_tried_and_gave_up_is_no_fault(
     assert settings.precision == "fp32"
     assert [record.levelname for record in caplog.records] == ["DEBUG", "WARNING"]
     assert len({record.getMessage() for record in caplog.records}) == 1
+
+
+def test_a_picture_that_only_one_decoder_can_read_is_not_compared() -> None:
+    values, without = np.eye(3, 2, dtype=np.float32) + 1, np.array([True, False, True])
+
+    def vectors(_: str, decode: str) -> ShardVectors:
+        return ShardVectors(values, np.ones(3, np.bool_) if decode == "exact" else without)
+
+    assert measured(vectors, replace(WANTED, precision="fp32")) == SampleCosines(2, 1.0, 1.0, 1.0)
 
 
 def test_the_exact_way_needs_no_comparison(monkeypatch: pytest.MonkeyPatch, messages: list[str]) -> None:

@@ -68,6 +68,22 @@ def test_runs_that_began_with_other_values_are_refused_by_name(store: Store) -> 
         asked(store, "relearn", "fewer").plan()
 
 
+def test_runs_of_which_one_reads_words_are_refused(store: Store) -> None:
+    floor = replace(MODEL, floor=True)
+    scratch(store, "worded", floor)
+    scratch(store, "wordless", floor, replace(ONE, words=False))
+    with pytest.raises(UsageError, match="--words True and False"):
+        asked(store, "worded", "wordless").plan()
+
+
+def test_runs_that_trained_no_vectors_are_refused(store: Store) -> None:
+    for name in ("one", "two"):
+        request = RunRequest(store, ["Target"], "rerank-scratch", replace(MODEL, floor=True, reranker=True), ONE)
+        run_stage(request, store.root.parent / name)
+    with pytest.raises(UsageError, match="one is of stage rerank-scratch, which trains no vectors"):
+        asked(store, "one", "two").plan()
+
+
 def test_runs_of_other_targets_and_refits_are_refused(store: Store) -> None:
     with pytest.raises(UsageError, match="source was trained on Source, not on Target"):
         asked(store, "source", "scratch").plan()
