@@ -190,10 +190,9 @@ def test_no_settings_are_drawn_twice_and_a_small_space_ends() -> None:
 
 
 def test_a_trial_that_failed_is_the_worst_of_all_however_good_its_rungs_were() -> None:
-    good = Rung(1, recall=0.9, ndcg=0.9)
-    failed, pruned = (
-        draw.as_optuna(Trial(0, state, {"lr": 0.01, "width": 64}, rungs=[good]), {}) for state in (FAILED, PRUNED)
-    )
+    good, settings = Rung(1, recall=0.9, ndcg=0.9), {"lr": 0.001, "width": 64}
+    ranges = {name: draw.distribution(one) for name, one in TWO.items()}
+    failed, pruned = (draw.as_optuna(Trial(0, state, settings, rungs=[good]), ranges) for state in (FAILED, PRUNED))
     assert (failed.value, failed.intermediate_values) == (None, {})
     assert pruned.intermediate_values[1] > 0.9
 
