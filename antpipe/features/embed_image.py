@@ -6,7 +6,8 @@ only if a sample shows that the vectors are those of fp32 and whole pictures.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -128,15 +129,14 @@ def embed_image(
             "asked": [config.precision, config.decode, config.min_cosine],
         }
         folder = work.open_folder(wanted, more, (*LIBRARIES, *DECODERS[wanted.decode]), engine.shards)
-        settings, cosines = settle(work, lists, wanted, folder, config, packaged)
+        with _saying_what_is_kept(domain, again):
+            settings, cosines = settle(work, lists, wanted, folder, config, packaged)
         encoder = load_image_encoder(settings, packaged)
         plan = work.plan(settings)
         workers = _decoding_workers(config, settings, lists, plan, engine)
         ready = replace(settings, device=device, workers=workers, threads=worker_cpus(engine))
-        try:
+        with _saying_what_is_kept(domain, again):
             shards, pace = work.compute(plan, partial(make_embedder, ready), folder, run, update)
-        except DataError as error:
-            raise DataError(f"domain {domain}: {error.message}; image is as before", again) from error
         before = bad_before(place) if plan.earlier is not None else None
         present, failures = work.write(plan, shards, folder, encoder.width, out)
         bad = all_bad(lists, plan, failures, before or [])
@@ -161,6 +161,17 @@ def embed_image(
         }
     _require_coverage(place, figures, config)
     return StageResult(domain, "image", "built", figures)
+
+
+@contextmanager
+def _saying_what_is_kept(domain: str, again: str) -> Iterator[None]:
+    """Adds to errors without a next command that the artefact is unchanged, and the command to repeat."""
+    try:
+        yield
+    except DataError as error:
+        if error.next_command is not None:
+            raise
+        raise DataError(f"domain {domain}: {error.message}; image is as before", again) from error
 
 
 def _pictures_of(place: Domain, config: ImageConfig) -> list[Picture]:

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from antpipe.errors import DataError
+from antpipe.features import embed_image as stage
 from antpipe.features.embed_image import embed_image
 from antpipe.features.image import precision as image_precision
 from antpipe.features.image.embedder import ImageEmbedder
 from antpipe.features.image.encoders import ImageSettings
-from antpipe.features.image.precision import SampleCosines, exact, measured, near_enough
+from antpipe.features.image.precision import SampleCosines, exact, measured, near_enough, settle
 from antpipe.features.shards.embedding import least_cosine
 from antpipe.features.shards.folder import ShardVectors
 from antpipe.settings.features import ImageConfig
@@ -155,6 +157,22 @@ def test_a_later_run_does_not_decide_again(
     embed_image(store, "shop", config)
     assert asked == ["fp32"]
     assert messages == ["shop: 1 new or changed items to embed, 3 kept from before"]
+
+
+def test_a_picture_that_changes_before_the_sample_is_read_ends_with_the_command_to_repeat(
+    store: Store, tiny: ImageConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domain = picture_shop(store, {"1": picture(1)}, {"A": ["1"]})
+
+    def late(*given: Any) -> Any:
+        for path in domain.path.rglob("1"):
+            path.write_bytes(picture(2))
+        return settle(*given)
+
+    monkeypatch.setattr(stage, "settle", late)
+    with pytest.raises(DataError, match=r"domain shop: picture files changed .*; image is as before") as caught:
+        embed_image(store, "shop", tiny)
+    assert str(caught.value.next_command).startswith("antpipe embed-image --domains shop")
 
 
 @pytest.mark.realdata
