@@ -53,9 +53,9 @@ def run(model: Ant, data: TrainingData, config: TrainConfig = TRAINING, pretrain
 
 
 def scripted(values: list[float]) -> Callable[..., dict[str, float]]:
-    """A validation that finds these recalls in turn."""
+    """A validation that finds these figures in turn."""
     left = iter(values)
-    return lambda *_: {worth.SELECTION: next(left)}
+    return lambda *_: dict.fromkeys((worth.SELECTION, worth.TIE_BREAK), next(left))
 
 
 @pytest.mark.parametrize(("pretraining", "factor"), [(True, 0.5), (False, 0.25)])
@@ -78,7 +78,7 @@ def test_the_model_ends_with_the_weights_of_its_best_epoch(
 
     monkeypatch.setattr(validation, "validate", validate)
     at = run(model, data)
-    assert (at.best_epoch, at.best) == (2, {worth.SELECTION: 0.5})
+    assert (at.best_epoch, at.best) == (2, {worth.SELECTION: 0.5, worth.TIE_BREAK: 0.5})
     final = weights_of(model)
     assert all(torch.equal(final[name], after[1][name]) for name in final)
     assert not torch.equal(final["positions.weight"], after[2]["positions.weight"])

@@ -43,7 +43,7 @@ def the_second_epoch_is_best(monkeypatch: pytest.MonkeyPatch) -> None:
     found = iter([0.1, 0.5, 0.3] * 20)
 
     def validate(_: Any, data: Any, *__: Any) -> dict[str, float]:
-        return {worth.SELECTION: next(found)} if data.validation else {}
+        return dict.fromkeys((worth.SELECTION, worth.TIE_BREAK), next(found)) if data.validation else {}
 
     monkeypatch.setattr(validation, "validate", validate)
 

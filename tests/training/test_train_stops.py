@@ -223,9 +223,9 @@ def test_a_loss_that_is_not_finite_changes_no_weight(
 
 
 def scripted(values: list[float]) -> Callable[..., dict[str, float]]:
-    """A validation that finds these recalls in turn."""
+    """A validation that finds these figures in turn."""
     left = iter(values)
-    return lambda *_: {worth.SELECTION: next(left)}
+    return lambda *_: dict.fromkeys((worth.SELECTION, worth.TIE_BREAK), next(left))
 
 
 @pytest.mark.parametrize(
