@@ -1,6 +1,8 @@
 """Data into the store: ingest, and what other tools made."""
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
@@ -115,11 +117,11 @@ def ingest_table(
     from antpipe.features.ingest_table import table_source
 
     place, chosen = store_of(store), given(settings, config)
-    source = table_source(
-        _file_of(interactions, place, f"{domain}-interactions"), _file_of(items, place, f"{domain}-items")
-    )
     rules, table = chosen.resolve(IngestConfig), chosen.resolve(TableConfig)
-    return stage(place, domain, source, rules, table, force=force, dry_run=dry_run)
+    place.new_domain(domain)  # refuses names that could leave the store
+    with _inputs(place, keep=not dry_run) as folder:
+        files = _file_of(interactions, folder, f"{domain}-interactions"), _file_of(items, folder, f"{domain}-items")
+        return stage(place, domain, table_source(*files), rules, table, force=force, dry_run=dry_run)
 
 
 @takes(SampleConfig)
@@ -220,7 +222,10 @@ def import_embeddings(
     from antpipe.features.import_embeddings import import_embeddings as stage
 
     place, chosen = store_of(store), given(settings, config).resolve(EmbeddingsConfig)
-    return stage(place, domain, _vectors_of(vectors, place, domain, modality), embedded(modality), chosen, force=force)
+    place.domain(domain)
+    with _inputs(place, keep=True) as folder:
+        path = _vectors_of(vectors, folder, f"{domain}-{embedded(modality)}")
+        return stage(place, domain, path, modality, chosen, force=force)
 
 
 def embedded(modality: str, flag: str = "--modality") -> str:
@@ -230,32 +235,38 @@ def embedded(modality: str, flag: str = "--modality") -> str:
     return modality
 
 
-def _file_of(table: "Table | None", store: Store, name: str) -> Path | None:
-    """The file of a table; one in memory is written to the store first."""
+@contextmanager
+def _inputs(store: Store, *, keep: bool) -> Iterator[Path]:
+    """The folder for tables in memory: in the store, or a temporary one."""
+    if keep:
+        yield store.root / INPUTS
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def _file_of(table: "Table | None", folder: Path, name: str) -> Path | None:
+    """The file of a table; one in memory is written to the folder first."""
     if table is None or isinstance(table, str | Path):
         return None if table is None else Path(table)
     import polars as pl
 
-    path = _inputs(store) / f"{name}.parquet"
+    path = folder / f"{name}.parquet"
     frame: Any = table if isinstance(table, pl.DataFrame) else pl.from_arrow(table)
+    folder.mkdir(parents=True, exist_ok=True)
     with atomic(path) as scratch:
         frame.write_parquet(scratch)
     return path
 
 
-def _vectors_of(vectors: "Vectors", store: Store, domain: str, modality: str) -> Path:
-    """The file of vectors; an array in memory is written to the store first."""
+def _vectors_of(vectors: "Vectors", folder: Path, name: str) -> Path:
+    """The file of vectors; an array in memory is written to the folder first."""
     if isinstance(vectors, str | Path):
         return Path(vectors)
     import numpy as np
 
-    path = _inputs(store) / f"{domain}-{modality}.npy"
+    path = folder / f"{name}.npy"
+    folder.mkdir(parents=True, exist_ok=True)
     with atomic(path) as scratch, scratch.open("wb") as stream:
         np.save(stream, vectors)
     return path
-
-
-def _inputs(store: Store) -> Path:
-    folder = store.root / INPUTS
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

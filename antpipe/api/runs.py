@@ -96,7 +96,9 @@ class Run:
         path = Path(folder)
         place = default_store() if store is None else store_of(store)
         done, again = checkpoint.describe(path), RunFolder(RunFolder(path).refit)
-        return cls(path, place, done, refit=cls.open(again.path, place) if again.is_finished() else None)
+        refit = cls.open(again.path, place) if again.is_finished() else None
+        of_this = refit is not None and (refit.checkpoint.refit or {}).get("of") == done.fingerprint  # not one before
+        return cls(path, place, done, refit=refit if of_this else None)
 
     @property
     def stage(self) -> str:

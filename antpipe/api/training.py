@@ -282,6 +282,8 @@ def _run_method(
     from antpipe.training.methods.merge_runs import MergeRequest, run_merge
 
     if isinstance(request, MergeRequest):
+        if resume:
+            raise UsageError("--resume: stage merge leaves nothing to resume", SameCommand(without=("--resume",)))
         return run_merge(request, out, force=force)
     assert isinstance(request, ForkMergeRequest)
     return run_fork_merge(request, out, force=force, resume=resume, progress=progress)

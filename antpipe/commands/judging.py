@@ -20,6 +20,7 @@ from antpipe.commands.flags import (
     command,
     flag,
 )
+from antpipe.comparison.paper import require_format
 from antpipe.errors import UsageError
 from antpipe.runtime.terminal import on_stderr
 from antpipe.training.parallel import world_of
@@ -83,6 +84,8 @@ def compare(
     rows: Annotated[str | None, flag("--rows", "arms of that table, in this order", OUTPUT)] = None,
 ) -> None:
     """Train several arms with equal seeds and test the transfer."""
+    if form != TEXT:
+        require_format(form)
     chosen = {"--columns": columns, "--rows": rows}
     for name in [name for name, value in chosen.items() if value is not None and form == TEXT]:
         raise UsageError(f"{name} {chosen[name]}: only with --format markdown, csv or latex")

@@ -22,6 +22,12 @@ COLUMNS = (
 )
 
 
+def require_format(form: str) -> None:
+    """Raises UsageError for an unknown format of a table."""
+    if form not in FORMATS:
+        raise UsageError(f"--format {form}: choose from text, {', '.join(FORMATS)}")
+
+
 def paper_table(
     found: Mapping[str, Any], form: str, metrics: Sequence[str] = METRICS, arms: Sequence[str] = (), protocol: str = ""
 ) -> str:
@@ -32,8 +38,7 @@ def paper_table(
     each column in bold; CSV has one row per target, arm and metric, with full precision and the differences to the
     control. Raises UsageError, naming it, for a format, metric, arm or protocol that is not there.
     """
-    if form not in FORMATS:
-        raise UsageError(f"--format {form}: choose from text, {', '.join(FORMATS)}")
+    require_format(form)
     every = list(dict.fromkeys(arm for facts in found["targets"].values() for arm in facts["arms"]))
     rows, judged = list(arms) or every, protocol or found["protocol"]
     first = next(iter(found["targets"].values()))["arms"][every[0]]["protocols"]

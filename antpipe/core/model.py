@@ -325,21 +325,15 @@ class Ant(nn.Module):
     def _embed(self, placed: Tensor) -> Tensor:
         return dropout(self.input_norm(placed), self.config.hidden_dropout, self.training)
 
-    def encode(self, items: Tensor, real: Tensor | None = None) -> Tensor:
+    def encode(self, items: Tensor) -> Tensor:
         """The sequence encoder as defined; the fast paths `encode_blocks` and `encode_last` are tested against it.
 
-        items: (B, L, D), oldest first, padded at the end. Returns (B, L, D): at position l, the vector expected after
-        items 0..l. real: (B, L) bool, False at padding. A real position never attends to padding, because padding
-        comes later, so `real` only changes the outputs at padded positions.
+        items: (B, L, D), oldest first; padding, if any, at the end, where no earlier position attends to it. Returns
+        (B, L, D): at position l, the vector expected after items 0..l.
         """
         x = self.embed_sequence(items)
-        mask = None
-        if real is not None:
-            length = items.shape[1]
-            causal = torch.ones(length, length, dtype=torch.bool, device=items.device).tril()
-            mask = causal & real[:, None, None, :]  # (B, 1, L, L)
         for layer in self.encoder:
-            x = layer(x, mask)
+            x = layer(x, None)
         return x
 
     def encode_blocks(self, items: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:

@@ -38,6 +38,7 @@ STAGES: dict[str, Stage] = {
     "unfreeze": dict.fromkeys(GROUPS, KEEP) | {"reranker": FREEZE},
 }
 
+OTHER_STAGES = ("auto", "fork-merge", "merge")  # they train or merge runs of these
 # Single tensors that the authors' code treats differently from their group (`--reference`; docs/method.md).
 REFERENCE_EXCEPTIONS: dict[str, dict[str, str]] = {"relearn": {"modalities.price.bias": KEEP}}
 
@@ -48,12 +49,12 @@ def find_stage(name: str, own: Mapping[str, object]) -> Stage:
     own: those sections. A section gives an action per group; with `like`, a stage of STAGES fills in the rest.
     Raises UsageError for unknown names, groups and actions, missing groups, and names that are taken.
     """
+    if taken := [one for one in own if one in STAGES or one in OTHER_STAGES]:
+        raise UsageError(f"[stage.{taken[0]}]: this stage exists already; choose another name")
     if name in STAGES:
-        if name in own:
-            raise UsageError(f"[stage.{name}]: this stage exists already; choose another name")
         return STAGES[name]
     if name not in own:
-        known = ", ".join([*STAGES, "auto", "fork-merge", "merge", *own])
+        known = ", ".join([*STAGES, *OTHER_STAGES, *own])
         raise UsageError(f"--stage {name}: choose from {known}, or define it as [stage.{name}]")
     section = own[name]
     if not isinstance(section, dict):

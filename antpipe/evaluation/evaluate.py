@@ -69,6 +69,7 @@ def evaluate_run(store: Store, run: Path, domain: str, config: EvaluateConfig) -
         "split": config.split,
         "stage": described.way(),
         "run_fingerprint": described.fingerprint,
+        "sequences": store.domain(domain).entry("sequences")["fingerprint"],
         "index": index,
     }
     return write_evaluation(run, facts, part, ranks, counts, divided)

@@ -31,6 +31,7 @@ class Evaluation(TypedDict, total=False):
     domain: Required[str]
     split: Required[str]
     run_fingerprint: Required[str]
+    sequences: str  # their fingerprint; 0.1.0 did not write it
     items: Required[int]
     users: Required[int]
     positions: Required[int]
@@ -60,8 +61,9 @@ def read_ranks(store: Store, run: Path, domain: str, split: str = "test", index:
         raise DataError(f"{run} was not evaluated on {domain} (split {split}, index {index})", again)
     figures = read_evaluation(figures_path, again)
     ids, users = here.item_ids(), here.table("users", ["user_id"])["user_id"]
-    now = (checkpoint.describe(run).fingerprint, here.core_rows())
-    if (figures["run_fingerprint"], figures["items"]) != now:
+    sequences = here.entry("sequences")["fingerprint"]
+    now = (checkpoint.describe(run).fingerprint, here.core_rows(), sequences)
+    if (figures["run_fingerprint"], figures["items"], figures.get("sequences", sequences)) != now:
         raise DataError(f"{figures_path}: the run or the catalogue of {domain} changed since this evaluation", again)
     table = read_table(path, RANKS, again)
     require_own(table, figures["protocols"], path, again)

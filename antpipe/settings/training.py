@@ -57,7 +57,7 @@ class TrainConfig(MethodConfig):
         panel="Run",
     )
     compile: bool = setting(False, "torch.compile the model: starts minutes later, then trains faster", panel="Run")
-    sampled_above: int = setting(50_000, "use a sampled softmax for targets with at least this many items", least=1)
+    sampled_above: int = setting(50_000, "use a sampled softmax for targets with more items than this", least=1)
     drawn: int = setting(
         8192, "negatives sampled per step of a sampled softmax, in addition to the batch's own items", least=1
     )

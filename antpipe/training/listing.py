@@ -69,7 +69,7 @@ def _summary(path: Path, described: Checkpoint, store: Store) -> RunSummary:
 def run_folders(folder: Path, without: Path, *, unfinished: bool = False) -> Iterator[Path]:
     """Folders with a finished run, at most DEEPEST levels below `folder`. Inside a run, only its refit is searched.
 
-    without: the store. unfinished: also folders that hold only a training state.
+    without: the store. unfinished: also folders that hold only a training state, and the candidates of a race.
     """
     store, looked = without.resolve(), 0
     for place, names, files in os.walk(folder):
@@ -83,7 +83,9 @@ def run_folders(folder: Path, without: Path, *, unfinished: bool = False) -> Ite
             names[:] = [name for name in names if name == here.refit.name]
             continue
         deep = len(path.relative_to(folder).parts) >= DEEPEST
-        names[:] = [] if deep else sorted(n for n in names if not n.startswith(".") and (path / n).resolve() != store)
+        racing = () if unfinished or not here.race.exists() else (here.candidates.name,)
+        kept = [name for name in names if not name.startswith(".") and name not in racing]
+        names[:] = [] if deep else sorted(name for name in kept if (path / name).resolve() != store)
 
 
 def next_step(store: Store, states: Mapping[str, Sequence[State]], runs: Sequence[RunSummary]) -> str:

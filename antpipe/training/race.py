@@ -33,6 +33,7 @@ from antpipe.training.parallel import world_of
 from antpipe.training.request import RunRequest
 from antpipe.training.run import FINISHED, NOTHING, UNFINISHED, check_folder, run_stage
 from antpipe.training.state import Paused, in_epochs, position_of
+from antpipe.training.tracking import TENSORBOARD
 from antpipe.training.worth import GAIN, KEPT, LEAST_GAIN, RERANKED, SELECTION, START, TIE_BREAK, VALID, standing
 
 AUTO = "auto"  # the name of the stage
@@ -383,6 +384,8 @@ def take_over(winner: RunFolder, folder: RunFolder, decision: dict[str, Any]) ->
     for path in files:
         with atomic(folder.path / path.name) as scratch:
             shutil.copyfile(path, scratch)
+    if (winner.path / TENSORBOARD).is_dir():
+        shutil.copytree(winner.path / TENSORBOARD, folder.path / TENSORBOARD, dirs_exist_ok=True)
     for leftover in folder.leftovers(sha256, id_tables):
         leftover.unlink()
     write_json(folder.decision, decision)

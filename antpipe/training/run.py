@@ -15,8 +15,8 @@ from antpipe.errors import AntpipeError, DivergedError, Interrupted, SameCommand
 from antpipe.runtime.devices import choose_device, compile_parts, require_compiler
 from antpipe.runtime.files import flush
 from antpipe.runtime.logs import log, silenced
-from antpipe.runtime.process import stopping
-from antpipe.runtime.progress import Progress, silent
+from antpipe.runtime.process import continued_by, stopping
+from antpipe.runtime.progress import Progress, Update, silent
 from antpipe.settings.base import flag_name
 from antpipe.settings.training import LATER, WITHOUT_EFFECT, TrainConfig
 from antpipe.store.documents import write_json
@@ -87,7 +87,7 @@ def run_stage(
         if resume and there == NOTHING:
             log.info(f"{out} holds nothing to resume; training begins")
         begun = there == UNFINISHED
-        model, data = model_to_train(plan, request.home(out)).to(device), plan.trained_on()
+        model = model_to_train(plan, request.home(out)).to(device)
         if training.compile:
             compile_parts(model)
         done = of_first(lambda: begin(folder, begun=begun), world)
@@ -97,20 +97,7 @@ def run_stage(
             keep = Keeping(folder, plan.described, training.save_every, begun, asked, track, pause_after, world)
             try:
                 with naming_what_to_lower(folder, training, command):
-                    teach(model, plan, request.home(out), world, begun=begun)
-                    if request.stage in WITHOUT_STEPS or request.refit == 0:
-                        at = without_training(model, data, device, choose=request.refit is None)
-                    else:
-                        at = fit(
-                            model,
-                            data,
-                            plan.training(),
-                            pretraining=request.stage == PRETRAIN,
-                            device=device,
-                            keep=keep,
-                            update=bar,
-                            world=world,
-                        )
+                    at = train(model, plan, request.home(out), device, keep, bar, world)
             except KeyboardInterrupt:
                 if world.rank:
                     raise
@@ -119,7 +106,32 @@ def run_stage(
             except DivergedError as error:
                 smaller = f"{training.lr / 10:g}"
                 raise DivergedError(error.message, command("--lr", smaller, "--force")) from None
-        return of_first(lambda: finish(folder, model, plan, at, device), world), False
+        with continued_by(command("--resume")):
+            return of_first(lambda: finish(folder, model, plan, at, device), world), False
+
+
+def train(
+    model: "Ant", plan: Plan, home: Path, device: "torch.device", keep: Keeping, update: Update, world: World
+) -> Position:
+    """Teach the re-ranker, and train, if the stage does. Raises KeyboardInterrupt after Ctrl-C at any time."""
+    request, data = plan.request, plan.trained_on()
+    teach(model, plan, home, world, begun=keep.begun)
+    if request.stage in WITHOUT_STEPS or request.refit == 0:
+        at = without_training(model, data, device, choose=request.refit is None)
+    else:
+        at = fit(
+            model,
+            data,
+            plan.training(),
+            pretraining=request.stage == PRETRAIN,
+            device=device,
+            keep=keep,
+            update=update,
+            world=world,
+        )
+    if of_first(keep.asked_to_stop, world):  # after the last step
+        raise KeyboardInterrupt
+    return at
 
 
 def run_and_refit(

@@ -10,6 +10,7 @@ from antpipe.errors import UsageError
 from antpipe.training.checkpoint import Checkpoint
 
 Row = dict[str, Any]
+TENSORBOARD = "tensorboard"  # the tracker, and its folder in that of a run
 
 
 def require_tracker(name: str) -> None:
@@ -25,7 +26,7 @@ def tracking(name: str, run: Path, described: Checkpoint, done: int) -> Iterator
     name: `none`, `tensorboard` or `wandb`. done: epochs that are already in the run. TensorBoard's files go to
     RUN/tensorboard. A resumed run continues the same curves; their points after epoch `done` are replaced.
     """
-    if name == "tensorboard":
+    if name == TENSORBOARD:
         yield from _tensorboard(run, done)
     elif name == "wandb":
         yield from _wandb(run, described)
@@ -40,7 +41,7 @@ def figures_of(row: Row) -> dict[str, float]:
 def _tensorboard(run: Path, done: int) -> Iterator[Callable[[Row], None]]:
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(run / "tensorboard", purge_step=done + 1)
+    writer = SummaryWriter(run / TENSORBOARD, purge_step=done + 1)
 
     def write(row: Row) -> None:
         for key, value in figures_of(row).items():

@@ -6,8 +6,9 @@ split; the test split is never read.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from antpipe.errors import AntpipeError, DivergedError, SameCommand, UsageError
@@ -15,6 +16,7 @@ from antpipe.runtime.logs import each_message_once, log
 from antpipe.runtime.process import continued_by
 from antpipe.runtime.progress import Progress
 from antpipe.settings.base import flag_name
+from antpipe.settings.tuning import Dimension
 from antpipe.store.lock import alone
 from antpipe.training import checkpoint
 from antpipe.training.folder import RunFolder
@@ -72,7 +74,8 @@ def run_search(search: Search, *, force: bool, resume: bool, progress: Progress)
             if force:
                 folder.clear()
             else:
-                folder.check(fingerprint, search.about(), search.config.trials, resume=resume)
+                exhausted = partial(is_exhausted, space, search.request.training.seed)
+                folder.check(fingerprint, search.about(), search.config.trials, exhausted, resume=resume)
             folder.begin(fingerprint, search.about())
             before = folder.trials()
             warn_if_few(search, positions)
@@ -100,6 +103,10 @@ def warn_if_few(search: Search, positions: int) -> None:
 
 def standard_error(recall: float, positions: int) -> float:
     return math.sqrt(recall * (1 - recall) / positions)
+
+
+def is_exhausted(space: Mapping[str, Dimension], seed: int, trials: Sequence[Trial]) -> bool:
+    return draw(space, seed, trials) is None
 
 
 def run_trials(search: Search, trials: list[Trial], progress: Progress) -> list[Trial]:

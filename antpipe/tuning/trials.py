@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -126,8 +126,19 @@ class SearchFolder:
                 f"--out {self.path}: holds a run; a search needs a folder of its own", another_folder(self.path)
             )
 
-    def check(self, fingerprint: str, about: dict[str, str], count: int, *, resume: bool) -> None:
-        """Refuse a folder that holds another search, or this one unfinished if it is not to be resumed."""
+    def check(
+        self,
+        fingerprint: str,
+        about: dict[str, str],
+        count: int,
+        exhausted: Callable[[Sequence[Trial]], bool],
+        *,
+        resume: bool,
+    ) -> None:
+        """Refuse a folder that holds another search, or this one unfinished if it is not to be resumed.
+
+        exhausted: whether no settings are left that these trials did not have.
+        """
         if not self.search.exists():
             return
         refuse_newer(self.search, read_json(self.search, dict[str, Any], SEARCH_AGAIN).get("format"), FORMAT)
@@ -140,8 +151,9 @@ class SearchFolder:
                 f"--out {self.path}: holds another search: {'; '.join(found)}; --force replaces it",
                 another_folder(self.path),
             )
-        done = sum(one.state != RUNNING for one in self.trials())
-        if done < count and not resume:
+        trials = self.trials()
+        done = sum(one.state != RUNNING for one in trials)
+        if done < count and not resume and not (trials and done == len(trials) and exhausted(trials)):
             raise UsageError(
                 f"{self.path} holds {done} of {count} trials of this search: --resume continues, --force starts over",
                 SameCommand({"--resume": None}),

@@ -34,6 +34,24 @@ def test_the_command_proposed_for_a_table_in_memory_works(tmp_path: Path) -> Non
     assert command(*refused.value.next_command.split()[1:]).code == 0
 
 
+def test_a_dry_run_of_a_table_in_memory_writes_nothing(tmp_path: Path) -> None:
+    ant.ingest_table(tmp_path / "shop", "Two", interactions=TWO, items=THINGS, dry_run=True, **RULES)
+    assert list(tmp_path.rglob("*.parquet")) == []
+
+
+def test_a_table_in_memory_for_a_domain_of_an_impossible_name_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ant.UsageError, match="domain name"):
+        ant.ingest_table(tmp_path / "shop", "../Two", interactions=TWO, items=THINGS, **RULES)
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_refit_of_a_run_that_was_replaced_is_not_that_of_the_new_one() -> None:
+    asked = {"out": "runs/replaced", "epochs": 1, "device": "cpu"}
+    ant.train("shop", "scratch", "Toys", refit=True, **asked)
+    ant.train("shop", "scratch", "Toys", force=True, **asked | {"epochs": 2})
+    assert ant.Run.open("runs/replaced", "shop").refit is None
+
+
 def test_a_path_and_a_string_name_the_same_store(tmp_path: Path) -> None:
     assert ant.Store(str(tmp_path)).root == ant.Store(tmp_path).root == tmp_path
 

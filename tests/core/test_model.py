@@ -90,12 +90,6 @@ def test_encode_last_equals_the_last_position_of_encode(experts: int) -> None:
     assert torch.allclose(model.encode_last(sequence), model.encode(sequence)[:, -1], rtol=1e-10, atol=1e-12)
 
 
-def test_padding_does_not_reach_real_positions(model: Ant) -> None:
-    sequence = torch.randn(1, 6, 8, dtype=torch.float64)
-    real = torch.tensor([[True, True, True, True, False, False]])
-    assert torch.allclose(model.encode(sequence, real)[:, :4], model.encode(sequence)[:, :4], rtol=1e-10)
-
-
 def test_evaluation_draws_no_noise_and_training_does() -> None:
     torch.manual_seed(0)
     model = Ant(SMALL, WIDTHS, max_len=6)

@@ -120,3 +120,9 @@ def test_an_exception_keeps_a_single_tensor_of_a_group_that_is_reset() -> None:
     ours, theirs = model.state_dict(), source.state_dict()
     assert torch.equal(ours["modalities.price.bias"], theirs["modalities.price.bias"])
     assert not torch.equal(ours["modalities.price.weight"], theirs["modalities.price.weight"])
+
+
+@pytest.mark.parametrize("name", ["relearn", "auto", "fork-merge", "merge"])
+def test_a_section_with_the_name_of_a_stage_is_refused_whatever_is_trained(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"\[stage.{name}\]: this stage exists already"):
+        stages.find_stage("scratch", {name: {"like": "relearn"}})

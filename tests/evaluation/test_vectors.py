@@ -1,8 +1,10 @@
 """Vectors and ranks of a run, as a Python user reads them."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,8 +17,10 @@ from antpipe.evaluation.ranks import read_ranks, write_per_user
 from antpipe.evaluation.vectors import item_vectors, open_for, user_vectors
 from antpipe.serving.recommend import history_of, recommend, recommend_after, user_histories
 from antpipe.settings.evaluation import EvaluateConfig
+from antpipe.store.documents import read_json, write_json
 from antpipe.store.store import Store
 from antpipe.training import checkpoint
+from antpipe.training.folder import RunFolder
 from tests.support.trainable import make_trainable, train_quickly
 
 CONFIG = EvaluateConfig(device="cpu")
@@ -105,6 +109,15 @@ def test_ranks_of_another_split_are_refused_with_the_command_that_computes_them(
         read_ranks(*asked(folder), split="valid")
     assert "antpipe evaluate --domains Ring" in str(caught.value.next_command)
     assert "--split valid" in str(caught.value.next_command)
+
+
+def test_ranks_of_sequences_that_changed_since_are_refused(folder: Path, tmp_path: Path) -> None:
+    store, run, domain = asked(folder)
+    shutil.copytree(run, tmp_path / "run")
+    path = RunFolder(tmp_path / "run").evaluation(domain, "test", "exact")
+    write_json(path, read_json(path, dict[str, Any], None) | {"sequences": "others"})
+    with pytest.raises(DataError, match="the run or the catalogue of Ring changed since"):
+        read_ranks(store, tmp_path / "run", domain)
 
 
 def test_ranks_of_a_run_that_was_replaced_since_are_refused(folder: Path, tmp_path: Path) -> None:

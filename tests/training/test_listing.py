@@ -11,6 +11,8 @@ from antpipe.api.runs import Run
 from antpipe.commands import show
 from antpipe.errors import DataError
 from antpipe.store.store import Store
+from antpipe.training.folder import RunFolder
+from antpipe.training.listing import run_folders
 from tests.support.commands import run
 from tests.support.shops import make_domain
 from tests.support.trainable import make_trainable, train_quickly, write_feature
@@ -47,6 +49,14 @@ def test_runs_are_listed_with_what_they_were_trained_on(store: Store, tmp_path: 
     assert ".hidden" not in out
     assert "runs/source" not in shown(store, "--domains", "Shop")
     assert "run  " not in shown(store, "--runs", str(store.root))
+
+
+def test_candidates_of_an_unfinished_race_are_not_listed(store: Store) -> None:
+    race = RunFolder(Path("runs/auto"))
+    train_quickly(store, "scratch", ["Shop"], race.candidates / "scratch", epochs=1)
+    race.race.write_text("{}")
+    assert runs(store) == []
+    assert list(run_folders(Path("runs"), store.root, unfinished=True)) == [race.candidates / "scratch"]
 
 
 def test_a_run_whose_data_changed_says_so(store: Store) -> None:

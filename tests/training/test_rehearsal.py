@@ -1,9 +1,11 @@
 """What pre-training learns of small shops drawn from its domains, and what a target learns of itself; and runs."""
 
 import json
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from antpipe.settings.model import ModelConfig
 from antpipe.store.files import Sequences
 from antpipe.store.store import Store
 from antpipe.training import checkpoint, rehearsal, request, validation, worth
+from antpipe.training import run as running
 from antpipe.training.data import TrainingData
 from antpipe.training.folder import RunFolder
 from antpipe.training.rehearsal import (
@@ -471,6 +474,22 @@ def test_ctrl_c_while_a_target_teaches_says_how_to_continue(
     with pytest.raises(Interrupted, match="nothing is kept yet") as caught:
         start(store, tmp_path, None, "rerank-scratch")
     assert "--resume" in str(caught.value.next_command)
+
+
+@pytest.mark.parametrize("stage", ["floor", "rerank-scratch"])
+def test_ctrl_c_in_a_stage_without_steps_ends_it(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    without = running.without_training
+
+    def pressed(*given: Any, **more: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return without(*given, **more)
+
+    monkeypatch.setattr(running, "without_training", pressed)
+    with pytest.raises(Interrupted, match="nothing is kept yet"):
+        start(store, tmp_path, None, stage)
+    assert not RunFolder(tmp_path).is_finished()
 
 
 def test_what_a_target_has_taught_is_not_learned_again_by_a_resumed_run(

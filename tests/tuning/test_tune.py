@@ -189,6 +189,12 @@ def test_no_settings_are_drawn_twice_and_a_small_space_ends() -> None:
     assert len({tuple(one.settings.items()) for one in trials}) == len(trials) == 6
 
 
+def test_a_search_that_tried_all_there_is_is_finished(store: Store, tmp_path: Path) -> None:
+    asked = {"search": ("transductive",), "trials": 5}
+    assert len(tuned(store, tmp_path / "search", **asked).trials) == 2
+    assert len(tuned(store, tmp_path / "search", **asked).trials) == 2
+
+
 def test_a_trial_that_failed_is_the_worst_of_all_however_good_its_rungs_were() -> None:
     good, settings = Rung(1, recall=0.9, ndcg=0.9), {"lr": 0.001, "width": 64}
     ranges = {name: draw.distribution(one) for name, one in TWO.items()}

@@ -124,7 +124,7 @@ def run_merge(request: MergeRequest, out: Path, *, force: bool = False) -> tuple
         if not force and what_is_there(plan, out, resume=False) == FINISHED:
             return checkpoint.describe(out), True, read_report(out, MERGE)
         device = device_of(plan.request.training, ALONE)
-        model, parts = plan.described.build().to(device), {}
+        model = plan.described.build().to(device)
         judge_model = validating(model, plan.data, device, lambda: None)
 
         def judge(weights: Weights) -> Figures:
