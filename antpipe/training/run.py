@@ -119,16 +119,8 @@ def train(
     if request.stage in WITHOUT_STEPS or request.refit == 0:
         at = without_training(model, data, device, choose=request.refit is None)
     else:
-        at = fit(
-            model,
-            data,
-            plan.training(),
-            pretraining=request.stage == PRETRAIN,
-            device=device,
-            keep=keep,
-            update=update,
-            world=world,
-        )
+        settings, on_sources = plan.training(), request.stage == PRETRAIN
+        at = fit(model, data, settings, pretraining=on_sources, device=device, keep=keep, update=update, world=world)
     if of_first(keep.asked_to_stop, world):  # after the last step
         raise KeyboardInterrupt
     return at
