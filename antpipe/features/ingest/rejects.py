@@ -81,7 +81,7 @@ class Rejects:
 
 def kind_of(reason: str) -> str:
     """A reason without the part that differs from line to line: "time 'soon' is neither …" is of the kind `time`."""
-    return re.split(r"['\"\d]", reason, maxsplit=1)[0].strip() or "values"
+    return re.split(r"['\"\d:]", reason, maxsplit=1)[0].strip() or "values"
 
 
 def _lines(count: int) -> str:

@@ -126,6 +126,31 @@ def test_keys_that_come_later_are_columns_too_and_malformed_lines_are_listed(tmp
     assert [(row["line"], row["reason"][:8]) for row in rejects.rows] == [(2, "not a JS"), (3, "not JSON")]
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("NaN", None),
+        ("Infinity", None),
+        ("-Infinity", None),
+        (r'"Card \ud83d"', "Card ?"),
+        ('[1, NaN, "a"]', [1, None, "a"]),
+    ],
+)
+def test_json_as_python_and_cut_texts_have_it_is_read(tmp_path: Path, written: str, read: Any) -> None:
+    (tmp_path / "a.jsonl").write_text(f'{{"item_id": "i", "x": {written}}}\n')
+    rejects = Rejects(0)
+    rows = [row.values for row in read_rows(open_table(tmp_path / "a.jsonl", None), ["item_id", "x"], rejects)]
+    assert (rows, rejects.total) == ([["i", read]], 0)
+
+
+def test_lines_that_are_not_json_are_no_matter_of_the_encoding(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"user_id": 1, "item_id": 1, "timestamp": 1}\n{"user_id": 1,\n"item_id": 2,\n')
+    with pytest.raises(DataError) as raised:
+        ingest_table(store, "Shop", table_source(tmp_path / "a.jsonl", None), UNDESCRIBED, TableConfig())
+    assert "a.jsonl:2: not JSON" in raised.value.message
+    assert raised.value.message.endswith("2 of 3 rows are like this; every line must be one JSON object")
+
+
 def test_a_float_among_json_ids_that_may_stand_for_several_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"item_id": 1.2345678901234568e+18}\n')
     with pytest.raises(DataError, match="floating point"):

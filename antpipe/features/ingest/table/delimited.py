@@ -30,6 +30,7 @@ from antpipe.store.looking import first_lines
 from antpipe.store.next_command import spell
 
 TABS = (".tsv", ".tab")
+NOT_A_ROW = "not a row"  # a reason
 SUFFIXES = (".csv", *TABS, ".psv", ".txt", ".dat", ".data", ".inter", ".item")
 NAMES = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar", "::": "double-colon"}
 MARKS = ("\ufeff", " ")  # what may stand before a header that is repeated
@@ -170,7 +171,7 @@ def delimited_rows(table: Table, wanted: list[int], ids: list[int], rejects: Rej
                     row = next(reader, None)
                 except csv.Error as error:
                     _require_one_line(table.path, line, reader.line_num + skip, error)
-                    rejects.add(table.path, line, f"not a row: {error}", b"")
+                    rejects.add(table.path, line, f"{NOT_A_ROW}: {error}", b"")
                     rows += 1
                     continue
                 if row is None:

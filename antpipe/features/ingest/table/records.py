@@ -1,6 +1,7 @@
 """Tables of JSON lines: one object per line, whose keys are the columns.
 
-A row is malformed if it is not UTF-8 or not a JSON object. Empty lines are not rows.
+A row is malformed if it is not UTF-8 or not a JSON object. Empty lines are not rows. NaN and
+Infinity are missing values.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ import msgspec
 import polars as pl
 
 from antpipe.errors import DataError
+from antpipe.features.ingest import json_text
 from antpipe.features.ingest.ids import EXACT_BITS, inexact_id, is_inexact_text
 from antpipe.features.ingest.lines import LONGEST_LINE
 from antpipe.features.ingest.packed import DAMAGED, in_words, open_unpacked, packing_of
@@ -23,6 +25,7 @@ from antpipe.store.looking import first_lines, unpacking
 from antpipe.store.next_command import shell
 
 SUFFIXES = (".jsonl", ".ndjson", ".json")
+NOT_JSON, NOT_AN_OBJECT = "not JSON", "not a JSON object"  # reasons
 NUMBERS: Mapping[frozenset[type], pl.DataType] = {
     frozenset({bool}): pl.Boolean(),
     frozenset({int}): pl.Int64(),
@@ -99,9 +102,14 @@ def _record(text: str) -> dict[str, Any] | str:
         record = msgspec.json.decode(text)
     except UnicodeError:
         return "not UTF-8"
-    except (msgspec.DecodeError, RecursionError) as error:
-        return f"not JSON: {error}"
-    return record if isinstance(record, dict) else "not a JSON object"
+    except RecursionError as error:
+        return f"{NOT_JSON}: {error}"
+    except msgspec.DecodeError as error:
+        try:
+            record = msgspec.json.decode(json_text.strict(json_text.loads(text)))
+        except (ValueError, RecursionError):
+            return f"{NOT_JSON}: {error}"
+    return record if isinstance(record, dict) else NOT_AN_OBJECT
 
 
 def _lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
