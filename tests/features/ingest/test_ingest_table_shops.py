@@ -151,6 +151,14 @@ def test_dates_may_have_a_time_of_day(date: str, hour: int, minute: int) -> None
     assert form.microseconds(date) // 60_000_000 - (NEW_YEAR - DAY) // 60_000 == 60 * hour + minute
 
 
+@pytest.mark.parametrize("date", ["31.12.98", "12/31/69", "31.12.68", "31.12.00"])
+def test_years_of_two_digits_are_those_of_strptime(date: str) -> None:
+    form = find_date_format([(2, date)], Path("t.csv"))
+    assert form is not None
+    pattern = require_date_format("%d.%m.%y" if "." in date else "%m/%d/%y")
+    assert form.microseconds(date) == pattern.microseconds(date)
+
+
 def test_dates_that_could_be_either_order_are_refused_with_the_flag(store: Store) -> None:
     orders = "user;item;date\nu;i;01/02/2025\nv;i;03/04/2025\n"
     with pytest.raises(SettingsError, match=r"csv:2: 01/02/2025 can be day/month or month/day") as caught:

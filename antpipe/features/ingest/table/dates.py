@@ -16,6 +16,7 @@ from antpipe.settings.ingest import TableConfig
 DAY_FIRST, MONTH_FIRST, YEAR_FIRST, NAMED = "day-first", "month-first", "year-first", "named-month"
 IN_WORDS = {DAY_FIRST: "day.month.year", MONTH_FIRST: "month/day/year", YEAR_FIRST: "year/month/day", NAMED: "dates"}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+PIVOT = 69  # two-digit years from here on are of the last century, as strptime has it
 LOOKED_AT = 100  # values that tell whether a column has such dates at all
 CLOCK = r"(?:[ T,]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,6})\d*)?)?(?:\s*([AaPp])\.?[Mm]\.?)?)?"
 DATE = re.compile(rf"(\d{{1,4}})([./-])\s?(\d{{1,2}})\2\s?(\d{{1,4}}){CLOCK}(?:\s*(?:UTC|GMT|Z))?")
@@ -189,7 +190,7 @@ def _numeric(text: str, order: str) -> datetime | None:
         return _checked(int(first), int(second), int(third), match.groups()[4:]) if whole else None
     if len(first) > 2 or len(third) not in (2, 4):
         return None
-    year = int(third) if len(third) == 4 else 2000 + int(third)
+    year = int(third) if len(third) == 4 else int(third) + (1900 if int(third) >= PIVOT else 2000)
     day, month = (first, second) if order == DAY_FIRST else (second, first)
     return _checked(year, int(month), int(day), match.groups()[4:])
 
