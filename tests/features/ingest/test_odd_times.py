@@ -136,6 +136,12 @@ def test_a_damaged_date_among_dates_without_signs_is_refused(store: Store, tmp_p
         take(store, path)
 
 
+@pytest.mark.parametrize("text", ["0e999", "0E99999999999999999999", "1e-99999999999999999999"])
+def test_a_time_with_an_exponent_beyond_all_floats_is_malformed(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a number with a usable exponent"):
+        Times().add(2, text)
+
+
 def test_times_in_the_far_future_are_told(store: Store, tmp_path: Path, messages: list[str]) -> None:
     take(store, csv_of(tmp_path / "a.csv", ["2020-01-01", "9999-12-31"]))
     assert any("times reach to 9999-12-31; if that is wrong, say with --time-unit" in message for message in messages)

@@ -57,7 +57,7 @@ class Times:
         else:
             whole, part, is_date = parse_time(value, self.form)
             if not is_date and isinstance(value, str) and ("e" in value or "E" in value):
-                self.step = max(self.step, 10.0 ** int(Decimal(value.strip()).as_tuple().exponent))
+                self.step = max(self.step, _step(value.strip()))
         if whole < 0 or part < 0:
             raise ValueError(f"time {value!r} is before 1970")
         if whole >= 2**63:
@@ -99,6 +99,14 @@ def parse_time(value: Any, form: DateFormat | None = None) -> tuple[int, float, 
     if not np.isfinite(number) or abs(number) > LARGEST:
         raise ValueError(f"time {text!r} is not a finite number")
     return int(number), number - int(number), False
+
+
+def _step(text: str) -> float:
+    """The size of the last digit of a number. Raises ValueError if it is beyond all floats, as in 0e999."""
+    try:
+        return 10.0 ** int(Decimal(text).as_tuple().exponent)
+    except ArithmeticError:
+        raise ValueError(f"time {text[:40]!r} is not a number with a usable exponent") from None
 
 
 def _split(microseconds: int) -> tuple[int, float, bool]:
