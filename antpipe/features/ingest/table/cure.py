@@ -7,6 +7,7 @@ from antpipe.errors import DataError
 from antpipe.features.ingest.advice import SettingsError
 from antpipe.features.ingest.rejects import Rejects
 from antpipe.features.ingest.table.delimited import NOT_A_ROW
+from antpipe.features.ingest.table.quotes import ESCAPED, doubling
 from antpipe.features.ingest.table.records import NOT_AN_OBJECT, NOT_JSON
 from antpipe.settings.ingest import TableConfig
 from antpipe.store.looking import first_lines
@@ -47,6 +48,8 @@ def require_few(rejects: Rejects, lines: Mapping[Path, int], config: TableConfig
 
 def _cure(kind: str, path: Path, what: str, config: TableConfig) -> DataError | None:
     """The error for a cause that is known, else None. kind: as of rejects.kind_of. what: happened."""
+    if ESCAPED in what:
+        return DataError(what, doubling(path))
     if kind.startswith("time"):
         if config.date_format != "auto":
             return SettingsError(f"{what}; they do not fit --date-format {config.date_format}", {"date_format": "auto"})
