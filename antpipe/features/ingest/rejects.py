@@ -31,14 +31,14 @@ class Rejects:
     rows: list[dict[str, Any]] = field(default_factory=list)
     first: str = ""
     total: int = 0
-    kinds: Counter[tuple[str, str]] = field(default_factory=Counter)
-    examples: dict[tuple[str, str], str] = field(default_factory=dict)
+    kinds: Counter[tuple[Path, str]] = field(default_factory=Counter)
+    examples: dict[tuple[Path, str], str] = field(default_factory=dict)
 
     def add(self, path: Path, number: int, reason: str, line: bytes) -> None:
         """Note a line. number: of the line, from 1."""
         excerpt = line.decode("utf-8", "replace")[:EXCERPT]
         self.total += 1
-        kind = (path.name, kind_of(reason))
+        kind = (path, kind_of(reason))
         self.kinds[kind] += 1
         self.examples.setdefault(kind, f"{path}:{number}: {reason}")
         self.first = self.first or f"{path}:{number}: {reason}"
@@ -62,17 +62,17 @@ class Rejects:
 
     def count(self, path: Path) -> int:
         """How many lines of a file are malformed."""
-        return sum(count for (name, _), count in self.kinds.items() if name == path.name)
+        return sum(count for (file, _), count in self.kinds.items() if file == path)
 
     def main_kind(self, path: Path) -> tuple[str, int]:
         """The most frequent kind of reason in a file, and its count."""
-        own = {kind: count for (name, kind), count in self.kinds.items() if name == path.name}
+        own = {kind: count for (file, kind), count in self.kinds.items() if file == path}
         return max(own.items(), key=lambda pair: pair[1], default=("", 0))
 
     def example(self, path: Path) -> str:
         """The first line of a file that is malformed for the most frequent reason: file, line and reason."""
         kind, _ = self.main_kind(path)
-        return self.examples[path.name, kind]
+        return self.examples[path, kind]
 
     def table(self) -> pl.DataFrame:
         """One row per malformed line, with the columns of REJECTS."""
@@ -81,7 +81,7 @@ class Rejects:
 
 def kind_of(reason: str) -> str:
     """A reason without the part that differs from line to line: "time 'soon' is neither …" is of the kind `time`."""
-    return re.split(r"['\"\d]", reason, maxsplit=1)[0].strip() or "values"
+    return re.split(r"['\"\d:]", reason, maxsplit=1)[0].strip() or "values"
 
 
 def _lines(count: int) -> str:

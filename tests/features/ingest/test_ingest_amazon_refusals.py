@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import math
 import os
 import shlex
 from pathlib import Path
@@ -68,7 +69,7 @@ def store(tmp_path: Path) -> Store:
         (review("a", "x", 10**30), "unixReviewTime"),
         (review("a", "x", overall="5"), "overall"),
         (review("a", "x", overall=6.0), "overall"),
-        (b'{"reviewerID": "a", "asin": "x", "unixReviewTime": 1, "overall": NaN}', "not JSON"),
+        (b'{"reviewerID": "a", "asin": "x", "unixReviewTime": NaN}', "unixReviewTime"),
     ],
 )
 def test_a_malformed_review_is_listed_with_its_line_and_reason(
@@ -104,9 +105,9 @@ def test_malformed_metadata_are_listed_as_well(store: Store, source: Path, line:
 def test_a_missing_rating_is_kept_as_missing(store: Store, source: Path) -> None:
     line = review("a", "x", 1)
     del line["overall"]
-    publish(source / "Shop_5.json.gz", line, review("a", "y", 2, overall=None))
+    publish(source / "Shop_5.json.gz", line, review("a", "y", 2, overall=None), review("b", "x", 3, overall=math.nan))
     ingest_release(store, source, "Shop", EVERYTHING)
-    assert [row[3] for row in interactions(store.domain("Shop"))] == [None, None]
+    assert [row[3] for row in interactions(store.domain("Shop"))] == [None, None, None]
 
 
 def test_half_a_surrogate_pair_in_a_text_does_not_cost_the_line(store: Store, source: Path) -> None:

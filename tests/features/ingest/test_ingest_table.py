@@ -110,6 +110,16 @@ def test_malformed_rows_are_refused_with_file_and_line(store: Store, tmp_path: P
     assert not store.root.exists()
 
 
+def test_malformed_rows_belong_to_their_own_file_even_if_another_one_has_its_name(store: Store, tmp_path: Path) -> None:
+    visits, goods = tmp_path / "a" / "data.csv", tmp_path / "c" / "data.csv"
+    for path, content in ((visits, VISITS.encode()), (goods, b"id,title\nx,Hat\ny,Cup\nz,\xff\nv,\xff\n")):
+        path.parent.mkdir()
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=r"c/data\.csv:4: not UTF-8; 2 of 4 rows are like this") as caught:
+        ingest(store, table_source(visits, goods))
+    assert str(goods) in str(caught.value.next_command)
+
+
 def test_the_rules_of_ingest_amazon_hold(store: Store, tmp_path: Path) -> None:
     visits = (
         EVENTS

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -250,3 +251,28 @@ def test_interactions_most_of_which_lie_inside_quotes_are_refused(store: Store, 
     assert "--no-quotes" in str(caught.value.next_command)
     ingest(store, path, None, quotes=True)
     assert store.domain("Shop").entry("items")["report"]["interactions"]["line_breaks"]["rows"] == 20
+
+
+@pytest.mark.parametrize(
+    "titles",
+    [
+        {3: r'"screen of 5\""', 20: r'"screen of 6\""'},  # the lines in between look like rows
+        {3: r'"screen of 5\""'},  # the quote is never closed
+        {3: r'"a \"large\" screen"'},
+        dict.fromkeys(range(30), r'"a \"large\" screen"'),
+        {3: r'"screen of 5\""', 4: '"a, b"'},
+    ],
+)
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])
+def test_quotes_after_backslashes_are_said_to_be_that_and_written_doubled_by_the_next_command(
+    tmp_path: Path, store: Store, titles: dict[int, str], name: str
+) -> None:
+    path = write(tmp_path / name, GOODS, goods(titles), ",")
+    config = IngestConfig(min_user=1, min_item=1, keep_without_metadata=True)
+    with pytest.raises(DataError, match=r'quotes inside values are written ."') as caught:
+        ingest_table(store, "Shop", table_source(None, path), config, TableConfig())
+    assert "--no-quotes" not in f"{caught.value.message} {caught.value.next_command}"
+    if "sed" in str(caught.value.next_command):
+        subprocess.run(["bash", "-c", str(caught.value.next_command)], cwd=tmp_path, check=True)
+        read = values_of(tmp_path / "t-doubled.csv")
+        assert next(row[1] for row in read if "screen" in str(row[1])) in ('screen of 5"', 'a "large" screen')

@@ -143,12 +143,42 @@ def test_usual_dates_are_read_without_a_flag(store: Store, dates: list[str], day
 
 @pytest.mark.parametrize(
     ("date", "hour", "minute"),
-    [("31.12.2024 14:30", 14, 30), ("12/31/2024 02:30:10 PM", 14, 30), ("12/31/2024 12:05 am", 0, 5)],
+    [
+        ("31.12.2024 14:30", 14, 30),
+        ("12/31/2024 02:30:10 PM", 14, 30),
+        ("12/31/2024 12:05 am", 0, 5),
+        ("2024/12/31 14:30:45 +0200", 12, 30),
+        ("2024/12/31 14:30:45Z", 14, 30),
+        ("31.12.2024 14:30+02:00", 12, 30),
+        ("31.12.2024 14:30-05", 19, 30),
+        ("31/12/2024 02:30 pm -0530", 20, 0),
+        ("31 Dec 2024 14:30:45 +0200", 12, 30),
+        ("Tue, 31 Dec 2024 14:30:45 +0200", 12, 30),
+        ("Tue, 31 Dec 2024 14:30:45 GMT", 14, 30),
+        ("Dienstag, 31. Dezember 2024 14:30", 14, 30),
+        ("Tue Dec 31 2024 14:30:45 GMT+0200 (Central European Summer Time)", 12, 30),
+    ],
 )
 def test_dates_may_have_a_time_of_day(date: str, hour: int, minute: int) -> None:
     form = find_date_format([(2, date)], Path("t.csv"))
     assert form is not None
     assert form.microseconds(date) // 60_000_000 - (NEW_YEAR - DAY) // 60_000 == 60 * hour + minute
+
+
+@pytest.mark.parametrize("date", ["31.12.98", "12/31/69", "31.12.68", "31.12.00"])
+def test_years_of_two_digits_are_those_of_strptime(date: str) -> None:
+    form = find_date_format([(2, date)], Path("t.csv"))
+    assert form is not None
+    pattern = require_date_format("%d.%m.%y" if "." in date else "%m/%d/%y")
+    assert form.microseconds(date) == pattern.microseconds(date)
+
+
+@pytest.mark.parametrize(
+    "date", ["31.12.2024 14:30+25:00", "31.12.2024 14:30+01:75", "31.12.2024+0100", "May 5 6 2024"]
+)
+def test_dates_with_impossible_offsets_are_no_dates(date: str) -> None:
+    with pytest.raises(ValueError, match="is not a date written day"):
+        require_date_format("day-first").microseconds(date)
 
 
 def test_dates_that_could_be_either_order_are_refused_with_the_flag(store: Store) -> None:

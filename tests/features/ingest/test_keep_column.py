@@ -1,6 +1,7 @@
 """Extra columns of the items that ingest table keeps."""
 
 import datetime as dt
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,17 @@ def ingest(folder: Path, items: str | pl.DataFrame, *words: str) -> Outcome:
         (["1", "-20", None], pl.Int64, [1, -20, None]),
         (["1", "2.5", "1e3"], pl.Float64, [1.0, 2.5, 1000.0]),
         ([1, 2.5], pl.Float64, [1.0, 2.5]),
+        ([Decimal("49.90"), None, Decimal("5E+1")], pl.Float64, [49.9, None, 50.0]),
+        ([Decimal(2**63 - 1)], pl.Int64, [2**63 - 1]),
+        ([Decimal(10**30)], pl.String, [str(10**30)]),
+        ([Decimal("1E+400"), Decimal(1)], pl.String, ["1E+400", "1"]),
+        ([2**64 - 1, 1, None], pl.String, [str(2**64 - 1), "1", None]),
+        ([2**63 - 1, -(2**63)], pl.Int64, [2**63 - 1, -(2**63)]),
+        (["1234567890123456789", "-9223372036854775808"], pl.Int64, [1234567890123456789, -(2**63)]),
+        (["9223372036854775808", "1"], pl.String, ["9223372036854775808", "1"]),
+        (["9007199254740993", "0.5"], pl.String, ["9007199254740993", "0.5"]),
+        (["9" * 5000], pl.String, ["9" * 5000]),
+        (["1e400", "2"], pl.String, ["1e400", "2"]),
         (["007", "1"], pl.String, ["007", "1"]),
         (["1", "yes"], pl.String, ["1", "yes"]),
         (["-", "."], pl.String, ["-", "."]),

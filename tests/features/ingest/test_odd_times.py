@@ -1,5 +1,6 @@
 """Times of tables at full precision, and those that lost it."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +136,25 @@ def test_a_damaged_date_among_dates_without_signs_is_refused(store: Store, tmp_p
         take(store, path)
 
 
+@pytest.mark.parametrize("text", ["0e999", "0E99999999999999999999", "1e-99999999999999999999"])
+def test_a_time_with_an_exponent_beyond_all_floats_is_malformed(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a number with a usable exponent"):
+        Times().add(2, text)
+
+
 def test_times_in_the_far_future_are_told(store: Store, tmp_path: Path, messages: list[str]) -> None:
     take(store, csv_of(tmp_path / "a.csv", ["2020-01-01", "9999-12-31"]))
     assert any("times reach to 9999-12-31; if that is wrong, say with --time-unit" in message for message in messages)
+
+
+def test_times_in_the_near_future_are_told(store: Store, tmp_path: Path, messages: list[str]) -> None:
+    now = datetime.now(UTC)
+    take(store, csv_of(tmp_path / "a.csv", ["2020-01-01", f"{now:%Y-%m-%d}", f"{now + timedelta(days=40):%Y-%m-%d}"]))
+    told = [message for message in messages if "in the future" in message]
+    assert len(told) == 1
+    assert (
+        f"a.csv: 1 time lies in the future, the last of them {now + timedelta(days=40):%Y-%m-%d} in line 4" in told[0]
+    )
 
 
 @pytest.mark.parametrize("word", ["nan", "None", "NULL", r"\N", "<NA>"])

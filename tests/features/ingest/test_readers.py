@@ -5,6 +5,8 @@ import gzip
 import io
 import json
 import lzma
+import shutil
+import subprocess
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -124,6 +126,62 @@ def test_keys_that_come_later_are_columns_too_and_malformed_lines_are_listed(tmp
     rows = [row.values for row in read_rows(table, ["item_id", "price"], rejects)]
     assert rows == [[1, None], [2, 2.5]]
     assert [(row["line"], row["reason"][:8]) for row in rejects.rows] == [(2, "not a JS"), (3, "not JSON")]
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("NaN", None),
+        ("Infinity", None),
+        ("-Infinity", None),
+        (r'"Card \ud83d"', "Card ?"),
+        ('[1, NaN, "a"]', [1, None, "a"]),
+    ],
+)
+def test_json_as_python_and_cut_texts_have_it_is_read(tmp_path: Path, written: str, read: Any) -> None:
+    (tmp_path / "a.jsonl").write_text(f'{{"item_id": "i", "x": {written}}}\n')
+    rejects = Rejects(0)
+    rows = [row.values for row in read_rows(open_table(tmp_path / "a.jsonl", None), ["item_id", "x"], rejects)]
+    assert (rows, rejects.total) == ([["i", read]], 0)
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[{"item_id": 1}, {"item_id": 2}]', "is a JSON array"),
+        ('\n \n[{"item_id": 1},\n {"item_id": 2}]', "is a JSON array"),
+        ('{"products": [\n{"item_id": 1},\n{"item_id": 2}\n]}', "is one JSON object, with a list in 'products'"),
+        ('\n{\n "n": {"a": []}, "to sell": [\n {"item_id": 1}, {"item_id": 2}]}', "a list in 'to sell'"),
+        ("""{"data": {"count": 2,\n"it's": [{"item_id": 1}, {"item_id": 2}]}}""", """a list in "data.it's\""""),
+        ('{\n"item_id": 1\n}\n{\n"item_id": 2\n}\n', "has JSON objects that are written over several lines"),
+    ],
+)
+def test_json_that_is_not_one_object_per_line_is_refused_with_the_command_that_makes_it_so(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    with pytest.raises(DataError) as raised:
+        open_table(path, None)
+    assert message in raised.value.message
+    subprocess.run(["bash", "-c", str(raised.value.next_command)], cwd=tmp_path, check=True)
+    rows = read_rows(open_table(tmp_path / "a-lines.jsonl", None), ["item_id"], Rejects(0))
+    assert [row.values for row in rows] == [[1], [2]]
+
+
+@pytest.mark.parametrize("first", ['{"item_id": 1, "parts": [', '{"item_id": 1, "parts": [{"a": 1}', "{"])
+def test_a_cut_line_at_the_start_of_json_lines_is_only_malformed(tmp_path: Path, first: str) -> None:
+    (tmp_path / "a.jsonl").write_text(first + '"\n{"item_id": 2}\n')
+    assert open_table(tmp_path / "a.jsonl", None).columns == ["item_id"]
+
+
+def test_lines_that_are_not_json_are_no_matter_of_the_encoding(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"user_id": 1, "item_id": 1, "timestamp": 1}\n{"user_id": 1,\n"item_id": 2,\n')
+    with pytest.raises(DataError) as raised:
+        ingest_table(store, "Shop", table_source(tmp_path / "a.jsonl", None), UNDESCRIBED, TableConfig())
+    assert "a.jsonl:2: not JSON" in raised.value.message
+    assert raised.value.message.endswith("2 of 3 rows are like this; every line must be one JSON object")
 
 
 def test_a_float_among_json_ids_that_may_stand_for_several_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 Empty lines do not count. Others are malformed if they are not UTF-8 or not JSON, if an id or the time is missing or
 empty, if a value that is used has the wrong type, or if a rating is not between 0 and 5. A missing rating stays
-missing. Some published files are not strict JSON: the metadata of 2014 are Python literals.
+missing. Some published files are not strict JSON: the metadata of 2014 are Python literals. NaN is a missing value.
 """
 
 import ast
@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from antpipe.errors import DataError
+from antpipe.features.ingest import json_text
 from antpipe.features.ingest.lines import LineBlock, block_of, join, read_blocks
 from antpipe.features.ingest.rejects import Rejects
 from antpipe.store.looking import first_lines
@@ -43,10 +44,9 @@ def decode(line: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     except msgspec.ValidationError:
         raise
     except msgspec.DecodeError:
-        # Two kinds of line are usable though not strict JSON: Python literals, and texts cut in the middle of an
-        # emoji (half a surrogate pair, which becomes a question mark).
-        value = ast.literal_eval(line.decode()) if line.startswith(b"{'") else json.loads(line)
-        return decoder.decode(json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace"))
+        # Usable though not strict JSON: Python literals, NaN, and texts cut in the middle of an emoji.
+        value = ast.literal_eval(line.decode()) if line.startswith(b"{'") else json_text.loads(line)
+        return decoder.decode(json_text.strict(value))
 
 
 def read_records(

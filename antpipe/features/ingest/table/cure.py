@@ -6,6 +6,9 @@ from pathlib import Path
 from antpipe.errors import DataError
 from antpipe.features.ingest.advice import SettingsError
 from antpipe.features.ingest.rejects import Rejects
+from antpipe.features.ingest.table.delimited import NOT_A_ROW
+from antpipe.features.ingest.table.quotes import ESCAPED, doubling
+from antpipe.features.ingest.table.records import NOT_AN_OBJECT, NOT_JSON
 from antpipe.settings.ingest import TableConfig
 from antpipe.store.looking import first_lines
 
@@ -45,22 +48,26 @@ def require_few(rejects: Rejects, lines: Mapping[Path, int], config: TableConfig
 
 def _cure(kind: str, path: Path, what: str, config: TableConfig) -> DataError | None:
     """The error for a cause that is known, else None. kind: as of rejects.kind_of. what: happened."""
-    if kind.startswith("time") and config.date_format != "auto":
-        return SettingsError(f"{what}; they do not fit --date-format {config.date_format}", {"date_format": "auto"})
+    if ESCAPED in what:
+        return DataError(what, doubling(path))
     if kind.startswith("time"):
-        return DataError(
-            f"{what}; say how its dates are written with --date-format, such as '%d.%m.%Y %H:%M', or name the column "
-            "of the times with --map time=COLUMN",
-            first_lines(path),
+        if config.date_format != "auto":
+            return SettingsError(f"{what}; they do not fit --date-format {config.date_format}", {"date_format": "auto"})
+        better = (
+            "say how its dates are written with --date-format, such as '%d.%m.%Y %H:%M', or name the column of the "
+            "times with --map time=COLUMN"
         )
-    if kind == "verified":
-        return DataError(
-            f"{what}; if this column does not say which purchases are verified, rename it, or name the one that does "
-            "with --map verified=COLUMN",
-            first_lines(path),
+    elif kind == "verified":
+        better = (
+            "if this column does not say which purchases are verified, rename it, or name the one that does with "
+            "--map verified=COLUMN"
         )
-    if kind.startswith("not ") and kind != "not a row:":
+    elif kind in (NOT_JSON, NOT_AN_OBJECT):
+        better = "every line must be one JSON object"
+    elif kind.startswith("not ") and kind != NOT_A_ROW:
         if config.encoding != "auto":
             return SettingsError(f"{what}; its encoding is not {config.encoding}", {"encoding": "auto"})
-        return DataError(f"{what}; name its encoding with --encoding, such as cp1251, cp850 or gbk", first_lines(path))
-    return None
+        better = "name its encoding with --encoding, such as cp1251, cp850 or gbk"
+    else:
+        return None
+    return DataError(f"{what}; {better}", first_lines(path))

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 from antpipe.errors import UsageError
@@ -16,13 +16,19 @@ from antpipe.settings.ingest import TableConfig
 DAY_FIRST, MONTH_FIRST, YEAR_FIRST, NAMED = "day-first", "month-first", "year-first", "named-month"
 IN_WORDS = {DAY_FIRST: "day.month.year", MONTH_FIRST: "month/day/year", YEAR_FIRST: "year/month/day", NAMED: "dates"}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+PIVOT = 69  # two-digit years from here on are of the last century, as strptime has it
 LOOKED_AT = 100  # values that tell whether a column has such dates at all
-CLOCK = r"(?:[ T,]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,6})\d*)?)?(?:\s*([AaPp])\.?[Mm]\.?)?)?"
-DATE = re.compile(rf"(\d{{1,4}})([./-])\s?(\d{{1,2}})\2\s?(\d{{1,4}}){CLOCK}(?:\s*(?:UTC|GMT|Z))?")
+CLOCK = (
+    r"(?:[ T,]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,6})\d*)?)?(?:\s*([AaPp])\.?[Mm]\.?)?"
+    r"(?:\s*(?:UTC|GMT)?([+-]\d{2}(?::?\d{2})?))?)?"  # the offset from UTC
+    r"(?:\s*(?:UTC|GMT|Z))?(?:\s*\([^()]*\))?"
+)
+WEEKDAY = r"(?:(?i:mo|tu|we|th|fr|sa|su|di|mi|do|so)[a-z]*\.?,?\s+)?"
+DATE = re.compile(rf"(\d{{1,4}})([./-])\s?(\d{{1,2}})\2\s?(\d{{1,4}}){CLOCK}")
 MONTHS = {"jan": 1, "feb": 2, "mar": 3, "apr": 4, "may": 5, "jun": 6, "jul": 7, "aug": 8, "sep": 9, "oct": 10}
 MONTHS |= {"nov": 11, "dec": 12, "mär": 3, "mai": 5, "okt": 10, "dez": 12}
 WITH_NAME = re.compile(
-    rf"(?:(\d{{1,2}})\.?[ -])?([^\W\d_]{{3,9}})\.?[ -](?:(\d{{1,2}}),?[ -])?(\d{{4}}){CLOCK}(?:\s*(?:UTC|GMT|Z))?"
+    rf"{WEEKDAY}(?:(\d{{1,2}})\.?[ -])?([^\W\d_]{{3,9}})\.?[ -](?:(\d{{1,2}}),?[ -])?(\d{{4}}){CLOCK}"
 )
 
 
@@ -167,7 +173,7 @@ def _iso(text: str) -> bool:
 
 
 def _moment(text: str, order: str) -> datetime | None:
-    """A date in one order, in UTC; None if it is not one."""
+    """A date in one order, in UTC unless it has an offset; None if it is not one."""
     return _named(text) if order == NAMED else _numeric(text, order)
 
 
@@ -189,19 +195,30 @@ def _numeric(text: str, order: str) -> datetime | None:
         return _checked(int(first), int(second), int(third), match.groups()[4:]) if whole else None
     if len(first) > 2 or len(third) not in (2, 4):
         return None
-    year = int(third) if len(third) == 4 else 2000 + int(third)
+    year = int(third) if len(third) == 4 else int(third) + (1900 if int(third) >= PIVOT else 2000)
     day, month = (first, second) if order == DAY_FIRST else (second, first)
     return _checked(year, int(month), int(day), match.groups()[4:])
 
 
 def _checked(year: int, month: int, day: int, clock: tuple[str | None, ...]) -> datetime | None:
-    """clock: hour, minute, second, fraction, and a or p of am and pm."""
+    """clock: hour, minute, second, fraction, a or p of am and pm, and the offset from UTC."""
     hour, minute, second = (int(part or 0) for part in clock[:3])
     if clock[4]:
         if not 1 <= hour <= 12:
             return None
         hour = hour % 12 + (12 if clock[4].lower() == "p" else 0)
     try:
-        return datetime(year, month, day, hour, minute, second, int((clock[3] or "0").ljust(6, "0")), tzinfo=UTC)
+        return datetime(year, month, day, hour, minute, second, int((clock[3] or "0").ljust(6, "0")), _zone(clock[5]))
     except ValueError:
         return None
+
+
+def _zone(offset: str | None) -> timezone:
+    """The zone of an offset such as +02, +0200 or -05:30. Raises ValueError if there is no such zone."""
+    if offset is None:
+        return UTC
+    hours, minutes = int(offset[1:3]), int(offset[3:].lstrip(":") or 0)
+    if minutes >= 60:
+        raise ValueError(f"{offset} is not an offset from UTC")
+    ahead = timedelta(hours=hours, minutes=minutes)
+    return timezone(-ahead if offset[0] == "-" else ahead)

@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from antpipe.features.ingest.rejects import EXCERPT, Rejects
 from antpipe.features.ingest.table.binary import damaged
 from antpipe.features.ingest.table.encoding import NAMES as ENCODINGS
 from antpipe.features.ingest.table.encoding import UTF_8, encoding_of
-from antpipe.features.ingest.table.quotes import QuoteCheck
+from antpipe.features.ingest.table.quotes import BACKSLASHED, ESCAPED, QuoteCheck, doubling
 from antpipe.features.ingest.table.table import Table, TableRow
 from antpipe.runtime.logs import log
 from antpipe.store.looking import first_lines
 from antpipe.store.next_command import spell
 
 TABS = (".tsv", ".tab")
+NOT_A_ROW = "not a row"  # a reason
 SUFFIXES = (".csv", *TABS, ".psv", ".txt", ".dat", ".data", ".inter", ".item")
 NAMES = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar", "::": "double-colon"}
 MARKS = ("\ufeff", " ")  # what may stand before a header that is repeated
@@ -158,6 +160,7 @@ def _reader(stream: io.TextIOWrapper, delimiter: str, quotes: bool, skip: int) -
 def delimited_rows(table: Table, wanted: list[int], ids: list[int], rejects: Rejects, limit: int) -> Iterator[TableRow]:
     """The good rows of a text file; see read_rows."""
     line, rows, repeats = 1, 0, 0
+    escaped: bool | None = None  # whether the first row that csv refuses has quotes after backslashes
     check = QuoteCheck(table.path, table.columns, table.delimiter) if table.check_quotes else None
     try:
         with text_of(table.path, table.encoding) as stream:
@@ -169,8 +172,9 @@ def delimited_rows(table: Table, wanted: list[int], ids: list[int], rejects: Rej
                 try:
                     row = next(reader, None)
                 except csv.Error as error:
-                    _require_one_line(table.path, line, reader.line_num + skip, error)
-                    rejects.add(table.path, line, f"not a row: {error}", b"")
+                    _require_one_line(table, line, reader.line_num + skip, error)
+                    escaped = _is_escaped(table, line, line) if escaped is None else escaped
+                    rejects.add(table.path, line, f"{NOT_A_ROW}: {error}" + (f"; {ESCAPED}" if escaped else ""), b"")
                     rows += 1
                     continue
                 if row is None:
@@ -236,18 +240,24 @@ def _defect(joined: str, values: int, table: Table, more_lines: int) -> str:
         return f"not {ENCODINGS.get(table.encoding, table.encoding)}"
     if values != len(table.columns):
         hint = f" (with {more_lines} more line(s) inside quotes)" if more_lines else ""
+        hint += f"; {ESCAPED}" if more_lines and BACKSLASHED in joined else ""
         return f"{values} value(s), the header has {len(table.columns)}{hint}"
     return ""
 
 
-def _require_one_line(path: Path, first: int, last: int, error: csv.Error) -> None:
+def _require_one_line(table: Table, first: int, last: int, error: csv.Error) -> None:
     """Refuse the file: a quote that is not closed swallows good lines, so more than one row is malformed."""
     if last > first:
-        raise SettingsError(
-            f"{path}:{first}: a quoted value that begins here is malformed in line {last}: {error}; if quotes mean "
-            "nothing in this file, add --no-quotes",
-            {"quotes": False},
-        )
+        what = f"{table.path}:{first}: a quoted value that begins here is malformed in line {last}: {error}"
+        if _is_escaped(table, first, last):
+            raise DataError(f"{what}; {ESCAPED}", doubling(table.path))
+        raise SettingsError(f"{what}; if quotes mean nothing in this file, add --no-quotes", {"quotes": False})
+
+
+def _is_escaped(table: Table, first: int, last: int) -> bool:
+    """Whether one of these lines of the file has a quote after a backslash."""
+    with text_of(table.path, table.encoding) as stream:
+        return any(BACKSLASHED in line for line in islice(stream, first - 1, last))
 
 
 def is_utf8(text: str) -> bool:

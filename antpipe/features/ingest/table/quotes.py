@@ -10,12 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from antpipe.errors import DataError
 from antpipe.features.ingest.advice import SettingsError
+from antpipe.store.looking import unpacking
+from antpipe.store.next_command import shell
 
 LEARNED = 1000  # rows from which the shapes of the columns are learned
 WAITING = 100  # suspects that are kept until LEARNED rows are read
 LINES = 200  # lines of a value that are examined
 LINE_BREAK = re.compile(r"\r\n|\r|\n")
+BACKSLASHED = '\\"'  # how Spark and MySQL write a quote inside quotes
+DOUBLE = r's/\\(["\\])/\1\1/g'  # of sed
+ESCAPED = f'quotes inside values are written {BACKSLASHED}, with a backslash; write them doubled, as ""'
 
 # Properties of a value, as bits. An empty value has all but the first.
 FILLED, UNINDENTED, ONE_WORD, NUMBER, DIGIT, NO_LOWER, NO_UPPER = (1 << bit for bit in range(7))
@@ -38,6 +44,7 @@ class Suspect:
     tail: list[str]
     inner: list[list[str]]
     between: int
+    escaped: bool  # whether a value has a quote after a backslash
 
 
 @dataclass
@@ -93,7 +100,9 @@ class QuoteCheck:
         inner = [line for line in between if len(line) == width]
         if 2 * len(inner) < len(between):
             return None
-        return Suspect(first, last, opened, closed, head, tail, inner, len(between))
+        return Suspect(
+            first, last, opened, closed, head, tail, inner, len(between), any(BACKSLASHED in one for one in row)
+        )
 
     def _require_one_row(self, suspect: Suspect) -> None:
         like_rows = sum(self._fits(row, suspect.opened) for row in suspect.inner)
@@ -103,10 +112,14 @@ class QuoteCheck:
             or not self._fits(suspect.tail, suspect.closed)
         ):
             return
-        raise SettingsError(
+        what = (
             f"{self.path}:{suspect.first}: a quote opens a value of {self.columns[suspect.opened]!r} here, it ends in "
-            f"line {suspect.last}, and the lines in it look like rows of their own; if quotes mean nothing in this "
-            "file, add --no-quotes (if it is one value, add --quotes)",
+            f"line {suspect.last}, and the lines in it look like rows of their own"
+        )
+        if suspect.escaped:
+            raise DataError(f"{what}; {ESCAPED}", doubling(self.path))
+        raise SettingsError(
+            f"{what}; if quotes mean nothing in this file, add --no-quotes (if it is one value, add --quotes)",
             {"quotes": False},
         )
 
@@ -155,3 +168,10 @@ def _is_number(value: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def doubling(path: Path) -> str:
+    """A command that writes quotes after backslashes doubled; it leaves pairs of backslashes as they are."""
+    stem, dot, suffixes = path.name.partition(".")
+    inside = (dot + suffixes).removesuffix(path.suffix) or path.suffix
+    return f"{unpacking(path)} | {shell('sed', '-E', DOUBLE)} > {shell(f'{stem}-doubled{inside}')}"

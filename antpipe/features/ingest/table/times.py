@@ -3,7 +3,7 @@
 import re
 from array import array
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class Times:
         else:
             whole, part, is_date = parse_time(value, self.form)
             if not is_date and isinstance(value, str) and ("e" in value or "E" in value):
-                self.step = max(self.step, 10.0 ** int(Decimal(value.strip()).as_tuple().exponent))
+                self.step = max(self.step, _step(value.strip()))
         if whole < 0 or part < 0:
             raise ValueError(f"time {value!r} is before 1970")
         if whole >= 2**63:
@@ -101,6 +101,14 @@ def parse_time(value: Any, form: DateFormat | None = None) -> tuple[int, float, 
     return int(number), number - int(number), False
 
 
+def _step(text: str) -> float:
+    """The size of the last digit of a number. Raises ValueError if it is beyond all floats, as in 0e999."""
+    try:
+        return 10.0 ** int(Decimal(text).as_tuple().exponent)
+    except ArithmeticError:
+        raise ValueError(f"time {text[:40]!r} is not a number with a usable exponent") from None
+
+
 def _split(microseconds: int) -> tuple[int, float, bool]:
     return microseconds // 1000, microseconds % 1000 / 1000, True
 
@@ -117,11 +125,30 @@ def _microseconds(text: str) -> int:
 
 def to_milliseconds(times: Times, unit: str, path: Path) -> tuple[NDArray[np.int64], str]:
     """(rows,) timestamps in ms, and the unit found: `date`, s, ms, us, ns or order (then they stay as they are, or
-    become ranks if they have fractions finer than thousandths).
+    become ranks if they have fractions finer than thousandths). Warns of times in the future.
 
     unit: auto, or one of those except `date`. Raises DataError if the sizes show two units, if a time lies beyond the
     year 5138 in this unit, or if a unit is given for dates.
     """
+    milliseconds, found = _to_milliseconds(times, unit, path)
+    if found != "order":
+        _tell_future(milliseconds, times, found, path)
+    return milliseconds, found
+
+
+def _tell_future(milliseconds: NDArray[np.int64], times: Times, unit: str, path: Path) -> None:
+    """Warn of times more than a day from now. Those beyond LAST_YEAR are reported with the span of all times."""
+    future = milliseconds > (datetime.now(UTC) + timedelta(days=1)).timestamp() * 1000
+    if future.any() and (last := int(milliseconds.max())) < datetime(LAST_YEAR, 1, 1, tzinfo=UTC).timestamp() * 1000:
+        count, row = int(future.sum()), int(milliseconds.argmax())
+        log.warning(
+            f"{path.name}: {count} {'time lies' if count == 1 else 'times lie'} in the future, the last of them "
+            f"{in_words(last, unit)} in line {times.line[row]}; if that is wrong, correct the file, or say how its "
+            f"times are written with {'--date-format' if unit == 'date' else '--time-unit'}"
+        )
+
+
+def _to_milliseconds(times: Times, unit: str, path: Path) -> tuple[NDArray[np.int64], str]:
     whole = np.asarray(times.whole, np.int64)
     part = np.asarray(times.part, np.float64)
     if times.dates:
