@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,12 +24,11 @@ def alone(folder: Path, artefact: str) -> Iterator[None]:
     The kernel keeps the lock, so it is released when its process ends, however that ends. A file beside it says who
     holds it; that file may outlive its writer, so it is read only while the lock is held.
     """
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
-    make_folder(folder)
     lock, holder = folder / f".{artefact}.lock", folder / f".{artefact}.holder"
     try:
-        with FileLock(lock, timeout=0):
+        with _held(lock):
             facts = {"process": os.getpid(), "host": socket.gethostname(), "command": " ".join(sys.argv[1:])}
             facts["since"] = datetime.now(UTC).isoformat(timespec="seconds")
             with naming(holder):
@@ -40,9 +39,25 @@ def alone(folder: Path, artefact: str) -> Iterator[None]:
                 holder.unlink(missing_ok=True)
                 if not set(folder.iterdir()) - {lock}:  # a new domain without any artefact leaves no folder
                     lock.unlink(missing_ok=True)
-                    folder.rmdir()
+                    with suppress(OSError):  # another writer has just begun here
+                        folder.rmdir()
     except Timeout:
         raise AntpipeError(f"{folder}: {artefact} is being written by {describe(holder)}; wait until it ends") from None
+
+
+def _held(lock: Path) -> AbstractContextManager[object]:
+    """The lock, held until the block ends. Makes its folder if needed. Raises Timeout if another process has the lock.
+
+    A writer that wrote nothing removes the folder. If it does so between the two steps here, they are repeated once.
+    """
+    from filelock import FileLock
+
+    make_folder(lock.parent)
+    try:
+        return FileLock(lock, timeout=0).acquire()
+    except FileNotFoundError:
+        make_folder(lock.parent)
+        return FileLock(lock, timeout=0).acquire()
 
 
 def committing(folder: Path) -> "BaseFileLock":
