@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,11 +24,17 @@ def alone(folder: Path, artefact: str) -> Iterator[None]:
     The kernel keeps the lock, so it is released when its process ends, however that ends. A file beside it says who
     holds it; that file may outlive its writer, so it is read only while the lock is held.
     """
-    from filelock import Timeout
+    from filelock import FileLock, Timeout
 
+    make_folder(folder)
     lock, holder = folder / f".{artefact}.lock", folder / f".{artefact}.holder"
     try:
-        with _held(lock):
+        try:
+            held = FileLock(lock, timeout=0).acquire()
+        except FileNotFoundError:  # a writer that wrote nothing has just removed the folder
+            make_folder(folder)
+            held = FileLock(lock, timeout=0).acquire()
+        with held:
             facts = {"process": os.getpid(), "host": socket.gethostname(), "command": " ".join(sys.argv[1:])}
             facts["since"] = datetime.now(UTC).isoformat(timespec="seconds")
             with naming(holder):
@@ -43,21 +49,6 @@ def alone(folder: Path, artefact: str) -> Iterator[None]:
                         folder.rmdir()
     except Timeout:
         raise AntpipeError(f"{folder}: {artefact} is being written by {describe(holder)}; wait until it ends") from None
-
-
-def _held(lock: Path) -> AbstractContextManager[object]:
-    """The lock, held until the block ends. Makes its folder if needed. Raises Timeout if another process has the lock.
-
-    A writer that wrote nothing removes the folder. If it does so between the two steps here, they are repeated once.
-    """
-    from filelock import FileLock
-
-    make_folder(lock.parent)
-    try:
-        return FileLock(lock, timeout=0).acquire()
-    except FileNotFoundError:
-        make_folder(lock.parent)
-        return FileLock(lock, timeout=0).acquire()
 
 
 def committing(folder: Path) -> "BaseFileLock":
