@@ -148,6 +148,9 @@ def test_fewer_than_k_are_said_so(client: TestClient) -> None:
         ({"items": ["i01"], "where": "price < 5 union select 1"}, "expected 'and', 'or' or the end"),
         ({"items": ["i01"], "where": "(" * 1999}, "nested more than"),
         ({"items": ["i01"], "where": "x" * 5000}, "at most 2000 characters"),
+        ({"items": ["i" * 1001]}, "items.0: String should have at most 1000 characters"),
+        ({"items": ["i01"], "exclude": ["i" * 1001]}, "exclude.0: String should have at most 1000 characters"),
+        ({"items": ["i01"], "only": ["i" * 1001]}, "only.0: String should have at most 1000 characters"),
     ],
 )
 def test_a_bad_request_is_refused_by_name(client: TestClient, body: dict[str, Any], what: str) -> None:
