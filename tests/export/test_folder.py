@@ -9,6 +9,8 @@ import pytest
 from antpipe.errors import DataError, SameCommand
 from antpipe.export import folder
 from antpipe.export.folder import exporting
+from antpipe.runtime import files
+from antpipe.runtime.files import sweep
 from antpipe.store.files import file_sha256
 
 GONE = 2**22 + 1  # beyond the numbers of processes
@@ -113,11 +115,12 @@ def test_an_interrupt_while_folders_are_renamed_leaves_one_whole_export(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_an_export_leaves_what_another_machine_is_writing(tmp_path: Path) -> None:
-    other = tmp_path / f".out.{GONE}-{GONE}@another"
-    other.mkdir()
-    export(tmp_path / "out", "abc")
-    assert other.is_dir()
+def test_an_export_leaves_what_another_machine_is_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with exporting("vectors", tmp_path / "out", force=False) as draft:
+        monkeypatch.setattr(socket, "gethostname", lambda: "another")
+        monkeypatch.setattr(files, "_is_alive", lambda _: False)  # this process is not one of that machine
+        sweep(tmp_path, "out")
+        assert draft.path.is_dir()
 
 
 def test_an_export_leaves_what_was_moved_aside_of_one_with_a_longer_name(tmp_path: Path) -> None:
