@@ -4,14 +4,14 @@ import glob
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from antpipe import __version__
 from antpipe.errors import DataError, SameCommand
-from antpipe.runtime.files import flush, flush_tree, is_abandoned, make_folder, naming, sweep
+from antpipe.runtime.files import flush, flush_tree, is_abandoned, make_folder, naming, scratch_name, sweep
 from antpipe.store.documents import write_json
 from antpipe.store.files import file_facts
 from antpipe.training.folder import another_folder
@@ -87,30 +87,33 @@ def replacing(out: Path, *, force: bool, made_by: Sequence[str] = (ABOUT,)) -> I
     make_folder(out.parent)
     _undo_killed(out)
     require_free(out, force=force, made_by=made_by)
-    scratch, old = (out.with_name(f".{out.name}.{os.getpid()}{end}") for end in ("", ".old"))
+    scratch, old = (out.with_name(f"{scratch_name(out.name)}{end}") for end in ("", ".old"))
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     try:
         yield scratch
         flush_tree(scratch)
-        if out.exists():
-            out.replace(old)
         try:
+            if out.exists():
+                with suppress(OSError):
+                    os.utime(out)  # other machines judge by its age whether it was left behind
+                out.replace(old)
             scratch.replace(out)
-        except OSError:
-            if old.exists():
+        except BaseException:  # Ctrl-C too
+            if old.exists() and not out.exists():
                 old.replace(out)
             raise
         flush(out.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        if out.exists():
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _undo_killed(out: Path) -> None:
     """Restore an earlier export that a killed process had moved aside, and remove what else such processes left."""
     for earlier in sorted(out.parent.glob(f".{glob.escape(out.name)}.*.old")):
-        if is_abandoned(earlier) and not out.exists():
+        if is_abandoned(earlier, out.name) and not out.exists():
             earlier.replace(out)
     sweep(out.parent, out.name)
 

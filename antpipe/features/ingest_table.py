@@ -184,7 +184,8 @@ def _read(
     if "interactions" not in columns:
         items = read_items(columns["items"], config.text_fields, rejects, table, limit=table.limit)
         require_few(rejects, {columns["items"].table.path: items.facts["lines"]}, table)
-        return Cleaned(items.table, INTERACTIONS.to_frame(), {"interactions": None, "items": items.facts})
+        report = {"interactions": None, "items": items.facts}
+        return Cleaned(items.table, INTERACTIONS.to_frame(), report, cold=items.table.clear())
     visits = read_interactions(columns["interactions"], table, rejects)
     everywhere = replace(table, where=None)
     described = (

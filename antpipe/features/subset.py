@@ -197,8 +197,7 @@ def _write_items(whole: Domain, part: Domain, one: Subset, force: bool) -> Stage
     met = tables["interactions"].filter(pl.col("user").is_in(users.tolist()))
     met = met.with_columns(_place(users, met["user"]), _place(items, met["item"]))
     rows = tables["items"][items].with_columns(pl.Series("item", np.arange(len(items), dtype=np.int32)))
-    # Paths of pictures are relative to the folder of the domain.
-    rows = rows.with_columns(pl.col("image_files").list.eval(pl.lit(f"../{one.of}/") + pl.element()))
+    rows = rows.with_columns(_files_from(one.of, rows["image_files"]))
     ids = rows["item_id"].to_list()
     statistics = domain_statistics(rows, met)
     with part.writing("items", parameters, id_table=id_table_sha256(ids)) as out:
@@ -212,6 +211,14 @@ def _write_items(whole: Domain, part: Domain, one: Subset, force: bool) -> Stage
         out.details |= {"flags": flags, "domains": [one.of]}
         out.details |= {key: entry[key] for key in ("split", "verified") if key in entry}
     return StageResult(part.name, "items", "built", statistics)
+
+
+def _files_from(domain: str, files: pl.Series) -> pl.Series:
+    """Paths of pictures, relative to the folder of `domain`, as paths from the folder of another domain beside it;
+    absolute ones, as of `ingest table`, stay."""
+    file = pl.element()
+    beside = pl.when(file.str.starts_with("/")).then(file).otherwise(pl.lit(f"../{domain}/") + file)
+    return files.list.eval(beside)
 
 
 def _place(kept: Ints, column: pl.Series) -> pl.Series:

@@ -11,6 +11,7 @@ import polars as pl
 
 from antpipe.core.batches import examples
 from antpipe.evaluation.vectors import OpenRun, with_vectors
+from antpipe.features.image.pictures import PictureFile
 from antpipe.report.figure import shortened
 from antpipe.report.findings import SPLIT
 from antpipe.report.item_map import sampled
@@ -99,18 +100,17 @@ class Pictures:
 
 
 def thumbnail(path: Path) -> bytes | None:
-    """A small JPEG of a picture file on white; None if the file is gone or damaged."""
-    from PIL import Image
+    """A small JPEG of a picture file on white; None if embed-image could not read the file either."""
+    from antpipe.features.image.decoding import UnreadableError, decode_picture
 
-    try:
-        with Image.open(path) as picture:
-            picture.draft("RGB", (SIDE, SIDE))
-            picture.thumbnail((SIDE, SIDE))
-            shown = Image.new("RGB", picture.size, "white")
-            clear = picture.convert("RGBA")
-            shown.paste(clear, mask=clear)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises for damaged files
+    content = PictureFile(str(path), None).read().content
+    if content is None:
         return None
+    try:
+        shown, _ = decode_picture(content, least_side=SIDE)
+    except UnreadableError:
+        return None
+    shown.thumbnail((SIDE, SIDE))
     stream = io.BytesIO()
     shown.save(stream, "JPEG", quality=QUALITY, optimize=True)
     return stream.getvalue()

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-OF_PROCESS = re.compile(r"\..+\.(\d+)(?:-\d+)?(?:@(.*?))?(?:\.old)?", re.DOTALL)  # names of scratch files and folders
+OF_PROCESS = re.compile(r"\.(.+?)\.(\d+)(?:-\d+)?(?:@(.*?))?(?:\.old)?", re.DOTALL)  # scratch files and folders
 ABANDONED = 7 * 86_400  # seconds after which a scratch file of another machine counts as a leftover
 
 
@@ -92,21 +92,21 @@ def flush_tree(folder: Path) -> None:
 def sweep(folder: Path, name: str = "") -> None:
     """Remove what killed writers left in a folder: scratch files and folders of ended processes.
 
-    name: only those of the file with this name.
+    name: only those of the file with this name; without it, what an export moved aside (.old) stays.
     """
     for path in folder.glob(f".{glob.escape(name)}.*" if name else ".*"):
-        if is_abandoned(path):
+        if is_abandoned(path, name) and (name or path.suffix != ".old"):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def is_abandoned(path: Path) -> bool:
-    """Whether this is a scratch file whose process has ended."""
+def is_abandoned(path: Path, name: str = "") -> bool:
+    """Whether this is a scratch file, of the file with this name if one is given, whose process has ended."""
     named = OF_PROCESS.fullmatch(path.name)
-    if not named:
+    if not named or name not in ("", named[1]):
         return False
-    if named[2] not in (None, socket.gethostname()[:32]):
+    if named[3] not in (None, socket.gethostname()[:32]):
         return time.time() - path.lstat().st_mtime > ABANDONED
-    return not _is_alive(int(named[1]))
+    return not _is_alive(int(named[2]))
 
 
 def _is_alive(process: int) -> bool:

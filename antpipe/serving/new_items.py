@@ -30,6 +30,7 @@ from antpipe.features.ingest.table.files import open_table, read_rows
 from antpipe.features.ingest.table.rows import read_items
 from antpipe.features.ingest.table.values import to_id
 from antpipe.features.recorded import Describer, describe_with, describers_like
+from antpipe.features.subset import drawn_from
 from antpipe.settings.ingest import IngestConfig, TableConfig
 from antpipe.store.domain import Domain
 from antpipe.store.files import Feature
@@ -53,9 +54,10 @@ class NewItems:
 def read_new_items(path: Path, domain: Domain) -> pl.DataFrame:
     """The items of a CSV, Parquet, Arrow, JSON or JSON Lines file, with the columns of ITEMS, in file order.
 
-    Columns are found by the names that they had when the domain was ingested, else by their usual names; texts are made
-    of the same parts as the domain's. Paths of pictures are relative to the folder of the file. Raises DataError for a
-    file that cannot be read, a malformed row, or an id that occurs twice.
+    Columns are found by the names that they had when the domain was ingested, else by their usual names. Texts are made
+    of the same parts as the domain's, and categories are split at the same separator. Paths of pictures are relative to
+    the folder of the file. Raises DataError for a file that cannot be read, a malformed row, or an id that occurs
+    twice.
     """
     reads, made = path, None
     with tempfile.TemporaryDirectory(prefix="antpipe-items-") as folder:
@@ -180,15 +182,24 @@ def _joined(catalogue: Catalogue, new: NewItems) -> Catalogue:
     )
 
 
-def _read(path: Path, domain: Domain, pictures: Path | None = None) -> pl.DataFrame:
-    made_from: dict[str, Any] = domain.manifest().get("items", {}).get("parameters", {})
+def _read(path: Path, domain: Domain, pictures: Path) -> pl.DataFrame:
+    """pictures: the folder where paths of pictures start."""
+    made_from = _ingested_with(domain)
     table = open_table(path, None)
     roles = made_from.get("columns", {}).get("items", {})
     wanted = {role: names for role, names in roles.items() if set(names) <= set(table.columns)}
     columns = choose_columns(table, ITEM_ROLES, wanted, ("item",))
     _require_distinct(columns)
     fields = tuple(made_from.get("text_fields", IngestConfig.text_fields))
-    return read_items(columns, fields, Rejects(0), TableConfig(), folder=pictures).table
+    config = TableConfig(category_separator=made_from.get("category_separator"))
+    return read_items(columns, fields, Rejects(0), config, folder=pictures).table
+
+
+def _ingested_with(domain: Domain) -> dict[str, Any]:
+    """The recorded parameters of a domain's ingest; for a subset, those of the domain that it was drawn from."""
+    whole = Domain(domain.root, drawn_from(Store(domain.root), domain.name))
+    parameters: dict[str, Any] = whole.manifest().get("items", {}).get("parameters", {})
+    return parameters
 
 
 def _require_distinct(columns: Columns) -> None:
@@ -202,7 +213,7 @@ def _require_distinct(columns: Columns) -> None:
 
 
 def _as_parquet(path: Path, out: Path) -> Path:
-    """A JSON file as the Parquet file `out`, with the paths of its pictures made absolute."""
+    """A JSON file as the Parquet file `out`."""
     try:
         if path.suffix.lower() == ".json":
             frame = pl.read_json(path, infer_schema_length=None)
@@ -211,14 +222,6 @@ def _as_parquet(path: Path, out: Path) -> Path:
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"{path}: not a JSON list of items, or one item per line: {reason}") from None
-    frame.write_parquet(out)
-    for name in choose_columns(open_table(out, None), ITEM_ROLES, {}, ("item",)).roles.get("image", []):
-        if frame.schema[name] == pl.String:
-            local = ~pl.col(name).str.contains("^(?i)https?://")
-            absolute = pl.lit(f"{path.resolve().parent}/") + pl.col(name)
-            frame = frame.with_columns(
-                pl.when(local & (pl.col(name) != "")).then(absolute).otherwise(pl.col(name)).alias(name)
-            )
     frame.write_parquet(out)
     return out
 

@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,12 @@ def alone(folder: Path, artefact: str) -> Iterator[None]:
     make_folder(folder)
     lock, holder = folder / f".{artefact}.lock", folder / f".{artefact}.holder"
     try:
-        with FileLock(lock, timeout=0):
+        try:
+            held = FileLock(lock, timeout=0).acquire()
+        except FileNotFoundError:  # a writer that wrote nothing has just removed the folder
+            make_folder(folder)
+            held = FileLock(lock, timeout=0).acquire()
+        with held:
             facts = {"process": os.getpid(), "host": socket.gethostname(), "command": " ".join(sys.argv[1:])}
             facts["since"] = datetime.now(UTC).isoformat(timespec="seconds")
             with naming(holder):
@@ -40,7 +45,8 @@ def alone(folder: Path, artefact: str) -> Iterator[None]:
                 holder.unlink(missing_ok=True)
                 if not set(folder.iterdir()) - {lock}:  # a new domain without any artefact leaves no folder
                     lock.unlink(missing_ok=True)
-                    folder.rmdir()
+                    with suppress(OSError):  # another writer has just begun here
+                        folder.rmdir()
     except Timeout:
         raise AntpipeError(f"{folder}: {artefact} is being written by {describe(holder)}; wait until it ends") from None
 

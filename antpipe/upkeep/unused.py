@@ -28,7 +28,8 @@ from antpipe.store.lock import alone
 from antpipe.store.manifest import Manifest
 from antpipe.store.store import Store
 
-SCRATCH = re.compile(r"\..+\.\d+-\d+@[^@]*", re.DOTALL)  # of runtime/files.py; older ones and those of exports stay
+# Of runtime/files.py; older ones stay, and so does an export that was moved aside, which the next export restores.
+SCRATCH = re.compile(r"\..+\.\d+-\d+@[^@]*(?<!\.old)", re.DOTALL)
 NEW = re.compile(r"\.new\.([a-z-]+)\.[A-Za-z0-9_]+")
 SHARDS = re.compile(rf"\.shards-(?:{'|'.join(EMBEDDED)})-[0-9a-f]{{12}}")
 PICTURES = re.compile(r"images-[0-9a-f]{12}")

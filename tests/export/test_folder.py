@@ -1,7 +1,7 @@
 """The folder of an export: complete or absent, and never in place of anything else."""
 
 import json
-import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,12 @@ import pytest
 from antpipe.errors import DataError, SameCommand
 from antpipe.export import folder
 from antpipe.export.folder import exporting
+from antpipe.runtime import files
+from antpipe.runtime.files import sweep
 from antpipe.store.files import file_sha256
+
+GONE = 2**22 + 1  # beyond the numbers of processes
+HOST = socket.gethostname()[:32]
 
 
 def export(out: Path, content: str, *, force: bool = False) -> None:
@@ -58,27 +63,71 @@ def test_an_export_and_its_name_are_on_the_disk_before_an_earlier_one_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export(tmp_path / "out", "first")
-    seen: list[tuple[str, list[str], str]] = []
+    seen: list[tuple[str, int, str]] = []
 
     def note(what: str) -> None:
-        names = sorted(one.name.removesuffix(f".{os.getpid()}.old") for one in tmp_path.iterdir() if "old" in one.name)
-        seen.append((what, names, (tmp_path / "out" / "a.txt").read_text(encoding="utf-8")))
+        aside = sum(one.name.endswith(".old") for one in tmp_path.iterdir())
+        seen.append((what, aside, (tmp_path / "out" / "a.txt").read_text(encoding="utf-8")))
 
     monkeypatch.setattr(folder, "flush_tree", lambda _: note("content"))
     monkeypatch.setattr(folder, "flush", lambda _: note("name"))
     export(tmp_path / "out", "second", force=True)
-    assert seen == [("content", [], "first"), ("name", [".out"], "second")]
+    assert seen == [("content", 0, "first"), ("name", 1, "second")]
 
 
-def test_the_next_export_puts_back_what_a_killed_one_had_moved_aside(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", [".out.{gone}", ".out.{gone}-{gone}@{host}"])  # of 0.1.0, and of now
+def test_the_next_export_puts_back_what_a_killed_one_had_moved_aside(tmp_path: Path, form: str) -> None:
     export(tmp_path / "out", "first")
-    gone = 2**22 + 1  # beyond the numbers of processes
-    (tmp_path / "out").rename(tmp_path / f".out.{gone}.old")
-    (tmp_path / f".out.{gone}").mkdir()
+    name = form.format(gone=GONE, host=HOST)
+    (tmp_path / "out").rename(tmp_path / f"{name}.old")
+    (tmp_path / name).mkdir()
     with pytest.raises(DataError, match="already exists"):
         export(tmp_path / "out", "second")
     assert (tmp_path / "out" / "a.txt").read_text(encoding="utf-8") == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Ctrl-C arrives once so many folders have been renamed."""
+    rename = Path.replace
+    done: list[Path] = []
+
+    def replace(self: Path, target: Path) -> Path:
+        moved = rename(self, target)
+        if moved.is_dir():
+            done.append(moved)
+            if len(done) == after:
+                raise KeyboardInterrupt
+        return moved
+
+    monkeypatch.setattr(Path, "replace", replace)
+
+
+@pytest.mark.parametrize(("after", "content"), [(1, "first"), (2, "second")])
+def test_an_interrupt_while_folders_are_renamed_leaves_one_whole_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, content: str
+) -> None:
+    export(tmp_path / "out", "first")
+    interrupted(monkeypatch, after)
+    with pytest.raises(KeyboardInterrupt):
+        export(tmp_path / "out", "second", force=True)
+    assert (tmp_path / "out" / "a.txt").read_text(encoding="utf-8") == content
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_export_leaves_what_another_machine_is_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with exporting("vectors", tmp_path / "out", force=False) as draft:
+        monkeypatch.setattr(socket, "gethostname", lambda: "another")
+        monkeypatch.setattr(files, "_is_alive", lambda _: False)  # this process is not one of that machine
+        sweep(tmp_path, "out")
+        assert draft.path.is_dir()
+
+
+def test_an_export_leaves_what_was_moved_aside_of_one_with_a_longer_name(tmp_path: Path) -> None:
+    other = tmp_path / f".out.2.{GONE}-{GONE}@{HOST}.old"
+    other.mkdir()
+    export(tmp_path / "out", "abc")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "out"]
 
 
 def test_an_export_that_fails_leaves_what_was_there(tmp_path: Path) -> None:

@@ -143,6 +143,14 @@ def test_paths_of_pictures_lead_to_those_of_the_domain(tmp_path: Path) -> None:
     assert all((part.path / file).is_file() for file in files)
 
 
+def test_absolute_paths_of_pictures_stay(tmp_path: Path) -> None:
+    store, file = Store(tmp_path / "store"), tmp_path / "a.png"
+    make_domain(store, "Shop", [{"item_id": name, "image_files": [str(file)]} for name in ("a", "b", "c")])
+    build_sequences(store, ["Shop"], SequenceConfig())
+    subset(store, ["Shop"], SubsetConfig((1,)))
+    assert store.domain("Shop-1-users").table("items")["image_files"].to_pylist() == [[str(file)]] * 3
+
+
 def test_a_second_run_is_fresh(store: Store) -> None:
     first = subset(store, ["Shop"], FIVE)
     stamps = {path: path.stat().st_mtime_ns for path in (store.root / "Shop-5-users").iterdir()}

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from antpipe.core.batches import examples
+from antpipe.features.image import pictures as picture_files
 from antpipe.report import users
 from antpipe.report.users import Pictures, examples_of, open_as_judged, thumbnail
 from antpipe.store.store import Store
@@ -82,6 +84,23 @@ def test_missing_and_damaged_pictures_are_counted(tmp_path: Path) -> None:
     assert [pictures.of(tmp_path / name) for name in ("bad.png", "gone.png")] == ["", ""]
     assert pictures.of(None) == ""
     assert (pictures.missing, pictures.urls) == (2, {})
+
+
+def test_a_picture_in_a_format_that_embed_image_does_not_read_is_left_out(tmp_path: Path) -> None:
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.eps")
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.ppm")
+    assert [thumbnail(tmp_path / name) for name in ("a.eps", "a.ppm")] == [None, None]
+
+
+def test_a_picture_file_beyond_the_limit_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(picture(1))
+    monkeypatch.setattr(picture_files, "MOST_BYTES", 10)
+    assert thumbnail(tmp_path / "a.png") is None
+
+
+def test_nobody_waits_for_a_pipe_in_place_of_a_picture(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    assert thumbnail(tmp_path / "a.png") is None
 
 
 def test_no_more_bytes_of_pictures_are_taken_than_there_is_room_for(

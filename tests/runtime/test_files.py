@@ -1,5 +1,7 @@
 """Replacing a file in one step."""
 
+import os
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -56,6 +58,15 @@ def test_a_new_folder_and_those_above_it_are_flushed_into_the_folders_that_name_
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError):
         files.make_folder(tmp_path / "file")
+
+
+@pytest.mark.parametrize("host", ["another.4194305", socket.gethostname()[:32]])
+def test_a_scratch_file_that_another_machine_or_a_live_process_writes_stays(tmp_path: Path, host: str) -> None:
+    other = tmp_path / f".x.txt.{os.getpid()}-1@{host}"
+    other.touch()
+    with atomic(tmp_path / "x.txt") as scratch:
+        scratch.touch()
+    assert other.exists()
 
 
 def test_several_threads_may_replace_one_file(tmp_path: Path) -> None:

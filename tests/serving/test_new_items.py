@@ -102,6 +102,54 @@ def twins(tmp_path: Path) -> list[dict[str, Any]]:
     return [{"id": f"new{n}", "title": f"Thing {n}", "price": price_of(n), "image": f"{n}.png"} for n in (3, 7)]
 
 
+# -- how they are read --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Shop", "Shop-1-users"])
+def test_a_new_item_is_read_as_the_items_of_its_domain_or_those_of_the_whole_of_a_subset(
+    tmp_path: Path, name: str
+) -> None:
+    row = {"item_id": "a", "title": "Kettle", "category": "Home/Kitchen|Steel", "brand": "Acme"}
+    orders = pl.DataFrame({"user": ["u", "u", "u", "v"], "item": list("abca"), "time": [1, 2, 3, 4]})
+    ant.ingest_table(
+        tmp_path / "store",
+        "Shop",
+        interactions=orders,
+        items=pl.DataFrame([row | {"item_id": item} for item in "abc"]),
+        category_separator="/",
+        text_fields=("brand", "category"),
+        min_user=1,
+        min_item=1,
+    )
+    ant.build_sequences(tmp_path / "store", "Shop")
+    ant.subset(tmp_path / "store", "Shop", target_users=(1,))
+    domain = Store(tmp_path / "store").domain(name)
+    (tmp_path / "new.json").write_text(json.dumps([row | {"item_id": "n"}]))
+    new, known = read_new_items(tmp_path / "new.json", domain), pl.DataFrame(domain.table("items"))
+    assert known["category"][0].to_list() == ["Home", "Kitchen|Steel"]
+    for column in ("title", "text", "category"):
+        assert new[column].to_list() == known[column][:1].to_list()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json"])
+def test_pictures_of_json_are_those_of_csv(tmp_path: Path, suffix: str) -> None:
+    domain = make_domain(Store(tmp_path / "store"), "Shop", [{"item_id": "a"}])
+    files = [tmp_path / "a.png", tmp_path / "b c.png"]
+    for file in files:
+        file.write_bytes(picture(1))
+    values = ["//example.org/x.png", "a.png", "b c.png", str(files[0]), "a.png, HTTPS://example.org/y.png", ""]
+    rows = [{"item_id": f"n{n}", "title": "New", "image": value} for n, value in enumerate(values)]
+    path = tmp_path / f"new{suffix}"
+    if suffix == ".csv":
+        pl.DataFrame(rows).write_csv(path)
+    else:
+        path.write_text(json.dumps(rows))
+    new = read_new_items(path, domain)
+    first, second = map(str, files)
+    assert new["image_files"].to_list() == [[], [first], [second], [first], [first], []]
+    assert new["image_urls"].to_list() == [["https://example.org/x.png"], [], [], [], ["HTTPS://example.org/y.png"], []]
+
+
 # -- what they are like -----------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from antpipe.store.artefacts import ARTEFACTS
 from antpipe.store.documents import write_json
 from antpipe.store.domain import Domain
 from antpipe.store.files import file_facts, read_stamp
+from antpipe.store.lock import alone
 from antpipe.store.manifest import fingerprint
 from antpipe.store.next_command import build_command
 from antpipe.store.store import Store
@@ -120,6 +121,41 @@ def test_a_second_writer_waits_and_keeps_what_the_first_has_written(store: Store
         assert domain.state("text").status == "missing"
     writer.join(10)
     assert domain.state("text").status == "fresh"
+
+
+def test_a_writer_makes_its_folder_again_if_another_has_just_removed_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire, folder = FileLock.acquire, tmp_path / "A"
+
+    def late(lock: FileLock) -> object:
+        monkeypatch.setattr(FileLock, "acquire", acquire)
+        folder.rmdir()
+        raise FileNotFoundError(lock.lock_file)
+
+    monkeypatch.setattr(FileLock, "acquire", late)
+    with alone(folder, "items"):
+        (folder / "kept").touch()
+        with pytest.raises(AntpipeError, match="items is being written by process"), alone(folder, "items"):
+            pass
+    with alone(folder, "items"):  # released
+        assert (folder / "kept").exists()
+
+
+def test_a_writer_that_writes_nothing_leaves_the_folder_to_one_that_has_just_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = Path.unlink
+
+    def begun(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok)
+        if path.name == ".items.lock":
+            (tmp_path / "A" / ".text.lock").touch()
+
+    monkeypatch.setattr(Path, "unlink", begun)
+    with alone(tmp_path / "A", "items"):
+        pass
+    assert [path.name for path in (tmp_path / "A").iterdir()] == [".text.lock"]
 
 
 def test_what_was_never_built_is_missing_with_its_command(store: Store) -> None:

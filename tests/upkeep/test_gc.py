@@ -143,6 +143,14 @@ def test_scratch_files_of_processes_that_run_stay(store: Store) -> None:
     assert path.exists()
 
 
+def test_an_export_that_a_killed_one_moved_aside_stays(store: Store) -> None:
+    aside = shop(store) / f"{KILLED.format('out')}.old"
+    aside.mkdir()
+    assert names(store, remove=True) == ([], [f"shop/{aside.name}"])
+    ant.quantize_price(store, ["shop"], bins=3)
+    assert aside.is_dir()
+
+
 def test_shards_of_an_embedding_that_can_continue_stay(store: Store) -> None:
     (shop(store) / ".shards-text-0123456789ab").mkdir()
     assert names(store, remove=True) == ([], [])

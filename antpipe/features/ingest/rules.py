@@ -7,7 +7,7 @@ Columns `user_id` and `item_id` can be of any type; integers from 0 need the lea
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -53,13 +53,13 @@ class Metadata:
 class Cleaned:
     """The tables of a domain, ITEMS and INTERACTIONS with original ids, and the report for its manifest.
 
-    items: of the core. cold: ITEMS outside it.
+    items: of the core. cold: those outside it, with the same columns.
     """
 
     items: pl.DataFrame
     interactions: pl.DataFrame
     report: dict[str, Any]
-    cold: pl.DataFrame = field(default_factory=ITEMS.to_frame)
+    cold: pl.DataFrame
 
 
 def clean(

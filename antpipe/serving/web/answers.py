@@ -9,6 +9,7 @@ import polars as pl
 
 from antpipe.errors import AntpipeError
 from antpipe.evaluation.vectors import History
+from antpipe.features.image.pictures import PictureFile
 from antpipe.serving.explain import explain
 from antpipe.serving.offer import offer_of
 from antpipe.serving.recommend import DIGITS, NOBODY, Wishes
@@ -199,10 +200,9 @@ def picture(held: HeldRun, item: str) -> tuple[bytes, str]:
     name = None if row is None else held.picture_files[row]
     if name is None:
         raise RefusedError(404, f"no picture of an item {item!r}", "GET /items/ID shows what there is")
-    try:
-        content = (held.domain.path / name).read_bytes()
-    except OSError:
-        raise RefusedError(404, f"the picture of {item!r} no longer exists", "ask again later") from None
+    content = PictureFile(str(held.domain.path / name), None).read().content
+    if content is None:
+        raise RefusedError(404, f"the picture of {item!r} no longer exists", "ask again later")
     kind = next((kind for begin, kind in PICTURES if re.match(begin, content, re.DOTALL)), None)
     if kind is None:
         raise RefusedError(404, f"the picture of {item!r} has a format that browsers do not show", "use PNG or JPEG")

@@ -1,6 +1,6 @@
 """The fields of requests and answers. Unknown fields are refused by name."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,7 +16,7 @@ MOST_NEW = 100
 MOST_FOUND = 50  # items of a search
 By = Literal["fused", "text", "image", "price", "id"]
 assert set(By.__args__) == {FUSED, ID, *MODALITIES}  # type: ignore[attr-defined]
-ItemId = Field(max_length=ID_LENGTH)
+ItemId = Annotated[str, Field(max_length=ID_LENGTH)]
 
 
 class Asked(BaseModel):
@@ -55,12 +55,12 @@ class RecommendRequest(Asked):
         }
     )
     user: str | None = Field(None, max_length=ID_LENGTH, description="a user of the domain (original id)")
-    items: list[str] | None = Field(None, description="item ids of a history, oldest first")
+    items: list[ItemId] | None = Field(None, description="item ids of a history, oldest first")
     new_items: list[NewItem] = Field(
         [], max_length=MOST_NEW, description="products to rank among those of the catalogue; `items` may name them too"
     )
-    exclude: list[str] = Field([], description="item ids that are not recommended")
-    only: list[str] | None = Field(None, description="item ids: only these are recommended")
+    exclude: list[ItemId] = Field([], description="item ids that are not recommended")
+    only: list[ItemId] | None = Field(None, description="item ids: only these are recommended")
     include_seen: bool = Field(RecommendConfig.include_seen, description="items of the history may be recommended")
     diversify: float = Field(
         RecommendConfig.diversify, ge=0, le=1, allow_inf_nan=False, description="penalty for resembling those above"

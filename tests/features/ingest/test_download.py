@@ -1,5 +1,6 @@
 """Downloading a release from a server that misbehaves: the right bytes or a clear error, never a wrong file."""
 
+import errno
 import gzip
 import hashlib
 import json
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from antpipe.errors import DataError, UsageError
+from antpipe.errors import AntpipeError, DataError, UsageError
 from antpipe.features.ingest.amazon import addresses as release_addresses
 from antpipe.features.ingest.amazon.addresses import ADDRESSES, BASES, KNOWN_SHA256, plan_downloads
 from antpipe.features.ingest.amazon.fetch_file import fetch_file
@@ -208,6 +209,27 @@ def test_a_part_of_unknown_origin_is_not_used(mirror: Mirror, target: Path, note
     fetch(mirror, target)
     assert target.read_bytes() == GOOD
     assert "Range" not in mirror.asked[0][1]
+
+
+def test_a_part_whose_note_cannot_be_read_is_kept(mirror: Mirror, target: Path) -> None:
+    part, note = (target.with_name(f"{target.name}.part{end}") for end in ("", ".json"))
+    note.mkdir(parents=True)  # reading it fails, whatever this user may read
+    part.write_bytes(GOOD[:HALF])
+    with pytest.raises(AntpipeError, match="cannot be read") as caught:
+        fetch(mirror, target)
+    assert (part.read_bytes(), caught.value.next_command) == (GOOD[:HALF], f"ls -l {note}")
+
+
+def test_a_whole_part_that_the_disk_does_not_give_is_kept(
+    mirror: Mirror, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(gzip, "open", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        fetch(mirror, target)
+    assert target.with_name(f"{target.name}.part").read_bytes() == GOOD
 
 
 def test_a_redirect_is_followed_with_its_range(mirror: Mirror, target: Path) -> None:

@@ -66,6 +66,10 @@ def test_a_pipe_is_no_picture_and_nobody_waits_for_it(tmp_path: Path) -> None:
     assert "not a regular file" in PictureFile(str(tmp_path / "p.png"), None).read().why
 
 
+def test_a_name_with_a_zero_byte_is_that_of_no_picture() -> None:
+    assert "null byte" in PictureFile("a\0.png", None).read().why
+
+
 def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "big").write_bytes(b"12345")
     with pytest.raises(OSError, match="larger than 4 bytes"):

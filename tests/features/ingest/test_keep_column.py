@@ -88,6 +88,14 @@ def test_dates_and_lists_of_parquet_keep_their_kind_and_items_without_metadata_h
     assert table["tags"].to_list() == [["x"], ["y", "z"], None]
 
 
+def test_a_catalogue_without_interactions_keeps_columns_too(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("item_id,title,stock\ni0,A,3\ni1,B,\n", encoding="utf-8")
+    at = ("--domain", "Shop", "--items", tmp_path / "items.csv", "--store", tmp_path / "store")
+    done = run("ingest", "table", *at, "--keep-column", "stock")
+    assert done.code == 0, done.err
+    assert Store(tmp_path / "store").domain("Shop").table("items")["stock"].to_pylist() == [3, None]
+
+
 @pytest.mark.parametrize(
     ("name", "code", "message"),
     [

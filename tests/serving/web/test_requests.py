@@ -1,5 +1,6 @@
 """What the service answers, beside what the functions of an opened run give."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,13 @@ from starlette.testclient import TestClient
 
 import antpipe as ant
 from antpipe.evaluation.vectors import OpenRun
+from antpipe.features.image import pictures as picture_files
 from antpipe.serving.offer import offer_of
 from antpipe.serving.recommend import Wishes, history_of, recommend_after, user_histories
 from antpipe.serving.similar import similar_items
+from antpipe.serving.web.answers import RefusedError
+from antpipe.serving.web.answers import picture as shown_picture
+from antpipe.serving.web.held import hold
 from antpipe.serving.web.messages import RecommendRequest, SimilarRequest
 from antpipe.store.store import Store
 from tests.serving.conftest import ITEMS, USERS
@@ -143,6 +148,9 @@ def test_fewer_than_k_are_said_so(client: TestClient) -> None:
         ({"items": ["i01"], "where": "price < 5 union select 1"}, "expected 'and', 'or' or the end"),
         ({"items": ["i01"], "where": "(" * 1999}, "nested more than"),
         ({"items": ["i01"], "where": "x" * 5000}, "at most 2000 characters"),
+        ({"items": ["i" * 1001]}, "items.0: String should have at most 1000 characters"),
+        ({"items": ["i01"], "exclude": ["i" * 1001]}, "exclude.0: String should have at most 1000 characters"),
+        ({"items": ["i01"], "only": ["i" * 1001]}, "only.0: String should have at most 1000 characters"),
     ],
 )
 def test_a_bad_request_is_refused_by_name(client: TestClient, body: dict[str, Any], what: str) -> None:
@@ -238,6 +246,27 @@ def test_a_picture_is_that_of_the_catalogue_or_its_url(shop: Path, tmp_path: Pat
             path.unlink()
         for item in ("svg", "gone", "none", "unheard of", "..%2f..%2fitems.parquet"):
             assert client.get(f"/pictures/{item}").status_code == 404, item
+
+
+@pytest.mark.parametrize("kind", ["pipe", "too large"])
+def test_a_file_that_embed_image_would_not_read_is_no_picture(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    file = tmp_path / "a.png"
+    if kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.write_bytes(picture(1))
+        monkeypatch.setattr(picture_files, "MOST_BYTES", 10)
+    items = [{"item_id": name, "image_files": [str(file)]} for name in "abc"]
+    domain = make_domain(Store(tmp_path / "store"), "Pictured", items)
+    for modality, width in WIDTHS.items():
+        write_feature(domain, modality, np.ones((3, width)))
+    ant.build_sequences(tmp_path / "store", "Pictured", max_len=6)
+    held = hold(Store(tmp_path / "store"), shop / "runs" / "plain", "Pictured")
+    with pytest.raises(RefusedError, match="the picture of 'a' no longer exists") as caught:
+        shown_picture(held, "a")
+    assert caught.value.status == 404
 
 
 def test_a_catalogue_without_interactions_is_served_after_known_items(shop: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any, TypedDict
 
 import httpx2
 
-from antpipe.errors import AntpipeError, DataError
+from antpipe.errors import DataError, IntegrityError
 from antpipe.runtime.files import naming
 from antpipe.runtime.http import retry_after
 from antpipe.runtime.logs import log
@@ -79,11 +79,15 @@ class Part:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def load(self) -> None:
-        """Continue with what an earlier run left of the same URL, if a validator can tell whether the file is newer."""
+        """Continue with what an earlier run left of the same URL, if a validator can tell whether the file is newer.
+
+        A part whose note is missing or damaged is removed. Raises AntpipeError, and keeps both, if the note cannot be
+        read.
+        """
         try:
-            note = read_json(self.note, Note, None)
+            note = read_json(self.note, Note, shell("ls", "-l", self.note))
             url, validator, total = note["url"], note["validator"], note["total"]
-        except (FileNotFoundError, AntpipeError):
+        except (FileNotFoundError, IntegrityError):
             self.drop()
             return
         if url != self.url or not validator or (total is not None and self.size() > total):
@@ -305,7 +309,7 @@ def check_file(part: Part, sha256: str | None) -> dict[str, Any]:
             with gzip.open(part.path) as content:
                 while content.read(MEBIBYTE):
                     pass
-        except (OSError, EOFError, zlib.error) as error:
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise DamagedError(f"damaged gzip data ({error})") from None
     elif first.lstrip().startswith(b"<"):
         raise DamagedError("a page of mark-up, not a table")
