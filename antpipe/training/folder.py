@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any, Required, TypedDict, TypeVar
+from typing import Any, NotRequired, Required, TypedDict, TypeVar
 
 from antpipe.errors import IntegrityError, SameCommand
 from antpipe.runtime.files import sweep
@@ -21,7 +21,7 @@ TRAIN_AGAIN = "antpipe train --help"  # a damaged folder does not say with which
 class Rung(TypedDict):
     epochs: int
     scores: dict[str, float]
-    ties: dict[str, dict[str, float]]
+    ties: NotRequired[dict[str, dict[str, float]]]  # not of 0.1.0
     kept: list[str]
 
 
