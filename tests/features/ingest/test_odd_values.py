@@ -1,5 +1,6 @@
 """Cells as programs write them: lists, records, missing values, several addresses, ids that were numbers."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from antpipe.features.ingest.literals import parsed, texts_of
+from antpipe.features.ingest.table.rows import describe
 from antpipe.features.ingest.table.values import described, levels_of, listed, pictures_of, to_id, to_rating
 from antpipe.features.ingest.text import MISSING_WORDS
 from antpipe.features.ingest_table import ingest_table, table_source
@@ -153,3 +155,41 @@ def test_structs_and_nested_lists_of_parquet_become_texts(tmp_path: Path) -> Non
     rows = store.domain("Shop").table("items").to_pylist()
     assert [row["text"] for row in rows] == ["One. Toys, Games. Acme. key: x size: 3", "Two"]
     assert rows[0]["category"] == ["Toys", "Games"]
+
+
+LONG = 100_000
+
+
+@pytest.mark.parametrize(
+    ("role", "cell"),
+    [
+        ("category", f"[{'1' * LONG}x]"),
+        ("category", f"[1.{'1' * LONG}x]"),
+        ("category", f"a{' ' * LONG}b"),
+        ("category", f"a |{' ' * LONG}b"),
+        ("image", f"a{' ' * LONG}b"),
+        ("image", f"a{',' * LONG}b"),
+    ],
+)
+def test_a_long_cell_takes_a_moment(role: str, cell: str, tmp_path: Path) -> None:
+    begin = time.perf_counter()
+    describe("x", {role: [cell]}, (), tmp_path, [])
+    assert time.perf_counter() - begin < 0.5
+
+
+def test_a_long_cell_takes_a_moment_with_a_separator_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"item_id,title,category\nx,X,a{' ' * LONG}b / c\n")
+    store, begin = Store(tmp_path / "store"), time.perf_counter()
+    table = TableConfig(category_separator="/")
+    ingest_table(store, "Shop", table_source(None, tmp_path / "t.csv"), EVERYTHING, table)
+    assert time.perf_counter() - begin < 3
+    assert store.domain("Shop").table("items")["category"].to_pylist() == [["a b", "c"]]
+
+
+def test_levels_are_split_at_marks_between_blanks(tmp_path: Path) -> None:
+    def levels(cell: str) -> list[str]:
+        found: list[str] = describe("x", {"category": [cell]}, (), tmp_path, [])["category"]
+        return found
+
+    assert levels("a > b>c  |d| e") == ["a", "b>c", "d", "e"]
+    assert levels("a | </span>b | c") == ["a"]

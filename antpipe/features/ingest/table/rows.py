@@ -55,7 +55,7 @@ from antpipe.features.ingest.text import (
 from antpipe.runtime.logs import log
 from antpipe.settings.ingest import TableConfig
 
-BETWEEN_LEVELS = re.compile(r"\s*\|\s*|\s+>\s+")
+BETWEEN_LEVELS = re.compile(r"\||(?<=\s)>(?=\s)")  # without the blanks around: a long run would take quadratic time
 WHOLE_FLOAT = re.compile(r"\d+\.0+")
 EXAMPLES = 3
 MOST_INSIDE = 0.5  # share of the lines of a file of interactions that may be inside quotes
@@ -176,7 +176,7 @@ def read_items(
     left: float = math.inf if others is None else others
     table, roles = columns.table, columns.roles
     flat = [(role, name) for role, names in roles.items() for name in names]
-    between = re.compile(rf"\s*{re.escape(mark)}\s*") if (mark := config.category_separator) else BETWEEN_LEVELS
+    between = re.compile(re.escape(mark)) if (mark := config.category_separator) else BETWEEN_LEVELS
     ids: dict[str, None] = {}
     parts: list[pl.DataFrame] = []
     rows: list[dict[str, Any]] = []
@@ -265,7 +265,7 @@ def describe(
         return values[role][0] if role in values else None
 
     title = clean_title(text_of(one("title")))
-    category = category_path(level for part in levels_of(one("category")) for level in between.split(part))
+    category = category_path(level.strip() for part in levels_of(one("category")) for level in between.split(part))
     price = parse_price(number_of(one("price")))
     if "text" in values:
         text = SEPARATOR.join(

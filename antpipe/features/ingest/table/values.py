@@ -9,8 +9,9 @@ from typing import Any
 from antpipe.features.ingest.literals import parsed, texts_of
 from antpipe.features.ingest.text import MISSING_WORDS
 
-# In a list of URLs a separator stands before the next one: URLs may hold commas and bars themselves.
-BETWEEN_URLS = re.compile(r"[\s,;|]+(?=(?:https?:)?//)", re.IGNORECASE)
+# In a list of URLs a separator stands before the next one: URLs may hold commas and bars themselves. A match begins
+# where a run of separators does: otherwise a long run would take quadratic time.
+BETWEEN_URLS = re.compile(r"(?<![\s,;|])[\s,;|]+(?=(?:https?:)?//)", re.IGNORECASE)
 QUOTES = ("'", '"')
 OPENING = ("[", "{", "(", "array(", " ", "\t", "\n")  # what a printed list or record may begin with
 SEPARATORS = " \t\r\n,;|"
