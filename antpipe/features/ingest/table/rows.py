@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from antpipe.features.ingest.advice import SettingsError
 from antpipe.features.ingest.domain import ITEMS
-from antpipe.features.ingest.price import is_unread, parse_price
+from antpipe.features.ingest.price import Price, PriceColumn, parse_price
 from antpipe.features.ingest.rejects import Rejects
 from antpipe.features.ingest.rules import Metadata, RawInteractions, drop_duplicate_lines, line_counts
 from antpipe.features.ingest.table.columns import Columns
@@ -182,7 +182,7 @@ def read_items(
     rows: list[dict[str, Any]] = []
     kept: list[list[Any]] = []
     missing: list[str] = []
-    unread: list[str] = []
+    prices, described_before = PriceColumn(), 0
     outside: list[str] | None = None if config.allow_outside else []
     pictures = folder or table.home
     before, good, breaks = rejects.total, 0, LineBreaks()
@@ -202,10 +202,12 @@ def read_items(
         if item_id not in ids and (item_id in wanted or left):
             left -= item_id not in wanted
             rows.append(describe(item_id, values, text_fields, pictures, missing, between, outside))
-            unread += filter(is_unread, values.get("price", []))
+            for value in values.get("price", []):
+                prices.see(described_before + len(rows) - 1, number_of(value))
             kept.append(values.get(KEPT, []))
             if len(rows) == ROWS_AT_ONCE:  # a table takes a fraction of the memory of its rows as dictionaries
                 parts.append(pl.DataFrame(rows, schema=ITEMS))
+                described_before += len(rows)
                 rows = []
         ids[item_id] = None
     malformed = rejects.total - before
@@ -213,26 +215,39 @@ def read_items(
     if not good:
         raise no_row(table.path, rejects, malformed, dropped, config)
     _warn_of_line_breaks(columns, breaks)
-    _tell_unused(columns, unread, missing, outside or [], pictures)
+    settled = prices.settled()
+    _tell_unused(columns, prices.unread, missing, outside or [], pictures)
     tell_left_out(table.path, config, chosen, {}, ("", 0))
     listed_ids = {item_id: number for number, item_id in enumerate(ids)}
     _tell_odd_ids(columns, "item", np.arange(len(ids)), listed_ids)
     facts = _facts(columns, line_counts(malformed, good, len(ids), dropped), breaks)
-    every = pl.concat([*parts, pl.DataFrame(rows, schema=ITEMS)])
+    every = _with_prices(pl.concat([*parts, pl.DataFrame(rows, schema=ITEMS)]), settled)
     every = every.hstack(kept_columns(table, roles.get(KEPT, []), kept))
     return Metadata(every, pl.Series("item_id", list(ids)), facts)
 
 
+def _with_prices(items: pl.DataFrame, prices: Mapping[int, Price | None]) -> pl.DataFrame:
+    """The items with other prices in some rows."""
+    if not prices:
+        return items
+    amounts, currencies = items["price"].to_list(), items["currency"].to_list()
+    for row, price in prices.items():
+        amounts[row], currencies[row] = price or (None, None)
+    return items.with_columns(
+        pl.Series("price", amounts, items["price"].dtype), pl.Series("currency", currencies, items["currency"].dtype)
+    )
+
+
 def _tell_unused(
-    columns: Columns, prices: Sequence[str], missing: Sequence[str], outside: Sequence[str], folder: Path
+    columns: Columns, prices: Sequence[object], missing: Sequence[str], outside: Sequence[str], folder: Path
 ) -> None:
     """Warn of values that were not used: prices, and pictures that are missing or not in the folder."""
     name = columns.table.path.name
     if prices:
         log.warning(
             f"{name}: {len(prices)} {'value' if len(prices) == 1 else 'values'} in column "
-            f"{columns.roles['price'][0]!r} could not be read as a price, such as {prices[0][:40]!r}; these items have "
-            "none"
+            f"{columns.roles['price'][0]!r} could not be read as a price, such as {str(prices[0])[:40]!r}; these items "
+            "have none"
         )
     if missing:
         log.warning(

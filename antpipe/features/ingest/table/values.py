@@ -149,8 +149,8 @@ def described(value: Any) -> list[str]:
 
 
 def number_of(value: Any) -> Any:
-    """A price: decimals of Parquet as floats."""
-    return value if value is None or isinstance(value, str | int | float) else str(value)
+    """A price: a record or list that a text represents as itself."""
+    return parsed(value) if isinstance(value, str) and value.startswith(OPENING) else value
 
 
 def levels_of(value: Any) -> list[str]:
