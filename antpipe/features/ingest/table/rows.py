@@ -17,7 +17,7 @@ from antpipe.features.ingest.domain import ITEMS
 from antpipe.features.ingest.price import Price, PriceColumn, parse_price
 from antpipe.features.ingest.rejects import Rejects
 from antpipe.features.ingest.rules import Metadata, RawInteractions, drop_duplicate_lines, line_counts
-from antpipe.features.ingest.table.columns import Columns
+from antpipe.features.ingest.table.columns import Columns, parse_map
 from antpipe.features.ingest.table.cure import no_row
 from antpipe.features.ingest.table.dates import date_format_of
 from antpipe.features.ingest.table.files import read_rows
@@ -33,6 +33,7 @@ from antpipe.features.ingest.table.times import (
     to_milliseconds,
 )
 from antpipe.features.ingest.table.values import (
+    Verified,
     described,
     levels_of,
     number_of,
@@ -40,7 +41,6 @@ from antpipe.features.ingest.table.values import (
     text_of,
     to_id,
     to_rating,
-    to_verified,
 )
 from antpipe.features.ingest.text import (
     MISSING_WORDS,
@@ -80,7 +80,7 @@ def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -
     user, item, rating, verified, whole = array("i"), array("i"), array("f"), array("b"), array("q")
     form = date_format_of(table, wanted[2], config)
     times = Times(typed=table.fine.get(wanted[2] or "", 1) if wanted[2] in table.dates else 0, form=form)
-    before, breaks = rejects.total, LineBreaks()
+    before, breaks, truth = rejects.total, LineBreaks(), Verified("verified" in parse_map(config))
     named = [name for name in wanted if name is not None]
     chosen = selection_of(table, wanted[2], config, form)
     left_out, returns = dict.fromkeys(config.drop_users, 0), 0
@@ -96,7 +96,7 @@ def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -
                 left_out[user_id] += 1
                 continue
             item_id = to_id(cells[1], "item")
-            stars, real = to_rating(cells[3]), to_verified(cells[5])
+            stars, real = to_rating(cells[3]), truth.read(row.line, cells[5])
             times.add(row.line, row.line if wanted[2] is None else cells[2])
         except ValueError as error:
             rejects.add(table.path, row.line, str(error), _excerpt(row.values[: len(named)]))
@@ -123,7 +123,7 @@ def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -
             "item_id": np.asarray(item),
             "timestamp": milliseconds,
             "rating": np.asarray(rating),
-            "verified": np.asarray(verified),
+            "verified": np.full(len(user), UNKNOWN, np.int8) if truth.unfit else np.asarray(verified),
             "line_hash": np.asarray(whole),
         }
     ).with_columns(pl.col("rating").fill_nan(None), pl.col("verified").replace(UNKNOWN, None).cast(pl.Boolean))
@@ -134,8 +134,8 @@ def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -
         "first_time": int(milliseconds.min()),
         "last_time": int(milliseconds.max()),
     }
-    written = "their type says so" if times.typed else form.in_words if form else "ISO 8601"
-    _tell_times(facts, written)
+    _tell_times(facts, "their type says so" if times.typed else form.in_words if form else "ISO 8601")
+    _tell_unfit(table.path, wanted[5], truth)
     tell_left_out(table.path, config, chosen, left_out, (wanted[4] or "", returns))
     for role, rows, ids in (("user", user, users), ("item", item, items)):
         _tell_odd_ids(columns, role, np.asarray(rows), ids)
@@ -154,6 +154,17 @@ def _tell_times(facts: Mapping[str, Any], written: str) -> None:
         log.warning(
             f"{facts['file']}: times {'reach to' if far else 'end at'} {in_words(last, unit)}; if that is wrong, say "
             "with --time-unit what they count"
+        )
+
+
+def _tell_unfit(path: Path, column: str | None, truth: Verified) -> None:
+    """Warn of a column that seemed to say which purchases are verified, but says something else."""
+    if truth.unfit:
+        line, why = truth.first
+        log.warning(
+            f"{path}:{line}: {why}, like {truth.unfit} {'value' if truth.unfit == 1 else 'values'} of column "
+            f"{column!r}, which is not used; if it says which purchases are verified, correct it, or find these "
+            f"rows with --map {shlex.quote(f'verified={column}')}"
         )
 
 
