@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
 from typer.core import TyperGroup
@@ -22,7 +22,7 @@ from antpipe.api.settings import default_store, settings_of
 from antpipe.errors import Interrupted
 from antpipe.runtime.logs import log
 from antpipe.runtime.terminal import quieter, shown
-from antpipe.settings.base import Config, as_word, base_type, flag_name
+from antpipe.settings.base import Config, as_word, base_type, flag_name, parts_of
 from antpipe.settings.model import EMBEDDED
 from antpipe.settings.presets import PRESETS
 from antpipe.store.store import Store
@@ -127,7 +127,9 @@ def flag(name: str, about: str, panel: str | None = None) -> Any:
     return typer.Option(name, help=plain(about), rich_help_panel=panel, show_default=False)
 
 
-Domains = Annotated[str, flag("--domains", "domains, separated by commas")]
+LIST = "list"  # marks a flag whose value is a list separated by commas: a repeated one adds to it
+Domains = Annotated[str, flag("--domains", "domains, separated by commas"), LIST]
+SomeDomains = Annotated[str | None, flag("--domains", "only these domains [default: all]"), LIST]
 OneDomain = Annotated[str, flag("--domains", "the domain")]
 Name = Annotated[str, typer.Option("--domain", "--domains", help="name of the domain")]
 Modality = Annotated[str, flag("--modality", " or ".join(EMBEDDED))]
@@ -179,7 +181,7 @@ def command(
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         declared = [one for one in inspect.signature(function).parameters.values() if one.annotation is not Call]
-        options = [*(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in declared)]
+        options = [repeatable(one.replace(kind=inspect.Parameter.KEYWORD_ONLY)) for one in declared]
         configs = settings_of(takes) if takes is not None else ()
         settings = [setting_flag(config, field) for config in configs for field in dataclasses.fields(config)]
         options += sorted(settings, key=lambda one: one.name not in MOST_USED)
@@ -199,6 +201,7 @@ def command(
 
         @wraps(function)
         def call(**given: Any) -> None:
+            given |= {name: together(given[name]) for name in lists}
             store, as_json, quiet = given.pop("store"), given.pop("as_json"), given.pop("quiet")
             own = {one.name: given.pop(one.name) for one in declared}
             settings = {key: value for key, value in given.items() if value is not None}
@@ -211,6 +214,7 @@ def command(
                     log.error(f"next: {interrupted.next_command}")
                 raise
 
+        lists = [one.name for one in options if is_list(one)]
         parameters = sorted([*options, *common], key=lambda one: place_of(panel_of(one)))
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -234,8 +238,8 @@ def place_of(panel: str | None) -> int:
     return PANELS.index(panel) if panel in PANELS else len(PANELS)
 
 
-def keyword(name: str, kind: Any, option: Any, default: Any = None) -> inspect.Parameter:
-    annotation = Annotated[kind, option]
+def keyword(name: str, kind: Any, option: Any, default: Any = None, marks: tuple[str, ...] = ()) -> inspect.Parameter:
+    annotation = Annotated[kind, option, *marks]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
@@ -250,4 +254,28 @@ def setting_flag(config: type[Config], field: "dataclasses.Field[Any]") -> inspe
     name = f"--{flag_name(field.name)}"
     panel = None if field.name in MOST_USED else field.metadata["panel"] or config.panel
     option = flag(f"{name}/--no-{name[2:]}" if kind is bool else name, about, panel)
+    if get_origin(base_type(field.type)) is tuple:
+        return repeatable(keyword(field.name, kind | None, option, marks=(LIST,)))
     return keyword(field.name, kind | None, option)
+
+
+def is_list(parameter: inspect.Parameter) -> bool:
+    """Whether the flag of a parameter is marked as a LIST."""
+    return LIST in getattr(parameter.annotation, "__metadata__", ())
+
+
+def repeatable(parameter: inspect.Parameter) -> inspect.Parameter:
+    """The parameter, and if its flag is marked as a LIST, with all values that a command line gives it."""
+    if not is_list(parameter):
+        return parameter
+    kind, *about = get_args(parameter.annotation)
+    about[0].metavar = "<str>"  # in the help, it is the list as one word
+    several = list[str] if kind is str else list[str] | None
+    return parameter.replace(annotation=Annotated[several, *about])
+
+
+def together(words: "Sequence[str] | None") -> str | None:
+    """The values of a repeated flag as one list, separated by commas; None if it is not given."""
+    if not words or len(words) == 1:
+        return words[0] if words else None
+    return as_word(tuple(part for word in words for part in parts_of(word)))

@@ -10,6 +10,7 @@ from antpipe import api
 from antpipe.commands import show
 from antpipe.commands.flags import (
     JUDGING,
+    LIST,
     OUTPUT,
     RUN,
     Call,
@@ -68,10 +69,12 @@ def evaluate(
 )
 def compare(
     call: Call,
-    targets: Annotated[str, typer.Option("--target", "--targets", "--domains", help="targets, separated by commas")],
+    targets: Annotated[
+        str, typer.Option("--target", "--targets", "--domains", help="targets, separated by commas"), LIST
+    ],
     out: Annotated[Path, flag("--out", "folder of the comparison: runs, results, tables")],
-    origins: Annotated[str | None, flag("--from", "pre-trained runs, separated by commas")] = None,
-    sources: Annotated[str | None, flag("--sources", "domains to pre-train on here")] = None,
+    origins: Annotated[str | None, flag("--from", "pre-trained runs, separated by commas"), LIST] = None,
+    sources: Annotated[str | None, flag("--sources", "domains to pre-train on here"), LIST] = None,
     given: Annotated[
         list[str] | None, flag("--run", "finished runs, as ARM=DIR,DIR2 (one per seed); repeatable")
     ] = None,
@@ -80,8 +83,10 @@ def compare(
     form: Annotated[
         str, flag("--format", "what is printed: text, or a table as markdown, csv or latex", OUTPUT)
     ] = TEXT,
-    columns: Annotated[str | None, flag("--columns", "metrics of that table, separated by commas", OUTPUT)] = None,
-    rows: Annotated[str | None, flag("--rows", "arms of that table, in this order", OUTPUT)] = None,
+    columns: Annotated[
+        str | None, flag("--columns", "metrics of that table, separated by commas", OUTPUT), LIST
+    ] = None,
+    rows: Annotated[str | None, flag("--rows", "arms of that table, in this order", OUTPUT), LIST] = None,
 ) -> None:
     """Train several arms with equal seeds and test the transfer."""
     if form != TEXT:

@@ -5,13 +5,11 @@ from typing import Annotated
 
 from antpipe import api
 from antpipe.commands import show
-from antpipe.commands.flags import DATA, FEATURES, USING, Call, Force, app, command, flag
+from antpipe.commands.flags import DATA, FEATURES, USING, Call, Force, SomeDomains, app, command, flag
 from antpipe.runtime.logs import log
 from antpipe.runtime.terminal import on_stderr
 from antpipe.settings.model import EMBEDDED
 from antpipe.store.next_command import spell
-
-SomeDomains = Annotated[str | None, flag("--domains", "only these domains [default: all]")]
 
 
 @command(app, "stats", DATA, examples=["antpipe stats --domains Shop,Source"])

@@ -7,7 +7,7 @@ import typer
 
 from antpipe import api
 from antpipe.commands import show
-from antpipe.commands.flags import RUN, TRAINING, Call, Domains, Force, app, command, flag
+from antpipe.commands.flags import LIST, RUN, TRAINING, Call, Domains, Force, app, command, flag
 from antpipe.errors import UsageError
 from antpipe.runtime.logs import log
 from antpipe.runtime.terminal import on_stderr
@@ -39,7 +39,7 @@ def train(
     out: Annotated[Path | None, flag("--out", "folder of the run")] = None,
     source: Annotated[Path | None, flag("--from", "run to start from (finetune, relearn, auto); merge: A,B")] = None,
     auxiliaries: Annotated[
-        str | None, flag("--auxiliaries", "domains to train the target with, A,B", ForkMergeConfig.panel)
+        str | None, flag("--auxiliaries", "domains to train the target with, A,B", ForkMergeConfig.panel), LIST
     ] = None,
     refit: Annotated[
         bool,

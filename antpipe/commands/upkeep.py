@@ -5,10 +5,9 @@ from typing import Annotated
 
 from antpipe import api
 from antpipe.commands import show
-from antpipe.commands.flags import DATA, Call, app, command, flag, store
+from antpipe.commands.flags import DATA, Call, SomeDomains, app, command, flag, store
 from antpipe.store.next_command import spell
 
-SomeDomains = Annotated[str | None, flag("--domains", "only these domains [default: all]")]
 Runs = Annotated[Path | None, flag("--runs", "where runs are looked for [default: the folder that holds the store]")]
 
 

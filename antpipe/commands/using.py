@@ -6,7 +6,7 @@ from typing import Annotated
 
 from antpipe import api
 from antpipe.commands import show
-from antpipe.commands.flags import INPUT, OUTPUT, RUN, USING, Call, OneDomain, RunFolder, app, command, flag
+from antpipe.commands.flags import INPUT, LIST, OUTPUT, RUN, USING, Call, OneDomain, RunFolder, app, command, flag
 from antpipe.errors import SameCommand, UsageError
 from antpipe.runtime.terminal import on_stderr
 from antpipe.settings.base import parts_of
@@ -33,7 +33,9 @@ def recommend(
     domains: OneDomain,
     user: Annotated[str | None, flag("--user", "a user of the domain (original id)")] = None,
     items: Annotated[
-        str | None, flag("--items", "item ids of a history, oldest first; put an id with a comma in double quotes")
+        str | None,
+        flag("--items", "item ids of a history, oldest first; put an id with a comma in double quotes"),
+        LIST,
     ] = None,
     users: Annotated[str | None, flag("--users", "all, or a file of user ids, one per line; with --out")] = None,
     items_file: Annotated[

@@ -23,8 +23,8 @@ from antpipe.errors import UsageError
 LONGEST = 2000
 DEEPEST = 40
 TOKEN = re.compile(
-    r"""\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?!\w))|(?P<text>'(?:[^']|'')*')|(?P<quoted>"(?:[^"]|"")*")"""
-    r"""|(?P<word>[^\W\d]\w*)|(?P<sign><=|>=|<>|!=|==|[=<>(),-]))"""
+    r"""\s*(?:(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?(?!\w))|(?P<text>'(?:[^']|'')*')"""
+    r"""|(?P<quoted>"(?:[^"]|"")*")|(?P<word>[^\W\d]\w*)|(?P<sign><=|>=|<>|!=|==|[=<>(),-]))"""
 )
 COMPARISONS = ("=", "==", "!=", "<>", "<", "<=", ">", ">=")
 KEYWORDS = frozenset(["and", "or", "not", "in", "between", "is", "null", "like", "contains", "true", "false"])

@@ -19,12 +19,13 @@ import torch
 
 from antpipe import __version__
 from antpipe.cli import app, changed
+from antpipe.commands.flags import together
 from antpipe.errors import SameCommand
 from antpipe.runtime.devices import choose_precision
 from antpipe.runtime.logs import log
 from antpipe.runtime.progress import Progress
 from antpipe.runtime.terminal import on_stderr
-from antpipe.settings.base import Config, flag_name
+from antpipe.settings.base import Config, flag_name, parts_of
 from antpipe.settings.comparison import CompareConfig, ComparedTraining, RaceConfig
 from antpipe.settings.demo import DemoConfig
 from antpipe.settings.evaluation import EvaluateConfig
@@ -155,6 +156,32 @@ def test_a_flag_goes_before_environment_before_toml_before_default(
     assert bins_of(priced) == 6
     run_named("quantize-price", priced, *toml, "--bins", "7")
     assert bins_of(priced) == 7
+
+
+def test_a_repeated_list_flag_adds_to_the_list(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("buyer,sku,time\nu0,a,1\nu1,a,2\nu2,b,3\nx,b,4\n")
+    (tmp_path / "i.csv").write_text("sku,stock,color\na,1,red\nb,2,blue\n")
+    source = ("--interactions", tmp_path / "r.csv", "--items", tmp_path / "i.csv")
+    columns = ("--map", "user=buyer", "--map", "item=sku", "--keep-column", "stock", "--keep-column", "color")
+    dropped = ("--drop-users", "u0,u1", "--drop-users", "x", "--min-user", "1", "--min-item", "1")
+    store = ("--domain", "Shop", "--store", tmp_path / "store")
+    outcome = run("ingest", "table", *store, *source, *columns, *dropped)
+    assert outcome.code == 0, outcome.err
+    entry = Store(tmp_path / "store").domain("Shop").entry("items")
+    assert entry["report"]["interactions"]["users_dropped"] == 3
+    assert entry["report"]["items"]["columns"]["keep"] == ["stock", "color"]
+
+
+def test_repeated_domains_add_up(priced: Path) -> None:
+    outcome = run("stats", "--domains", "Ring", "--domains", "Loop", "--store", priced / "store", "--json")
+    assert outcome.code == 0, outcome.err
+    assert {one["domain"] for one in outcome.json()["domains"]} == {"Ring", "Loop"}
+
+
+def test_each_value_of_a_repeated_list_flag_keeps_its_quotes() -> None:
+    assert together(None) is None
+    assert together(['"a,b",c']) == '"a,b",c'
+    assert parts_of(str(together(['"a,b",c', "d", 'five"']))) == ["a,b", "c", "d", 'five"']
 
 
 def test_the_store_is_named_by_flag_or_environment_or_is_in_the_current_folder(

@@ -12,7 +12,7 @@ DEEPEST = 20
 TOKEN = re.compile(
     r"""\s*(?:
     (?P<text>'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")
-    |(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?![\w.])
+    |(?P<number>[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)(?![\w.])
     |(?P<word>None|True|False|nan|NaN|null|true|false|<NA>|dtype=\w+|array(?=\())
     |(?P<sign>[][(){},:])
     )\s*""",

@@ -17,6 +17,7 @@ MOST_FOUND = 50  # items of a search
 By = Literal["fused", "text", "image", "price", "id"]
 assert set(By.__args__) == {FUSED, ID, *MODALITIES}  # type: ignore[attr-defined]
 ItemId = Annotated[str, Field(max_length=ID_LENGTH)]
+Level = Annotated[str, Field(max_length=ID_LENGTH)]  # of a category
 
 
 class Asked(BaseModel):
@@ -37,7 +38,7 @@ class NewItem(BaseModel):
     description: str | None = Field(None, max_length=TEXT_LENGTH)
     features: str | None = Field(None, max_length=TEXT_LENGTH)
     brand: str | None = Field(None, max_length=ID_LENGTH)
-    category: list[str] | None = Field(None, max_length=20, description="from the widest to the narrowest")
+    category: list[Level] | None = Field(None, max_length=20, description="from the widest to the narrowest")
     price: float | None = Field(None, ge=0, allow_inf_nan=False, strict=False)
 
 

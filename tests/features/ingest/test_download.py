@@ -603,7 +603,7 @@ def test_a_downloaded_file_of_another_size_is_refused(shop: Mirror, tmp_path: Pa
 
 
 def test_a_missing_domain_is_refused_and_the_store_stays_empty(shop: Mirror, tmp_path: Path) -> None:
-    outcome = run(*words(shop, tmp_path, "--domains", "Shops"))
+    outcome = run(*("Shops" if word == "Shop" else word for word in words(shop, tmp_path)))
     errors = [line for line in outcome.err.splitlines() if "error: " in line]
     assert outcome.code == 3
     assert len(errors) == 1

@@ -149,17 +149,17 @@ def test_a_table_is_stale_once_the_named_domain_has_other_users(store: Store, tm
     make_domain(store, "Target", [{"item_id": "t"}], [("b", "t", 1)])
     visits = write(tmp_path / "v.csv", VISITS.replace("\n,x,1500000001", ""))
     line = f"ingest table --domain Shop --interactions {visits} --min-user 1 --min-item 1 --keep-without-metadata"
-    words = [*line.split(), "--drop-shared-users-from", "Target", "--store", str(store.root)]
-    assert "1 shared user dropped" in unfolded(run(*words).out)
-    assert "  fresh" in run(*words).out
+    words = [*line.split(), "--store", str(store.root), "--drop-shared-users-from"]
+    assert "1 shared user dropped" in unfolded(run(*words, "Target").out)
+    assert "  fresh" in run(*words, "Target").out
     make_domain(store, "Target", [{"item_id": "t"}], [("a", "t", 1)])
     make_domain(store, "All", [{"item_id": "t"}], [("a", "t", 1), ("b", "t", 1)])
-    everybody = run(*words, "--drop-shared-users-from", "All", "--force")
+    everybody = run(*words, "All", "--force")
     assert everybody.code == 3
     assert "3 are of users of All" in everybody.err
     assert "--drop-shared-users-from" not in everybody.err.partition("next: ")[2]
     states = {row["artefact"]: row for row in run("status", "--store", store.root, "--json").json()["Shop"]}
     assert states["items"]["status"] == "stale"
     assert states["items"]["why"].startswith("the users of Target")
-    assert "  built" in run(*words).out
+    assert "  built" in run(*words, "Target").out
     assert {row[0] for row in interactions(store.domain("Shop"))} == {"b"}

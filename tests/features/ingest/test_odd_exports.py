@@ -89,7 +89,19 @@ def test_prices_of_india_and_prices_without_cents_are_read(written: str, amount:
 
 @pytest.mark.parametrize(
     ("value", "unread"),
-    [("Rs. 500", True), ("$1.250", True), ("1e5", True), ("0.00", False), ("-3", False), ("ask us", False), (5, False)],
+    [
+        ("Rs. 500", True),
+        ("$1.250", True),
+        ("1e5", True),
+        ("0.00", False),
+        ("-3", False),
+        ("ask us", False),
+        (5, False),
+        ({"cost": 3}, True),
+        ([1, 2], True),
+        ({"price": None}, False),
+        ([], False),
+    ],
 )
 def test_what_looks_like_a_price_and_is_none_is_told_from_what_has_none(value: object, unread: bool) -> None:
     assert is_unread(value) is unread
@@ -100,6 +112,16 @@ def test_prices_that_are_not_read_are_warned_of_with_an_example(store: Store, me
     assert [items(store.domain("Shop"))[name]["price"] for name in "abc"] == [None, 3.0, None]
     assert [one for one in messages if "price" in one and "could not" in one] == [
         "t.csv: 2 values in column 'price' could not be read as a price, such as 'Rs. 500'; these items have none"
+    ]
+
+
+def test_prices_of_a_column_are_read_alike_and_records_too(store: Store, messages: list[str]) -> None:
+    rows = "item_id;title;price\na;A;1.299\nb;B;12,99\nc;C;{'amount': 5, 'currency': 'EUR'}\nd;D;{'cost': 3}\n"
+    ingest(store, "t.csv", rows, of="items")
+    assert [items(store.domain("Shop"))[name]["price"] for name in "abcd"] == [1299.0, pytest.approx(12.99), 5.0, None]
+    assert [one for one in messages if "price" in one and "could not" in one] == [
+        "t.csv: 1 value in column 'price' could not be read as a price, such as \"{'cost': '3'}\"; these items "
+        "have none"
     ]
 
 

@@ -1,5 +1,7 @@
 """Cells as programs write them: lists, records, missing values, several addresses, ids that were numbers."""
 
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from antpipe.errors import UsageError
 from antpipe.features.ingest.literals import parsed, texts_of
+from antpipe.features.ingest.table.columns import parse_map
+from antpipe.features.ingest.table.rows import describe
 from antpipe.features.ingest.table.values import described, levels_of, listed, pictures_of, to_id, to_rating
 from antpipe.features.ingest.text import MISSING_WORDS
 from antpipe.features.ingest_table import ingest_table, table_source
@@ -74,6 +79,39 @@ def test_of_several_category_paths_the_first_counts() -> None:
 def test_words_for_missing_values_are_no_text_and_no_rating(word: str) -> None:
     assert listed(word) == []
     assert to_rating(word) != to_rating(word)  # NaN
+
+
+@pytest.mark.parametrize(("written", "rating"), [("4,5", 4.5), (" -0,25 ", -0.25), ("4.5", 4.5), (4, 4.0)])
+def test_a_rating_may_have_a_decimal_comma(written: object, rating: float) -> None:
+    assert to_rating(written) == rating
+
+
+@pytest.mark.parametrize("written", ["1,600", "4,5,6", ",", "4,", 10**400, "9" * 400, -(10**400), "inf", "four"])
+def test_what_is_no_rating_is_malformed(written: object) -> None:
+    with pytest.raises(ValueError, match=r"is not a (finite )?number"):
+        to_rating(written)
+
+
+def test_a_rating_of_hundreds_of_digits_is_a_malformed_row(tmp_path: Path) -> None:
+    line = '{"user_id": "a", "item_id": "x", "timestamp": 1, "rating": %s}\n'
+    (tmp_path / "t.jsonl").write_text(line % 4 + line % ("9" * 400))
+    store = Store(tmp_path / "store")
+    config = replace(EVERYTHING, keep_without_metadata=True, max_rejects=1)
+    ingest_table(store, "Shop", table_source(tmp_path / "t.jsonl", None), config, TableConfig())
+    assert store.domain("Shop").table("rejects")["line"].to_pylist() == [2]
+
+
+def test_an_empty_name_of_the_rating_says_that_there_is_none(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("user,item,time,rating\na,x,1,good\n")
+    store, config = Store(tmp_path / "store"), replace(EVERYTHING, keep_without_metadata=True)
+    ingest_table(store, "Shop", table_source(tmp_path / "t.csv", None), config, TableConfig(map=("rating=",)))
+    assert store.domain("Shop").table("interactions")["rating"].to_pylist() == [None]
+
+
+@pytest.mark.parametrize("role", ["user", "item"])
+def test_users_and_items_must_have_a_column(role: str) -> None:
+    with pytest.raises(UsageError, match=f"--map {role}=: name each role once, as {role}=COLUMN"):
+        parse_map(TableConfig(map=(f"{role}=",)))
 
 
 @pytest.mark.parametrize("text", ["NA", "None of the above", "Nanny"])
@@ -153,3 +191,41 @@ def test_structs_and_nested_lists_of_parquet_become_texts(tmp_path: Path) -> Non
     rows = store.domain("Shop").table("items").to_pylist()
     assert [row["text"] for row in rows] == ["One. Toys, Games. Acme. key: x size: 3", "Two"]
     assert rows[0]["category"] == ["Toys", "Games"]
+
+
+LONG = 100_000
+
+
+@pytest.mark.parametrize(
+    ("role", "cell"),
+    [
+        ("category", f"[{'1' * LONG}x]"),
+        ("category", f"[1.{'1' * LONG}x]"),
+        ("category", f"a{' ' * LONG}b"),
+        ("category", f"a |{' ' * LONG}b"),
+        ("image", f"a{' ' * LONG}b"),
+        ("image", f"a{',' * LONG}b"),
+    ],
+)
+def test_a_long_cell_takes_a_moment(role: str, cell: str, tmp_path: Path) -> None:
+    begin = time.perf_counter()
+    describe("x", {role: [cell]}, (), tmp_path, [])
+    assert time.perf_counter() - begin < 0.5
+
+
+def test_a_long_cell_takes_a_moment_with_a_separator_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"item_id,title,category\nx,X,a{' ' * LONG}b / c\n")
+    store, begin = Store(tmp_path / "store"), time.perf_counter()
+    table = TableConfig(category_separator="/")
+    ingest_table(store, "Shop", table_source(None, tmp_path / "t.csv"), EVERYTHING, table)
+    assert time.perf_counter() - begin < 3
+    assert store.domain("Shop").table("items")["category"].to_pylist() == [["a b", "c"]]
+
+
+def test_levels_are_split_at_marks_between_blanks(tmp_path: Path) -> None:
+    def levels(cell: str) -> list[str]:
+        found: list[str] = describe("x", {"category": [cell]}, (), tmp_path, [])["category"]
+        return found
+
+    assert levels("a > b>c  |d| e") == ["a", "b>c", "d", "e"]
+    assert levels("a | </span>b | c") == ["a"]

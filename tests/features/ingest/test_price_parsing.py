@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from antpipe.features.ingest.price import LARGEST, SMALLEST, parse_price
+from antpipe.features.ingest.price import LARGEST, SMALLEST, Price, PriceColumn, parse_price
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,14 @@ from antpipe.features.ingest.price import LARGEST, SMALLEST, parse_price
         ("From: $14.99", 14.99, "USD"),
         (14.95, 14.95, None),
         (7, 7.0, None),
+        ("1.299,-", 1299.0, None),
+        ("1.299,- €", 1299.0, "EUR"),
+        ("1.299.-", 1299.0, None),
+        ({"price": 3}, 3.0, None),
+        ({"amount": 12.5, "currency": "EUR"}, 12.5, "EUR"),
+        ({"value": "1,250.00", "currencyCode": "chf"}, 1250.0, "CHF"),
+        (["12,99 €"], 12.99, "EUR"),
+        ([{"price": {"amount": 2, "currency": "USD"}}], 2.0, "USD"),
     ],
 )
 def test_a_price_is_read_with_its_currency(written: object, amount: float, currency: str | None) -> None:
@@ -78,7 +86,9 @@ def test_a_range_is_its_geometric_mean(written: str, low: float, high: float, cu
         1e300,
         True,
         [],
-        {"price": 3},
+        {"cost": 3},
+        [3, 4],
+        {"amount": "5 EUR", "currency": "USD"},
         "nan",
         "inf",
         "1e5",
@@ -100,6 +110,36 @@ def test_a_text_that_is_not_a_price_is_missing(written: object) -> None:
 def test_a_point_before_three_digits_is_ambiguous_beside_a_currency() -> None:
     assert parse_price("$1.250") is None
     assert parse_price("1.250 €") is None
+
+
+def column(*values: object) -> list[Price | None]:
+    """The prices of a column."""
+    prices = PriceColumn()
+    for row, value in enumerate(values):
+        prices.see(row, value)
+    settled = prices.settled()
+    return [settled.get(row, parse_price(value)) for row, value in enumerate(values)]
+
+
+@pytest.mark.parametrize("shows", ["12,99", "1.250,00 €", "12,-", "1.000.000", "0,125"])
+def test_a_decimal_comma_in_the_column_makes_points_separate_thousands(shows: str) -> None:
+    assert column(shows, "1.299", "1.299 €")[1:] == [(1299.0, None), (1299.0, "EUR")]
+
+
+@pytest.mark.parametrize("shows", ["12.99", "$1,250.00", "1,000,000", "0.125"])
+def test_a_decimal_point_in_the_column_makes_commas_separate_thousands(shows: str) -> None:
+    assert column("1,299", "$1.250", shows)[:2] == [(1299.0, None), (1.25, "USD")]
+
+
+@pytest.mark.parametrize("shows", [(), ("12,99", "12.99"), ("12",), ("about 12,99",)])
+def test_a_column_that_shows_no_sign_or_both_decides_nothing(shows: tuple[str, ...]) -> None:
+    assert column("1.299", "$1.250", "1,299", *shows)[:3] == [(1.299, None), None, (1299.0, None)]
+
+
+@given(st.text("0123456789.,-$€ '", max_size=25), st.sampled_from([",", "."]))
+def test_a_known_sign_gives_a_positive_finite_price_or_none(text: str, sign: str) -> None:
+    price = parse_price(text, sign)
+    assert price is None or SMALLEST <= price[0] <= LARGEST
 
 
 @given(st.one_of(st.text(), st.floats(), st.integers(), st.none(), st.booleans(), st.lists(st.text())))

@@ -8,6 +8,7 @@ import pytest
 from antpipe.errors import DataError
 from antpipe.features.build_sequences import build_sequences
 from antpipe.features.ingest.domain import INTERACTIONS
+from antpipe.features.ingest.table.values import to_verified
 from antpipe.features.ingest_table import ingest_table, table_source
 from antpipe.features.subset import subset
 from antpipe.settings.features import SequenceConfig, SubsetConfig
@@ -84,16 +85,53 @@ def test_a_column_without_a_value_is_left_out(store: Store, tmp_path: Path) -> N
 
 
 def test_a_row_with_another_word_is_malformed(store: Store, tmp_path: Path) -> None:
-    rows = [*ROWS, "c,x,6,yes"]
-    with pytest.raises(DataError, match=r"rows\.csv:7: verified 'yes' is neither true nor false"):
-        ingest(store, tmp_path / "rows.csv", rows)
-    ingest(store, tmp_path / "rows.csv", rows, max_rejects=1)
-    assert store.domain("Shop").table("rejects")["reason"].to_pylist() == ["verified 'yes' is neither true nor false"]
+    rows, named = [*ROWS, "c,x,6,maybe"], ("verified=verified",)
+    with pytest.raises(DataError, match=r"rows\.csv:7: verified 'maybe' is neither true nor false"):
+        ingest(store, tmp_path / "rows.csv", rows, map=named)
+    ingest(store, tmp_path / "rows.csv", rows, max_rejects=1, map=named)
+    assert store.domain("Shop").table("rejects")["reason"].to_pylist() == ["verified 'maybe' is neither true nor false"]
+
+
+@pytest.mark.parametrize(
+    ("yes", "no"), [("Y", "N"), ("yes", "NO"), ("t", "F"), ("1", "0"), ("1.0", "0.0"), ("True", "false")]
+)
+def test_a_table_says_it_in_other_words(store: Store, tmp_path: Path, yes: str, no: str) -> None:
+    ingest(store, tmp_path / "rows.csv", [f"a,x,1,{yes}", f"a,y,2,{no}"], "verified_purchase")
+    assert verified(store.domain("Shop")) == [True, False]
+
+
+@pytest.mark.parametrize(("value", "truth"), [(1, True), (0, False), (1.0, True), (True, True), (float("nan"), None)])
+def test_numbers_of_other_files_say_it(value: object, truth: bool | None) -> None:
+    assert to_verified(value) is truth
 
 
 def test_a_column_of_other_words_is_to_be_renamed(store: Store, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="rename it, or name the one that does with --map verified=COLUMN"):
-        ingest(store, tmp_path / "rows.csv", ["a,x,1,Y", "a,y,2,N"])
+        ingest(store, tmp_path / "rows.csv", ["a,x,1,alice", "a,y,2,bob"], map=("verified=verified",))
+
+
+def test_a_column_of_other_words_that_nobody_named_is_not_used(
+    store: Store, tmp_path: Path, messages: list[str]
+) -> None:
+    ingest(store, tmp_path / "rows.csv", ["a,x,1,true", "a,y,2,alice", "a,z,3,bob"])
+    assert "verified" not in columns_of(store.domain("Shop"))
+    assert len(store.domain("Shop").table("interactions")) == 3
+    [warning] = [one for one in messages if "neither" in one]
+    assert (
+        "rows.csv:3: verified 'alice' is neither true nor false, like 2 values of column 'verified', which is not used"
+        in warning
+    )
+    assert "--map verified=verified" in warning
+    assert ingest(store, tmp_path / "rows.csv", ["a,x,1,true", "a,y,2,alice", "a,z,3,bob"]).status == "fresh"
+
+
+@pytest.mark.parametrize("words", [ROWS, ["a,x,1,alice", "a,y,2,bob"]])
+def test_an_empty_name_says_that_there_is_no_such_column(
+    store: Store, tmp_path: Path, words: list[str], messages: list[str]
+) -> None:
+    ingest(store, tmp_path / "rows.csv", words, map=("verified=",))
+    assert "verified" not in columns_of(store.domain("Shop"))
+    assert not any("neither" in one for one in messages)
 
 
 def test_a_domain_that_was_ingested_without_the_column_stays_fresh(

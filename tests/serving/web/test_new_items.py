@@ -108,6 +108,7 @@ def test_someone_unknown_gets_popular_items_and_no_new_one(client: TestClient) -
         ([NEW[0], NEW[0]], "new_items: item 'hose' listed more than once"),
         ([{"item_id": "bare"}], "new_items: item 'bare': nothing to go by; this run reads text or price or words"),
         ([{"item_id": "a", "title": "A", "image": "/etc/passwd"}], "new_items.0.image: no such field"),
+        ([NEW[0] | {"category": ["a" * 1001]}], "new_items.0.category.0: String should have at most 1000 characters"),
         ([{"item_id": "", "title": "A"}], "new_items.0.item_id: String should have at least 1 character"),
         (
             [{"item_id": "a", "title": "A", "price": -1}],

@@ -116,13 +116,17 @@ class Columns:
 
 
 def parse_map(config: TableConfig) -> dict[str, list[str]]:
-    """--map as columns by role. Raises UsageError for an entry that is not ROLE=COLUMN or a role named twice."""
+    """--map as columns by role; `ROLE=` gives none, so that the usual names do not count either.
+
+    Raises UsageError for an entry that is not ROLE=COLUMN, a role named twice, and no column of users or items.
+    """
     wanted: dict[str, list[str]] = {}
     for entry in config.map:
         role, equals, column = (word.strip() for word in entry.partition("="))
         if role not in ROLES:
             raise UsageError(f"--map {entry}: unknown role {role!r}; choose from {', '.join(ROLES)}")
         columns = [name.strip() for name in column.split("+")] if role == "text" else [column]
+        columns = columns if column or role in ("user", "item") else []
         if not equals or not all(columns) or role in wanted:
             raise UsageError(f"--map {entry}: name each role once, as {role}=COLUMN")
         wanted[role] = columns
@@ -134,12 +138,14 @@ def choose_columns(
 ) -> Columns:
     """The columns of one file, by role.
 
-    wanted: from --map. A column of `item` that this file lacks is looked for by its usual names, since the two files
-    may name it differently. Raises DataError, which names the existing columns, if a required one is missing or if two
-    columns could have the same role.
+    wanted: from --map; an empty list means that there is none. A column of `item` that this file lacks is looked for by
+    its usual names, since the two files may name it differently. Raises DataError, which names the existing columns, if
+    a required one is missing or if two columns could have the same role.
     """
     chosen: dict[str, list[str]] = {}
     for role, usual in roles.items():
+        if role in wanted and not wanted[role]:
+            continue
         named = [name for name in wanted.get(role, []) if name in table.columns]
         if role in wanted and (len(named) == len(wanted[role]) or role != "item"):
             missing = [name for name in wanted[role] if name not in table.columns]

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from antpipe.features.ingest.advice import SettingsError
 from antpipe.features.ingest.domain import ITEMS
-from antpipe.features.ingest.price import is_unread, parse_price
+from antpipe.features.ingest.price import Price, PriceColumn, parse_price
 from antpipe.features.ingest.rejects import Rejects
 from antpipe.features.ingest.rules import Metadata, RawInteractions, drop_duplicate_lines, line_counts
-from antpipe.features.ingest.table.columns import Columns
+from antpipe.features.ingest.table.columns import Columns, parse_map
 from antpipe.features.ingest.table.cure import no_row
 from antpipe.features.ingest.table.dates import date_format_of
 from antpipe.features.ingest.table.files import read_rows
@@ -33,6 +33,7 @@ from antpipe.features.ingest.table.times import (
     to_milliseconds,
 )
 from antpipe.features.ingest.table.values import (
+    Verified,
     described,
     levels_of,
     number_of,
@@ -40,7 +41,6 @@ from antpipe.features.ingest.table.values import (
     text_of,
     to_id,
     to_rating,
-    to_verified,
 )
 from antpipe.features.ingest.text import (
     MISSING_WORDS,
@@ -55,7 +55,7 @@ from antpipe.features.ingest.text import (
 from antpipe.runtime.logs import log
 from antpipe.settings.ingest import TableConfig
 
-BETWEEN_LEVELS = re.compile(r"\s*\|\s*|\s+>\s+")
+BETWEEN_LEVELS = re.compile(r"\||(?<=\s)>(?=\s)")  # without the blanks around: a long run would take quadratic time
 WHOLE_FLOAT = re.compile(r"\d+\.0+")
 EXAMPLES = 3
 MOST_INSIDE = 0.5  # share of the lines of a file of interactions that may be inside quotes
@@ -80,7 +80,7 @@ def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -
     user, item, rating, verified, whole = array("i"), array("i"), array("f"), array("b"), array("q")
     form = date_format_of(table, wanted[2], config)
     times = Times(typed=table.fine.get(wanted[2] or "", 1) if wanted[2] in table.dates else 0, form=form)
-    before, breaks = rejects.total, LineBreaks()
+    before, breaks, truth = rejects.total, LineBreaks(), Verified("verified" in parse_map(config))
     named = [name for name in wanted if name is not None]
     chosen = selection_of(table, wanted[2], config, form)
     left_out, returns = dict.fromkeys(config.drop_users, 0), 0
@@ -96,7 +96,7 @@ def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -
                 left_out[user_id] += 1
                 continue
             item_id = to_id(cells[1], "item")
-            stars, real = to_rating(cells[3]), to_verified(cells[5])
+            stars, real = to_rating(cells[3]), truth.read(row.line, cells[5])
             times.add(row.line, row.line if wanted[2] is None else cells[2])
         except ValueError as error:
             rejects.add(table.path, row.line, str(error), _excerpt(row.values[: len(named)]))
@@ -123,7 +123,7 @@ def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -
             "item_id": np.asarray(item),
             "timestamp": milliseconds,
             "rating": np.asarray(rating),
-            "verified": np.asarray(verified),
+            "verified": np.full(len(user), UNKNOWN, np.int8) if truth.unfit else np.asarray(verified),
             "line_hash": np.asarray(whole),
         }
     ).with_columns(pl.col("rating").fill_nan(None), pl.col("verified").replace(UNKNOWN, None).cast(pl.Boolean))
@@ -134,8 +134,8 @@ def read_interactions(columns: Columns, config: TableConfig, rejects: Rejects) -
         "first_time": int(milliseconds.min()),
         "last_time": int(milliseconds.max()),
     }
-    written = "their type says so" if times.typed else form.in_words if form else "ISO 8601"
-    _tell_times(facts, written)
+    _tell_times(facts, "their type says so" if times.typed else form.in_words if form else "ISO 8601")
+    _tell_unfit(table.path, wanted[5], truth)
     tell_left_out(table.path, config, chosen, left_out, (wanted[4] or "", returns))
     for role, rows, ids in (("user", user, users), ("item", item, items)):
         _tell_odd_ids(columns, role, np.asarray(rows), ids)
@@ -154,6 +154,17 @@ def _tell_times(facts: Mapping[str, Any], written: str) -> None:
         log.warning(
             f"{facts['file']}: times {'reach to' if far else 'end at'} {in_words(last, unit)}; if that is wrong, say "
             "with --time-unit what they count"
+        )
+
+
+def _tell_unfit(path: Path, column: str | None, truth: Verified) -> None:
+    """Warn of a column that seemed to say which purchases are verified, but says something else."""
+    if truth.unfit:
+        line, why = truth.first
+        log.warning(
+            f"{path}:{line}: {why}, like {truth.unfit} {'value' if truth.unfit == 1 else 'values'} of column "
+            f"{column!r}, which is not used; if it says which purchases are verified, correct it, or find these "
+            f"rows with --map {shlex.quote(f'verified={column}')}"
         )
 
 
@@ -176,13 +187,13 @@ def read_items(
     left: float = math.inf if others is None else others
     table, roles = columns.table, columns.roles
     flat = [(role, name) for role, names in roles.items() for name in names]
-    between = re.compile(rf"\s*{re.escape(mark)}\s*") if (mark := config.category_separator) else BETWEEN_LEVELS
+    between = re.compile(re.escape(mark)) if (mark := config.category_separator) else BETWEEN_LEVELS
     ids: dict[str, None] = {}
     parts: list[pl.DataFrame] = []
     rows: list[dict[str, Any]] = []
     kept: list[list[Any]] = []
     missing: list[str] = []
-    unread: list[str] = []
+    prices, described_before = PriceColumn(), 0
     outside: list[str] | None = None if config.allow_outside else []
     pictures = folder or table.home
     before, good, breaks = rejects.total, 0, LineBreaks()
@@ -202,10 +213,12 @@ def read_items(
         if item_id not in ids and (item_id in wanted or left):
             left -= item_id not in wanted
             rows.append(describe(item_id, values, text_fields, pictures, missing, between, outside))
-            unread += filter(is_unread, values.get("price", []))
+            for value in values.get("price", []):
+                prices.see(described_before + len(rows) - 1, number_of(value))
             kept.append(values.get(KEPT, []))
             if len(rows) == ROWS_AT_ONCE:  # a table takes a fraction of the memory of its rows as dictionaries
                 parts.append(pl.DataFrame(rows, schema=ITEMS))
+                described_before += len(rows)
                 rows = []
         ids[item_id] = None
     malformed = rejects.total - before
@@ -213,26 +226,39 @@ def read_items(
     if not good:
         raise no_row(table.path, rejects, malformed, dropped, config)
     _warn_of_line_breaks(columns, breaks)
-    _tell_unused(columns, unread, missing, outside or [], pictures)
+    settled = prices.settled()
+    _tell_unused(columns, prices.unread, missing, outside or [], pictures)
     tell_left_out(table.path, config, chosen, {}, ("", 0))
     listed_ids = {item_id: number for number, item_id in enumerate(ids)}
     _tell_odd_ids(columns, "item", np.arange(len(ids)), listed_ids)
     facts = _facts(columns, line_counts(malformed, good, len(ids), dropped), breaks)
-    every = pl.concat([*parts, pl.DataFrame(rows, schema=ITEMS)])
+    every = _with_prices(pl.concat([*parts, pl.DataFrame(rows, schema=ITEMS)]), settled)
     every = every.hstack(kept_columns(table, roles.get(KEPT, []), kept))
     return Metadata(every, pl.Series("item_id", list(ids)), facts)
 
 
+def _with_prices(items: pl.DataFrame, prices: Mapping[int, Price | None]) -> pl.DataFrame:
+    """The items with other prices in some rows."""
+    if not prices:
+        return items
+    amounts, currencies = items["price"].to_list(), items["currency"].to_list()
+    for row, price in prices.items():
+        amounts[row], currencies[row] = price or (None, None)
+    return items.with_columns(
+        pl.Series("price", amounts, items["price"].dtype), pl.Series("currency", currencies, items["currency"].dtype)
+    )
+
+
 def _tell_unused(
-    columns: Columns, prices: Sequence[str], missing: Sequence[str], outside: Sequence[str], folder: Path
+    columns: Columns, prices: Sequence[object], missing: Sequence[str], outside: Sequence[str], folder: Path
 ) -> None:
     """Warn of values that were not used: prices, and pictures that are missing or not in the folder."""
     name = columns.table.path.name
     if prices:
         log.warning(
             f"{name}: {len(prices)} {'value' if len(prices) == 1 else 'values'} in column "
-            f"{columns.roles['price'][0]!r} could not be read as a price, such as {prices[0][:40]!r}; these items have "
-            "none"
+            f"{columns.roles['price'][0]!r} could not be read as a price, such as {str(prices[0])[:40]!r}; these items "
+            "have none"
         )
     if missing:
         log.warning(
@@ -265,7 +291,7 @@ def describe(
         return values[role][0] if role in values else None
 
     title = clean_title(text_of(one("title")))
-    category = category_path(level for part in levels_of(one("category")) for level in between.split(part))
+    category = category_path(level.strip() for part in levels_of(one("category")) for level in between.split(part))
     price = parse_price(number_of(one("price")))
     if "text" in values:
         text = SEPARATOR.join(

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 from antpipe.features.ingest.literals import parsed, texts_of
 from antpipe.features.ingest.text import MISSING_WORDS
 
-# In a list of URLs a separator stands before the next one: URLs may hold commas and bars themselves.
-BETWEEN_URLS = re.compile(r"[\s,;|]+(?=(?:https?:)?//)", re.IGNORECASE)
+# In a list of URLs a separator stands before the next one: URLs may hold commas and bars themselves. A match begins
+# where a run of separators does: otherwise a long run would take quadratic time.
+BETWEEN_URLS = re.compile(r"(?<![\s,;|])[\s,;|]+(?=(?:https?:)?//)", re.IGNORECASE)
 QUOTES = ("'", '"')
 OPENING = ("[", "{", "(", "array(", " ", "\t", "\n")  # what a printed list or record may begin with
 SEPARATORS = " \t\r\n,;|"
@@ -19,6 +21,9 @@ MARKS = " \ufeff\u200b\u2060\u200e\u200f"
 PICTURE_SIZES = ("hi_res", "large", "thumb")
 PICTURE_KEYS = (*PICTURE_SIZES, "url", "src", "image", "image_url", "href", "link", "path", "file")
 LONGEST_PATH = 1024
+COMMA = re.compile(r"\s*[-+]?\d+,(?!\d{3}\s*\Z)\d+\s*")  # a decimal one; that of 1,600 may separate thousands
+TRUTH = dict.fromkeys(("true", "yes", "y", "t", "1", "1.0"), True)
+TRUTH |= dict.fromkeys(("false", "no", "n", "f", "0", "0.0"), False)
 
 
 def to_id(value: Any, what: str) -> str:
@@ -45,7 +50,9 @@ def to_rating(value: Any) -> float:
     if value is None or (isinstance(value, str) and (not value.strip() or value.strip() in MISSING_WORDS)):
         return math.nan
     try:
-        number = float(value)
+        number = float(value.replace(",", ".") if isinstance(value, str) and COMMA.fullmatch(value) else value)
+    except OverflowError:  # of a number of hundreds of digits
+        raise ValueError(f"rating {str(value)[:40]!r} is not a finite number") from None
     except (TypeError, ValueError):
         raise ValueError(f"rating {str(value)[:40]!r} is not a number") from None
     if math.isinf(number) or abs(number) > 1e30 or (math.isnan(number) and isinstance(value, str)):
@@ -58,11 +65,36 @@ def to_verified(value: Any) -> bool | None:
     word = value.strip() if isinstance(value, str) else value
     if word is None or (isinstance(word, str) and (not word or word in MISSING_WORDS)):
         return None
-    if isinstance(word, bool):
-        return word
-    if isinstance(word, str) and word.lower() in ("true", "false"):
-        return word.lower() == "true"
+    if isinstance(word, float) and math.isnan(word):
+        return None
+    if isinstance(word, str | int | float) and (truth := TRUTH.get(str(word).lower())) is not None:
+        return truth
     raise ValueError(f"verified {str(value)[:40]!r} is neither true nor false")
+
+
+@dataclass
+class Verified:
+    """Reads a column that says which purchases are verified.
+
+    named: by the user, so that an unfit value makes its row malformed; otherwise such values are only counted, and show
+    that the column says something else. first: the line and reason of the first.
+    """
+
+    named: bool
+    unfit: int = 0
+    first: tuple[int, str] = (0, "")
+
+    def read(self, line: int, value: Any) -> bool | None:
+        """Whether a purchase was verified, None if unknown. Raises ValueError as `to_verified` if the user named the
+        column."""
+        try:
+            return to_verified(value)
+        except ValueError as error:
+            if self.named:
+                raise
+            self.first = self.first if self.unfit else (line, str(error))
+            self.unfit += 1
+            return None
 
 
 def pictures_of(
@@ -148,8 +180,8 @@ def described(value: Any) -> list[str]:
 
 
 def number_of(value: Any) -> Any:
-    """A price: decimals of Parquet as floats."""
-    return value if value is None or isinstance(value, str | int | float) else str(value)
+    """A price: a record or list that a text represents as itself."""
+    return parsed(value) if isinstance(value, str) and value.startswith(OPENING) else value
 
 
 def levels_of(value: Any) -> list[str]:
