@@ -206,6 +206,11 @@ COMMAND = shlex.split(
 )
 
 
+def with_users(sizes: str) -> list[str]:
+    """The command with other sizes."""
+    return [sizes if word == "24,12" else word for word in COMMAND]
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store(tmp_path_factory.mktemp("curve") / "store")
@@ -263,7 +268,7 @@ def test_a_further_size_trains_only_its_own_runs(store: Store, curve: tuple[dict
 
 
 def test_a_dry_run_writes_nothing_and_refuses_what_the_run_would(store: Store, tmp_path: Path) -> None:
-    words = (*COMMAND, "--target-users", "7,9", "--store", store.root, "--out", tmp_path / "out", "--dry-run")
+    words = (*with_users("7,9"), "--store", store.root, "--out", tmp_path / "out", "--dry-run")
     before = snapshot(store.root.parent)
     outcome = run(*words)
     assert outcome.code == 0, outcome.err
@@ -357,7 +362,7 @@ def test_a_run_trained_on_the_target_is_no_start_for_its_subsets(store: Store, t
 
 
 def test_more_users_than_the_target_has_are_refused_before_anything_is_written(store: Store, tmp_path: Path) -> None:
-    outcome = run(*COMMAND, "--target-users", "11,41", "--store", store.root, "--out", tmp_path / "out")
+    outcome = run(*with_users("11,41"), "--store", store.root, "--out", tmp_path / "out")
     assert outcome.code == 2
     assert "--target-users 41: Target has 40 users" in outcome.err
     assert "--target-users 11,40" in outcome.err

@@ -81,6 +81,7 @@ def judge_baseline(store: Store, name: str, domain: str, folder: Path, split: st
         "split": split,
         "stage": name,
         "run_fingerprint": fingerprint,
+        "sequences": here.entry("sequences")["fingerprint"],
         "index": {"kind": "exact"},
         "seconds": time.perf_counter() - began,
         **chosen,
